@@ -1,0 +1,429 @@
+"""Projects, what is ranked in them, and what people said.
+
+`Project` → `Prompt` → `Completion`; a `Comparison` shows 2..9 completions of one prompt; an
+`Assignment` is one showing of it to one annotator; a `Judgment` is what that annotator said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser, AnonymousUser
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+from django.urls import reverse
+from django.utils import timezone
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+
+
+def canonical_key(value: Any) -> str:
+    """SHA-256 of the value as canonical JSON: the same content always has the same key."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def random_draw() -> float:
+    return random.random()
+
+
+class User(AbstractUser):
+    """A person who signs in. What they may do is said per project by `Membership`."""
+
+
+class Role(models.TextChoices):
+    ANNOTATOR = "annotator", "Annotator"
+    REVIEWER = "reviewer", "Reviewer"
+    ADMIN = "admin", "Admin"
+
+
+class Split(models.TextChoices):
+    TRAIN = "train", "Training"
+    TEST = "test", "Held out"
+
+
+class ProjectQuerySet(models.QuerySet["Project"]):
+    """What a user may see is decided here, once, for pages, commands and API alike."""
+
+    def _with_role(self, user: User | AnonymousUser, roles: Iterable[str]) -> Self:
+        if user.is_superuser:
+            return self.all()
+        return self.filter(memberships__user_id=user.pk, memberships__role__in=list(roles))
+
+    def visible_to(self, user: User | AnonymousUser) -> Self:
+        return self._with_role(user, Role.values)
+
+    def reviewed_by(self, user: User | AnonymousUser) -> Self:
+        return self._with_role(user, [Role.REVIEWER, Role.ADMIN])
+
+    def administered_by(self, user: User | AnonymousUser) -> Self:
+        return self._with_role(user, [Role.ADMIN])
+
+
+class Project(models.Model):
+    """One annotation effort: guidelines, queue settings, prompts, members."""
+
+    name = models.CharField(max_length=120)
+    slug = models.SlugField(max_length=60, unique=True)
+    guidelines = models.TextField(blank=True, help_text="Markdown, shown beside the task.")
+    guideline_version = models.PositiveIntegerField(default=1, editable=False)
+    overlap = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="How many people judge each new comparison.",
+    )
+    lease_minutes = models.PositiveSmallIntegerField(
+        default=20,
+        validators=[MinValueValidator(1), MaxValueValidator(24 * 60)],
+        help_text="How long a comparison is kept for the person it was handed to.",
+    )
+    held_out_percent = models.PositiveSmallIntegerField(
+        default=25,
+        validators=[MinValueValidator(1), MaxValueValidator(90)],
+        help_text="Share of new prompts kept out of training, for honest evaluation.",
+    )
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ProjectQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("rlhf:project", args=[self.slug])
+
+    def split_of(self, prompt_key: str) -> Split:
+        """The split of a prompt, from its key alone: the same prompt is always on the same side."""
+        return Split.TEST if int(prompt_key[:8], 16) % 100 < self.held_out_percent else Split.TRAIN
+
+
+class Membership(models.Model):
+    """What a user may do in a project."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.ANNOTATOR)
+    is_qualified = models.BooleanField(
+        default=True, help_text="Only qualified members are handed comparisons."
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "user"], name="one_membership_per_user"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.project} ({self.role})"
+
+
+class Prompt(models.Model):
+    """Chat messages that end with a user turn."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="prompts")
+    messages = models.JSONField()
+    key = models.CharField(max_length=64, editable=False)
+    split = models.CharField(max_length=5, choices=Split.choices)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "key"], name="one_prompt_per_content"),
+        ]
+
+    def __str__(self) -> str:
+        return self.messages[-1]["content"][:80]
+
+
+class Completion(models.Model):
+    """One assistant answer to a prompt."""
+
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="completions")
+    text = models.TextField()
+    source = models.CharField(
+        max_length=200, help_text="Which model version wrote it, or where it was imported from."
+    )
+    is_truncated = models.BooleanField(
+        default=False, help_text="Cut off at the length limit: the model did not end it itself."
+    )
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return self.text[:80]
+
+    def message(self) -> Message:
+        return {"role": "assistant", "content": self.text}
+
+
+class Purpose(models.TextChoices):
+    TRAINING = "training", "Training"
+    EVALUATION = "evaluation", "Evaluation"
+
+
+class ComparisonQuerySet(models.QuerySet["Comparison"]):
+    def open(self) -> Self:
+        """Those that still need somebody."""
+        return self.filter(taken__lt=F("overlap"))
+
+    def create_from(
+        self,
+        completions: Sequence[Completion],
+        *,
+        overlap: int | None = None,
+        round_number: int = 1,
+        purpose: Purpose = Purpose.TRAINING,
+        origin: str = "import",
+        priority: int = 0,
+    ) -> Comparison | None:
+        """A comparison of these 2..9 completions of one prompt, in this order.
+
+        None if two of them are the same text (nothing to compare) or if the project already
+        has a comparison of the same texts. Raises ValueError for a wrong number or mixed prompts.
+        """
+        if not 2 <= len(completions) <= 9:
+            raise ValueError(f"a comparison needs 2 to 9 completions, not {len(completions)}")
+        prompt = completions[0].prompt
+        if any(completion.prompt_id != prompt.pk for completion in completions):
+            raise ValueError("the completions of a comparison must answer the same prompt")
+        texts = [completion.text.strip() for completion in completions]
+        if len(set(texts)) < len(texts):
+            return None
+        comparison, created = self.get_or_create(
+            project_id=prompt.project_id,
+            key=canonical_key([prompt.key, purpose, sorted(texts)]),
+            defaults={
+                "prompt": prompt,
+                "overlap": overlap or prompt.project.overlap,
+                "round_number": round_number,
+                "purpose": purpose,
+                "origin": origin,
+                "priority": priority,
+            },
+        )
+        if not created:
+            return None
+        ComparisonCompletion.objects.bulk_create(
+            ComparisonCompletion(comparison=comparison, completion=completion, position=position)
+            for position, completion in enumerate(completions)
+        )
+        return comparison
+
+
+class Comparison(models.Model):
+    """Completions of one prompt to be ranked by `overlap` people.
+
+    `taken` = live assignments + judgments that count. The constraint on it is what makes the
+    overlap exact: whoever would exceed it gets an error from the database, not a surplus vote.
+    """
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="comparisons")
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="comparisons")
+    completions = models.ManyToManyField(
+        Completion, through="ComparisonCompletion", related_name="comparisons"
+    )
+    key = models.CharField(max_length=64, editable=False)
+    round_number = models.PositiveIntegerField(default=1)
+    purpose = models.CharField(max_length=10, choices=Purpose.choices, default=Purpose.TRAINING)
+    origin = models.CharField(max_length=60, default="import", db_index=True)
+    overlap = models.PositiveSmallIntegerField()
+    taken = models.PositiveSmallIntegerField(default=0)
+    priority = models.SmallIntegerField(default=0)
+    # Where this comparison stands in the queue among those of its priority: drawn once, so that
+    # a claim can start anywhere in the index and no query ever orders by random().
+    draw = models.FloatField(default=random_draw, editable=False)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ComparisonQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "key"], name="one_comparison_per_content"),
+            models.CheckConstraint(
+                condition=Q(taken__lte=F("overlap")), name="taken_never_above_overlap"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["project", "-priority", "draw"],
+                condition=Q(taken__lt=F("overlap")),
+                name="open_comparisons",
+            ),
+            models.Index(
+                fields=["project", "round_number", "purpose"], name="comparisons_of_round"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"comparison {self.pk}"
+
+
+class ComparisonCompletion(models.Model):
+    """A completion's place in a comparison, as stored; annotators see a drawn order instead."""
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="entries")
+    completion = models.ForeignKey(Completion, models.PROTECT, related_name="entries")
+    position = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["comparison", "position"], name="one_per_position"),
+            models.UniqueConstraint(fields=["comparison", "completion"], name="no_repeats"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.completion_id} at {self.position} in {self.comparison_id}"
+
+
+class AssignmentState(models.TextChoices):
+    LIVE = "live", "Live"  # shown to the annotator, lease running
+    JUDGED = "judged", "Judged"
+    SKIPPED = "skipped", "Skipped"
+    EXPIRED = "expired", "Expired"  # the lease ran out; may be handed out again
+    RELEASED = "released", "Released"  # given back unanswered
+    WITHDRAWN = "withdrawn", "Withdrawn"  # the judgment was undone
+
+
+# In these states the comparison is not offered to the same annotator again.
+HANDLED = [AssignmentState.LIVE, AssignmentState.JUDGED, AssignmentState.SKIPPED]
+
+
+class Assignment(models.Model):
+    """One showing of a comparison to an annotator: order shown, content hash, lease."""
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="assignments")
+    # The project again, so that "what do I hold here?" is one index probe.
+    project = models.ForeignKey(Project, models.CASCADE, related_name="assignments")
+    annotator = models.ForeignKey(User, models.PROTECT, related_name="assignments")
+    order = models.JSONField(help_text="Completion ids from left to right, as shown.")
+    payload_hash = models.CharField(max_length=64, help_text="Hash of all that was shown.")
+    state = models.CharField(
+        max_length=9, choices=AssignmentState.choices, default=AssignmentState.LIVE
+    )
+    guideline_version = models.PositiveIntegerField()
+    lease_until = models.DateTimeField()
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "annotator"],
+                condition=Q(state__in=HANDLED),
+                name="one_assignment_per_annotator",
+            ),
+            models.UniqueConstraint(
+                fields=["project", "annotator"],
+                condition=Q(state=AssignmentState.LIVE),
+                name="one_live_assignment_per_annotator",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["project", "lease_until"],
+                condition=Q(state=AssignmentState.LIVE),
+                name="live_leases",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"assignment {self.pk} of {self.comparison} to {self.annotator}"
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(minutes=self.project.lease_minutes)
+
+
+class Verdict(models.TextChoices):
+    RANKING = "ranking", "Ranking"
+    ALL_BAD = "all_bad", "All bad"
+    SKIPPED = "skipped", "Skipped"
+
+
+# A skip frees its place for somebody else; the others use up one of the comparison's `overlap`.
+COUNTED = [Verdict.RANKING, Verdict.ALL_BAD]
+
+
+class JudgmentQuerySet(models.QuerySet["Judgment"]):
+    def counted(self) -> Self:
+        """Judgments in force: not withdrawn, not corrected, not skips."""
+        return self.filter(voided=None, verdict__in=COUNTED)
+
+
+class Judgment(models.Model):
+    """What an annotator said of an assignment. Append-only.
+
+    A correction is a new row that `supersedes` the old one; an undo or a correction stamps
+    `voided` on the old row, the only field that is ever written after creation.
+    """
+
+    assignment = models.ForeignKey(Assignment, models.PROTECT, related_name="judgments")
+    comparison = models.ForeignKey(Comparison, models.PROTECT, related_name="judgments")
+    project = models.ForeignKey(Project, models.PROTECT, related_name="judgments")
+    annotator = models.ForeignKey(User, models.PROTECT, related_name="judgments")
+    verdict = models.CharField(max_length=7, choices=Verdict.choices)
+    ranking = models.JSONField(
+        default=list, blank=True, help_text="Completion ids as ordered tie groups, best first."
+    )
+    strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    rationale = models.TextField(blank=True)
+    seconds = models.FloatField(null=True, blank=True)
+    guideline_version = models.PositiveIntegerField()
+    supersedes = models.OneToOneField(
+        "self", models.PROTECT, null=True, blank=True, related_name="superseded_by"
+    )
+    voided = models.DateTimeField(null=True, blank=True)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = JudgmentQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "annotator"],
+                condition=Q(voided=None),
+                name="one_judgment_in_force",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["project", "annotator", "-created"], name="judgments_by_annotator"
+            ),
+            models.Index(fields=["project", "verdict"], condition=Q(voided=None), name="in_force"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.verdict} of {self.comparison} by {self.annotator}"
+
+
+class Export(models.Model):
+    """A frozen, hashed preference dataset: `data.jsonl` and `manifest.json` in one folder."""
+
+    project = models.ForeignKey(Project, models.PROTECT, related_name="exports")
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="exports")
+    created = models.DateTimeField(default=timezone.now, editable=False)
+    sha256 = models.CharField(max_length=64)
+    round_number = models.PositiveIntegerField(help_text="The latest round whose votes are in it.")
+    n_rows = models.PositiveIntegerField()
+    n_judgments = models.PositiveIntegerField()
+    manifest = models.JSONField()
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"export {self.pk} ({self.n_rows} pairs, {self.sha256[:8]})"
+
+    @property
+    def folder(self) -> Path:
+        return Path(settings.EXPORTS_DIR) / str(self.pk)

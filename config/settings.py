@@ -1,0 +1,201 @@
+"""All settings, read from environment variables; a bad value stops the start with its name.
+
+Every variable starts with PREFERENDUM_ except DATABASE_URL. docs/deploy.md lists them.
+"""
+
+import logging
+import secrets
+from importlib.util import find_spec
+from pathlib import Path
+
+from csp.constants import NONE, SELF, UNSAFE_INLINE
+from django.core.exceptions import ImproperlyConfigured
+from environs import Env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Env()
+env.read_env(str(BASE_DIR / ".env"), recurse=False)
+
+
+def secret_key_from_file(path: Path) -> str:
+    """The key kept beside the database, made on first use, so that a laptop needs no setting."""
+    try:
+        with path.open("x") as file:
+            path.chmod(0o600)
+            file.write(secrets.token_urlsafe(50))
+    except FileExistsError:
+        pass
+    if not (key := path.read_text().strip()):
+        raise ImproperlyConfigured(f"{path} is empty: delete it, or set PREFERENDUM_SECRET_KEY")
+    return key
+
+
+# --- where things are -------------------------------------------------------------------------
+DATA_DIR = Path(env.str("PREFERENDUM_DATA_DIR", str(BASE_DIR / "var"))).resolve()
+DATA_DIR.mkdir(parents=True, exist_ok=True)
+EXPORTS_DIR = DATA_DIR / "exports"
+RUNS_DIR = DATA_DIR / "runs"
+MODELS_DIR = DATA_DIR / "models"
+
+# --- security ---------------------------------------------------------------------------------
+DEBUG = env.bool("PREFERENDUM_DEBUG", False)
+SECRET_KEY = env.str("PREFERENDUM_SECRET_KEY", "") or secret_key_from_file(DATA_DIR / "secret_key")
+ALLOWED_HOSTS = env.list("PREFERENDUM_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("PREFERENDUM_ORIGINS", [])
+# Plain http is for one's own machine: `make demo` switches this off, a server keeps it on.
+HTTPS = env.bool("PREFERENDUM_HTTPS", not DEBUG)
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = env.int("PREFERENDUM_HSTS_SECONDS", 31_536_000 if HTTPS else 0)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+if env.bool("PREFERENDUM_BEHIND_PROXY", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "style-src": [SELF, UNSAFE_INLINE],  # plotly positions its labels with inline styles
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+
+# --- application ------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "annotator",
+    "rlhf",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "csp",
+    "django_htmx",
+    "django_q",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+AUTH_USER_MODEL = "annotator.User"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "annotator:home"
+LOGOUT_REDIRECT_URL = "login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator",
+                 "CommonPasswordValidator", "NumericPasswordValidator")
+]  # fmt: skip
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- database ---------------------------------------------------------------------------------
+DATABASES = {
+    "default": env.dj_db_url("DATABASE_URL", f"sqlite:///{DATA_DIR / 'db.sqlite3'}"),
+}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    DATABASES["default"]["OPTIONS"] = {
+        # A transaction that will write takes the write lock when it begins: two that both read
+        # first and write later would otherwise fail with "database is locked", not wait.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 30,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+
+# --- language, time, files --------------------------------------------------------------------
+LANGUAGE_CODE = "en"
+TIME_ZONE = env.str("PREFERENDUM_TIME_ZONE", "UTC")
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+_plotly = find_spec("plotly")
+if _plotly is None or not _plotly.submodule_search_locations:
+    raise ImproperlyConfigured("the package plotly is missing: pip install -c constraints.txt -e .")
+STATICFILES_DIRS = [
+    BASE_DIR / "static",
+    ("plotly", Path(_plotly.submodule_search_locations[0]) / "package_data"),
+]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20
+IMPORT_MAX_BYTES = env.int("PREFERENDUM_IMPORT_MAX_MIB", 100) * 2**20
+
+# --- background work --------------------------------------------------------------------------
+# django-q2 facts that bite: `retry` must exceed `timeout` or a long task starts twice, and
+# max_attempts 0 means for ever. A run is supervised by one task of the `training` cluster.
+Q_CLUSTER = {
+    "name": "default",
+    "orm": "default",
+    "workers": 1,
+    "timeout": 600,
+    "retry": 660,
+    "max_attempts": 1,
+    "ack_failures": True,
+    "poll": 0.5,
+    "save_limit": 500,
+    "catch_up": False,
+    "ALT_CLUSTERS": {
+        "training": {
+            "workers": 1,  # runs one after the other: they share the processor or the GPU
+            "recycle": 1,  # a fresh process per run
+            "daemonize_workers": False,
+            "timeout": 14 * 24 * 3600,
+            "retry": 15 * 24 * 3600,
+            "max_attempts": 1,
+            "ack_failures": True,
+            "poll": 0.5,
+        },
+    },
+}
+if redis_url := env.str("PREFERENDUM_REDIS_URL", ""):
+    del Q_CLUSTER["orm"]
+    Q_CLUSTER["redis"] = redis_url
+
+# --- runs -------------------------------------------------------------------------------------
+# {python} and {run_dir} are filled in; put `accelerate launch …`, a container or a batch system
+# here. The command must stay in the foreground until the run ends.
+RUN_COMMAND = env.str("PREFERENDUM_RUN_COMMAND", "{python} -m rlhf.training {run_dir}")
+RUN_MEMORY_LIMIT_MIB = env.int("PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0)  # 0: no limit
+RUN_TIME_LIMIT_HOURS = env.float("PREFERENDUM_RUN_TIME_LIMIT_HOURS", 14 * 24.0)
+RUN_NICENESS = env.int("PREFERENDUM_RUN_NICENESS", 5)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {
+        "handlers": ["console"],
+        "level": env.log_level("PREFERENDUM_LOG_LEVEL", logging.INFO),
+    },
+}

@@ -1,0 +1,234 @@
+"""Model versions, rounds and runs: which weights came from which run on which votes."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+from django.utils import timezone
+
+from annotator.models import Completion, Export, Project, User
+
+
+class RunKind(models.TextChoices):
+    IMPORT_MODEL = "import_model", "Import model"
+    GENERATE = "generate", "Generate completions"
+    REWARD_MODEL = "reward_model", "Reward model"
+    PPO = "ppo", "PPO"
+    EVALUATE = "evaluate", "Evaluate"
+
+
+class Status(models.TextChoices):
+    QUEUED = "queued", "Queued"
+    RUNNING = "running", "Running"
+    STOPPING = "stopping", "Stopping"
+    STOPPED = "stopped", "Stopped"
+    SUCCEEDED = "succeeded", "Succeeded"
+    FAILED = "failed", "Failed"
+    LOST = "lost", "Lost"
+
+
+STARTED = [Status.RUNNING, Status.STOPPING]  # a process should exist
+ACTIVE = [Status.QUEUED, *STARTED]
+RESUMABLE = [Status.STOPPED, Status.FAILED, Status.LOST]
+
+
+class ModelKind(models.TextChoices):
+    POLICY = "policy", "Policy"
+    REWARD = "reward", "Reward model"
+
+
+class ModelVersion(models.Model):
+    """A policy or reward model with its files, its parent and the run that made it.
+
+    An imported policy is a whole model folder. Everything trained is a LoRA adapter on its
+    parent, so the weights of a version are its root folder plus the adapters down to itself.
+    """
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="model_versions")
+    name = models.CharField(max_length=120)
+    kind = models.CharField(max_length=6, choices=ModelKind.choices)
+    parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="children")
+    run = models.ForeignKey("Run", models.PROTECT, null=True, related_name="outputs")
+    path = models.CharField(max_length=500)
+    details = models.JSONField(default=dict)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "name"], name="one_version_per_name"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("rlhf:model_version", args=[self.project.slug, self.pk])
+
+    def reference(self) -> dict[str, Any]:
+        """What the training code needs to load it: `{"base": folder, "adapters": [folder, …]}`.
+
+        For a reward model this is the policy it was trained on, without the reward adapter.
+        """
+        if self.kind == ModelKind.REWARD:
+            assert self.parent is not None
+            return self.parent.reference()
+        if self.parent is None:
+            return {"base": self.path, "adapters": []}
+        parent = self.parent.reference()
+        return {"base": parent["base"], "adapters": [*parent["adapters"], self.path]}
+
+
+class Round(models.Model):
+    """One turn of the loop, started from `policy`. Its comparisons, export and runs carry its number."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="rounds")
+    number = models.PositiveIntegerField()
+    policy = models.ForeignKey(ModelVersion, models.PROTECT, related_name="rounds")
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "number"], name="one_round_per_number"),
+        ]
+
+    def __str__(self) -> str:
+        return f"round {self.number}"
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    def visible_to(self, user: Any) -> Self:
+        return self.filter(project__in=Project.objects.reviewed_by(user))
+
+    def active(self) -> Self:
+        return self.filter(status__in=ACTIVE)
+
+
+class Run(models.Model):
+    """One background job. Only `runs.py` moves its status, by conditional updates."""
+
+    project = models.ForeignKey(Project, models.PROTECT, related_name="runs")
+    kind = models.CharField(max_length=12, choices=RunKind.choices)
+    round_number = models.PositiveIntegerField(default=1)
+    status = models.CharField(max_length=9, choices=Status.choices, default=Status.QUEUED)
+    # Drawn when the form is shown: the same form sent twice starts one run.
+    token = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    config = models.JSONField()
+    policy = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="runs_from")
+    rival = models.ForeignKey(
+        ModelVersion, models.PROTECT, null=True, related_name="runs_against",
+        help_text="The old policy that an evaluation compares with.",
+    )  # fmt: skip
+    reward_model = models.ForeignKey(
+        ModelVersion, models.PROTECT, null=True, related_name="runs_scored"
+    )
+    export = models.ForeignKey(Export, models.PROTECT, null=True, related_name="runs")
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="runs")
+
+    created = models.DateTimeField(default=timezone.now, editable=False)
+    queued = models.DateTimeField(default=timezone.now, editable=False)
+    started = models.DateTimeField(null=True)
+    finished = models.DateTimeField(null=True)
+    seen = models.DateTimeField(null=True, help_text="Last sign of life of the process.")
+    supervised = models.DateTimeField(null=True, help_text="Last sign of life of its supervisor.")
+    stop_requested = models.DateTimeField(null=True)
+    pid = models.PositiveIntegerField(null=True)
+    pid_started = models.FloatField(null=True, help_text="Start time of that process: pids recur.")
+    attempts = models.PositiveSmallIntegerField(default=0)
+
+    phase = models.CharField(max_length=60, blank=True)
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(default=0)
+    eta_seconds = models.FloatField(null=True)
+    events_read = models.PositiveBigIntegerField(
+        default=0, help_text="Bytes of events.jsonl copied."
+    )
+    error = models.TextField(blank=True, help_text="A sentence for the admin.")
+    result = models.JSONField(default=dict)
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+        indexes = [
+            models.Index(fields=["project", "kind", "round_number"], name="runs_of_round"),
+            models.Index(
+                fields=["status"], condition=Q(status__in=ACTIVE), name="active_runs"
+            ),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} run {self.pk}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("rlhf:run", args=[self.project.slug, self.pk])
+
+    @property
+    def folder(self) -> Path:
+        return Path(settings.RUNS_DIR) / str(self.pk)
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in ACTIVE
+
+    @property
+    def is_resumable(self) -> bool:
+        return self.status in RESUMABLE
+
+
+class Metrics(models.Model):
+    """The values a run reported at one step."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="metrics")
+    step = models.PositiveIntegerField()
+    values = models.JSONField()
+
+    class Meta:
+        ordering = ["step"]
+        constraints = [
+            # A resumed run repeats the steps since its checkpoint: the later report replaces.
+            models.UniqueConstraint(fields=["run", "step"], name="one_report_per_step"),
+        ]
+
+    def __str__(self) -> str:
+        return f"metrics of run {self.run_id} at step {self.step}"
+
+
+class Sample(models.Model):
+    """An answer a run showed at one step, so that one can read what the policy is becoming."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="samples")
+    step = models.PositiveIntegerField()
+    index = models.PositiveSmallIntegerField()
+    prompt = models.JSONField()
+    completion = models.TextField()
+    score = models.FloatField(null=True)
+
+    class Meta:
+        ordering = ["step", "index"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "step", "index"], name="one_sample_per_place"),
+        ]
+
+    def __str__(self) -> str:
+        return f"sample {self.index} of run {self.run_id} at step {self.step}"
+
+
+class GeneratedCompletion(models.Model):
+    """Lineage: which model version wrote a completion, in which run, with which sampling."""
+
+    completion = models.OneToOneField(Completion, models.CASCADE, related_name="generated")
+    model_version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="completions")
+    run = models.ForeignKey(Run, models.PROTECT, related_name="completions")
+    sampling = models.JSONField()
+    score = models.FloatField(null=True, help_text="The reward model's score, if it was asked.")
+
+    def __str__(self) -> str:
+        return f"{self.completion_id} by {self.model_version}"

@@ -1,0 +1,192 @@
+"""What a run is told: one frozen dataclass per kind, saved as `config.json` in the run's folder.
+
+No torch here: the web process builds and checks these. Unknown keys and bad values raise
+ValueError with the offending value. Paths are absolute, or relative to the run's folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+
+class Config:
+    """Reading and writing that all run kinds share."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A policy: a model folder, and the LoRA adapters merged onto it, oldest first."""
+
+    base: str
+    adapters: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ImportModelConfig(Config):
+    source: str  # "embedded" (SmolLM2-135M-Instruct), "tiny" (for tests), "hub" or "folder"
+    location: str = ""  # hub id or folder; empty for the first two
+    output: str = "artifact"  # folder the model is written to
+
+    def __post_init__(self) -> None:
+        sources = ("embedded", "tiny", "hub", "folder")
+        _require(self.source in sources, f"source={self.source!r} must be one of {sources}")
+        _require(
+            bool(self.location) == (self.source in ("hub", "folder")),
+            f"location={self.location!r} does not fit source={self.source!r}",
+        )
+
+
+@dataclass(frozen=True)
+class GenerateConfig(Config):
+    model: dict[str, Any]  # a ModelRef
+    prompts: str = "prompts.jsonl"
+    completions_per_prompt: int = 2
+    max_new_tokens: int = 128  # tokens
+    temperature: float = 1.0
+    batch_size: int = 32  # completions decoded together
+    seed: int = 0
+    max_prompt_tokens: int = 512  # longer prompts are left out and counted
+
+    def __post_init__(self) -> None:
+        _check_sampling(self.temperature, self.max_new_tokens, self.batch_size)
+        n = self.completions_per_prompt
+        _require(1 <= n <= 9, f"completions_per_prompt={n} must be between 1 and 9")
+
+
+@dataclass(frozen=True)
+class RewardModelConfig(Config):
+    model: dict[str, Any]  # the policy whose answers are scored: adapter and head start from it
+    data: str = "data"  # folder with data.jsonl and manifest.json
+    prompts: str = "prompts.jsonl"  # the policy samples that fix the score's mean and deviation
+    epochs: int = 2
+    batch_size: int = 8  # pairs per optimiser step
+    micro_batch_size: int = 4  # pairs per forward
+    learning_rate: float = 2e-4  # LoRA needs about 10x the rate of full fine-tuning
+    lora_rank: int = 16
+    max_tokens: int = 1024  # prompt + completion; longer pairs are left out and counted
+    policy_samples: int = 32  # completions sampled to measure the score's mean and deviation
+    max_new_tokens: int = 128  # of those samples
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_sampling(self.temperature, self.max_new_tokens, self.policy_samples)
+        _check_learning(self.learning_rate, self.lora_rank, self.epochs)
+        _require(
+            self.batch_size % self.micro_batch_size == 0,
+            f"micro_batch_size={self.micro_batch_size} must divide batch_size={self.batch_size}",
+        )
+
+
+@dataclass(frozen=True)
+class PPOConfig(Config):
+    """Defaults are for one small box; docs/ppo.md gives the source of each."""
+
+    model: dict[str, Any]  # the starting policy, which is also the reference
+    reward_model: str  # folder of the reward adapter, head and score statistics
+    prompts: str = "prompts.jsonl"
+    steps: int = 20  # rollout batches
+    batch_size: int = 32  # completions per rollout
+    epochs: int = 2  # passes over a rollout
+    minibatches: int = 2  # optimiser steps per pass
+    micro_batch_size: int = 8  # completions per forward and backward
+    max_new_tokens: int = 64
+    max_prompt_tokens: int = 256  # longer prompts are left out and counted
+    temperature: float = 1.0
+    learning_rate: float = 1e-4
+    value_learning_rate: float = 2e-4
+    warmup_steps: float = 0.05  # share of the optimiser steps; then linear to 0
+    adam_eps: float = 1e-5
+    max_grad_norm: float = 1.0
+    lora_rank: int = 16
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_range: float = 0.2
+    value_clip_range: float | None = 0.2  # None: no clipping
+    value_coefficient: float = 0.1
+    kl_coefficient: float = 0.05
+    target_kl: float | None = None  # nats per completion; adapts kl_coefficient
+    kl_horizon: int = 10_000  # completions
+    score_clip: float = 5.0  # standard deviations
+    missing_eos_penalty: float = 1.0  # standard deviations, for completions cut off by length
+    log_ratio_clamp: float = 20.0
+    max_nonfinite_steps: int = 3  # in a row; then the run fails
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 1  # steps
+    samples: int = 4  # answers shown on the run's page per step
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_sampling(self.temperature, self.max_new_tokens, self.batch_size)
+        _check_learning(self.learning_rate, self.lora_rank, self.epochs)
+        _require(self.steps >= 1, f"steps={self.steps} must be at least 1")
+        _require(
+            self.minibatches >= 1 and self.batch_size % self.minibatches == 0,
+            f"minibatches={self.minibatches} must divide batch_size={self.batch_size}",
+        )
+        _require(
+            self.micro_batch_size >= 1, f"micro_batch_size={self.micro_batch_size} must be positive"
+        )
+        _require(0 < self.gamma <= 1, f"gamma={self.gamma} must be in (0, 1]")
+        _require(0 <= self.lam <= 1, f"lam={self.lam} must be in [0, 1]")
+        _require(0 < self.clip_range < 1, f"clip_range={self.clip_range} must be in (0, 1)")
+        _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Config):
+    model: dict[str, Any]  # the new policy
+    rival: dict[str, Any]  # the old one
+    reward_model: str = ""  # folder; empty: no opinion beside the people's
+    prompts: str = "prompts.jsonl"
+    completions_per_prompt: int = 1  # pairs per prompt
+    max_new_tokens: int = 128
+    max_prompt_tokens: int = 512
+    temperature: float = 1.0
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_sampling(self.temperature, self.max_new_tokens, self.batch_size)
+
+
+def _check_sampling(temperature: float, max_new_tokens: int, batch_size: int) -> None:
+    _require(
+        temperature > 0,
+        f"temperature={temperature} must be above 0: log-probabilities are of the sampled text",
+    )
+    _require(max_new_tokens >= 1, f"max_new_tokens={max_new_tokens} must be at least 1")
+    _require(batch_size >= 1, f"batch size {batch_size} must be at least 1")
+
+
+def _check_learning(learning_rate: float, lora_rank: int, epochs: int) -> None:
+    _require(0 < learning_rate < 1, f"learning_rate={learning_rate} must be between 0 and 1")
+    _require(lora_rank >= 1, f"lora_rank={lora_rank} must be at least 1")
+    _require(epochs >= 1, f"epochs={epochs} must be at least 1")
+
+
+CONFIGS: dict[str, type[Config]] = {
+    "import_model": ImportModelConfig,
+    "generate": GenerateConfig,
+    "reward_model": RewardModelConfig,
+    "ppo": PPOConfig,
+    "evaluate": EvaluateConfig,
+}
