@@ -1,4 +1,28 @@
-from django.urls import URLPattern
+from django.urls import include, path
+
+from rlhf import views
 
 app_name = "rlhf"
-urlpatterns: list[URLPattern] = []
+
+run_urls = [
+    path("", views.runs, name="runs"),
+    path("new/<str:kind>/", views.new_run, name="new_run"),
+    path("<int:pk>/", views.run, name="run"),
+    path("<int:pk>/status/", views.run_status, name="run_status"),
+    path("<int:pk>/charts.json", views.run_charts, name="run_charts"),
+    path("<int:pk>/samples/", views.run_samples, name="run_samples"),
+    path("<int:pk>/log/", views.run_log, name="run_log"),
+    path("<int:pk>/stop/", views.stop_run, name="stop_run"),
+    path("<int:pk>/resume/", views.resume_run, name="resume_run"),
+]
+
+project_urls = [
+    path("", views.project, name="project"),
+    path("loop/", views.loop_strip, name="loop_strip"),
+    path("rounds/next/", views.next_round, name="next_round"),
+    path("runs/", include(run_urls)),
+    path("models/", views.model_versions, name="model_versions"),
+    path("models/<int:pk>/", views.model_version, name="model_version"),
+]
+
+urlpatterns = [path("projects/<slug:slug>/", include(project_urls))]
