@@ -51,6 +51,7 @@ class RunFolder:
         self.path = Path(path).resolve()
         self._lock = threading.Lock()
         self._interrupted = False
+        self.current_phase = "start"
 
     # --- in ---------------------------------------------------------------------------------
     def read_config(self) -> tuple[str, dict[str, Any]]:
@@ -73,6 +74,7 @@ class RunFolder:
             file.write(line)
 
     def phase(self, name: str) -> None:
+        self.current_phase = name
         self.event("phase", name=name)
 
     def progress(self, step: int, total: int, eta_seconds: float | None = None) -> None:

@@ -1,0 +1,135 @@
+"""Carry out one run: `python -m rlhf.training RUN_DIR`.
+
+Reads RUN_DIR/config.json, calls the function of its kind, and ends with result.json and exit
+status 0, or with a sentence (an error event, and the last line of the log) and one of the exit
+codes that artifacts.py lists. SIGTERM is a request to stop, like the file RUN_DIR/stop.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rlhf.training.artifacts import (
+    BAD_DATA,
+    DISK_FULL,
+    OUT_OF_MEMORY,
+    RunError,
+    RunFolder,
+    Stopped,
+)
+from rlhf.training.config import CONFIGS, Config
+
+# What libraries say instead of raising OSError or MemoryError.
+DISK_FULL_WORDS = ("No space left on device", "StorageFull", "Disk quota exceeded")
+OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of the run in the folder that the only argument names."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: python -m rlhf.training RUN_DIR", file=sys.stderr)  # noqa: T201
+        return 2
+    folder = RunFolder(arguments[0])
+    for request in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(request, lambda *_: folder.interrupt())
+    (folder.path / "result.json").unlink(missing_ok=True)  # of the time before a stop
+    with folder.heartbeat():
+        return _carry_out(folder)
+
+
+def _carry_out(folder: RunFolder) -> int:
+    config: Config | None = None
+    try:
+        kind, config = _read_config(folder)
+        folder.write_result("succeeded", **_run(kind, config, folder))
+    except Stopped:
+        folder.write_result("stopped")
+    except RunError as error:
+        return _fail(folder, str(error), error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(folder, *_translate(error, folder, config))
+    return 0
+
+
+def _read_config(folder: RunFolder) -> tuple[str, Config]:
+    try:
+        kind, values = folder.read_config()
+    except FileNotFoundError:
+        raise RunError(f"{folder.path} has no config.json") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder.path / 'config.json'} is not a run's configuration: {error}"
+        ) from None
+    if kind not in CONFIGS:
+        raise RunError(f"unknown kind of run {kind!r}; known are {', '.join(CONFIGS)}")
+    try:
+        return kind, CONFIGS[kind].from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"the settings of this {kind} run are wrong: {error}") from None
+
+
+def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Each kind has a module of its name. It is imported now because trl alone takes 7 seconds."""
+    _prepare_libraries()
+    return importlib.import_module(f"rlhf.training.{kind}").run(config, folder)
+
+
+def _prepare_libraries() -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the log is a file: no bars drawn with \r
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    import torch  # noqa: PLC0415 (takes seconds; after the heartbeat has begun)
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def _translate(error: Exception, folder: RunFolder, config: Config | None) -> tuple[str, int]:
+    """The sentence and exit code for an exception that no run function expected."""
+    message = str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or any(words in message for words in DISK_FULL_WORDS):
+        return (
+            f"the disk is full ({folder.path}), in phase {folder.current_phase!r}: free some space "
+            "and resume; what was saved before is whole",
+            DISK_FULL,
+        )
+    if isinstance(error, MemoryError) or any(words in message for words in OUT_OF_MEMORY_WORDS):
+        return _out_of_memory(folder, config), OUT_OF_MEMORY
+    return (
+        f"{type(error).__name__}: {message.strip().splitlines()[0] if message.strip() else ''}",
+        1,
+    )
+
+
+def _out_of_memory(folder: RunFolder, config: Config | None) -> str:
+    """Names the phase, the sizes in use, and the next smaller ones."""
+    values = config.to_dict() if config else {}
+    sizes = {n: values[n] for n in ("micro_batch_size", "batch_size") if n in values}
+    sentence = f"out of memory in phase {folder.current_phase!r}"
+    if not sizes:
+        return sentence
+    used = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    name, size = next(iter(sizes.items()))
+    return f"{sentence} with {used}: try {name}={max(1, size // 2)}"
+
+
+def _fail(folder: RunFolder, sentence: str, exit_code: int) -> int:
+    try:
+        folder.event("error", message=sentence)
+        print(f"error: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # a full disk: the exit code still tells
+        pass
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
