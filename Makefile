@@ -1,0 +1,42 @@
+# Each of these sets up what it needs on a fresh Debian or Ubuntu with Python 3.11, and says so
+# in a sentence if it cannot. PYTHON=/path/to/python3.11 chooses another interpreter.
+SHELL := /bin/bash
+PY := .venv/bin/python
+TESTS ?= tests
+
+.PHONY: help demo test test-all check static-checks bench clean
+help:
+	@echo "make demo      start everything here, with a project to try; Ctrl-C stops it"
+	@echo "make test      checks and tests, without the slow ones"
+	@echo "make test-all  checks and all tests"
+	@echo "make check     only what needs no test run: lint, format, types, imports, migrations"
+	@echo "make bench     the measurements, one JSON line each"
+	@echo "make clean     remove caches and the virtual environment; var/ (your data) stays"
+
+demo:
+	@bin/setup
+	@exec $(PY) manage.py demo
+
+test: check
+	$(PY) -m pytest -q -n 2 --dist loadscope -m "not slow" $(TESTS)
+
+test-all: check
+	$(PY) -m pytest -q -n 2 --dist loadscope $(TESTS)
+
+check:
+	@bin/setup dev
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	.venv/bin/djade --check --target-version 5.2 $$(git ls-files 'templates/*.html')
+	.venv/bin/lint-imports
+	$(PY) -m mypy
+	$(PY) manage.py makemigrations --check --dry-run
+	env -i PATH="$$PATH" HOME="$$HOME" $(PY) manage.py check --deploy --fail-level WARNING
+
+bench:
+	@bin/setup dev
+	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) $$script; done
+
+clean:
+	rm -rf .venv *.egg-info staticfiles test-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
