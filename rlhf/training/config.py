@@ -60,7 +60,7 @@ class GenerateConfig(Config):
     prompts: str = "prompts.jsonl"
     completions_per_prompt: int = 2
     max_new_tokens: int = 128  # tokens
-    temperature: float = 1.0
+    temperature: float = 0.7
     batch_size: int = 32  # completions decoded together
     seed: int = 0
     max_prompt_tokens: int = 512  # longer prompts are left out and counted
@@ -84,7 +84,7 @@ class RewardModelConfig(Config):
     max_tokens: int = 1024  # prompt + completion; longer pairs are left out and counted
     policy_samples: int = 32  # completions sampled to measure the score's mean and deviation
     max_new_tokens: int = 128  # of those samples
-    temperature: float = 1.0
+    temperature: float = 0.7
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class PPOConfig(Config):
     micro_batch_size: int = 8  # completions per forward and backward
     max_new_tokens: int = 64
     max_prompt_tokens: int = 256  # longer prompts are left out and counted
-    temperature: float = 1.0
+    temperature: float = 0.7
     learning_rate: float = 1e-4
     value_learning_rate: float = 2e-4
     warmup_steps: float = 0.05  # share of the optimiser steps; then linear to 0
@@ -160,7 +160,7 @@ class EvaluateConfig(Config):
     completions_per_prompt: int = 1  # pairs per prompt
     max_new_tokens: int = 128
     max_prompt_tokens: int = 512
-    temperature: float = 1.0
+    temperature: float = 0.7
     batch_size: int = 32
     seed: int = 0
 

@@ -1,0 +1,617 @@
+"""Proximal Policy Optimization of a language model against a reward model, on one small box.
+
+The algorithm is that of Ziegler et al. 2019 and Stiennon et al. 2020, with the details that Huang
+et al. 2023 (The N Implementation Details of RLHF with PPO) and 2024 (The N+ …) found to matter;
+docs/ppo.md names the source of each. One frozen base stays in memory. On it lie three LoRA
+adapters: `policy` and `value`, which learn, and `reward`, which does not; the base without an
+adapter is the reference. Left out: several processes, reward functions other than one reward model.
+
+B completions of up to T tokens; a rollout is one batch of them. Everything random in a step comes
+from the seed and the step's number, so a resumed run repeats exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped, write_json
+from rlhf.training.config import PPOConfig
+from rlhf.training.data import read_prompts
+from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sample
+from rlhf.training.models import (
+    RewardStatistics,
+    ScalarHead,
+    adapter_parameters,
+    adapter_state,
+    collate,
+    completion_logprobs,
+    decode,
+    hidden_states,
+    load_policy,
+    load_reward_adapter,
+    lora_config,
+    save_adapter,
+    score,
+    stop_ids,
+    use_adapter,
+)
+from rlhf.training.ppo_math import (
+    adapt_kl_coefficient,
+    estimate_advantages,
+    explained_variance,
+    kl_estimates,
+    masked_mean,
+    normalise_scores,
+    policy_loss,
+    shape_rewards,
+    value_loss,
+    whiten,
+)
+
+
+class Models(NamedTuple):
+    """One base with its adapters, and the heads beside it."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    reward_head: ScalarHead
+    value_head: ScalarHead
+    statistics: RewardStatistics
+    stop: set[int]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.value_head.parameters()).device
+
+    def policy_parameters(self) -> list[torch.nn.Parameter]:
+        return adapter_parameters(self.model, "policy")
+
+    def value_parameters(self) -> list[torch.nn.Parameter]:
+        return [*adapter_parameters(self.model, "value"), *self.value_head.parameters()]
+
+
+class Rollout(NamedTuple):
+    """One batch of completions with all that the update needs. Tensors are on the CPU."""
+
+    prompts: list[EncodedPrompt]  # B
+    completions: list[Sampled]  # B
+    mask: Tensor  # (B, T) True at completion tokens, the end token included
+    logprobs: Tensor  # (B, T) of the policy that sampled
+    ref_logprobs: Tensor  # (B, T)
+    values: Tensor  # (B, T) of the state before each token
+    entropies: Tensor  # (B, T)
+    raw_scores: Tensor  # (B,) of the reward model
+    truncated: Tensor  # (B,)
+
+
+class Targets(NamedTuple):
+    """What the update learns from. All on the CPU."""
+
+    scores: Tensor  # (B,) normalised, clipped, with the penalty for missing ends
+    rewards: Tensor  # (B, T)
+    advantages: Tensor  # (B, T) whitened over the whole batch
+    returns: Tensor  # (B, T)
+
+
+@dataclass
+class State:
+    """What changes from step to step: the content of a checkpoint, with the adapters."""
+
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    kl_coefficient: float
+    step: int = 0
+    nonfinite_steps: int = 0  # in all
+    nonfinite_in_a_row: int = 0
+    first_score: float | None = None
+
+
+# --- setting up -------------------------------------------------------------------------------
+def load_models(config: PPOConfig) -> Models:
+    """The base with a fresh `policy` adapter, and `reward` and `value` from the reward model."""
+    torch.manual_seed(config.seed)
+    base, tokenizer = load_policy(config.model)
+    stop = stop_ids(base, tokenizer)
+    # LoRA's B starts at zero: the first policy is the reference, to the last bit.
+    model = get_peft_model(base, lora_config(base, config.lora_rank), adapter_name="policy")
+    reward_head, statistics = load_reward_adapter(model, config.reward_model, "reward")
+    # The critic starts as the reward model (Stiennon et al. 2020), in units of normalised score.
+    value_head, _ = load_reward_adapter(model, config.reward_model, "value", trainable=True)
+    with torch.no_grad():
+        std = max(statistics.std, 1e-6)
+        value_head.linear.bias.sub_(statistics.mean).div_(std)
+        value_head.linear.weight.div_(std)
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    models = Models(model, tokenizer, reward_head, value_head, statistics, stop)
+    model.requires_grad_(False)
+    for parameter in [*models.policy_parameters(), *models.value_parameters()]:
+        parameter.requires_grad_(True)
+    return models
+
+
+def make_state(models: Models, config: PPOConfig) -> State:
+    optimizer = torch.optim.Adam(
+        [
+            {"params": models.policy_parameters(), "lr": config.learning_rate},
+            {"params": models.value_parameters(), "lr": config.value_learning_rate},
+        ],
+        eps=config.adam_eps,
+    )
+    total = config.steps * config.epochs * config.minibatches  # optimiser steps
+    warmup = max(1, round(config.warmup_steps * total))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min((done + 1) / warmup, max(0.0, 1 - done / total))
+    )
+    return State(optimizer, scheduler, config.kl_coefficient)
+
+
+def seeded(config: PPOConfig, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on the run's seed and the given numbers alone."""
+    seed = config.seed
+    for number in numbers:
+        seed = seed * 1_000_003 + number + 1
+    return torch.Generator(device).manual_seed(seed % 2**63)
+
+
+def prompts_of_step(
+    prompts: Sequence[EncodedPrompt], step: int, config: PPOConfig
+) -> list[EncodedPrompt]:
+    """The next `batch_size` prompts of an endless seeded shuffle: each comes once per pass, none is
+    dropped, and fewer prompts than a batch are repeated within it."""
+    chosen = []
+    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
+        epoch, index = divmod(place, len(prompts))
+        order = torch.randperm(len(prompts), generator=seeded(config, 0, epoch))
+        chosen.append(prompts[int(order[index])])
+    return chosen
+
+
+# --- rollout ----------------------------------------------------------------------------------
+def collect_rollout(
+    models: Models, prompts: list[EncodedPrompt], config: PPOConfig, step: int, folder: RunFolder
+) -> list[Sampled]:
+    """One completion per prompt, sampled from the policy."""
+    models.model.eval()
+    with use_adapter(models.model, "policy"):
+        return sample(
+            models.model,
+            [prompt.ids for prompt in prompts],
+            stop=models.stop,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            generator=seeded(config, 1, step, device=models.device),
+            should_stop=folder.should_stop,
+        )
+
+
+@torch.no_grad()
+def score_rollout(
+    models: Models,
+    prompts: list[EncodedPrompt],
+    completions: list[Sampled],
+    config: PPOConfig,
+    folder: RunFolder,
+) -> Rollout:
+    """Reference log-probabilities, values and scores of the completions, by teacher forcing."""
+    b, t = len(completions), max(len(completion.ids) for completion in completions)
+    mask = torch.zeros(b, t, dtype=torch.bool)
+    logprobs, entropies = torch.zeros(b, t), torch.zeros(b, t)
+    for row, completion in enumerate(completions):
+        n = len(completion.ids)
+        mask[row, :n] = True
+        logprobs[row, :n] = torch.tensor(completion.logprobs)
+        entropies[row, :n] = torch.tensor(completion.entropies)
+    ref_logprobs, values, raw_scores = torch.zeros(b, t), torch.zeros(b, t), torch.zeros(b)
+    exact = next(models.model.parameters()).dtype == torch.float32
+    for rows in micro_batches(torch.arange(b), prompts, completions, config.micro_batch_size):
+        if folder.should_stop():
+            raise Stopped
+        batch = collate_rows(rows, prompts, completions, models.device)
+        width = batch.completion_mask.shape[1]
+        with use_adapter(models.model, None):
+            reference = completion_logprobs(models.model, batch, config.temperature)
+        ref_logprobs[rows, :width] = reference.cpu()
+        if not exact:  # decoding and teacher forcing round differently in bf16 (rlhf-notes B6)
+            with use_adapter(models.model, "policy"):
+                policy = completion_logprobs(models.model, batch, config.temperature)
+            logprobs[rows, :width] = policy.cpu()
+        values[rows, :width] = state_values(models, batch).cpu()
+        raw_scores[rows] = score(models.model, models.reward_head, batch).cpu()
+    truncated = torch.tensor([completion.truncated for completion in completions])
+    return Rollout(
+        prompts, completions, mask, logprobs, ref_logprobs, values, entropies, raw_scores, truncated
+    )
+
+
+def state_values(models: Models, batch: Any) -> Tensor:
+    """The critic's value of the state before each completion token, (B, T)."""
+    with use_adapter(models.model, "value"):
+        hidden = hidden_states(models.model, batch)  # (B, P + T, D)
+    return models.value_head(hidden[:, batch.prompt_length - 1 : -1])
+
+
+def micro_batches(
+    rows: Tensor, prompts: Sequence[EncodedPrompt], completions: Sequence[Sampled], size: int
+) -> Iterator[Tensor]:
+    """The rows in groups of similar length: less padding, the same sums."""
+    by_length = sorted(
+        rows.tolist(), key=lambda row: len(prompts[row].ids) + len(completions[row].ids)
+    )
+    yield from torch.tensor(by_length).split(size)
+
+
+def collate_rows(
+    rows: Tensor, prompts: Sequence[EncodedPrompt], completions: Sequence[Sampled], device: Any
+) -> Any:
+    return collate(
+        [prompts[row].ids for row in rows.tolist()],
+        [completions[row].ids for row in rows.tolist()],
+        device,
+    )
+
+
+def make_targets(
+    rollout: Rollout, statistics: RewardStatistics, kl_coefficient: float, config: PPOConfig
+) -> Targets:
+    """Scores to rewards to advantages and returns."""
+    scores = normalise_scores(
+        rollout.raw_scores,
+        rollout.truncated,
+        mean=statistics.mean,
+        std=statistics.std,
+        clip=config.score_clip,
+        missing_eos_penalty=config.missing_eos_penalty,
+    )
+    rewards = shape_rewards(
+        scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, kl_coefficient
+    )
+    advantages, returns = estimate_advantages(
+        rewards, rollout.values, rollout.mask, config.gamma, config.lam
+    )
+    return Targets(scores, rewards, whiten(advantages, rollout.mask), returns)
+
+
+# --- update -----------------------------------------------------------------------------------
+class Sums:
+    """Sums over the tokens of an update, to be divided once at the end."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, **values: Tensor | float) -> None:
+        for name, value in values.items():
+            self.values[name] = self.values.get(name, 0.0) + float(value)
+
+
+def update(
+    models: Models,
+    state: State,
+    rollout: Rollout,
+    targets: Targets,
+    config: PPOConfig,
+    folder: RunFolder,
+) -> dict[str, float]:
+    """`epochs` passes in `minibatches` optimiser steps each, accumulated over micro-batches."""
+    models.model.train()  # dropout is 0; gradient checkpointing works in training mode only
+    sums = Sums()
+    ratio_first = None
+    norms: dict[str, float] = {}
+    for epoch in range(config.epochs):
+        order = torch.randperm(
+            len(rollout.completions), generator=seeded(config, 2, state.step, epoch)
+        )
+        for minibatch in order.chunk(config.minibatches):
+            tokens = int(rollout.mask[minibatch].sum())
+            state.optimizer.zero_grad(set_to_none=True)
+            for rows in micro_batches(
+                minibatch, rollout.prompts, rollout.completions, config.micro_batch_size
+            ):
+                if folder.should_stop():
+                    raise Stopped
+                ratio = accumulate(models, rollout, targets, rows, tokens, config, sums)
+                if ratio_first is None:
+                    ratio_first = ratio
+            norms = optimiser_step(models, state, config)
+    n = max(1.0, sums.values["tokens"])
+    return {
+        "policy/loss": sums.values["policy_loss"] / n,
+        "policy/clip_fraction": sums.values["clipped"] / n,
+        "policy/approx_kl": sums.values["approx_kl"] / n,
+        "policy/ratio_first": ratio_first or 0.0,
+        "value/loss": sums.values["value_loss"] / n,
+        "value/clip_fraction": sums.values["value_clipped"] / n,
+        "log_ratio_clamped": sums.values["clamped"],
+        "nonfinite_steps": state.nonfinite_steps,
+        **norms,
+    }
+
+
+def accumulate(
+    models: Models,
+    rollout: Rollout,
+    targets: Targets,
+    rows: Tensor,
+    tokens: int,
+    config: PPOConfig,
+    sums: Sums,
+) -> float:
+    """Add one micro-batch's share of the minibatch's gradient. Gives back its mean ratio.
+
+    Token losses are divided by the tokens of the whole minibatch: the gradient is the same
+    whatever the size of the micro-batches (rlhf-notes E2).
+    """
+    batch = collate_rows(rows, rollout.prompts, rollout.completions, models.device)
+    mask = batch.completion_mask
+    width = mask.shape[1]
+
+    def here(values: Tensor) -> Tensor:
+        return values[rows, :width].to(models.device)
+
+    with use_adapter(models.model, "policy"):
+        logprobs = completion_logprobs(models.model, batch, config.temperature)
+        policy = policy_loss(
+            logprobs,
+            here(rollout.logprobs),
+            here(targets.advantages),
+            mask,
+            config.clip_range,
+            config.log_ratio_clamp,
+        )
+        (policy.loss / tokens).backward()
+    value = value_loss(
+        state_values(models, batch),
+        here(rollout.values),
+        here(targets.returns),
+        mask,
+        config.value_clip_range,
+    )
+    (config.value_coefficient * value.loss / tokens).backward()
+    sums.add(
+        tokens=mask.sum(),
+        policy_loss=policy.loss.detach(),
+        clipped=policy.clipped,
+        approx_kl=policy.approx_kl,
+        clamped=policy.clamped,
+        value_loss=value.loss.detach(),
+        value_clipped=value.clipped,
+    )
+    return float(masked_mean(policy.ratio, mask))
+
+
+def optimiser_step(models: Models, state: State, config: PPOConfig) -> dict[str, float]:
+    """Clip, then step; a gradient that is not finite is thrown away before it touches a weight.
+
+    Raises RunError after `max_nonfinite_steps` of those in a row.
+    """
+    policy_norm = torch.nn.utils.clip_grad_norm_(models.policy_parameters(), config.max_grad_norm)
+    value_norm = torch.nn.utils.clip_grad_norm_(models.value_parameters(), config.max_grad_norm)
+    if torch.isfinite(policy_norm) and torch.isfinite(value_norm):
+        state.optimizer.step()
+        state.nonfinite_in_a_row = 0
+    else:
+        state.nonfinite_steps += 1
+        state.nonfinite_in_a_row += 1
+    if state.nonfinite_in_a_row >= config.max_nonfinite_steps:
+        raise RunError(
+            f"The gradient was not finite {state.nonfinite_in_a_row} times in a row at step "
+            f"{state.step + 1}. The weights of the last checkpoint are intact. Lower the learning "
+            f"rate ({config.learning_rate:g}) or raise the KL coefficient "
+            f"({config.kl_coefficient:g}).",
+            DIVERGED,
+        )
+    state.scheduler.step()
+    return {"grad_norm/policy": float(policy_norm), "grad_norm/value": float(value_norm)}
+
+
+# --- training ---------------------------------------------------------------------------------
+def train(
+    models: Models, prompts: list[EncodedPrompt], config: PPOConfig, folder: RunFolder
+) -> State:
+    """Roll out, score, shape rewards, estimate advantages, update; until `steps` are done."""
+    state = make_state(models, config)
+    if checkpoints := folder.checkpoints():
+        restore(models, state, checkpoints[-1][1])
+    seconds: list[float] = []
+    while state.step < config.steps:
+        began = time.monotonic()
+        kept = snapshot(models, state)  # a step that is stopped midway is done again from here
+        try:
+            metrics = train_step(models, state, prompts, config, folder)
+        except Stopped:
+            save_checkpoint(kept, folder)
+            raise
+        state.step += 1
+        folder.metrics(state.step, metrics)
+        seconds.append(time.monotonic() - began)
+        left = (config.steps - state.step) * sum(seconds[-5:]) / len(seconds[-5:])
+        folder.progress(state.step, config.steps, eta_seconds=left)
+        if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+            folder.phase("checkpoint")
+            save_checkpoint(snapshot(models, state), folder)
+    return state
+
+
+def train_step(
+    models: Models,
+    state: State,
+    prompts: list[EncodedPrompt],
+    config: PPOConfig,
+    folder: RunFolder,
+) -> dict[str, float]:
+    started = time.monotonic()
+    folder.phase("rollout")
+    chosen = prompts_of_step(prompts, state.step, config)
+    completions = collect_rollout(models, chosen, config, state.step, folder)
+    rolled_out = time.monotonic()
+    folder.phase("score")
+    rollout = score_rollout(models, chosen, completions, config, folder)
+    targets = make_targets(rollout, models.statistics, state.kl_coefficient, config)
+    scored = time.monotonic()
+    folder.phase("update")
+    metrics = rollout_metrics(rollout, targets, state)
+    metrics |= update(models, state, rollout, targets, config, folder)
+    metrics |= {
+        "seconds/rollout": rolled_out - started,
+        "seconds/score": scored - rolled_out,
+        "seconds/update": time.monotonic() - scored,
+    }
+    report_rollout(models, rollout, targets, state.step + 1, config, folder)
+    if config.target_kl is not None:
+        state.kl_coefficient = adapt_kl_coefficient(
+            state.kl_coefficient,
+            metrics["kl/k1"],
+            target=config.target_kl,
+            completions=config.batch_size,
+            horizon=config.kl_horizon,
+        )
+    if state.first_score is None:
+        state.first_score = metrics["score/mean"]
+    return metrics
+
+
+def rollout_metrics(rollout: Rollout, targets: Targets, state: State) -> dict[str, float]:
+    """docs/ppo.md defines each. Only real tokens count."""
+    kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
+    lengths = rollout.mask.sum(1).float()
+    return {
+        "score/mean": float(targets.scores.mean()),
+        "score/std": float(targets.scores.std(correction=0)),
+        "score/raw_mean": float(rollout.raw_scores.mean()),
+        "reward/mean": float(targets.rewards.sum(1).mean()),
+        "kl/k1": float(kl.k1.mean()),
+        "kl/k3": float(kl.k3.mean()),
+        "kl/coefficient": state.kl_coefficient,
+        "entropy": float(masked_mean(rollout.entropies, rollout.mask)),
+        "length/mean": float(lengths.mean()),
+        "length/truncated_share": float(rollout.truncated.float().mean()),
+        "value/explained_variance": explained_variance(
+            rollout.values, targets.returns, rollout.mask
+        ),
+        "learning_rate": state.scheduler.get_last_lr()[0],
+    }
+
+
+def report_rollout(
+    models: Models,
+    rollout: Rollout,
+    targets: Targets,
+    step: int,
+    config: PPOConfig,
+    folder: RunFolder,
+) -> None:
+    """Keep the whole rollout in the folder, and show its first answers on the run's page."""
+    kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
+    lines = []
+    for row, (prompt, completion) in enumerate(
+        zip(rollout.prompts, rollout.completions, strict=True)
+    ):
+        text, value = decode(models.tokenizer, completion.ids), float(targets.scores[row])
+        line = {"id": prompt.line.id, "completion": text, "score": value, "kl": float(kl.k1[row])}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        if row < config.samples:
+            folder.sample(step, row, prompt.line.messages, text, value)
+    (folder.path / "rollouts").mkdir(exist_ok=True)
+    path = folder.path / "rollouts" / f"step-{step:05d}.jsonl"
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+def snapshot(models: Models, state: State) -> dict[str, Any]:
+    """A copy of all that makes the next step what it will be. No random state: it is derived."""
+    return {
+        "step": state.step,
+        "kl_coefficient": state.kl_coefficient,
+        "nonfinite_steps": state.nonfinite_steps,
+        "nonfinite_in_a_row": state.nonfinite_in_a_row,
+        "first_score": state.first_score,
+        "policy": adapter_state(models.model, "policy"),
+        "value": adapter_state(models.model, "value"),
+        "value_head": copied(models.value_head.state_dict()),
+        "optimizer": copied(state.optimizer.state_dict()),
+        "scheduler": state.scheduler.state_dict(),
+    }
+
+
+def copied(content: Any) -> Any:
+    """The same structure with every tensor cloned to the CPU."""
+    if isinstance(content, Tensor):
+        return content.detach().cpu().clone()
+    if isinstance(content, dict):
+        return {key: copied(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [copied(value) for value in content]
+    return content
+
+
+def save_checkpoint(kept: dict[str, Any], folder: RunFolder) -> None:
+    # Through memory: torch.save straight to a full disk aborts the process, a file write raises.
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    with folder.writing_checkpoint(kept["step"]) as path:
+        (path / "state.pt").write_bytes(buffer.getbuffer())
+        write_json(path / "state.json", {"step": kept["step"]})
+
+
+def restore(models: Models, state: State, folder: Path) -> None:
+    """Put a checkpoint back. Weights are loaded as data only: no pickled code is run."""
+    kept = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    for name in ("policy", "value"):
+        set_peft_model_state_dict(models.model, kept[name], adapter_name=name)
+    models.value_head.load_state_dict(kept["value_head"])
+    state.optimizer.load_state_dict(kept["optimizer"])
+    state.scheduler.load_state_dict(kept["scheduler"])
+    for name in (
+        "step", "kl_coefficient", "nonfinite_steps", "nonfinite_in_a_row", "first_score",
+    ):  # fmt: skip
+        setattr(state, name, kept[name])
+
+
+# --- the run ----------------------------------------------------------------------------------
+def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
+    """prompts.jsonl and a reward model in, artifact/ with the policy adapter out."""
+    folder.phase("loading the models")
+    models = load_models(config)
+    prompts, too_long = encode_prompts(
+        models.tokenizer, read_prompts(folder.path / config.prompts), config.max_prompt_tokens
+    )
+    state = train(models, prompts, config, folder)
+    folder.phase("measuring the result")
+    final = measure(models, prompts, config, folder)
+    with folder.writing_artifact() as artifact:
+        save_adapter(models.model, "policy", artifact)
+    return {
+        "steps": state.step,
+        "completions": state.step * config.batch_size,
+        "n_prompts": len(prompts),
+        "left_out": {"too_long": too_long},
+        "score_first": state.first_score,
+        "score_last": final["score/mean"],
+        "kl": final["kl/k1"],
+        "kl_k3": final["kl/k3"],
+        "length_last": final["length/mean"],
+        "nonfinite_steps": state.nonfinite_steps,
+    }
+
+
+def measure(
+    models: Models, prompts: list[EncodedPrompt], config: PPOConfig, folder: RunFolder
+) -> dict[str, float]:
+    """The finished policy on one more rollout, which it does not learn from."""
+    chosen = prompts_of_step(prompts, config.steps, config)
+    completions = collect_rollout(models, chosen, config, config.steps, folder)
+    rollout = score_rollout(models, chosen, completions, config, folder)
+    targets = make_targets(rollout, models.statistics, config.kl_coefficient, config)
+    return rollout_metrics(rollout, targets, make_state(models, config))

@@ -1,0 +1,174 @@
+"""The arithmetic of PPO: pure functions on tensors, no device, no configuration.
+
+Notation: B completions of up to T tokens. `True` in a mask means "counts"; what padding positions
+hold never reaches a result. References: PPO (Schulman et al. 2017), GAE (Schulman et al. 2016),
+RLHF (Ziegler et al. 2019), http://joschu.net/blog/kl-approx.html for the KL estimators.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the positions that count, a scalar; 0 if there is none."""
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and variance 1 over all positions that count; 0 elsewhere.
+
+    The variance is the biased one, with a floor, so that a batch of one token stays finite.
+    """
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean) ** 2, mask)
+    return ((values - mean) / (variance + 1e-8).sqrt()).masked_fill(~mask, 0.0)
+
+
+class KL(NamedTuple):
+    """Estimates of KL(policy ‖ reference) per completion, each (B,), in nats.
+
+    With r = reference / policy on tokens sampled from the policy: k1 = -log r is unbiased and may
+    be negative on a sample, k2 = ½(log r)² is biased with low variance, k3 = (r - 1) - log r is
+    unbiased and never negative.
+    """
+
+    k1: Tensor
+    k2: Tensor
+    k3: Tensor
+
+
+def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> KL:
+    """(B, T), (B, T), (B, T) -> three (B,)."""
+    log_r = (ref_logprobs - logprobs).masked_fill(~mask, 0.0)  # (B, T)
+    return KL(
+        k1=-log_r.sum(1),
+        k2=(0.5 * log_r**2).sum(1),
+        k3=(log_r.exp() - 1 - log_r).sum(1),
+    )
+
+
+def normalise_scores(
+    scores: Tensor,
+    truncated: Tensor,
+    *,
+    mean: float,
+    std: float,
+    clip: float,
+    missing_eos_penalty: float,
+) -> Tensor:
+    """Raw reward-model scores to units of standard deviations of the starting policy's, (B,).
+
+    Clipped to ±clip; then completions that were cut off pay the penalty, so that running to the
+    length limit is never the cheaper way (rlhf-notes C5-C7).
+    """
+    normal = ((scores - mean) / max(std, 1e-6)).clamp(-clip, clip)
+    return normal - missing_eos_penalty * truncated.float()
+
+
+def shape_rewards(
+    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coefficient: float
+) -> Tensor:
+    """Per-token rewards, (B, T): -β·(log π - log π_ref) everywhere, plus the score (B,) at the last
+    real token, which is the end token or where the completion was cut off."""
+    rewards = -kl_coefficient * (logprobs - ref_logprobs)
+    rewards = rewards.masked_fill(~mask, 0.0)
+    last = mask.sum(1) - 1
+    rewards[torch.arange(len(rewards)), last] += scores
+    return rewards
+
+
+def estimate_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates and returns, each (B, T), 0 at padding.
+
+    Nothing is bootstrapped beyond the last real token, also where a completion was cut off.
+    """
+    values = values.masked_fill(~mask, 0.0)
+    advantages = torch.zeros_like(rewards)
+    carried = rewards.new_zeros(len(rewards))
+    next_value = rewards.new_zeros(len(rewards))
+    for t in reversed(range(rewards.shape[1])):
+        # δ_t = r_t + γ V_{t+1} - V_t;   A_t = δ_t + γ λ A_{t+1}
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        carried = (delta + gamma * lam * carried) * mask[:, t]
+        advantages[:, t] = carried
+        next_value = values[:, t]
+    return advantages, (advantages + values).masked_fill(~mask, 0.0)
+
+
+class PolicyLoss(NamedTuple):
+    loss: Tensor  # scalar, summed over tokens: the caller divides by the minibatch's tokens
+    ratio: Tensor  # (B, T), without gradient
+    clipped: Tensor  # tokens where the clipped objective was the smaller one
+    approx_kl: Tensor  # k3 of new against old, summed over tokens
+    clamped: Tensor  # tokens whose log-ratio was clamped
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    log_ratio_clamp: float,
+) -> PolicyLoss:
+    """The clipped surrogate objective, PPO equation 7, negated. All inputs (B, T)."""
+    log_ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0)
+    clamped = (log_ratio.detach().abs() > log_ratio_clamp).sum()
+    log_ratio = log_ratio.clamp(-log_ratio_clamp, log_ratio_clamp)
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    with torch.no_grad():
+        # KL(old ‖ new) on tokens of the old policy: r = new / old, k3 = (r - 1) - log r
+        approx_kl = (ratio - 1 - log_ratio).masked_fill(~mask, 0.0).sum()
+        n_clipped = ((clipped > unclipped) & mask).sum()
+    loss = torch.maximum(unclipped, clipped).masked_fill(~mask, 0.0).sum()
+    return PolicyLoss(loss, ratio.detach(), n_clipped, approx_kl, clamped)
+
+
+class ValueLoss(NamedTuple):
+    loss: Tensor  # scalar, summed over tokens
+    clipped: Tensor  # tokens where the clipped loss was the larger one
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float | None
+) -> ValueLoss:
+    """½·max((V - R)², (V_clipped - R)²), the value kept within clip_range of the old one."""
+    squared = (values - returns) ** 2
+    if clip_range is None:
+        return ValueLoss(0.5 * squared.masked_fill(~mask, 0.0).sum(), mask.new_zeros(()).long())
+    near = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    squared_near = (near - returns) ** 2
+    loss = 0.5 * torch.maximum(squared, squared_near).masked_fill(~mask, 0.0).sum()
+    return ValueLoss(loss, ((squared_near > squared) & mask).sum())
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns) over the tokens that count.
+
+    1 is a perfect critic, 0 one that says the mean. NaN if the returns do not vary.
+    """
+    returns, values = returns[mask], values[mask]
+    variance = returns.var(correction=0)
+    if variance < 1e-12:
+        return float("nan")
+    return float(1 - (returns - values).var(correction=0) / variance)
+
+
+def adapt_kl_coefficient(
+    coefficient: float, kl: float, *, target: float, completions: int, horizon: int
+) -> float:
+    """Proportional controller of Ziegler et al. 2019, § 2.2: the error is clipped to ±0.2.
+
+    Example: at 0.1, with a KL of twice the target, 100 completions and a horizon of 1000:
+    0.1 · (1 + 0.2 · 100 / 1000) = 0.102.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * completions / horizon)

@@ -1,0 +1,233 @@
+"""Every number here can be checked by hand."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import tensor
+from torch.testing import assert_close
+
+from rlhf.training.ppo_math import (
+    adapt_kl_coefficient,
+    estimate_advantages,
+    explained_variance,
+    kl_estimates,
+    masked_mean,
+    normalise_scores,
+    policy_loss,
+    shape_rewards,
+    value_loss,
+    whiten,
+)
+
+MASK = tensor([[True, True, True], [True, True, False]])
+
+
+def test_masked_mean_ignores_what_padding_holds():
+    values = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, math.nan]])
+
+    assert masked_mean(values, MASK) == 3.0
+
+
+def test_whiten_gives_mean_zero_and_variance_one():
+    values = tensor([[1.0, 3.0, 1.0], [3.0, 2.0, 100.0]])
+
+    # mean 2, biased variance 4/5
+    expected = tensor([[-1.0, 1.0, -1.0], [1.0, 0.0, 0.0]]) / math.sqrt(0.8)
+    assert_close(whiten(values, MASK), expected)
+
+
+def test_whiten_of_one_token_is_finite():
+    assert whiten(tensor([[7.0]]), tensor([[True]])).tolist() == [[0.0]]
+
+
+def test_kl_estimates_by_hand():
+    logprobs = tensor([[0.5, 0.25]]).log()
+    ref_logprobs = tensor([[0.25, 0.5]]).log()
+
+    kl = kl_estimates(logprobs, ref_logprobs, tensor([[True, True]]))
+
+    log2 = math.log(2)
+    assert_close(kl.k1, tensor([0.0]))
+    assert_close(kl.k2, tensor([log2**2]))
+    assert_close(kl.k3, tensor([(0.5 - 1 + log2) + (2 - 1 - log2)]))
+
+
+def test_kl_of_a_policy_with_itself_is_zero_for_each_estimator():
+    logprobs = -torch.rand(2, 3)
+
+    kl = kl_estimates(logprobs, logprobs, MASK)
+
+    assert [estimate.tolist() for estimate in kl] == [[0.0, 0.0]] * 3
+
+
+def test_kl_padding_does_not_count():
+    logprobs = tensor([[-1.0, -5.0]])
+    ref_logprobs = tensor([[-3.0, -1.0]])
+
+    assert kl_estimates(logprobs, ref_logprobs, tensor([[True, False]])).k1.tolist() == [2.0]
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=20))
+def test_k3_is_never_negative(log_ratios):
+    logprobs = tensor([log_ratios])
+
+    k3 = kl_estimates(logprobs, torch.zeros_like(logprobs), torch.ones_like(logprobs).bool()).k3
+
+    assert k3.item() >= -1e-5
+
+
+def test_normalise_scores_clips_then_charges_for_a_missing_end():
+    scores = normalise_scores(
+        tensor([3.0, 100.0, 3.0]),
+        tensor([False, False, True]),
+        mean=1.0,
+        std=2.0,
+        clip=5.0,
+        missing_eos_penalty=0.5,
+    )
+
+    assert scores.tolist() == [1.0, 5.0, 0.5]
+
+
+def test_score_sits_on_the_last_real_token():
+    logprobs = tensor([[-1.0, -1.0, -1.0], [-1.0, -1.0, -9.0]])
+    ref_logprobs = tensor([[-2.0, -1.0, -1.0], [-1.0, -2.0, -1.0]])
+
+    rewards = shape_rewards(tensor([10.0, 20.0]), logprobs, ref_logprobs, MASK, 0.5)
+
+    assert rewards.tolist() == [[-0.5, 0.0, 10.0], [0.0, 19.5, 0.0]]
+
+
+def test_advantages_by_hand():
+    rewards = tensor([[1.0, 2.0]])
+    values = tensor([[0.5, 1.0]])
+
+    advantages, returns = estimate_advantages(
+        rewards, values, tensor([[True, True]]), gamma=0.9, lam=0.5
+    )
+
+    # d1 = 2 - 1 = 1; d0 = 1 + 0.9 * 1 - 0.5 = 1.4; A1 = 1; A0 = 1.4 + 0.9 * 0.5 * 1 = 1.85
+    assert_close(advantages, tensor([[1.85, 1.0]]))
+    assert_close(returns, tensor([[2.35, 2.0]]))
+
+
+def naive_advantages(rewards, values, length, gamma, lam):
+    """The definition: A_t = sum over l of (gamma * lam)^l * delta_{t+l}."""
+    deltas = [
+        rewards[t] + (gamma * values[t + 1] if t + 1 < length else 0.0) - values[t]
+        for t in range(length)
+    ]
+    return [
+        sum((gamma * lam) ** k * deltas[t + k] for k in range(length - t)) for t in range(length)
+    ]
+
+
+@given(st.integers(1, 6), st.integers(0, 3), st.floats(0.5, 1), st.floats(0, 1), st.integers(0, 99))
+def test_advantages_agree_with_the_definition_whatever_the_padding(
+    length, padding, gamma, lam, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    rewards, values = torch.randn(2, 1, length + padding, generator=generator)
+    mask = (torch.arange(length + padding) < length).unsqueeze(0)
+    rewards = rewards.masked_fill(~mask, 0.0)
+
+    advantages, _ = estimate_advantages(rewards, values, mask, gamma, lam)
+
+    expected = naive_advantages(rewards[0].tolist(), values[0].tolist(), length, gamma, lam)
+    assert_close(advantages[0, :length], tensor(expected), atol=1e-4, rtol=1e-4)
+    assert advantages[0, length:].tolist() == [0.0] * padding
+
+
+def test_with_lambda_one_the_advantage_is_return_minus_value():
+    rewards, values = torch.randn(2, 2, 3)
+
+    advantages, returns = estimate_advantages(
+        rewards.masked_fill(~MASK, 0.0), values, MASK, gamma=1.0, lam=1.0
+    )
+
+    rewards_to_go = rewards.masked_fill(~MASK, 0.0).flip(1).cumsum(1).flip(1)
+    assert_close(returns, rewards_to_go.masked_fill(~MASK, 0.0))
+    assert_close(advantages, (rewards_to_go - values).masked_fill(~MASK, 0.0))
+
+
+def test_policy_loss_at_ratio_one_is_minus_the_advantages():
+    logprobs = -torch.rand(2, 3)
+    advantages = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 100.0]])
+
+    result = policy_loss(logprobs, logprobs, advantages, MASK, 0.2, 20.0)
+
+    assert result.loss == -15.0
+    assert result.ratio.tolist() == [[1.0] * 3] * 2
+    assert (result.clipped, result.approx_kl, result.clamped) == (0, 0, 0)
+
+
+def test_policy_loss_clips_only_what_would_gain():
+    old = torch.zeros(1, 4)
+    logprobs = tensor([[1.5, 0.5, 1.5, 0.5]]).log()
+    advantages = tensor([[1.0, 1.0, -1.0, -1.0]])
+
+    result = policy_loss(logprobs, old, advantages, torch.ones(1, 4).bool(), 0.2, 20.0)
+
+    # 1.5 with A=1 is held at 1.2; 0.5 with A=-1 at 0.8; the other two are not clipped
+    assert_close(result.loss, tensor(-1.2 - 0.5 + 1.5 + 0.8))
+    assert result.clipped == 2
+
+
+def test_a_clipped_token_has_no_gradient():
+    logprobs = tensor([[math.log(1.5), 0.0]], requires_grad=True)
+
+    policy_loss(
+        logprobs, torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2).bool(), 0.2, 20.0
+    ).loss.backward()
+
+    assert logprobs.grad.tolist() == [[0.0, -1.0]]
+
+
+def test_policy_loss_clamps_and_counts_huge_ratios():
+    logprobs = tensor([[1000.0, 0.0]])
+
+    result = policy_loss(
+        logprobs, torch.zeros(1, 2), -torch.ones(1, 2), torch.ones(1, 2).bool(), 0.2, 20.0
+    )
+
+    assert result.clamped == 1
+    assert torch.isfinite(result.loss)
+
+
+def test_value_loss_takes_the_larger_of_clipped_and_not():
+    values, old = tensor([[1.0, 3.0]]), tensor([[0.0, 0.0]])
+    returns = tensor([[2.0, 3.0]])
+
+    result = value_loss(values, old, returns, torch.ones(1, 2).bool(), 0.5)
+
+    # near the old value: 0.5 and 0.5; squared errors 1.5^2 > 1 and 2.5^2 > 0
+    assert_close(result.loss, tensor(0.5 * (2.25 + 6.25)))
+    assert result.clipped == 2
+
+
+def test_value_loss_without_clipping_is_half_the_squared_error():
+    result = value_loss(
+        tensor([[1.0, 9.0]]), torch.zeros(1, 2), tensor([[3.0, 0.0]]), tensor([[True, False]]), None
+    )
+
+    assert (result.loss, result.clipped) == (2.0, 0)
+
+
+def test_explained_variance_of_a_perfect_and_a_constant_critic():
+    returns = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 77.0]])
+
+    assert explained_variance(returns, returns, MASK) == 1.0
+    assert explained_variance(torch.full((2, 3), 3.0), returns, MASK) == 0.0
+    assert math.isnan(explained_variance(returns, torch.ones(2, 3), MASK))
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"), [(12.0, 0.102), (6.0, 0.1), (0.0, 0.098), (6.6, 0.101)]
+)
+def test_kl_controller_moves_against_the_error_by_at_most_a_fifth(kl, expected):
+    coefficient = adapt_kl_coefficient(0.1, kl, target=6.0, completions=100, horizon=1000)
+
+    assert coefficient == pytest.approx(expected)
