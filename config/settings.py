@@ -4,13 +4,16 @@ Every variable starts with PREFERENDUM_ except DATABASE_URL. docs/deploy.md list
 """
 
 import logging
+import os
 import secrets
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from zoneinfo import available_timezones
 
 from csp.constants import NONE, SELF, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
-from environs import Env
+from environs import Env, ValidationError, validate
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()
@@ -19,33 +22,77 @@ env.read_env(str(BASE_DIR / ".env"), recurse=False)
 
 def secret_key_from_file(path: Path) -> str:
     """The key kept beside the database, made on first use, so that a laptop needs no setting."""
-    try:
-        with path.open("x") as file:
-            path.chmod(0o600)
+    if not path.exists():
+        # Web, worker and trainer may start at the same moment. The key gets its name when it is
+        # written, and link() lets only the first of them win, so all read the same whole key.
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+        with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(50))
-    except FileExistsError:
-        pass
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(temporary)
     if not (key := path.read_text().strip()):
         raise ImproperlyConfigured(f"{path} is empty: delete it, or set PREFERENDUM_SECRET_KEY")
     return key
 
 
+def data_dir(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"PREFERENDUM_DATA_DIR={path} cannot be used: {error.strerror}"
+        ) from error
+    return path
+
+
+def check_origins(origins: list[str]) -> None:
+    for origin in origins:
+        if not origin.startswith(("https://", "http://")):
+            raise ValidationError(f"{origin!r} must start with https:// or http://")
+
+
+def check_time_zone(name: str) -> None:
+    if name not in available_timezones():
+        raise ValidationError(f"{name!r} is no time zone; write it like Europe/Berlin")
+
+
+def check_run_command(command: str) -> None:
+    try:
+        command.format(python="python", run_dir="run")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValidationError(f"braces other than {{python}} and {{run_dir}}: {error!r}") from error
+    if "{run_dir}" not in command:
+        raise ValidationError("it must contain {run_dir}")
+
+
 # --- where things are -------------------------------------------------------------------------
-DATA_DIR = Path(env.str("PREFERENDUM_DATA_DIR", str(BASE_DIR / "var"))).resolve()
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+DATA_DIR = data_dir(Path(env.str("PREFERENDUM_DATA_DIR", str(BASE_DIR / "var"))).resolve())
 EXPORTS_DIR = DATA_DIR / "exports"
 RUNS_DIR = DATA_DIR / "runs"
 MODELS_DIR = DATA_DIR / "models"
 
 # --- security ---------------------------------------------------------------------------------
 DEBUG = env.bool("PREFERENDUM_DEBUG", False)
-SECRET_KEY = env.str("PREFERENDUM_SECRET_KEY", "") or secret_key_from_file(DATA_DIR / "secret_key")
-ALLOWED_HOSTS = env.list("PREFERENDUM_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS: list[str] = env.list("PREFERENDUM_ORIGINS", [])
+SECRET_KEY = env.str(
+    "PREFERENDUM_SECRET_KEY", "", validate=validate.Length(min=50)
+) or secret_key_from_file(DATA_DIR / "secret_key")
+ALLOWED_HOSTS = env.list(
+    "PREFERENDUM_HOSTS", ["localhost", "127.0.0.1", "[::1]"], str.strip,
+    validate=validate.Length(min=1),
+)  # fmt: skip
+CSRF_TRUSTED_ORIGINS: list[str] = env.list(
+    "PREFERENDUM_ORIGINS", [], str.strip, validate=check_origins
+)
 # Plain http is for one's own machine: `make demo` switches this off, a server keeps it on.
 HTTPS = env.bool("PREFERENDUM_HTTPS", not DEBUG)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
-SECURE_HSTS_SECONDS = env.int("PREFERENDUM_HSTS_SECONDS", 31_536_000 if HTTPS else 0)
+SECURE_HSTS_SECONDS = env.int(
+    "PREFERENDUM_HSTS_SECONDS", 31_536_000 if HTTPS else 0, validate=validate.Range(min=0)
+)
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 if env.bool("PREFERENDUM_BEHIND_PROXY", False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -119,7 +166,12 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- database ---------------------------------------------------------------------------------
 DATABASES = {
-    "default": env.dj_db_url("DATABASE_URL", f"sqlite:///{DATA_DIR / 'db.sqlite3'}"),
+    "default": env.dj_db_url(
+        "DATABASE_URL",
+        f"sqlite:///{DATA_DIR / 'db.sqlite3'}",
+        conn_max_age=60,  # seconds
+        conn_health_checks=True,
+    ),
 }
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["OPTIONS"] = {
@@ -132,7 +184,7 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
 
 # --- language, time, files --------------------------------------------------------------------
 LANGUAGE_CODE = "en"
-TIME_ZONE = env.str("PREFERENDUM_TIME_ZONE", "UTC")
+TIME_ZONE = env.str("PREFERENDUM_TIME_ZONE", "UTC", validate=check_time_zone)
 USE_TZ = True
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
@@ -148,7 +200,9 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20
-IMPORT_MAX_BYTES = env.int("PREFERENDUM_IMPORT_MAX_MIB", 100) * 2**20
+IMPORT_MAX_BYTES = (
+    env.int("PREFERENDUM_IMPORT_MAX_MIB", 100, validate=validate.Range(min=1)) * 2**20
+)
 
 # --- background work --------------------------------------------------------------------------
 # django-q2 facts that bite: `retry` must exceed `timeout` or a long task starts twice, and
@@ -177,17 +231,26 @@ Q_CLUSTER = {
         },
     },
 }
-if redis_url := env.str("PREFERENDUM_REDIS_URL", ""):
+check_redis_url = validate.URL(schemes={"redis", "rediss", "unix"}, require_tld=False)
+if redis_url := env.str("PREFERENDUM_REDIS_URL", "", validate=check_redis_url):
     del Q_CLUSTER["orm"]
     Q_CLUSTER["redis"] = redis_url
 
 # --- runs -------------------------------------------------------------------------------------
 # {python} and {run_dir} are filled in; put `accelerate launch …`, a container or a batch system
 # here. The command must stay in the foreground until the run ends.
-RUN_COMMAND = env.str("PREFERENDUM_RUN_COMMAND", "{python} -m rlhf.training {run_dir}")
-RUN_MEMORY_LIMIT_MIB = env.int("PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0)  # 0: no limit
-RUN_TIME_LIMIT_HOURS = env.float("PREFERENDUM_RUN_TIME_LIMIT_HOURS", 14 * 24.0)
-RUN_NICENESS = env.int("PREFERENDUM_RUN_NICENESS", 5)
+RUN_COMMAND = env.str(
+    "PREFERENDUM_RUN_COMMAND", "{python} -m rlhf.training {run_dir}", validate=check_run_command
+)
+RUN_MEMORY_LIMIT_MIB = env.int(  # 0: no limit
+    "PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0, validate=validate.Range(min=0)
+)
+RUN_TIME_LIMIT_HOURS = env.float(
+    "PREFERENDUM_RUN_TIME_LIMIT_HOURS",
+    14 * 24.0,
+    validate=validate.Range(min=0, min_inclusive=False),
+)
+RUN_NICENESS = env.int("PREFERENDUM_RUN_NICENESS", 5, validate=validate.Range(min=0, max=19))
 
 LOGGING = {
     "version": 1,
