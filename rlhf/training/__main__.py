@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.training.artifacts import (
-    BAD_DATA,
     DISK_FULL,
     OUT_OF_MEMORY,
     RunError,
