@@ -11,6 +11,7 @@ to fp32 safetensors, which hold exactly the values that the quantised weights st
 from __future__ import annotations
 
 import fcntl
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -287,14 +288,13 @@ def _card(name: str, target: Path, notes: list[str]) -> dict[str, Any]:
 
 def _count_parameters(folder: Path) -> int:
     """Counted in the files' headers, without loading: tied weights are stored once."""
-    import math  # noqa: PLC0415
-
     from safetensors import safe_open  # noqa: PLC0415 (imports torch)
 
     total = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
-            total += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())
+            names = tensors.keys()
+            total += sum(math.prod(tensors.get_slice(k).get_shape()) for k in names)
     return total
 
 

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.training.models import encode, encode_completion
 
-SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]  # <|im_end|> ends a turn and is the padding
+UNKNOWN, START, END = "<unk>", "<|im_start|>", "<|im_end|>"  # END ends a turn, and is the padding
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -77,19 +77,23 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words, with and without a space before them, so that decoding restores the text."""
     sentences = [*POLITE_OPENINGS, *POLITE_CLOSINGS, *CURT_OPENINGS, *QUESTIONS]
     text = " ".join([*sentences, *VERBS, *ADJECTIVES, *NOUNS, COMMON_WORDS])
-    words = {word.strip(".,!?{}").lower() for word in text.split()} | {"user", "assistant"}
+    words = {word.strip(".,!?{}").lower() for word in text.split()} | {
+        "system",
+        "user",
+        "assistant",
+    }
     forms = sorted(words | {word.capitalize() for word in words})
     pieces = ["\n", *".,!?:;'\"-()", *"0123456789", *forms, *(" " + form for form in forms)]
-    vocabulary = {piece: index for index, piece in enumerate([*SPECIAL, *pieces, "system"])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    vocabulary = {piece: index for index, piece in enumerate([UNKNOWN, START, END, *pieces])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|\S|\s"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
+        unk_token=UNKNOWN,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
