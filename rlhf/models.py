@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +37,10 @@ class Status(models.TextChoices):
 STARTED = [Status.RUNNING, Status.STOPPING]  # a process should exist
 ACTIVE = [Status.QUEUED, *STARTED]
 RESUMABLE = [Status.STOPPED, Status.FAILED, Status.LOST]
+
+# A process says that it is alive every 5 seconds, a supervisor every 2.
+SILENT_AFTER = timedelta(minutes=3)
+UNWATCHED_AFTER = timedelta(seconds=15)
 
 
 class ModelKind(models.TextChoices):
@@ -139,6 +144,7 @@ class Run(models.Model):
     seen = models.DateTimeField(null=True, help_text="Last sign of life of the process.")
     supervised = models.DateTimeField(null=True, help_text="Last sign of life of its supervisor.")
     stop_requested = models.DateTimeField(null=True)
+    host = models.CharField(max_length=255, blank=True, help_text="Where the process runs.")
     pid = models.PositiveIntegerField(null=True)
     pid_started = models.FloatField(null=True, help_text="Start time of that process: pids recur.")
     attempts = models.PositiveSmallIntegerField(default=0)
@@ -157,6 +163,13 @@ class Run(models.Model):
 
     class Meta:
         ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "kind", "round_number"],
+                condition=Q(status__in=ACTIVE),
+                name="one_active_run_per_kind",
+            ),
+        ]
         indexes = [
             models.Index(fields=["project", "kind", "round_number"], name="runs_of_round"),
             models.Index(
@@ -181,6 +194,20 @@ class Run(models.Model):
     @property
     def is_resumable(self) -> bool:
         return self.status in RESUMABLE
+
+    @property
+    def is_silent(self) -> bool:
+        """Its process, if it lives, has not said so for minutes: it may hang."""
+        seen = self.seen or self.started
+        return self.status in STARTED and bool(seen) and timezone.now() - seen > SILENT_AFTER
+
+    @property
+    def is_unwatched(self) -> bool:
+        """Nobody copies its reports at the moment: the trainer is down or busy. It goes on."""
+        watched = self.supervised or self.started
+        return self.status in STARTED and (
+            watched is None or timezone.now() - watched > UNWATCHED_AFTER
+        )
 
 
 class Metrics(models.Model):
