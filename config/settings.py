@@ -236,6 +236,9 @@ if redis_url := env.str("PREFERENDUM_REDIS_URL", "", validate=check_redis_url):
     del Q_CLUSTER["orm"]
     Q_CLUSTER["redis"] = redis_url
 
+# --- the demo on one's own machine -------------------------------------------------------------
+DEMO_PORT = env.int("PREFERENDUM_PORT", 8000, validate=validate.Range(min=1, max=65535))
+
 # --- runs -------------------------------------------------------------------------------------
 # {python} and {run_dir} are filled in; put `accelerate launch …`, a container or a batch system
 # here. The command must stay in the foreground until the run ends.
