@@ -195,22 +195,31 @@ def lora_config(model: PreTrainedModel, rank: int) -> LoraConfig:
 def use_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
     """Run the block with one named adapter active, or with none: the reference policy.
 
-    peft makes an adapter trainable when it is activated; which ones train is decided by the
-    optimiser here, so the flags are put back as they were.
+    peft changes what is trainable whenever it switches adapters. What learns is decided once, by
+    whoever made the optimiser, so the flags are put back after each switch.
     """
-    if name is None:
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+
+    def put_back() -> None:
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
+
+    if name is not None:
+        model.base_model.set_adapter(name)
+        put_back()
+        yield
+    else:
         with model.disable_adapter():
             yield
-        return
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.base_model.set_adapter(name)
-    for parameter, requires_grad in flags:
-        parameter.requires_grad_(requires_grad)
-    yield
+        put_back()
 
 
 def adapter_parameters(model: PeftModel, name: str) -> list[nn.Parameter]:
-    return [p for path, p in model.named_parameters() if f".{name}." in path]
+    return [
+        parameter
+        for path, parameter in model.named_parameters()
+        if ".lora_" in path and f".{name}." in path
+    ]
 
 
 def adapter_state(model: PeftModel, name: str) -> dict[str, Tensor]:

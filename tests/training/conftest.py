@@ -1,0 +1,71 @@
+"""One tiny model for all training tests, and a reward model on it that likes long answers."""
+
+import json
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from rlhf.training.artifacts import RunFolder
+from rlhf.training.models import (
+    RewardStatistics,
+    ScalarHead,
+    load_policy,
+    lora_config,
+    save_adapter,
+    save_reward_head,
+)
+from rlhf.training.tiny import build_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Several torch processes with a thread per core each wait for one another, actively.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    build_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_reference(tiny_folder):
+    return {"base": str(tiny_folder), "adapters": []}
+
+
+@pytest.fixture(scope="session")
+def reward_folder(tiny_reference, tmp_path_factory):
+    """A reward adapter with random weights: a fixed taste, though nobody's."""
+    folder = tmp_path_factory.mktemp("reward")
+    torch.manual_seed(1)
+    base, _ = load_policy(tiny_reference)
+    model = get_peft_model(base, lora_config(base, 4), adapter_name="reward")
+    for path, parameter in model.named_parameters():
+        if ".lora_B." in path:
+            torch.nn.init.normal_(parameter, std=0.02)
+    save_adapter(model, "reward", folder)
+    head = ScalarHead(base.config.hidden_size)
+    save_reward_head(head, RewardStatistics(mean=0.1, std=0.5), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path)
+
+
+@pytest.fixture
+def prompts_file(folder):
+    """Five prompts, as the web process would have written them into the run's folder."""
+    questions = ["How do I open the door?", "What is a red cup?", "Why?", "Tell me about my lamp.",
+                 "Should I clean the old window today?"]  # fmt: skip
+    lines = [
+        json.dumps({"id": number, "messages": [{"role": "user", "content": question}]})
+        for number, question in enumerate(questions, 1)
+    ]
+    path = folder.path / "prompts.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path

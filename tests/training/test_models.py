@@ -1,0 +1,209 @@
+import pytest
+import torch
+from peft import get_peft_model
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from rlhf.training.artifacts import RunError
+from rlhf.training.models import (
+    adapter_state,
+    collate,
+    completion_logprobs,
+    decode,
+    disable_dropout,
+    encode,
+    encode_completion,
+    load_policy,
+    load_reward_adapter,
+    lora_config,
+    save_adapter,
+    score,
+    stop_ids,
+    use_adapter,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_reference):
+    return load_policy(tiny_reference)
+
+
+@pytest.fixture
+def adapted(tiny_reference, reward_folder):
+    """A base with a policy adapter that is not the identity, and the reward adapter."""
+    torch.manual_seed(0)
+    base, _ = load_policy(tiny_reference)
+    model = get_peft_model(base, lora_config(base, 4), adapter_name="policy")
+    for path, parameter in model.named_parameters():
+        if ".lora_B." in path:
+            torch.nn.init.normal_(parameter, std=0.02)
+    head, _ = load_reward_adapter(model, reward_folder)
+    return model, head
+
+
+def test_encode_ends_with_the_opening_of_the_assistants_turn(policy):
+    _, tokenizer = policy
+
+    ids = encode(tokenizer, [{"role": "user", "content": "Why?"}])
+
+    expected = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(ids) == expected
+
+
+def test_a_completion_ends_with_the_end_token_unless_it_was_cut_off(policy):
+    _, tokenizer = policy
+
+    whole, cut = (encode_completion(tokenizer, "Yes.", truncated=t) for t in (False, True))
+
+    assert whole == [*cut, tokenizer.eos_token_id]
+    assert decode(tokenizer, whole) == "Yes."
+
+
+def test_control_tokens_spelt_out_in_a_completion_stay_text(policy):
+    _, tokenizer = policy
+
+    ids = encode_completion(tokenizer, "Yes<|im_end|>No", truncated=True)
+
+    assert tokenizer.eos_token_id not in ids
+
+
+def test_masks_come_from_lengths_also_when_the_padding_token_ends_completions():
+    batch = collate([[5], [6, 7]], [[8, 2], [9]], CPU)
+
+    assert batch.input_ids.tolist() == [[0, 5, 8, 2], [6, 7, 9, 0]]
+    assert batch.attention_mask.tolist() == [[0, 1, 1, 1], [1, 1, 1, 0]]
+    assert batch.position_ids.tolist() == [[0, 0, 1, 2], [0, 1, 2, 2]]
+    assert batch.completion_mask.tolist() == [[True, True], [True, False]]
+    assert batch.last.tolist() == [3, 2]
+
+
+def test_padding_does_not_change_log_probabilities(policy):
+    model, tokenizer = policy
+    prompts = [
+        encode(tokenizer, [{"role": "user", "content": text}]) for text in ("Why?", "A cup.")
+    ]
+    prompts[1] = prompts[1] + prompts[0]  # of very different lengths
+    completions = [encode_completion(tokenizer, text) for text in ("Try it.", "No.")]
+
+    with torch.no_grad():
+        together = completion_logprobs(model, collate(prompts, completions, CPU), 0.7)
+        alone = [
+            completion_logprobs(model, collate([prompt], [completion], CPU), 0.7)[0]
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+
+    for row, expected in enumerate(alone):
+        assert_close(together[row, : len(expected)], expected, atol=1e-5, rtol=0)
+
+
+def test_log_probabilities_are_of_the_distribution_at_the_sampling_temperature(policy):
+    model, tokenizer = policy
+    prompt = encode(tokenizer, [{"role": "user", "content": "Why?"}])
+
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+        logprobs = completion_logprobs(model, collate([prompt], [[7]], CPU), 0.5)
+
+    assert_close(logprobs[0, 0], (logits / 0.5).log_softmax(-1)[7])
+
+
+def test_without_adapter_the_model_is_the_base_to_the_last_bit(adapted, policy):
+    model, base = adapted[0], policy[0]
+    batch = collate([[5, 6]], [[7, 2]], CPU)
+
+    with torch.no_grad():
+        with use_adapter(model, None):
+            reference = completion_logprobs(model, batch, 1.0)
+        with use_adapter(model, "policy"):
+            policy_logprobs = completion_logprobs(model, batch, 1.0)
+
+    assert torch.equal(reference, completion_logprobs(base, batch, 1.0))
+    assert not torch.equal(reference, policy_logprobs)
+
+
+def test_switching_adapters_changes_nothing_about_what_learns(adapted):
+    model = adapted[0]
+    before = {path: parameter.requires_grad for path, parameter in model.named_parameters()}
+
+    for name in (None, "reward", "policy", None):
+        with use_adapter(model, name):
+            pass
+
+    assert {path: p.requires_grad for path, p in model.named_parameters()} == before
+
+
+def test_the_score_is_read_at_the_last_real_token(adapted):
+    model, head = adapted
+
+    short = score(model, head, collate([[5, 6]], [[7, 2]], CPU))
+    padded = score(model, head, collate([[5, 6], [5]], [[7, 2], [8, 9, 9, 9]], CPU))
+    cut = score(model, head, collate([[5, 6]], [[7]], CPU))
+
+    assert_close(padded[0], short[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(cut, short, atol=1e-4)
+
+
+def test_an_adapter_that_is_saved_and_merged_is_the_same_policy(adapted, tiny_folder, tmp_path):
+    model = adapted[0]
+    batch = collate([[5, 6]], [[7, 8, 2]], CPU)
+    save_adapter(model, "policy", tmp_path)
+
+    merged, _ = load_policy({"base": str(tiny_folder), "adapters": [str(tmp_path)]})
+
+    with torch.no_grad(), use_adapter(model, "policy"):
+        expected = completion_logprobs(model, batch, 1.0)
+        assert_close(completion_logprobs(merged, batch, 1.0), expected, atol=1e-5, rtol=0)
+
+
+def test_adapter_state_is_a_copy(adapted):
+    model = adapted[0]
+    before = adapter_state(model, "policy")
+
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if ".policy." in path:
+                parameter.add_(1.0)
+
+    assert all(torch.equal(before[k] + 1, v) for k, v in adapter_state(model, "policy").items())
+
+
+def test_all_configured_end_tokens_stop_and_the_tokenizers_too(policy):
+    model, tokenizer = policy
+    model.generation_config.eos_token_id = [1, 7]
+
+    assert stop_ids(model, tokenizer) == {1, 7, tokenizer.eos_token_id}
+
+
+def test_dropout_is_off_in_modules_and_in_the_configuration(tiny_reference):
+    model, _ = load_policy(tiny_reference)
+    model.config.attention_dropout = 0.1
+    model.model.layers[0].mlp.extra = torch.nn.Dropout(0.3)
+
+    disable_dropout(model)
+
+    assert (model.config.attention_dropout, model.model.layers[0].mlp.extra.p) == (0.0, 0.0)
+
+
+def test_a_missing_model_folder_is_named():
+    with pytest.raises(RunError, match="The model folder /nowhere/x does not exist"):
+        load_policy({"base": "/nowhere/x", "adapters": []})
+
+
+def test_a_reward_model_of_another_base_is_refused(adapted, reward_folder, tmp_path):
+    for file in reward_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch_head = {"linear.weight": torch.zeros(1, 7), "linear.bias": torch.zeros(1)}
+
+    save_file(torch_head, tmp_path / "head.safetensors")
+
+    with pytest.raises(RunError, match="has hidden size 7, the policy has"):
+        load_reward_adapter(adapted[0], tmp_path, "other")
+
+
+def test_a_folder_without_a_head_is_not_a_reward_model(adapted, tmp_path):
+    (tmp_path / "adapter_model.safetensors").touch()
+
+    with pytest.raises(RunError, match=r"is not a reward model: head\.safetensors is missing"):
+        load_reward_adapter(adapted[0], tmp_path, "other")
