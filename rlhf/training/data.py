@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlhf.training.artifacts import RunError
 
@@ -16,16 +17,96 @@ class PromptLine(NamedTuple):
     messages: list[dict[str, str]]
 
 
+class Pair(NamedTuple):
+    """One line of data.jsonl: two completions of a prompt and what people said of them."""
+
+    prompt: list[dict[str, str]]
+    chosen: str
+    rejected: str
+    p_chosen: float  # share of the judgments that prefer `chosen`; a tie is half a judgment
+    split: str  # "train" or "test"
+    chosen_truncated: bool  # cut off at the length limit: it does not end with the end token
+    rejected_truncated: bool
+
+
 def read_prompts(path: Path) -> list[PromptLine]:
-    """All prompts of the file. Raises RunError with the line number of the first bad line."""
+    """All prompts of the file. Raises RunError with the number of the first bad line."""
     prompts = []
-    with path.open(encoding="utf-8") as file:
+    for place, row in _rows(path):
+        if not isinstance(row.get("id"), int):
+            raise RunError(f"{place}: id must be a number, not {row.get('id')!r}")
+        messages = _messages(place, "messages", row.get("messages"))
+        if messages[-1]["role"] != "user":
+            raise RunError(f"{place}: messages must end with what the user says")
+        prompts.append(PromptLine(row["id"], messages))
+    return prompts
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """All pairs of an export's data.jsonl. Raises RunError with the number of the first bad line.
+
+    Of the columns that TRL does not know, only those in Pair are read. Without p_chosen, the
+    chosen completion is always preferred; without split, all pairs are for training.
+    """
+    return [_pair(place, row) for place, row in _rows(path)]
+
+
+def _pair(place: str, row: dict[str, Any]) -> Pair:
+    p_chosen = row.get("p_chosen", 1.0)
+    if not isinstance(p_chosen, int | float) or not 0 <= p_chosen <= 1:
+        raise RunError(f"{place}: p_chosen must be between 0 and 1, not {p_chosen!r}")
+    split = row.get("split", "train")
+    if split not in ("train", "test"):
+        raise RunError(f"{place}: split must be 'train' or 'test', not {split!r}")
+    return Pair(
+        _messages(place, "prompt", row.get("prompt")),
+        _completion(place, "chosen", row.get("chosen")),
+        _completion(place, "rejected", row.get("rejected")),
+        float(p_chosen),
+        split,
+        bool(row.get("chosen_truncated", False)),
+        bool(row.get("rejected_truncated", False)),
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line as an object, with its place for messages: "data.jsonl, line 3"."""
+    if not path.is_file():
+        raise RunError(f"there is no file {path}")
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            place = f"{path.name}, line {number}"
             try:
                 row = json.loads(line)
-                prompts.append(PromptLine(row["id"], row["messages"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(
-                    f"{path.name}, line {number}: expected an object with id and messages ({error})"
-                ) from error
-    return prompts
+            except ValueError as error:  # also text that is not UTF-8
+                raise RunError(f"{place}: not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise RunError(f"{place}: expected a JSON object, not {type(row).__name__}")
+            yield place, row
+
+
+def _messages(place: str, column: str, value: Any) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not value or not all(map(_is_message, value)):
+        raise RunError(
+            f'{place}: {column} must be a list of messages {{"role": …, "content": …}} '
+            "whose values are text"
+        )
+    return value
+
+
+def _completion(place: str, column: str, value: Any) -> str:
+    """The text of a completion given as TRL's list of one assistant message."""
+    if (
+        not isinstance(value, list)
+        or len(value) != 1
+        or not _is_message(value[0])
+        or value[0]["role"] != "assistant"
+    ):
+        raise RunError(f"{place}: {column} must be a list of one message of the assistant")
+    return value[0]["content"]
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) for name in ("role", "content")
+    )

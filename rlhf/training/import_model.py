@@ -84,14 +84,14 @@ def _import(config: ImportModelConfig, folder: RunFolder, target: Path) -> dict[
     if config.source == "tiny":
         from rlhf.training.tiny import build_tiny_model  # noqa: PLC0415 (imports torch)
 
-        folder.phase("train the tiny model")
+        folder.phase("training the tiny model")
         build_tiny_model(target)
         return _card("Tiny", target, ["a toy that we trained ourselves on made-up small talk"])
     if config.source == "embedded":
         file = embedded_model()
         return _card(file.name.split(".")[0], target, _convert(file, target, folder))
     if config.source == "hub":
-        folder.phase("download")
+        folder.phase("downloading")
         with _downloaded(config.location, target) as source:
             return _card(config.location, target, _import_folder(source, target, folder))
     source = Path(config.location)
@@ -126,11 +126,11 @@ def _import_folder(source: Path, target: Path, folder: RunFolder) -> list[str]:
     if not (source / "config.json").exists():
         raise RunError(f"{source} has no config.json: it is not a model folder of transformers")
     _refuse_unfit(source)
-    folder.phase("copy")
+    folder.phase("copying")
     for pattern in COPIED:
         for file in sorted(source.glob(pattern)):
             shutil.copyfile(file, target / file.name)
-    folder.phase("check")
+    folder.phase("checking")
     return _check(target, source)
 
 
@@ -213,7 +213,7 @@ def _convert(file: Path, target: Path, folder: RunFolder) -> list[str]:
     import torch  # noqa: PLC0415 (takes seconds; not needed when cached)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    folder.phase("dequantise")
+    folder.phase("dequantising")
     place = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
         quantised = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32).eval()
@@ -224,7 +224,7 @@ def _convert(file: Path, target: Path, folder: RunFolder) -> list[str]:
     if folder.should_stop():
         raise Stopped
 
-    folder.phase("save")
+    folder.phase("saving")
     # The loaded model counts as quantised and refuses to be saved: its weights move to a fresh one.
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantised.state_dict())
@@ -234,7 +234,7 @@ def _convert(file: Path, target: Path, folder: RunFolder) -> list[str]:
     model.save_pretrained(target)
     notes = _complete_tokenizer(tokenizer, target, file)
 
-    folder.phase("check")
+    folder.phase("checking")
     saved = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
     ids = torch.arange(100, 164).clamp(max=config.vocab_size - 1)[None]  # (1, 64)
     with torch.inference_mode():
