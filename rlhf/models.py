@@ -188,6 +188,11 @@ class Run(models.Model):
         return Path(settings.RUNS_DIR) / str(self.pk)
 
     @property
+    def origin(self) -> str:
+        """What the comparisons that it makes say of where they come from."""
+        return f"run-{self.pk}"
+
+    @property
     def is_active(self) -> bool:
         return self.status in ACTIVE
 
@@ -199,7 +204,9 @@ class Run(models.Model):
     def is_silent(self) -> bool:
         """Its process, if it lives, has not said so for minutes: it may hang."""
         seen = self.seen or self.started
-        return self.status in STARTED and bool(seen) and timezone.now() - seen > SILENT_AFTER
+        if self.status not in STARTED or seen is None:
+            return False
+        return timezone.now() - seen > SILENT_AFTER
 
     @property
     def is_unwatched(self) -> bool:

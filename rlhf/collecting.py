@@ -1,0 +1,75 @@
+"""What a succeeded run leaves behind, taken over into the database.
+
+`COLLECT[kind](run)` runs once, in the transaction that marks the run as succeeded, and gives back
+what it adds to the run's result. An error undoes all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from annotator.models import Project
+from rlhf.evaluation import store_pairs
+from rlhf.generation import store_completions
+from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
+
+
+def collect_import_model(run: Run) -> dict[str, Any]:
+    """A policy; the first of a project begins round 1."""
+    version = ModelVersion.objects.create(
+        project=run.project,
+        name=unused_name(run.project, run.result["name"]),
+        kind=ModelKind.POLICY,
+        run=run,
+        path=existing_folder(Path(run.result["artifact"])),
+        details=run.result,
+    )
+    if not run.project.rounds.exists():
+        Round.objects.create(project=run.project, number=1, policy=version)
+    return {"model_version": version.pk}
+
+
+def collect_reward_model(run: Run) -> dict[str, Any]:
+    return add_version(run, ModelKind.REWARD, "reward")
+
+
+def collect_ppo(run: Run) -> dict[str, Any]:
+    return add_version(run, ModelKind.POLICY, "policy")
+
+
+def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
+    """An adapter on the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
+    version = ModelVersion.objects.create(
+        project=run.project,
+        name=unused_name(run.project, f"{stem}-r{run.round_number}-v{run.pk}"),
+        kind=kind,
+        parent=run.policy,
+        run=run,
+        path=existing_folder(run.folder / "artifact"),
+        details=run.result,
+    )
+    return {"model_version": version.pk}
+
+
+def unused_name(project: Project, name: str) -> str:
+    """The name itself, or with -2, -3, … where the project has it already."""
+    taken = set(project.model_versions.filter(name__startswith=name).values_list("name", flat=True))
+    candidates = [name, *(f"{name}-{n}" for n in range(2, len(taken) + 2))]
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def existing_folder(path: Path) -> str:
+    if not path.is_dir():
+        raise FileNotFoundError(f"the run's {path} is missing")
+    return str(path)
+
+
+COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
+    RunKind.IMPORT_MODEL: collect_import_model,
+    RunKind.GENERATE: store_completions,
+    RunKind.REWARD_MODEL: collect_reward_model,
+    RunKind.PPO: collect_ppo,
+    RunKind.EVALUATE: store_pairs,
+}

@@ -1,0 +1,190 @@
+"""What a run needs before it can start: refuse what cannot work, fill its folder.
+
+All that a run reads is copied into its folder, so that it can be repeated from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from annotator.models import Export, Project, Prompt, Split
+from rlhf.generation import prompts_lacking_completions, write_prompts
+from rlhf.models import ModelKind, ModelVersion, RunKind
+from rlhf.training.config import CONFIGS, Config
+
+
+class RunRefused(Exception):
+    """A run cannot be started or resumed. The message is a sentence for the admin."""
+
+
+NEEDED: dict[str, list[str]] = {
+    RunKind.IMPORT_MODEL: [],
+    RunKind.GENERATE: ["policy"],
+    RunKind.REWARD_MODEL: ["policy", "export"],
+    RunKind.PPO: ["policy", "reward_model"],
+    RunKind.EVALUATE: ["policy", "rival"],
+}
+MISSING_SENTENCES = {
+    "policy": "There is no policy to start from: import a model first.",
+    "rival": "There is no second policy to compare with.",
+    "reward_model": "There is no reward model: train one first.",
+    "export": "There is no export to learn from: create one first.",
+}
+VERSION_KINDS = {
+    "policy": ModelKind.POLICY,
+    "rival": ModelKind.POLICY,
+    "reward_model": ModelKind.REWARD,
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run is asked to do, before it is one."""
+
+    project: Project
+    kind: str
+    round_number: int
+    settings: dict[str, Any]  # of its config, without models and paths
+    policy: ModelVersion | None = None
+    rival: ModelVersion | None = None
+    reward_model: ModelVersion | None = None
+    export: Export | None = None
+    max_prompts: int | None = None  # a sample of so many; None: all
+
+    @property
+    def versions(self) -> dict[str, ModelVersion]:
+        named = {name: getattr(self, name) for name in VERSION_KINDS}
+        return {name: version for name, version in named.items() if version is not None}
+
+
+# --- refusing ---------------------------------------------------------------------------------
+def config_of(order: Order) -> Config:
+    """The run's whole configuration. Raises RunRefused if it cannot work."""
+    if order.kind not in CONFIGS:
+        raise RunRefused(f"There is no kind of run {order.kind!r}.")
+    for name in NEEDED[order.kind]:
+        if getattr(order, name) is None:
+            raise RunRefused(MISSING_SENTENCES[name])
+    _check_versions(order)
+    if order.export is not None:
+        _check_export(order.project, order.export)
+    if order.kind == RunKind.PPO:
+        _check_same_base(order)
+    if order.kind == RunKind.EVALUATE and order.policy == order.rival:
+        raise RunRefused(f"{order.policy} cannot be compared with itself: choose another policy.")
+    try:
+        return CONFIGS[order.kind].from_dict({**order.settings, **_references(order)})
+    except (TypeError, ValueError) as error:
+        raise RunRefused(f"These settings do not work: {error}") from error
+
+
+def _check_versions(order: Order) -> None:
+    for name, version in order.versions.items():
+        if version.project_id != order.project.pk or version.kind != VERSION_KINDS[name]:
+            raise RunRefused(
+                f"{version} is no {VERSION_KINDS[name].label.lower()} of this project."
+            )
+        reference = version.reference()
+        for folder in [reference["base"], *reference["adapters"], version.path]:
+            if not Path(folder).is_dir():
+                raise RunRefused(
+                    f"The files of {version} are missing: there is no folder {folder}."
+                )
+
+
+def _check_export(project: Project, export: Export) -> None:
+    if export.project_id != project.pk:
+        raise RunRefused(f"Export {export.pk} is not of this project.")
+    if not export.n_rows:
+        raise RunRefused(
+            f"Export {export.pk} has no pairs to learn from: nobody has ranked a comparison in it."
+        )
+    if not (export.folder / "data.jsonl").is_file():
+        raise RunRefused(f"The files of export {export.pk} are missing from {export.folder}.")
+
+
+def _check_same_base(order: Order) -> None:
+    """A reward model is an adapter: it means something only on the weights it was trained on."""
+    assert order.policy is not None
+    assert order.reward_model is not None
+    if order.reward_model.reference() != order.policy.reference():
+        raise RunRefused(
+            f"{order.reward_model} was trained on {order.reward_model.parent} and cannot score "
+            f"answers of {order.policy}: train a reward model on {order.policy} first."
+        )
+
+
+def _references(order: Order) -> dict[str, Any]:
+    """The settings that say where models are."""
+    references: dict[str, Any] = {}
+    if order.kind == RunKind.IMPORT_MODEL:
+        references["output"] = _import_output(order.settings)
+    if order.policy is not None:
+        references["model"] = order.policy.reference()
+    if order.rival is not None:
+        references["rival"] = order.rival.reference()
+    if order.reward_model is not None:
+        references["reward_model"] = order.reward_model.path
+    return references
+
+
+def _import_output(values: dict[str, Any]) -> str:
+    """Models that are the same for everybody are kept once; a local folder is copied per run."""
+    source, location = values.get("source", ""), values.get("location", "")
+    if source == "folder":
+        if not Path(location).exists():
+            raise RunRefused(f"There is no model folder {location}.")
+        return "artifact"
+    return str(Path(settings.MODELS_DIR) / (location.replace("/", "--") or source))
+
+
+# --- filling the folder -----------------------------------------------------------------------
+def write_inputs(order: Order, config: Config, folder: Path) -> None:
+    """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
+    if order.export is not None:
+        _copy_export(order.export, folder / "data")
+    if order.kind == RunKind.IMPORT_MODEL:
+        return
+    values = config.to_dict()
+    prompts = Prompt.objects.filter(project=order.project)
+    limit = order.max_prompts
+    if order.kind == RunKind.GENERATE:
+        wanted = values["completions_per_prompt"]
+        prompts = prompts_lacking_completions(order.project, order.round_number, wanted)
+    elif order.kind == RunKind.EVALUATE:
+        prompts = prompts.filter(split=Split.TEST)
+    else:
+        prompts = prompts.filter(split=Split.TRAIN)
+    if order.kind == RunKind.REWARD_MODEL:
+        limit = values["policy_samples"]
+    if not write_prompts(folder / "prompts.jsonl", prompts, limit):
+        raise RunRefused(_no_prompts(order))
+
+
+def _copy_export(export: Export, target: Path) -> None:
+    target.mkdir()
+    for source in sorted(path for path in export.folder.iterdir() if path.is_file()):
+        try:
+            os.link(source, target / source.name)  # frozen, so a second name is as good as a copy
+        except OSError:  # another file system
+            shutil.copyfile(source, target / source.name)
+
+
+def _no_prompts(order: Order) -> str:
+    if not Prompt.objects.filter(project=order.project).exists():
+        return "This project has no prompts yet: import some first."
+    percent = order.project.held_out_percent
+    if order.kind == RunKind.EVALUATE:
+        return f"No prompt is held out for evaluation ({percent} % of new ones are): import more."
+    if order.kind == RunKind.GENERATE:
+        return (
+            f"Every prompt has its answers of round {order.round_number} already: import more "
+            "prompts, or start the next round."
+        )
+    return f"All prompts are held out for evaluation ({percent} % of new ones are): import more."

@@ -1,0 +1,214 @@
+"""The operating-system process of a run: start it, find it again, signal it, explain its end.
+
+A process outlives its supervisor on purpose. It is known by pid and start time, because pids
+recur, and leads a session of its own, so that signals to the trainer do not reach it and signals
+to the run reach all that the run started.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import psutil
+from django.conf import settings
+
+from rlhf.training.artifacts import BAD_DATA, DISK_FULL, DIVERGED, OUT_OF_MEMORY
+
+# The shell waits for a line, then becomes the program. No program runs whose pid is not in the
+# database yet: if the supervisor dies before it has written it, the pipe closes and the shell ends.
+GATE = 'read -r go && exec "$@" </dev/null'
+
+# A run gets these variables and no others: no database address, no secret key.
+PASSED_ON = [
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS", "HF_HOME",
+]  # fmt: skip
+PASSED_ON_ONLINE = [
+    "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
+    "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE",
+]  # fmt: skip
+OFFLINE = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
+
+START_TIME_TOLERANCE = 2.0  # seconds; it is counted from boot, whose clock time may be corrected
+LOG_TAIL_BYTES = 64 * 1024
+
+
+class RunProcess:
+    def __init__(
+        self, pid: int, started: float, child: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.pid = pid
+        self.started = started
+        self._child = child  # None if somebody else started it: then its exit code stays unknown
+        self._sent: set[signal.Signals] = set()
+
+    @classmethod
+    def start(cls, command: list[str], folder: Path, environment: dict[str, str]) -> Self:
+        """The process, waiting for `go()`. Raises OSError, for example if the disk is full."""
+        with (folder / "log.txt").open("ab") as log:
+            child = subprocess.Popen(  # noqa: S603 (the command is the admin's own setting)
+                ["/bin/sh", "-c", GATE, "run", *command],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        niceness = os.getpriority(os.PRIO_PROCESS, 0) + settings.RUN_NICENESS
+        os.setpriority(os.PRIO_PROCESS, child.pid, min(niceness, 19))
+        return cls(child.pid, psutil.Process(child.pid).create_time(), child)
+
+    def go(self) -> None:
+        self._open_gate(b"go\n")
+
+    def abandon(self) -> None:
+        """End a process that was never told to go."""
+        self._open_gate(b"")
+
+    def _open_gate(self, line: bytes) -> None:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError), self._child.stdin as gate:
+            gate.write(line)
+
+    def is_alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        try:
+            process = psutil.Process(self.pid)
+            is_same = abs(process.create_time() - self.started) < START_TIME_TOLERANCE
+            return is_same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def exit_code(self) -> int | None:
+        """Of an ended process: negative for a signal, None if it was not our child."""
+        return self._child.poll() if self._child else None
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process and all it started, once."""
+        if number not in self._sent:
+            self._sent.add(number)
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def end_leftovers(self) -> None:
+        """Kill what an ended process left behind in its group, which may hold a GPU.
+
+        While a group has members its number is given to no new process, and a new process of
+        that number means that the group is empty.
+        """
+        if not psutil.pid_exists(self.pid):
+            self.signal(signal.SIGKILL)
+
+    def memory_mib(self) -> int:
+        """Resident memory of the process and its descendants; pages they share count for each."""
+        total = 0
+        with suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(self.pid)
+            for process in [leader, *leader.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    total += process.memory_info().rss
+        return total // 2**20
+
+
+def command_for(folder: Path) -> list[str]:
+    """The launcher's template, split into words first, so that a path may contain spaces."""
+    return [
+        word.format(python=sys.executable, run_dir=folder)
+        for word in shlex.split(settings.RUN_COMMAND)
+    ]
+
+
+def environment(*, online: bool) -> dict[str, str]:
+    names = PASSED_ON + (PASSED_ON_ONLINE if online else [])
+    return {
+        **{name: os.environ[name] for name in names if name in os.environ},
+        "PYTHONPATH": str(settings.BASE_DIR),
+        "PYTHONUNBUFFERED": "1",
+        "PREFERENDUM_MODELS_DIR": str(settings.MODELS_DIR),
+        **({} if online else dict.fromkeys(OFFLINE, "1")),
+    }
+
+
+# --- how it ended, in words -------------------------------------------------------------------
+EXIT_SENTENCES = {
+    BAD_DATA: "The run could not use what it was given; the log says why.",
+    DIVERGED: "The training diverged: its numbers were no longer finite. Try a lower learning rate.",
+    OUT_OF_MEMORY: "The run ran out of memory. Try a smaller batch or shorter completions.",
+    DISK_FULL: "The disk is full. Free some space, then resume.",
+    126: "The launcher command may not be executed: check PREFERENDUM_RUN_COMMAND.",
+    127: "The launcher command was not found: check PREFERENDUM_RUN_COMMAND.",
+}
+
+
+def explain_exit(code: int | None, log: str, peak_mib: int) -> str:
+    """A sentence for the admin about a process that ended without a result.
+
+    `log` is what this attempt has written; `code` is None if nobody was there to see it.
+    """
+    if code in EXIT_SENTENCES:
+        return last_error_line(log) or EXIT_SENTENCES[code]
+    if code == 0:
+        return "The process ended well but left no result.json: see the log."
+    if code == -signal.SIGKILL:
+        return (
+            "The process was killed by the system (signal 9), most likely out of memory "
+            f"(it used up to {peak_mib} MiB): try a smaller batch, then resume."
+        )
+    if code is not None and code < 0:
+        return f"The process was ended by signal {-code} ({signal_name(-code)}): see the log."
+    if crash := crash_line(log):
+        return f"The process crashed: {crash} (see the log)."
+    if code is not None:
+        return f"The process ended with exit code {code}: see the log."
+    return (
+        "The process ended without a word while nobody watched it; perhaps the machine was "
+        f"switched off, or the system killed it (it had used up to {peak_mib} MiB)."
+    )
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def crash_line(log: str) -> str:
+    """What the last traceback ends with. Example: "ValueError: bad shape"; empty if none."""
+    _, traceback, rest = log.rpartition("Traceback (most recent call last):\n")
+    if not traceback:
+        return ""
+    return next((line.strip() for line in rest.splitlines() if re.match(r"\S", line)), "")
+
+
+def last_error_line(log: str) -> str:
+    """The sentence after "error: " where the run's own code ended it; empty if none."""
+    lines = log.rstrip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines and lines[-1].startswith("error: ") else ""
+
+
+def attempt_header(attempt: int, command: list[str]) -> str:
+    return f"=== attempt {attempt + 1}: {shlex.join(command)}\n"
+
+
+def attempt_log(folder: Path) -> str:
+    """The end of what the latest attempt has written to its log."""
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return re.split(r"^=== attempt \d+: .*\n", tail, flags=re.MULTILINE)[-1]

@@ -1,0 +1,13 @@
+"""What the queue calls."""
+
+from __future__ import annotations
+
+from rlhf import runs
+
+
+def supervise(run_pk: int) -> None:
+    runs.supervise(run_pk)
+
+
+def tend() -> None:
+    runs.tend()
