@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +17,6 @@ from rlhf.demo.answers import COMPARISONS
 from rlhf.models import RunKind
 
 SLUG = "demo"
-# The same token again gives the same run: the model is imported once, however often this starts.
-IMPORT_TOKEN = uuid.uuid5(uuid.NAMESPACE_URL, "preferendum:demo:import-model")
 GUIDELINES = """\
 Both answers were written by the same small language model. Which one would you rather get?
 
@@ -63,7 +60,6 @@ def create_project() -> bool:
         RunKind.IMPORT_MODEL,
         {"source": "embedded"},
         user=users["admin"],
-        token=IMPORT_TOKEN,
         round_number=1,
     )
     return True
