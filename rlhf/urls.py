@@ -10,6 +10,7 @@ run_urls = [
     path("<int:pk>/", views.run, name="run"),
     path("<int:pk>/status/", views.run_status, name="run_status"),
     path("<int:pk>/charts.json", views.run_charts, name="run_charts"),
+    path("<int:pk>/metrics/", views.run_metrics, name="run_metrics"),
     path("<int:pk>/samples/", views.run_samples, name="run_samples"),
     path("<int:pk>/log/", views.run_log, name="run_log"),
     path("<int:pk>/stop/", views.stop_run, name="stop_run"),

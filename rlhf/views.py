@@ -14,4 +14,4 @@ def _later(request: HttpRequest, slug: str, pk: int = 0, kind: str = "") -> Http
 
 
 loop_strip = next_round = runs = new_run = run = run_status = run_charts = run_samples = _later
-run_log = stop_run = resume_run = model_versions = model_version = _later
+run_metrics = run_log = stop_run = resume_run = model_versions = model_version = _later

@@ -1,0 +1,321 @@
+"""What a run's page shows while it goes on: metric charts, sample answers, the end of its log.
+
+`CHARTS` says which charts a kind of run has and what each means; `new_values` is what charts.js
+asks for again and again, with the last step it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.db.models import F, Max, Min, Q
+
+from rlhf.models import Metrics, Run, RunKind, Sample
+
+MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th
+TABLE_ROWS = 50
+LOG_BYTES = 64 * 1024
+LOG_LINES = 200
+
+
+class Series(NamedTuple):
+    metric: str  # as the run reports it
+    label: str
+
+
+class Chart(NamedTuple):
+    title: str
+    explanation: str  # one sentence, for somebody who has not read the paper
+    series: list[Series]
+    unit: str = ""
+
+    @property
+    def metrics(self) -> str:
+        """The names of the metrics, as the element carries them."""
+        return " ".join(series.metric for series in self.series)
+
+
+class Section(NamedTuple):
+    title: str
+    charts: list[Chart]
+
+
+LEARNING_RATE = Chart(
+    "Learning rate",
+    "The size of the optimiser's steps: a short warm-up, then down to 0.",
+    [Series("learning_rate", "learning rate")],
+)
+SPEED = Chart(
+    "Speed",
+    "Tokens written in a second, over the whole batch.",
+    [Series("tokens_per_second", "tokens per second")],
+    "tokens/s",
+)
+
+REWARD_MODEL_CHARTS = [
+    Section(
+        "Does it learn the votes?",
+        [
+            Chart(
+                "Loss",
+                "How surprised it is by the votes; 0.69 is a coin toss, lower is better.",
+                [Series("loss", "training"), Series("eval_loss", "held out")],
+            ),
+            Chart(
+                "Accuracy",
+                "Share of pairs in which the chosen answer scores higher; only the held-out "
+                "line says how good it is on new prompts.",
+                [Series("accuracy", "training"), Series("eval_accuracy", "held out")],
+            ),
+            Chart(
+                "Margin",
+                "Score of the chosen answer less that of the rejected one; a training line that "
+                "runs away from the held-out one means that it learns by heart.",
+                [Series("margin", "training"), Series("eval_margin", "held out")],
+            ),
+            Chart(
+                "Gradient norm",
+                "Length of the gradient before clipping; spikes come before trouble.",
+                [Series("grad_norm", "gradient norm")],
+            ),
+            LEARNING_RATE,
+        ],
+    ),
+]
+
+PPO_CHARTS = [
+    Section(
+        "Do the answers get better?",
+        [
+            Chart(
+                "Score",
+                "The reward model's mean score of the answers; 0 is the policy it was "
+                "calibrated on, 1 a standard deviation better.",
+                [Series("score/mean", "score"), Series("reward/mean", "less the price of KL")],
+                "standard deviations",
+            ),
+            Chart(
+                "KL from the reference",
+                "How far the policy has moved: k1 is the plain estimate, k3 a steadier one of "
+                "the same; above about 30 the answers often only please the reward model.",
+                [Series("kl/k1", "k1"), Series("kl/k3", "k3")],
+                "nats per answer",
+            ),
+            Chart(
+                "Length",
+                "Tokens per answer; if it climbs along with the score, the reward model may "
+                "simply like length.",
+                [Series("length/mean", "length")],
+                "tokens",
+            ),
+            Chart(
+                "Cut off",
+                "Share of answers that reached the length limit instead of ending by themselves.",
+                [Series("length/truncated_share", "cut off")],
+            ),
+            Chart(
+                "Spread of the scores",
+                "Standard deviation within a batch; near 0 there is nothing left to learn from.",
+                [Series("score/std", "spread")],
+                "standard deviations",
+            ),
+        ],
+    ),
+    Section(
+        "Is the policy's update healthy?",
+        [
+            Chart(
+                "Entropy",
+                "How undecided the policy is at each token; a fall to near 0 means that it says "
+                "the same thing over and over.",
+                [Series("entropy", "entropy")],
+                "nats per token",
+            ),
+            Chart(
+                "Clip fraction",
+                "Share of tokens whose change was cut off at the clip range; up to about 0.2 is "
+                "usual, much more asks for a lower learning rate.",
+                [Series("policy/clip_fraction", "policy"), Series("value/clip_fraction", "value")],
+            ),
+            Chart(
+                "Change per update",
+                "Approximate KL between the policy before and after the updates of one step.",
+                [Series("policy/approx_kl", "approximate KL")],
+                "nats per token",
+            ),
+            Chart(
+                "Policy loss",
+                "What the optimiser minimises; its sign and size say little, jumps say a lot.",
+                [Series("policy/loss", "policy loss")],
+            ),
+            Chart(
+                "First ratio",
+                "New over old probability before the first update; exactly 1, or answers and "
+                "updates do not see the same policy.",
+                [Series("policy/ratio_first", "ratio")],
+            ),
+            Chart(
+                "KL coefficient",
+                "The price of distance from the reference; it moves only with a target KL.",
+                [Series("kl/coefficient", "coefficient")],
+            ),
+        ],
+    ),
+    Section(
+        "Does the value function keep up?",
+        [
+            Chart(
+                "Value loss",
+                "Squared error of the returns it predicts; it should fall and stay low.",
+                [Series("value/loss", "value loss")],
+            ),
+            Chart(
+                "Explained variance",
+                "Share of the returns' variance that it predicts: 1 is perfect, 0 no better than "
+                "a constant, below 0 worse.",
+                [Series("value/explained_variance", "explained variance")],
+            ),
+        ],
+    ),
+    Section(
+        "Is the machinery sound?",
+        [
+            Chart(
+                "Steps left out",
+                "Updates dropped because a number was not finite, and log-ratios that had to be "
+                "clamped; both should stay at 0.",
+                [Series("nonfinite_steps", "not finite"), Series("log_ratio_clamped", "clamped")],
+            ),
+            Chart(
+                "Gradient norm",
+                "Length of the gradients before clipping; spikes come before trouble.",
+                [Series("grad_norm/policy", "policy"), Series("grad_norm/value", "value")],
+            ),
+            LEARNING_RATE,
+            Chart(
+                "Seconds",
+                "Where the time of a step goes.",
+                [
+                    Series("seconds/rollout", "writing answers"),
+                    Series("seconds/score", "scoring"),
+                    Series("seconds/update", "updating"),
+                ],
+                "seconds",
+            ),
+        ],
+    ),
+]
+
+CHARTS: dict[str, list[Section]] = {
+    RunKind.IMPORT_MODEL: [],
+    RunKind.GENERATE: [Section("How fast does it write?", [SPEED])],
+    RunKind.REWARD_MODEL: REWARD_MODEL_CHARTS,
+    RunKind.PPO: PPO_CHARTS,
+    RunKind.EVALUATE: [Section("How fast do they write?", [SPEED])],
+}
+
+
+# --- values ------------------------------------------------------------------------------------
+def new_values(run: Run, after: int = 0) -> dict[str, Any]:
+    """The reports after a step, by metric, at most `MAX_POINTS` of each.
+
+    A resumed run reports steps again: when `attempt` differs from the last answer's, whoever
+    asks starts again from step 0.
+    """
+    reports = _thinned(run.metrics.filter(step__gt=after))
+    series: dict[str, dict[str, list[Any]]] = {}
+    for step, values in reports:
+        for metric, value in values.items():
+            points = series.setdefault(metric, {"x": [], "y": []})
+            points["x"].append(step)
+            points["y"].append(value)
+    return {
+        "attempt": run.attempts,
+        "is_active": run.is_active,
+        "last_step": reports[-1][0] if reports else after,
+        "series": series,
+    }
+
+
+def _thinned(reports: Any) -> list[tuple[int, dict[str, float | None]]]:
+    """Every n-th step and the last, as (step, values)."""
+    if (stride := -(-reports.count() // MAX_POINTS)) > 1:
+        last = reports.aggregate(last=Max("step"))["last"]
+        reports = reports.annotate(place=F("step") % stride).filter(Q(place=0) | Q(step=last))
+    return list(reports.values_list("step", "values"))
+
+
+class Table(NamedTuple):
+    """The same values for those who cannot see the charts."""
+
+    metrics: list[str]
+    rows: list[tuple[int, list[float | None]]]  # newest first: step, values
+
+
+def table_of(run: Run) -> Table:
+    reports: Iterable[Metrics] = run.metrics.order_by("-step")[:TABLE_ROWS]
+    rows = [(report.step, report.values) for report in reports]
+    metrics = list(dict.fromkeys(metric for _, values in rows for metric in values))
+    return Table(metrics, [(step, [values.get(m) for m in metrics]) for step, values in rows])
+
+
+# --- sample answers ----------------------------------------------------------------------------
+class Answer(NamedTuple):
+    now: Sample
+    before: Sample | None  # the first answer to the same prompt, at an earlier step
+
+
+class Samples(NamedTuple):
+    step: int  # 0: there are none
+    is_last: bool
+    first: int | None  # steps to go to
+    previous: int | None
+    next: int | None
+    last: int | None
+    answers: list[Answer]
+
+
+def samples_of(run: Run, step: int | None = None) -> Samples:
+    """The answers at a step (the last one, if there are none at it), beside earlier ones."""
+    if step is None or not run.samples.filter(step=step).exists():
+        step = run.samples.aggregate(last=Max("step"))["last"]
+    if step is None:
+        return Samples(0, True, None, None, None, None, [])
+    steps = run.samples.aggregate(
+        first=Min("step", filter=Q(step__lt=step)),
+        previous=Max("step", filter=Q(step__lt=step)),
+        next=Min("step", filter=Q(step__gt=step)),
+        last=Max("step", filter=Q(step__gt=step)),
+    )
+    now = list(run.samples.filter(step=step))
+    return Samples(step, steps["last"] is None, **steps, answers=_beside_earlier(run, now))
+
+
+def _beside_earlier(run: Run, now: list[Sample]) -> list[Answer]:
+    # Each step answers other prompts: only the same prompt's answers are worth comparing.
+    same_prompt = Q(pk=None)
+    for sample in now:
+        same_prompt |= Q(prompt=sample.prompt)
+    earlier = run.samples.filter(same_prompt, step__lt=now[0].step).order_by("-step", "-index")
+    first = {str(sample.prompt): sample for sample in earlier}
+    return [Answer(sample, first.get(str(sample.prompt))) for sample in now]
+
+
+# --- the log -----------------------------------------------------------------------------------
+def log_tail(path: Path) -> str:
+    """The last lines of a log, read from its end; of a progress bar only what it last showed."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_BYTES))
+            text = file.read(LOG_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+    lines = text.split("\n")
+    if size > LOG_BYTES:
+        lines = lines[1:]  # its beginning was cut off
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines[-LOG_LINES:]).strip(
+        "\n"
+    )

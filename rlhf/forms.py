@@ -1,0 +1,351 @@
+"""What an admin is asked before a run: a few settings in view, the others folded.
+
+A form yields what `runs.launch` takes: the models and the export to use, limited to those of the
+project, and `settings`, the values of the run's config. Defaults are the config's own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+from django.forms import BoundField
+
+from annotator.models import Export, Project
+from rlhf.models import ModelKind, ModelVersion, RunKind
+from rlhf.training.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    PPOConfig,
+    RewardModelConfig,
+)
+
+
+def whole(label: str, initial: int, help_text: str, low: int = 1, high: int = 10**6) -> Any:
+    """A field for a whole number."""
+    return forms.IntegerField(
+        label=label, initial=initial, help_text=help_text, min_value=low, max_value=high
+    )
+
+
+def decimal(label: str, initial: float, help_text: str, low: float = 0.0, high: float = 1.0) -> Any:
+    """A field for any number; whether the ends count is for the config to say."""
+    return forms.FloatField(
+        label=label,
+        initial=initial,
+        help_text=help_text,
+        min_value=low,
+        max_value=high,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+    )
+
+
+def temperature(initial: float) -> Any:
+    text = "Above 0. 1 samples from the model as it is; lower gives less varied answers."
+    return decimal("Temperature", initial, text, high=5.0)
+
+
+def seed(initial: int) -> Any:
+    text = "The same seed with the same settings gives the same run."
+    return whole("Seed", initial, text, low=0, high=2**31 - 1)
+
+
+def batch_size(initial: int) -> Any:
+    text = "Answers written at the same time. Fewer need less memory and take longer."
+    return whole("Batch size", initial, text, high=4096)
+
+
+def longest_answer(initial: int) -> Any:
+    text = "Tokens, about ¾ of a word each; longer answers are cut off."
+    return whole("Longest answer", initial, text, high=32_768)
+
+
+def longest_prompt(initial: int) -> Any:
+    text = "Tokens. Longer prompts are left out and counted, never cut."
+    return whole("Longest prompt", initial, text, high=32_768)
+
+
+def sample_of_prompts() -> Any:
+    return forms.IntegerField(
+        label="At most so many prompts",
+        required=False,
+        min_value=1,
+        help_text="A sample, the same one every time. Empty: all of them.",
+    )
+
+
+def version(label: str, help_text: str, *, required: bool = True) -> Any:
+    return forms.ModelChoiceField(
+        ModelVersion.objects.none(),
+        label=label,
+        help_text=help_text,
+        required=required,
+        empty_label=None if required else "None",
+    )
+
+
+class RunForm(forms.Form):
+    """The token, drawn when the form is shown, makes a form that is sent twice start one run."""
+
+    kind: RunKind
+    intro = ""
+    arguments: tuple[str, ...] = ()  # fields that `launch` takes by name; the others are settings
+    advanced: tuple[str, ...] = ()
+
+    token = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+
+    def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, field in self.fields.items():
+            if isinstance(field, forms.ModelChoiceField):
+                field.queryset = self._rows(project, name)
+                if field.required and name not in self.initial:
+                    self.initial[name] = field.queryset.first()
+
+    def _rows(self, project: Project, name: str) -> QuerySet[Any]:
+        """The rows of the project that may stand in this field, the newest first."""
+        if name == "export":
+            return Export.objects.filter(project=project).order_by("-pk")
+        kind = ModelKind.REWARD if name == "reward_model" else ModelKind.POLICY
+        return ModelVersion.objects.filter(project=project, kind=kind).order_by("-pk")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        left_out = {"token", *self.arguments}
+        return {name: value for name, value in self.cleaned_data.items() if name not in left_out}
+
+    @property
+    def named_arguments(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in ("token", *self.arguments)}
+
+    def basic_fields(self) -> list[BoundField]:
+        return [field for field in self.visible_fields() if field.name not in self.advanced]
+
+    def advanced_fields(self) -> list[BoundField]:
+        return [self[name] for name in self.advanced]
+
+    def has_advanced_errors(self) -> bool:
+        return any(name in self.errors for name in self.advanced)
+
+    def missing(self) -> list[str]:
+        """Which rows must exist before this form can be sent. Example: ["Reward model"]."""
+        return [
+            str(field.label)
+            for name, field in self.fields.items()
+            if isinstance(field, forms.ModelChoiceField)
+            and field.required
+            and self.initial[name] is None
+        ]
+
+
+class ImportModelForm(RunForm):
+    kind = RunKind.IMPORT_MODEL
+    intro = "Makes a chat model the policy from which the loop starts."
+
+    source = forms.ChoiceField(
+        choices=[
+            ("embedded", "SmolLM2-135M-Instruct, which comes with Preferendum"),
+            ("hub", "The Hugging Face Hub"),
+            ("folder", "A folder on this machine"),
+        ],
+        initial="embedded",
+        widget=forms.RadioSelect,
+        help_text="The first is small enough to train on a laptop without a GPU.",
+    )
+    location = forms.CharField(
+        label="Hub id or folder",
+        required=False,
+        max_length=500,
+        help_text="On the Hub owner/name, for a folder its absolute path, otherwise nothing.",
+    )
+
+    def clean_location(self) -> str:
+        source, location = self.cleaned_data.get("source"), self.cleaned_data["location"]
+        if source in ("hub", "folder") and not location:
+            raise forms.ValidationError("This source needs a Hub id or a folder.")
+        if source == "folder" and (complaint := complaint_about_folder(Path(location))):
+            raise forms.ValidationError(complaint)
+        return location if source in ("hub", "folder") else ""
+
+
+def complaint_about_folder(folder: Path) -> str:
+    """Why this cannot be a model folder, as a sentence; empty if it can."""
+    if not folder.is_absolute():
+        return f"“{folder}” is not an absolute path: start it with a slash."
+    if not folder.is_dir():
+        return f"There is no folder “{folder}” on this machine."
+    if not (folder / "config.json").is_file():
+        return f"“{folder}” holds no config.json: it is not the folder of a Hugging Face model."
+    return ""
+
+
+class GenerateForm(RunForm):
+    kind = RunKind.GENERATE
+    intro = "Lets a policy answer the prompts; its answers become comparisons for people to rank."
+    arguments = ("policy", "max_prompts")
+    advanced = ("max_prompt_tokens", "batch_size", "seed")
+
+    policy = version("Policy", "Who writes the answers.")
+    completions_per_prompt = whole(
+        "Answers per prompt",
+        GenerateConfig.completions_per_prompt,
+        "2 to 9. They are compared two by two: 4 answers make 2 comparisons.",
+        low=2,
+        high=9,
+    )
+    max_new_tokens = longest_answer(GenerateConfig.max_new_tokens)
+    temperature = temperature(GenerateConfig.temperature)
+    max_prompts = sample_of_prompts()
+    max_prompt_tokens = longest_prompt(GenerateConfig.max_prompt_tokens)
+    batch_size = batch_size(GenerateConfig.batch_size)
+    seed = seed(GenerateConfig.seed)
+
+
+class RewardModelForm(RunForm):
+    kind = RunKind.REWARD_MODEL
+    intro = "Learns from an export which answers people prefer, as one number per answer."
+    arguments = ("export", "policy")
+    advanced = (
+        "batch_size", "micro_batch_size", "lora_rank", "max_tokens",
+        "policy_samples", "max_new_tokens", "temperature", "seed",
+    )  # fmt: skip
+
+    export = forms.ModelChoiceField(
+        Export.objects.none(), empty_label=None, help_text="The votes to learn from."
+    )
+    policy = version(
+        "Policy", "Where the reward model starts from: the policy that PPO will train."
+    )
+    epochs = whole("Epochs", RewardModelConfig.epochs, "Passes over the votes.", high=100)
+    learning_rate = decimal(
+        "Learning rate",
+        RewardModelConfig.learning_rate,
+        "LoRA needs about ten times the rate of full fine-tuning.",
+    )
+    batch_size = whole(
+        "Batch size", RewardModelConfig.batch_size, "Pairs per optimiser step.", high=4096
+    )
+    micro_batch_size = whole(
+        "Micro-batch size",
+        RewardModelConfig.micro_batch_size,
+        "Pairs per forward pass; must divide the batch size. Fewer need less memory.",
+        high=4096,
+    )
+    lora_rank = whole(
+        "LoRA rank", RewardModelConfig.lora_rank, "Size of the trained adapter.", high=1024
+    )
+    max_tokens = whole(
+        "Longest pair",
+        RewardModelConfig.max_tokens,
+        "Tokens of prompt and answer. Longer pairs are left out and counted.",
+    )
+    policy_samples = whole(
+        "Answers to calibrate on",
+        RewardModelConfig.policy_samples,
+        "Fresh answers of the policy; their mean score becomes 0 and their deviation 1.",
+        high=4096,
+    )
+    max_new_tokens = longest_answer(RewardModelConfig.max_new_tokens)
+    temperature = temperature(RewardModelConfig.temperature)
+    seed = seed(RewardModelConfig.seed)
+
+
+class PPOForm(RunForm):
+    kind = RunKind.PPO
+    intro = "Trains the policy to write answers that the reward model scores higher."
+    arguments = ("policy", "reward_model")
+    advanced = (
+        "epochs", "minibatches", "micro_batch_size", "value_learning_rate", "lora_rank",
+        "temperature", "max_prompt_tokens", "target_kl", "clip_range", "lam",
+        "missing_eos_penalty", "checkpoint_every", "gradient_checkpointing", "seed",
+    )  # fmt: skip
+
+    policy = version("Policy", "The policy to train; it also stays as the reference.")
+    reward_model = version("Reward model", "It must have been trained on this policy.")
+    steps = whole("Steps", PPOConfig.steps, "Batches of answers written and learned from.")
+    batch_size = whole("Answers per step", PPOConfig.batch_size, "Completions per rollout.")
+    max_new_tokens = longest_answer(PPOConfig.max_new_tokens)
+    kl_coefficient = decimal(
+        "KL coefficient",
+        PPOConfig.kl_coefficient,
+        "Price, in score, of each nat of distance from the reference. Higher stays closer.",
+        high=10.0,
+    )
+    learning_rate = decimal("Learning rate", PPOConfig.learning_rate, "Of the policy's adapter.")
+    epochs = whole("Epochs", PPOConfig.epochs, "Passes over each batch of answers.", high=100)
+    minibatches = whole(
+        "Minibatches",
+        PPOConfig.minibatches,
+        "Optimiser steps per pass; must divide the answers per step.",
+        high=4096,
+    )
+    micro_batch_size = whole(
+        "Micro-batch size",
+        PPOConfig.micro_batch_size,
+        "Completions per forward and backward pass. Fewer need less memory.",
+        high=4096,
+    )
+    value_learning_rate = decimal(
+        "Value learning rate", PPOConfig.value_learning_rate, "Of the value function's adapter."
+    )
+    lora_rank = whole("LoRA rank", PPOConfig.lora_rank, "Size of the trained adapter.", high=1024)
+    temperature = temperature(PPOConfig.temperature)
+    max_prompt_tokens = longest_prompt(PPOConfig.max_prompt_tokens)
+    target_kl = forms.FloatField(
+        label="Target KL",
+        required=False,
+        min_value=0,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text="Nats per completion; the KL coefficient then adapts. Empty: it stays fixed.",
+    )
+    clip_range = decimal(
+        "Clip range", PPOConfig.clip_range, "How far one update may move a token's probability."
+    )
+    lam = decimal("GAE lambda", PPOConfig.lam, "0 trusts the value function, 1 the scores.")
+    missing_eos_penalty = decimal(
+        "Penalty for cut-off answers",
+        PPOConfig.missing_eos_penalty,
+        "Standard deviations of the score, taken off when an answer does not end by itself.",
+        high=100.0,
+    )
+    checkpoint_every = whole(
+        "Checkpoint every", PPOConfig.checkpoint_every, "Steps. A crash loses at most these."
+    )
+    gradient_checkpointing = forms.BooleanField(
+        required=False, help_text="Saves memory and takes about a third longer."
+    )
+    seed = seed(PPOConfig.seed)
+
+
+class EvaluateForm(RunForm):
+    kind = RunKind.EVALUATE
+    intro = (
+        "Lets two policies answer held-out prompts; people then rank the pairs in their normal "
+        "queue, without knowing who wrote what."
+    )
+    arguments = ("policy", "rival", "reward_model", "max_prompts")
+    advanced = ("completions_per_prompt", "max_prompt_tokens", "batch_size", "seed")
+
+    policy = version("New policy", "The one that should be better.")
+    rival = version("Old policy", "The one it is compared with.")
+    reward_model = version(
+        "Reward model", "Its opinion is shown beside the people's.", required=False
+    )
+    max_new_tokens = longest_answer(EvaluateConfig.max_new_tokens)
+    temperature = temperature(EvaluateConfig.temperature)
+    max_prompts = sample_of_prompts()
+    completions_per_prompt = whole(
+        "Pairs per prompt", EvaluateConfig.completions_per_prompt, "Fresh answers each.", high=9
+    )
+    max_prompt_tokens = longest_prompt(EvaluateConfig.max_prompt_tokens)
+    batch_size = batch_size(EvaluateConfig.batch_size)
+    seed = seed(EvaluateConfig.seed)
+
+
+FORMS: dict[str, type[RunForm]] = {
+    form.kind: form
+    for form in (ImportModelForm, GenerateForm, RewardModelForm, PPOForm, EvaluateForm)
+}

@@ -1,0 +1,356 @@
+"""Where a project stands in the loop: the strip of the current round, and the table of rounds.
+
+prompts → comparisons → judgments → export → reward model → PPO → new policy → blind evaluation
+
+`facts_of` reads the rows in a fixed number of queries, each of bounded cost; everything after
+it is pure. Exactly one step is current: the first that is not done, and its action comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from django.contrib.humanize.templatetags.humanize import intcomma
+from django.db import models
+from django.db.models import Count, Max, Q, Sum
+from django.urls import reverse
+
+from annotator.models import Comparison, Export, Judgment, Project, Prompt, Purpose, Role
+from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
+from rlhf.rounds import current_round
+from rlhf.templatetags.quantities import decimals, percent, remaining
+
+COUNT_CAP = 10_000  # more than this many rows are never counted to draw a page
+
+
+class State(models.TextChoices):
+    DONE = "done", "Done"
+    CURRENT = "current", "Next"
+    TODO = "todo", "Later"
+
+
+class Action(NamedTuple):
+    label: str
+    url: str
+    is_post: bool = False  # a form with a button instead of a link
+
+
+class Step(NamedTuple):
+    key: str
+    label: str
+    state: State
+    summary: str  # its count, or how it stands
+    url: str = ""  # where one sees more
+    action: Action | None = None
+
+
+class Strip(NamedTuple):
+    number: int  # of the round
+    steps: list[Step]
+    is_active: bool  # a run is queued or running, so the strip is about to change
+
+
+class Votes(NamedTuple):
+    """How far the comparisons of a round and purpose are judged."""
+
+    comparisons: int = 0
+    places: int = 0  # judgments asked for
+    votes: int = 0  # judgments in force
+
+    @property
+    def are_complete(self) -> bool:
+        return self.places > 0 and self.votes >= self.places
+
+    def __str__(self) -> str:
+        return f"{counted(self.votes)} of {counted(self.places)} votes"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the strip depends on."""
+
+    slug: str
+    number: int
+    policy: ModelVersion | None  # the policy that the round starts from
+    n_prompts: int
+    training: Votes
+    evaluation: Votes
+    export: Export | None  # the newest one with votes of this round
+    n_newer_votes: int  # given or withdrawn since that export
+    latest: Mapping[str, Run]  # by kind, whatever its status
+    succeeded: Mapping[str, Run]  # by kind
+    new_policy: ModelVersion | None
+
+
+def strip_of(project: Project, role: str) -> Strip:
+    """The strip as somebody with this role may see it."""
+    return strip(facts_of(project), role)
+
+
+def strip(facts: Facts, role: str) -> Strip:
+    drafts = [
+        _prompts(facts),
+        _comparisons(facts),
+        _judgments(facts),
+        _export(facts),
+        _reward_model(facts),
+        _ppo(facts),
+        _new_policy(facts),
+        _evaluation(facts),
+    ]
+    open_steps = [i for i, step in enumerate(drafts) if step.state != State.DONE]
+    current = open_steps[0] if open_steps else len(drafts) - 1
+    drafts[current] = drafts[current]._replace(state=State.CURRENT)
+    if role != Role.ADMIN:
+        drafts = _without_admin_actions(drafts, facts, role)
+    is_active = any(run.is_active for run in facts.latest.values())
+    return Strip(facts.number, drafts, is_active)
+
+
+# --- reading the rows --------------------------------------------------------------------------
+def facts_of(project: Project) -> Facts:
+    """Thirteen queries, whatever the project holds."""
+    current = current_round(project)
+    number = current.number if current else 1
+    latest, succeeded = _runs_by_kind(project, number)
+    export = project.exports.filter(round_number__gte=number).order_by("-pk").first()
+    policies = project.model_versions.filter(kind=ModelKind.POLICY)
+    ppo = succeeded.get(RunKind.PPO)
+    return Facts(
+        slug=project.slug,
+        number=number,
+        policy=current.policy if current else policies.order_by("-pk").first(),
+        n_prompts=Prompt.objects.filter(project=project).order_by()[: COUNT_CAP + 1].count(),
+        training=_votes(project, number, Purpose.TRAINING),
+        evaluation=_votes(project, number, Purpose.EVALUATION),
+        export=export,
+        n_newer_votes=_newer_votes(project, number, export) if export else 0,
+        latest=latest,
+        succeeded=succeeded,
+        new_policy=policies.filter(run=ppo).first() if ppo else None,
+    )
+
+
+def _runs_by_kind(project: Project, number: int) -> tuple[dict[str, Run], dict[str, Run]]:
+    """The latest run of each kind in the round, and the latest that succeeded."""
+    of_round = project.runs.filter(Q(round_number=number) | Q(kind=RunKind.IMPORT_MODEL))
+    newest = (
+        of_round.order_by()
+        .values_list("kind")
+        .annotate(latest=Max("pk"), succeeded=Max("pk", filter=Q(status=Status.SUCCEEDED)))
+    )
+    by_kind = list(newest)
+    runs = project.runs.in_bulk([pk for _, *pks in by_kind for pk in pks if pk])
+    latest = {kind: runs[pk] for kind, pk, _ in by_kind}
+    return latest, {kind: runs[pk] for kind, _, pk in by_kind if pk}
+
+
+def _votes(project: Project, number: int, purpose: Purpose) -> Votes:
+    asked = Comparison.objects.filter(project=project, round_number=number, purpose=purpose)
+    # The slice keeps the cost of the two sums bounded.
+    total = asked.order_by()[: COUNT_CAP + 1].aggregate(rows=Count("pk"), places=Sum("overlap"))
+    return Votes(total["rows"], total["places"] or 0, _counted_votes(asked))
+
+
+def _counted_votes(comparisons: models.QuerySet[Comparison]) -> int:
+    votes = Judgment.objects.counted().filter(comparison__in=comparisons)
+    return votes.order_by()[: COUNT_CAP + 1].count()
+
+
+def _newer_votes(project: Project, number: int, export: Export) -> int:
+    of_round = Judgment.objects.filter(
+        project=project,
+        comparison__round_number__lte=number,
+        comparison__purpose=Purpose.TRAINING,
+    )
+    given = Q(created__gt=export.created, voided=None) & ~Q(verdict="skipped")
+    withdrawn = Q(created__lte=export.created, voided__gt=export.created)
+    return of_round.filter(given | withdrawn).order_by()[: COUNT_CAP + 1].count()
+
+
+# --- the eight steps ---------------------------------------------------------------------------
+def _prompts(facts: Facts) -> Step:
+    step = Step("prompts", "Prompts", State.TODO, "none yet", _annotator_url("prompts", facts))
+    if not facts.n_prompts:
+        return step._replace(action=Action("Import prompts", _annotator_url("import_file", facts)))
+    return step._replace(state=State.DONE, summary=counted(facts.n_prompts))
+
+
+def _comparisons(facts: Facts) -> Step:
+    url = _annotator_url("comparisons", facts)
+    step = Step("comparisons", "Comparisons", State.TODO, "none yet", url)
+    if facts.training.comparisons:
+        return step._replace(
+            state=State.DONE, summary=f"{counted(facts.training.comparisons)} to rank"
+        )
+    if facts.policy is None:
+        return _needs_model(step, facts)
+    return _of_run(step, facts, RunKind.GENERATE, "Generate", is_ready=facts.n_prompts > 0)
+
+
+def _judgments(facts: Facts) -> Step:
+    votes = facts.training
+    is_done = votes.are_complete or facts.export is not None
+    step = Step(
+        "judgments",
+        "Judgments",
+        State.DONE if is_done else State.TODO,
+        str(votes) if votes.comparisons else "none yet",
+        _annotator_url("agreement", facts),
+    )
+    return step if votes.votes >= votes.places else step._replace(action=_compare(facts))
+
+
+def _export(facts: Facts) -> Step:
+    url = _annotator_url("exports", facts)
+    step = Step("export", "Export", State.TODO, "none yet", url)
+    if facts.export is None:
+        return step._replace(action=Action("Export", url) if facts.training.votes else None)
+    summary = f"{counted(facts.export.n_rows)} pairs"
+    if not facts.n_newer_votes:
+        return step._replace(state=State.DONE, summary=summary)
+    # People go on voting while a model is trained: that alone does not send the loop back.
+    trained = facts.latest.get(RunKind.REWARD_MODEL)
+    is_used = trained is not None and _is_for_export(trained, facts.export)
+    return step._replace(
+        state=State.DONE if is_used else State.TODO,
+        summary=f"{summary}, {counted(facts.n_newer_votes)} newer votes",
+        action=Action("Export again", url),
+    )
+
+
+def _reward_model(facts: Facts) -> Step:
+    step = Step("reward_model", "Reward model", State.TODO, "not trained")
+    if facts.policy is None:
+        return _needs_model(step, facts) if facts.export else step
+    done = facts.succeeded.get(RunKind.REWARD_MODEL)
+    if done and not _is_for_export(done, facts.export):
+        step = step._replace(summary="of an older export")
+        done = None
+    if done:
+        summary = f"{percent(done.result.get('accuracy'))} right, held out"
+        step = step._replace(state=State.DONE, summary=summary, url=done.get_absolute_url())
+    return _of_run(
+        step, facts, RunKind.REWARD_MODEL, "Train reward model", is_ready=facts.export is not None
+    )
+
+
+def _ppo(facts: Facts) -> Step:
+    step = Step("ppo", "PPO", State.TODO, "not started")
+    reward_model = facts.succeeded.get(RunKind.REWARD_MODEL)
+    done = facts.succeeded.get(RunKind.PPO)
+    if done and _is_after(done, reward_model):
+        summary = f"KL {decimals(done.result.get('kl'), 1)} nats"
+        step = step._replace(state=State.DONE, summary=summary, url=done.get_absolute_url())
+    return _of_run(
+        step, facts, RunKind.PPO, "Run PPO", is_ready=reward_model is not None, after=reward_model
+    )
+
+
+def _new_policy(facts: Facts) -> Step:
+    step = Step("new_policy", "New policy", State.TODO, "none yet")
+    if facts.new_policy is None or _ppo(facts).state != State.DONE:
+        return step
+    return step._replace(
+        state=State.DONE,
+        summary=facts.new_policy.name,
+        url=facts.new_policy.get_absolute_url(),
+        action=_next_round(facts),
+    )
+
+
+def _evaluation(facts: Facts) -> Step:
+    step = Step("evaluation", "Blind evaluation", State.TODO, "not started")
+    ppo = facts.succeeded.get(RunKind.PPO)
+    done = facts.succeeded.get(RunKind.EVALUATE)
+    if done is None or not _is_after(done, ppo) or facts.latest[RunKind.EVALUATE].is_active:
+        is_ready = _new_policy(facts).state == State.DONE
+        return _of_run(step, facts, RunKind.EVALUATE, "Evaluate", is_ready=is_ready, after=ppo)
+    step = step._replace(summary=str(facts.evaluation), url=done.get_absolute_url())
+    if facts.evaluation.votes < facts.evaluation.places:
+        return step._replace(action=_compare(facts))
+    return step._replace(state=State.DONE, action=_next_round(facts))
+
+
+def _of_run(
+    step: Step,
+    facts: Facts,
+    kind: RunKind,
+    label: str,
+    *,
+    is_ready: bool,
+    after: Run | None = None,
+) -> Step:
+    """The step as its latest run makes it stand.
+
+    A run older than `after`, the run it would build on, no longer counts.
+    """
+    run = facts.latest.get(kind)
+    if run and run.is_active:
+        action = Action("Watch", run.get_absolute_url())
+        return step._replace(
+            state=State.TODO, summary=progress_of(run), url=action.url, action=action
+        )
+    if step.state == State.DONE:
+        return step
+    if run and run.is_resumable and _is_after(run, after) and is_ready:
+        action = Action("Open the run", run.get_absolute_url())
+        return step._replace(summary=run.get_status_display(), url=action.url, action=action)
+    url = reverse("rlhf:new_run", args=[facts.slug, kind])
+    return step._replace(action=Action(label, url) if is_ready else None)
+
+
+def _needs_model(step: Step, facts: Facts) -> Step:
+    return _of_run(step, facts, RunKind.IMPORT_MODEL, "Import model", is_ready=True)
+
+
+def _is_after(run: Run, other: Run | None) -> bool:
+    return other is None or run.pk > other.pk
+
+
+def _is_for_export(run: Run, export: Export | None) -> bool:
+    return export is None or (run.export_id or 0) >= export.pk
+
+
+def _compare(facts: Facts) -> Action:
+    return Action("Compare", _annotator_url("compare", facts))
+
+
+def _next_round(facts: Facts) -> Action:
+    url = reverse("rlhf:next_round", args=[facts.slug])
+    return Action(f"Start round {facts.number + 1}", url, is_post=True)
+
+
+def _annotator_url(name: str, facts: Facts) -> str:
+    return reverse(f"annotator:{name}", args=[facts.slug])
+
+
+def _without_admin_actions(steps: list[Step], facts: Facts, role: str) -> list[Step]:
+    """Annotators may open nothing but the queue; reviewers may look at everything."""
+    compare = _compare(facts)
+    first = next((step.key for step in steps if step.action == compare), "")
+    return [
+        step._replace(
+            url=step.url if role == Role.REVIEWER else "",
+            action=compare if step.key == first else None,
+        )
+        for step in steps
+    ]
+
+
+# --- words ------------------------------------------------------------------------------------
+def counted(number: int) -> str:
+    """Example: 1234 -> "1,234"; above the cap, where counting stopped, "10,000+"."""
+    return intcomma(number) if number <= COUNT_CAP else f"{intcomma(COUNT_CAP)}+"
+
+
+def progress_of(run: Run) -> str:
+    """Example: "running, 12 of 40, about 3 minutes left"."""
+    parts = [run.get_status_display()]
+    if run.total_steps:
+        parts.append(f"{run.step} of {run.total_steps}")
+    if left := remaining(run.eta_seconds):
+        parts.append(left)
+    return ", ".join(parts)

@@ -1,0 +1,138 @@
+"""The rounds of a project: side by side in a table, and the start of the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from django.db.models import Count, Max
+
+from annotator.models import Judgment, Project, Purpose, User
+from rlhf.evaluation import WinRate, win_rates
+from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind, Status
+from rlhf.runs import RunRefused, next_round
+
+ROUNDS_SHOWN = 20
+VOTES_COUNTED = 20_000  # the newest ones; what is older is not counted to draw a page
+
+
+class RoundRow(NamedTuple):
+    """What one turn of the loop came to; None where it has not come so far."""
+
+    number: int
+    policy: ModelVersion
+    votes: int
+    is_vote_count_cut: bool
+    reward_model: Run | None
+    ppo: Run | None
+    new_policy: ModelVersion | None
+    evaluate: Run | None
+    win_rate: WinRate | None
+
+
+def current_round(project: Project) -> Round | None:
+    return project.rounds.select_related("policy").order_by("-number").first()
+
+
+def current_number(project: Project) -> int:
+    """The number of the current round; 1 before the first has a policy to start from."""
+    current = current_round(project)
+    return current.number if current else 1
+
+
+def rounds_of(project: Project) -> list[RoundRow]:
+    """The newest rounds, newest first. The number of queries does not depend on how many."""
+    rounds = list(project.rounds.select_related("policy").order_by("-number")[:ROUNDS_SHOWN])
+    votes, is_cut = _votes_by_round(project)
+    runs = _succeeded_runs(project, [each.number for each in rounds])
+    rates = win_rates([run for (_, kind), run in runs.items() if kind == RunKind.EVALUATE])
+    rows = []
+    for each in rounds:
+        ppo = runs.get((each.number, RunKind.PPO))
+        evaluate = runs.get((each.number, RunKind.EVALUATE))
+        row = RoundRow(
+            number=each.number,
+            policy=each.policy,
+            votes=votes.get(each.number, 0),
+            is_vote_count_cut=is_cut,
+            reward_model=runs.get((each.number, RunKind.REWARD_MODEL)),
+            ppo=ppo,
+            new_policy=next(iter(ppo.outputs.all()), None) if ppo else None,
+            evaluate=evaluate,
+            win_rate=rates[evaluate.pk] if evaluate else None,
+        )
+        rows.append(row)
+    return rows
+
+
+def _votes_by_round(project: Project) -> tuple[dict[int, int], bool]:
+    """Counted training votes by round, among the newest; whether there are more than those."""
+    newest = Judgment.objects.filter(project=project).order_by("-pk")[:VOTES_COUNTED]
+    counted = (
+        Judgment.objects.counted()
+        .filter(pk__in=newest.values("pk"), comparison__purpose=Purpose.TRAINING)
+        .order_by()
+        .values_list("comparison__round_number")
+        .annotate(n=Count("pk"))
+    )
+    votes = dict(counted)
+    return votes, sum(votes.values()) >= VOTES_COUNTED
+
+
+def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int, str], Run]:
+    """The latest success of each kind, by round and kind."""
+    newest = (
+        project.runs.filter(round_number__in=list(numbers), status=Status.SUCCEEDED)
+        .order_by()
+        .values("round_number", "kind")
+        .annotate(newest=Max("pk"))
+    )
+    runs = project.runs.filter(pk__in=newest.values("newest")).prefetch_related("outputs")
+    return {(run.round_number, run.kind): run for run in runs}
+
+
+def start_next_round(project: Project, user: User | None, *, after: int) -> None:
+    """Begin the round after this one from the policy that PPO made in it.
+
+    Does nothing if that round has begun: a button pressed twice starts one. Raises RunRefused.
+    """
+    if current_number(project) != after:
+        return
+    made = project.model_versions.filter(
+        kind=ModelKind.POLICY, run__kind=RunKind.PPO, run__round_number=after
+    )
+    new_policy = made.order_by("-pk").first()
+    if new_policy is None:
+        raise RunRefused(f"Round {after} has made no new policy yet: run PPO first.")
+    next_round(project, user, new_policy)
+
+
+def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
+    """Which models the next run of a kind should use, as far as the rounds tell."""
+    current = current_round(project)
+    reward_model = (
+        project.model_versions.filter(kind=ModelKind.REWARD).select_related("parent").first()
+    )
+    chosen: dict[str, ModelVersion | None] = {"policy": current.policy if current else None}
+    if kind == RunKind.PPO and reward_model:
+        chosen = {"policy": reward_model.parent, "reward_model": reward_model}
+    if kind == RunKind.EVALUATE:
+        newest = project.model_versions.filter(kind=ModelKind.POLICY).exclude(parent=None)
+        trained = newest.select_related("parent").first()
+        chosen = {
+            "policy": trained,
+            "rival": trained.parent if trained else None,
+            "reward_model": reward_model,
+        }
+    return {name: version for name, version in chosen.items() if version is not None}
+
+
+def ancestors_of(version: ModelVersion) -> list[ModelVersion]:
+    """Its parent, the parent's parent and so on: one query for the whole project."""
+    by_pk = {each.pk: each for each in ModelVersion.objects.filter(project=version.project_id)}
+    chain = []
+    parent = version.parent_id
+    while parent is not None:
+        chain.append(by_pk[parent])
+        parent = by_pk[parent].parent_id
+    return chain

@@ -1,0 +1,72 @@
+"""Numbers as people read them: durations, shares, scores, counts that were cut short."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django import template
+from django.utils import timezone
+
+register = template.Library()
+
+MISSING = "\u2013"
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+
+
+@register.filter
+def duration(value: float | timedelta | None) -> str:
+    """Example: 8 -> "8 seconds", 100 -> "2 minutes", 5400 -> "1.5 hours"."""
+    if value is None:
+        return MISSING
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if seconds < 0.5:
+        return "under a second"
+    if seconds < 90:
+        return _counted(round(seconds), "second")
+    if seconds < 1.5 * HOUR:
+        return _counted(round(seconds / MINUTE), "minute")
+    if seconds < 2 * DAY:
+        return _counted(round(seconds / HOUR, 1), "hour")
+    return _counted(round(seconds / DAY, 1), "day")
+
+
+@register.filter
+def remaining(seconds: float | None) -> str:
+    """Time left, as vague as it is known. Example: 200 -> "about 3 minutes left"."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return "a few seconds left"
+    return f"about {duration(seconds)} left"
+
+
+@register.filter
+def elapsed(start: datetime | None, end: datetime | None) -> str:
+    """How long something took, or takes so far."""
+    return MISSING if start is None else duration((end or timezone.now()) - start)
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """Example: 0.714 -> "71 %" (with a no-break space)."""
+    return MISSING if share is None else f"{100 * share:.0f}\u00a0%"
+
+
+@register.filter
+def decimals(value: float | None, digits: int = 2) -> str:
+    """With a true minus sign, so that columns of numbers line up."""
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+@register.filter
+def significant(value: float | None, digits: int = 3) -> str:
+    """Example: 0.00012345 -> "0.000123", 12345.6 -> "12300"; for values of unknown size."""
+    if value is None:
+        return MISSING
+    if value and abs(value) < 10**-4:
+        return f"{value:.{digits - 1}e}".replace("-", "\u2212")
+    return f"{float(f'{value:.{digits}g}'):,g}".replace("-", "\u2212")
+
+
+def _counted(number: float, unit: str) -> str:
+    return f"{number:g} {unit}" if number == 1 else f"{number:g} {unit}s"

@@ -1,0 +1,129 @@
+/* The metric charts of a run: drawn once, then kept up to date while the run is active.
+   The table below them holds the same values for those who cannot use charts. */
+"use strict";
+
+(() => {
+  const POLL_MS = 2000;
+  const PATIENCE_MS = 30_000; // the longest pause while the server does not answer
+
+  const root = document.querySelector("#charts[data-url]");
+  if (!root || !window.Plotly) return;
+
+  const figures = [...root.querySelectorAll("figure[data-metrics]")].map((element) => ({
+    element,
+    plot: element.querySelector(".chart-plot"),
+    latest: element.querySelector(".chart-latest"),
+    series: JSON.parse(element.dataset.metrics), // [[metric, label], …]
+    isDrawn: false,
+  }));
+  let values = {}; // metric -> {x: [step, …], y: [value, …]}
+  let lastStep = 0;
+  let attempt = null;
+
+  // --- values ---------------------------------------------------------------------------------
+  async function fetchNew() {
+    const response = await fetch(`${root.dataset.url}?after=${lastStep}`);
+    if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+    const news = await response.json();
+    if (attempt !== null && news.attempt !== attempt) {
+      // Resumed: the steps since its checkpoint are reported again.
+      attempt = news.attempt;
+      lastStep = 0;
+      values = {};
+      return fetchNew();
+    }
+    attempt = news.attempt;
+    if (news.last_step > lastStep) {
+      lastStep = news.last_step;
+      for (const [metric, points] of Object.entries(news.series)) {
+        const known = (values[metric] ??= { x: [], y: [] });
+        known.x.push(...points.x);
+        known.y.push(...points.y);
+      }
+      figures.forEach(draw);
+    }
+    return news.is_active;
+  }
+
+  async function poll(pause = POLL_MS) {
+    let next = POLL_MS;
+    try {
+      if (!(await fetchNew())) return;
+    } catch {
+      next = Math.min(2 * pause, PATIENCE_MS); // the web process restarts: ask again, less often
+    }
+    setTimeout(poll, next, next);
+  }
+
+  // --- drawing --------------------------------------------------------------------------------
+  function draw(figure) {
+    const reported = figure.series.filter(([metric]) => values[metric]);
+    if (!reported.length) return;
+    const style = getComputedStyle(root);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const traces = reported.map(([metric, label], place) => ({
+      x: values[metric].x,
+      y: values[metric].y,
+      name: label,
+      type: "scatter",
+      mode: values[metric].x.length < 2 ? "markers" : "lines",
+      connectgaps: false,
+      line: {
+        color: colour(`--chart-${place + 1}`),
+        width: 2,
+        dash: ["solid", "dash", "dot"][place % 3], // told apart without colours too
+      },
+      marker: { color: colour(`--chart-${place + 1}`), size: 7 },
+      hovertemplate: `%{y:.4~g}<extra>${label}</extra>`,
+    }));
+    const axis = {
+      gridcolor: colour("--chart-grid"),
+      zeroline: false,
+      linecolor: colour("--chart-grid"),
+      tickfont: { color: colour("--chart-text"), size: 11 },
+      automargin: true,
+      nticks: 5,
+    };
+    const layout = {
+      uirevision: "keep", // what a reader has zoomed to stays when values arrive
+      height: figure.plot.clientHeight,
+      margin: { l: 8, r: 8, t: 4, b: 8 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: style.fontFamily, color: colour("--chart-text"), size: 12 },
+      showlegend: reported.length > 1,
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+      hovermode: "x",
+      hoverlabel: {
+        bgcolor: colour("--chart-background"),
+        bordercolor: colour("--chart-grid"),
+        font: { color: colour("--chart-hover-text"), size: 12 },
+      },
+      // A finger scrolls the page; only a mouse can zoom by dragging.
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      xaxis: { ...axis, rangemode: "tozero", tickformat: "d" },
+      yaxis: { ...axis, tickformat: ".3~g" },
+    };
+    Plotly.react(figure.plot, traces, layout, { displayModeBar: false, responsive: true });
+    figure.isDrawn = true;
+    figure.latest.textContent = reported
+      .map(([metric, label]) => {
+        const text = inShort(values[metric].y.findLast((y) => y !== null));
+        return reported.length > 1 ? `${label} ${text}` : text;
+      })
+      .join(" · ");
+  }
+
+  function inShort(value) {
+    if (value === undefined) return "–";
+    return String(Number(value.toPrecision(3))).replace("-", "−");
+  }
+
+  const redraw = () => figures.filter((figure) => figure.isDrawn).forEach(draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  new MutationObserver(redraw).observe(document.documentElement, {
+    attributeFilter: ["data-theme"],
+  });
+
+  poll();
+})();
