@@ -40,6 +40,7 @@ def run_cluster() -> None:
         signal.signal(number, _end)
     cluster.start()
     cluster.sentinel.join()
+    sys.exit("The queue has ended by itself: see the log.")
 
 
 def _die_with_parent() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from django.db.models import F
+
 from annotator.models import Comparison, Judgment, Purpose, Verdict
 from rlhf.generation import BATCH, Answer, add_completions, compare, read_lines
 from rlhf.models import GeneratedCompletion, Run
@@ -58,19 +60,28 @@ def store_pairs(run: Run) -> dict[str, int]:
 
 def win_rate(run: Run) -> WinRate:
     """As of now: it moves as people judge."""
-    ballots = ballots_of(run)
-    outcomes = Counter(outcome(verdicts) for verdicts in ballots.values() if verdicts)
-    identical = run.result.get("n_identical", 0)
-    low, high = interval(outcomes[WIN], outcomes[WIN] + outcomes[LOSS])
+    return win_rates([run])[run.pk]
+
+
+def win_rates(runs: Sequence[Run]) -> dict[int, WinRate]:
+    """By run; the number of queries does not depend on how many runs there are."""
+    ballots = ballots_of(runs)
+    return {run.pk: _win_rate(run, list(ballots[run.origin].values())) for run in runs}
+
+
+def _win_rate(run: Run, ballots: Sequence[Sequence[str]]) -> WinRate:
+    outcomes = Counter(outcome(verdicts) for verdicts in ballots if verdicts)
     decided = outcomes[WIN] + outcomes[LOSS]
+    identical = run.result.get("n_identical", 0)
+    low, high = interval(outcomes[WIN], decided)
     return WinRate(
         wins=outcomes[WIN],
         losses=outcomes[LOSS],
         ties=outcomes[TIE] + identical,
         all_bad=outcomes[ALL_BAD],
-        undecided=sum(not verdicts for verdicts in ballots.values()),
+        undecided=sum(not verdicts for verdicts in ballots),
         n_comparisons=len(ballots) + identical,
-        n_judgments=sum(map(len, ballots.values())),
+        n_judgments=sum(map(len, ballots)),
         rate=outcomes[WIN] / decided if decided else None,
         low=low,
         high=high,
@@ -79,20 +90,24 @@ def win_rate(run: Run) -> WinRate:
     )
 
 
-def ballots_of(run: Run) -> dict[int, list[str]]:
-    """What each counted judgment says of the new policy, by comparison."""
-    asked = Comparison.objects.filter(project=run.project_id, origin=run.origin)
-    ballots: dict[int, list[str]] = {pk: [] for pk in asked.values_list("pk", flat=True)}
-    new = set(
-        GeneratedCompletion.objects.filter(run=run, model_version=run.policy_id).values_list(
-            "completion_id", flat=True
-        )
+def ballots_of(runs: Sequence[Run]) -> dict[str, dict[int, list[str]]]:
+    """What each counted judgment says of the new policy, by origin and comparison."""
+    asked = Comparison.objects.filter(
+        project__in={run.project_id for run in runs}, origin__in=[run.origin for run in runs]
     )
-    judgments = Judgment.objects.counted().filter(comparison__in=asked)
-    for comparison, verdict, ranking in judgments.values_list(
-        "comparison_id", "verdict", "ranking"
+    ballots: dict[str, dict[int, list[str]]] = {run.origin: {} for run in runs}
+    for origin, comparison in asked.values_list("origin", "pk"):
+        ballots[origin][comparison] = []
+    new = set(
+        GeneratedCompletion.objects.filter(
+            run__in=runs, model_version=F("run__policy")
+        ).values_list("completion_id", flat=True)
+    )
+    counted = Judgment.objects.counted().filter(comparison__in=asked)
+    for origin, comparison, verdict, ranking in counted.values_list(
+        "comparison__origin", "comparison_id", "verdict", "ranking"
     ):
-        ballots[comparison].append(ballot(verdict, ranking, new))
+        ballots[origin][comparison].append(ballot(verdict, ranking, new))
     return ballots
 
 

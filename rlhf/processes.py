@@ -29,7 +29,7 @@ GATE = 'read -r go && exec "$@" </dev/null'
 # A run gets these variables and no others: no database address, no secret key.
 PASSED_ON = [
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS", "HF_HOME",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HOME",
 ]  # fmt: skip
 PASSED_ON_ONLINE = [
     "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
