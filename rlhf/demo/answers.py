@@ -25,8 +25,8 @@ PROMPTS = HERE / "prompts.jsonl"
 COMPARISONS = HERE / "comparisons.jsonl"
 SAMPLING = {
     "completions_per_prompt": 2,
-    "max_new_tokens": 128,
-    "temperature": 0.8,  # at 1.0 a model this small often loses the thread
+    "max_new_tokens": 160,
+    "temperature": 0.5,  # above, a model this small often loses the thread
     "batch_size": 32,
     "seed": 0,
 }
