@@ -23,7 +23,7 @@ from rlhf.training.config import GenerateConfig, ImportModelConfig
 HERE = Path(__file__).parent
 PROMPTS = HERE / "prompts.jsonl"
 COMPARISONS = HERE / "comparisons.jsonl"
-SAMPLING = {
+SAMPLING: dict[str, Any] = {
     "completions_per_prompt": 2,
     "max_new_tokens": 160,
     "temperature": 0.5,  # above, a model this small often loses the thread
