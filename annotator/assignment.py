@@ -1,0 +1,364 @@
+"""The queue: who is handed which comparison, and what becomes of the verdict.
+
+A comparison has `overlap` places. A live assignment holds one, a judgment that counts keeps it, a
+skip, an expired lease or a release gives it back. `Comparison.taken` counts the places in use; it
+moves only here, in the same transaction as the row that explains it, and the database refuses to
+let it pass `overlap`. Whoever loses a race tries again; nobody waits for a lock to be told so.
+
+The same code runs on SQLite, where transactions that write exclude one another, and on PostgreSQL,
+where locked rows are skipped.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, F, OuterRef, QuerySet
+from django.utils import timezone
+
+from annotator.models import (
+    COUNTED,
+    HANDLED,
+    Assignment,
+    AssignmentState,
+    Comparison,
+    Completion,
+    Judgment,
+    Membership,
+    Project,
+    User,
+    Verdict,
+    canonical_key,
+)
+
+ATTEMPTS = 20  # of a claim that loses races; each loss means that somebody else got on
+COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
+SWEEP_LIMIT = 50  # expired leases given back per claim
+
+
+class NotRecorded(Exception):
+    """The verdict could not be counted. The message is a sentence for the annotator."""
+
+
+class NotUndone(Exception):
+    """The last verdict could not be taken back. The message is a sentence for the annotator."""
+
+
+class _LostRace(Exception):
+    """Somebody else took the place between our look and our update."""
+
+
+# --- handing out ------------------------------------------------------------------------------
+def claim(project: Project, annotator: User) -> Assignment | None:
+    """The comparison the annotator holds in this project, or the next one for them, or None.
+
+    The lease of what comes back is fresh. None means that there is nothing for them right now;
+    `queue_state` says why.
+    """
+    if not is_qualified(project, annotator):
+        return None
+    if held := held_by(project, annotator):
+        renew(held)
+        return held
+    release_expired(project)
+    for attempt in range(ATTEMPTS):
+        try:
+            with transaction.atomic():
+                comparison = _next_open(project, annotator, wait=attempt > 0)
+                if comparison is not None:
+                    order = list(comparison.entries.values_list("completion_id", flat=True))
+                    random.shuffle(order)
+                    return _hand_out(comparison, annotator, order)
+            if attempt > 0:
+                return None
+        except _LostRace:
+            continue
+        except IntegrityError:  # the same person claimed in another tab
+            if held := held_by(project, annotator):
+                return held
+    return None
+
+
+def is_qualified(project: Project, annotator: User) -> bool:
+    membership = Membership.objects.filter(project=project, user=annotator).first()
+    return membership.is_qualified if membership else annotator.is_superuser
+
+
+def held_by(project: Project, annotator: User) -> Assignment | None:
+    """The annotator's live assignment in the project. There is at most one."""
+    return (
+        Assignment.objects.select_related("comparison__prompt", "project")
+        .filter(project=project, annotator=annotator, state=AssignmentState.LIVE)
+        .first()
+    )
+
+
+def _unhandled(project: Project, annotator: User) -> QuerySet[Comparison]:
+    """Open comparisons that the annotator neither holds nor has judged or skipped."""
+    mine = Assignment.objects.filter(
+        comparison=OuterRef("pk"), annotator=annotator, state__in=HANDLED
+    )
+    return Comparison.objects.open().filter(~Exists(mine), project=project)
+
+
+def _next_open(project: Project, annotator: User, *, wait: bool) -> Comparison | None:
+    """The next comparison for the annotator, locked until the transaction ends.
+
+    Goes through the priorities from the highest, and within one starts at a random place of the
+    index and wraps around, so that annotators rarely meet and the cost does not grow with the
+    queue. Rows that others hold locked are passed over, unless `wait`.
+    """
+    unhandled = _unhandled(project, annotator).select_related("prompt", "project")
+    start = random.random()
+    priority = _highest_priority(project, below=None)
+    while priority is not None:
+        level = unhandled.filter(priority=priority).order_by("draw")
+        for part in (level.filter(draw__gte=start), level.filter(draw__lt=start)):
+            found = part.select_for_update(skip_locked=not wait, of=("self",), no_key=True).first()
+            if found is not None:
+                return found
+        priority = _highest_priority(project, below=priority)
+    return None
+
+
+def _highest_priority(project: Project, below: int | None) -> int | None:
+    queue = Comparison.objects.open().filter(project=project).order_by("-priority")
+    if below is not None:
+        queue = queue.filter(priority__lt=below)
+    return queue.values_list("priority", flat=True).first()
+
+
+def _hand_out(comparison: Comparison, annotator: User, order: list[int]) -> Assignment:
+    """Take a place and write down what is shown. Raises _LostRace if there is no place left."""
+    _take_place(comparison.pk)
+    return _show(comparison, annotator, order)
+
+
+def _show(comparison: Comparison, annotator: User, order: list[int]) -> Assignment:
+    project = comparison.project
+    return Assignment.objects.create(
+        comparison=comparison,
+        project=project,
+        annotator=annotator,
+        order=order,
+        payload_hash=payload_hash(comparison, order),
+        guideline_version=project.guideline_version,
+        lease_until=_lease_end(project),
+    )
+
+
+def _take_place(comparison_id: int) -> None:
+    free = Comparison.objects.open().filter(pk=comparison_id)
+    if free.update(taken=F("taken") + 1) != 1:
+        raise _LostRace
+
+
+def _give_place_back(comparison_id: int) -> None:
+    Comparison.objects.filter(pk=comparison_id).update(taken=F("taken") - 1)
+
+
+def _lease_end(project: Project) -> datetime:
+    return timezone.now() + timedelta(minutes=project.lease_minutes)
+
+
+# --- what is shown ----------------------------------------------------------------------------
+def shown(assignment: Assignment) -> list[Completion]:
+    """The completions from left to right, as this annotator sees them."""
+    found = Completion.objects.in_bulk(assignment.order)
+    return [found[pk] for pk in assignment.order]
+
+
+def payload_hash(comparison: Comparison, order: Sequence[int]) -> str:
+    """Hash of the conversation and the answers in the order shown: what the verdict is about."""
+    texts = dict(Completion.objects.filter(pk__in=order).values_list("pk", "text"))
+    shown_texts = [[pk, texts[pk]] for pk in order]
+    return canonical_key([comparison.prompt.messages, shown_texts])
+
+
+# --- leases -----------------------------------------------------------------------------------
+def renew(assignment: Assignment) -> bool:
+    """Start the lease anew; False if the assignment is no longer live."""
+    assignment.lease_until = _lease_end(assignment.project)
+    live = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.LIVE)
+    return live.update(lease_until=assignment.lease_until) == 1
+
+
+def release(assignment: Assignment) -> bool:
+    """Give the comparison back unanswered; False if the assignment was no longer live."""
+    return _end(assignment.pk, assignment.comparison_id, AssignmentState.RELEASED)
+
+
+def release_expired(project: Project) -> int:
+    """Give back the places of leases that have run out. How many were given back."""
+    expired = Assignment.objects.filter(
+        project=project, state=AssignmentState.LIVE, lease_until__lt=timezone.now()
+    ).order_by("lease_until")
+    rows = list(expired.values_list("pk", "comparison_id")[:SWEEP_LIMIT])
+    return sum(_end(*row, AssignmentState.EXPIRED) for row in rows)
+
+
+def _end(assignment_id: int, comparison_id: int, state: AssignmentState) -> bool:
+    """Leave the live state and give the place back: both, once, whoever else tries."""
+    with transaction.atomic():
+        live = Assignment.objects.filter(pk=assignment_id, state=AssignmentState.LIVE)
+        if live.update(state=state) != 1:
+            return False
+        _give_place_back(comparison_id)
+    return True
+
+
+# --- verdicts ---------------------------------------------------------------------------------
+def record(
+    assignment: Assignment,
+    verdict: Verdict,
+    ranking: Sequence[Sequence[int]] = (),
+    *,
+    payload_hash: str,
+    seconds: float | None = None,
+    strength: int | None = None,
+    rationale: str = "",
+) -> Judgment:
+    """Write the annotator's verdict down, exactly once.
+
+    `ranking` lists tie groups of completion ids, best first; it is empty for other verdicts.
+    Sending a verdict again, by a double click or from a second tab, gives back the judgment that
+    stands. A lease that ran out is no harm as long as nobody took the place. Raises NotRecorded.
+    """
+    _check(assignment, verdict, ranking, payload_hash)
+    with transaction.atomic():
+        assignment = (
+            Assignment.objects.select_for_update(of=("self",), no_key=True)
+            .select_related("comparison")
+            .get(pk=assignment.pk)
+        )
+        if standing := assignment.judgments.filter(voided=None).first():
+            return standing
+        _revive(assignment)
+        skipped = verdict == Verdict.SKIPPED
+        assignment.state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
+        assignment.save(update_fields=["state"])
+        if skipped:
+            _give_place_back(assignment.comparison_id)
+        elapsed = (timezone.now() - assignment.created).total_seconds()
+        return Judgment.objects.create(
+            assignment=assignment,
+            comparison=assignment.comparison,
+            project_id=assignment.project_id,
+            annotator_id=assignment.annotator_id,
+            verdict=verdict,
+            ranking=[list(group) for group in ranking],
+            strength=strength,
+            rationale=rationale,
+            seconds=elapsed if seconds is None else seconds,
+            guideline_version=assignment.guideline_version,
+        )
+
+
+def _check(
+    assignment: Assignment, verdict: Verdict, ranking: Sequence[Sequence[int]], payload: str
+) -> None:
+    if payload != assignment.payload_hash:
+        raise NotRecorded("This verdict is about another text than the one you were shown.")
+    ranked = sorted(pk for group in ranking for pk in group)
+    expected = sorted(assignment.order) if verdict == Verdict.RANKING else []
+    if ranked != expected or not all(ranking):
+        raise NotRecorded("Every answer must be ranked exactly once.")
+
+
+def _revive(assignment: Assignment) -> None:
+    """Make sure that the assignment holds a place. Raises NotRecorded if that cannot be."""
+    if assignment.state == AssignmentState.LIVE:
+        return
+    if assignment.state == AssignmentState.WITHDRAWN:
+        raise NotRecorded("You took this verdict back; the comparison is in front of you again.")
+    again = Assignment.objects.filter(
+        comparison_id=assignment.comparison_id,
+        annotator_id=assignment.annotator_id,
+        state__in=HANDLED,
+    )
+    if again.exists():
+        raise NotRecorded("You were handed this comparison a second time; answer it there.")
+    try:
+        _take_place(assignment.comparison_id)
+    except _LostRace:
+        raise NotRecorded(
+            "This comparison was no longer kept for you, and others have answered it meanwhile."
+        ) from None
+
+
+def undo_last(project: Project, annotator: User) -> Assignment | None:
+    """Take back the annotator's last verdict, or skip, and hand them that comparison again.
+
+    They see it as before, in the same order; what they hold now goes back to the queue. None if
+    there is nothing to undo. Raises NotUndone if a skipped comparison has no place left.
+    """
+    standing = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    if not standing.exists():
+        return None
+    if held := held_by(project, annotator):
+        release(held)
+    with transaction.atomic():
+        last = (
+            standing.select_for_update(of=("self",), no_key=True)
+            .select_related("assignment__comparison__prompt", "assignment__comparison__project")
+            .order_by("-pk")
+            .first()
+        )
+        if last is None:  # undone in another tab just now
+            return None
+        comparison = last.assignment.comparison
+        if last.verdict not in COUNTED:
+            try:
+                _take_place(comparison.pk)
+            except _LostRace:
+                raise NotUndone("Others have answered the comparison you skipped.") from None
+        standing.filter(pk=last.pk).update(voided=timezone.now())
+        Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
+        return _show(comparison, annotator, last.assignment.order)
+
+
+# --- where the annotator stands -----------------------------------------------------------------
+class Progress(NamedTuple):
+    """`done` of `total` for this annotator; `is_capped` if there are more than were counted."""
+
+    done: int
+    total: int
+    is_capped: bool
+
+
+def progress(project: Project, annotator: User) -> Progress:
+    mine = Judgment.objects.counted().filter(project=project, annotator=annotator)
+    held = held_by(project, annotator)
+    left = _unhandled(project, annotator)[:COUNT_LIMIT].count()
+    done = mine.count()
+    return Progress(done, done + left + (held is not None), left == COUNT_LIMIT)
+
+
+class QueueState(NamedTuple):
+    """Why there is, or is not, a comparison for the annotator."""
+
+    reason: str  # available, not_qualified, nothing_imported, held_by_others or all_done
+    until: datetime | None = None  # when the first comparison that others hold may come free
+
+
+def queue_state(project: Project, annotator: User) -> QueueState:
+    if not is_qualified(project, annotator):
+        return QueueState("not_qualified")
+    if held_by(project, annotator) or _unhandled(project, annotator).exists():
+        return QueueState("available")
+    if not project.comparisons.exists():
+        return QueueState("nothing_imported")
+    mine = Assignment.objects.filter(
+        comparison=OuterRef("comparison"), annotator=annotator, state__in=HANDLED
+    )
+    until = (
+        Assignment.objects.filter(~Exists(mine), project=project, state=AssignmentState.LIVE)
+        .order_by("lease_until")
+        .values_list("lease_until", flat=True)
+        .first()
+    )
+    return QueueState("held_by_others", until) if until else QueueState("all_done")
