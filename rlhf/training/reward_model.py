@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,23 +66,24 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     samples = sample_policy(policy, tokenizer, config, folder)
 
     folder.phase("training")
-    model = make_classifier(policy, config, padding=unused_ending([*train, *test], samples))
-    trainer = make_trainer(model, tokenizer, train, test, config, folder)
-    loss = _train(trainer, folder)
+    tokenizer.pad_token_id = unused_ending([*train, *test], samples)
+    model = make_classifier(policy, config, tokenizer.pad_token_id)
+    held_out = HeldOut(test, 2 * config.micro_batch_size, folder)
+    trainer = make_trainer(model, tokenizer, train, held_out, config)
+    _train(trainer, folder)
 
     folder.phase("evaluating")
-    model.eval()
-    accuracy = measure_accuracy(model, test, config, folder)
-    statistics = measure_scores(model, samples, config, folder)
+    evaluation = held_out.evaluate(model, trainer.state.global_step)
+    scores = score_conversations(model, samples, held_out.batch_size, folder)
+    scale = score_statistics(scores)
     with folder.writing_artifact() as artifact:
-        save_reward_model(model, statistics, config.model, artifact)
+        save_reward_model(model, scale, config.model, artifact)
     return {
-        **accuracy,
-        "score_mean": statistics.mean,
-        "score_std": statistics.std,
+        **evaluation,
+        "score_mean": scale.mean,
+        "score_std": scale.std,
         "n_train": len(train),
         "left_out": left_out,
-        "loss": loss,
     }
 
 
@@ -184,9 +186,10 @@ def _spread(prompts: Sequence[EncodedPrompt], n: int) -> list[EncodedPrompt]:
 def unused_ending(pairs: Sequence[EncodedPair], samples: Sequence[Sequence[int]]) -> int:
     """A token with which no conversation ends.
 
-    The classifier reads its score at the last token that differs from the padding. The embedded
-    model's padding is its end token, with which every conversation ends: the score would be read
-    one token early, and no attention mask would help.
+    The classifier reads its score at the last token that differs from the padding token. That of
+    the embedded model is its end token, with which every conversation ends: the score would be
+    read one token early, whatever the attention mask. TRL and transformers both copy the padding
+    token from the tokenizer to the model, so the tokenizer is where it has to be set.
     """
     endings = {ids[-1] for ids in samples}
     endings.update(ids[-1] for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids))
@@ -228,7 +231,7 @@ def make_classifier(policy: PreTrainedModel, config: RewardModelConfig, padding:
 
 
 def save_reward_model(
-    model: PeftModel, statistics: RewardStatistics, reference: dict[str, Any], folder: Path
+    model: PeftModel, scale: RewardStatistics, reference: dict[str, Any], folder: Path
 ) -> None:
     """Adapter, head, score statistics, and model.json: the policy that the adapter lies on.
 
@@ -244,8 +247,49 @@ def save_reward_model(
     settings.save_pretrained(str(folder))
     head = ScalarHead(weight.shape[1])
     head.load_state_dict({"linear.weight": weight, "linear.bias": torch.zeros(1)})
-    save_reward_head(head, statistics, folder)
+    save_reward_head(head, scale, folder)
     write_json(folder / "model.json", reference)
+
+
+# --- held-out pairs ---------------------------------------------------------------------------
+class HeldOut:
+    """The pairs that nothing is learnt from, and how well a model orders them."""
+
+    def __init__(self, pairs: Sequence[EncodedPair], batch_size: int, folder: RunFolder) -> None:
+        self.pairs = pairs
+        self.batch_size = batch_size  # conversations per forward
+        self.folder = folder
+
+    def evaluate(self, model: PeftModel, step: int) -> dict[str, Any]:
+        """Loss and accuracy, and the accuracy of "the longer one wins" on the same pairs.
+
+        Accuracies are over the pairs that people decided: of a tie, nobody can be right. A pair
+        of equal lengths is half a hit for length. None where nothing was held out.
+        """
+        model.eval()
+        conversations = [ids for pair in self.pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
+        scores = score_conversations(model, conversations, self.batch_size, self.folder)
+        margins = torch.tensor(scores[::2]) - torch.tensor(scores[1::2])  # (pairs,)
+        p_chosen = torch.tensor([pair.p_chosen for pair in self.pairs])
+        decided = p_chosen != 0.5
+        n = int(decided.sum())
+        accuracy, low, high = share(int((margins[decided] > 0).sum()), n)
+        hits = sum((pair.longer + 1) / 2 for pair in self.pairs if pair.p_chosen != 0.5)
+        longer, longer_low, longer_high = share(hits, n)
+        loss = soft_loss(margins, p_chosen).item() if self.pairs else None
+        if accuracy is not None and loss is not None:
+            values = {"loss": loss, "accuracy": accuracy, "margin": margins[decided].mean().item()}
+            self.folder.metrics(step, {f"eval_{name}": value for name, value in values.items()})
+        return {
+            "n_test": n,
+            "loss": loss,
+            "accuracy": accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "longer_accuracy": longer,
+            "longer_low": longer_low,
+            "longer_high": longer_high,
+        }
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -292,16 +336,15 @@ class SoftRewardTrainer(RewardTrainer):
 
     def _correct_accuracy(self, is_right: Tensor, is_decided: Tensor) -> None:
         """Nobody can be right about a tie: TRL's accuracy of this batch, over decided pairs."""
-        values = self._metrics["train" if self.model.training else "eval"]["accuracy"]
+        values = self._metrics["train"]["accuracy"]
         values.pop()
         if is_decided.any():
             values.append(is_right[is_decided].float().mean().item())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL averages what was collected since the last report: nothing, if all were ties."""
-        for metrics in self._metrics.values():
-            if not metrics["accuracy"]:
-                del metrics["accuracy"]
+        if not self._metrics["train"]["accuracy"]:
+            del self._metrics["train"]["accuracy"]
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -324,8 +367,9 @@ def soft_loss(margins: Tensor, p_chosen: Tensor) -> Tensor:
 class Reporter(TrainerCallback):
     """Tells the run's folder how it goes, and hears its request to stop."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, held_out: HeldOut) -> None:
+        self.held_out = held_out
+        self.folder = held_out.folder
         self.saved = time.monotonic()
         self.began = time.monotonic()
         self.first_step = 0
@@ -335,9 +379,6 @@ class Reporter(TrainerCallback):
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_if_asked()  # the unfinished step is done again after a resume
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stop_if_asked()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         per_step = (time.monotonic() - self.began) / (state.global_step - self.first_step)
@@ -349,6 +390,13 @@ class Reporter(TrainerCallback):
         if is_last or time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
             control.should_save = True
 
+    def on_epoch_end(
+        self, args: Any, state: Any, control: Any, model: PeftModel, **kwargs: Any
+    ) -> None:
+        if state.global_step < state.max_steps:  # the last time is when the run evaluates
+            self.held_out.evaluate(model, state.global_step)
+            model.train()
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.saved = time.monotonic()
 
@@ -357,8 +405,7 @@ class Reporter(TrainerCallback):
         **kwargs: Any,
     ) -> None:  # fmt: skip
         names = ("loss", "accuracy", "margin", "learning_rate", "grad_norm")
-        known = {*names, *(f"eval_{name}" for name in names)}
-        if values := {name: float(v) for name, v in (logs or {}).items() if name in known}:
+        if values := {name: float(logs[name]) for name in names if logs and name in logs}:
             self.folder.metrics(state.global_step, values)
 
     def _stop_if_asked(self) -> None:
@@ -370,19 +417,16 @@ def make_trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     train: Sequence[EncodedPair],
-    test: Sequence[EncodedPair],
+    held_out: HeldOut,
     config: RewardModelConfig,
-    folder: RunFolder,
 ) -> SoftRewardTrainer:
-    padding = model.config.get_text_config().pad_token_id
     n_steps = math.ceil(len(train) / config.batch_size) * config.epochs
-    trainer = SoftRewardTrainer(
+    return SoftRewardTrainer(
         model,
         RewardConfig(
-            output_dir=str(folder.path / ".trainer"),
+            output_dir=str(held_out.folder.path / ".trainer"),
             num_train_epochs=config.epochs,
             per_device_train_batch_size=config.micro_batch_size,
-            per_device_eval_batch_size=config.micro_batch_size,
             gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
             learning_rate=config.learning_rate,
             warmup_steps=0.05,  # share of all steps
@@ -397,40 +441,28 @@ def make_trainer(
             dataloader_pin_memory=False,
             logging_steps=max(1, n_steps // MAX_REPORTS),
             logging_nan_inf_filter=False,  # a NaN ends the run, it is not averaged away
-            eval_strategy="epoch" if test else "no",
             save_strategy="no",  # the reporter says when
             seed=config.seed,
             report_to="none",
             disable_tqdm=True,
         ),
-        data_collator=SoftCollator(pad_token_id=padding),
-        train_dataset=_dataset(train),
-        eval_dataset=_dataset(test) if test else None,
+        data_collator=SoftCollator(pad_token_id=tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list([pair._asdict() for pair in train]),
         processing_class=tokenizer,
-        callbacks=[Reporter(folder)],
-        folder=folder,
+        callbacks=[Reporter(held_out)],
+        folder=held_out.folder,
     )
-    # TRL has set it to the tokenizer's padding, which may end a conversation: see unused_ending.
-    model.config.get_text_config().pad_token_id = padding
-    return trainer
 
 
-def _dataset(pairs: Sequence[EncodedPair]) -> Dataset:
-    return Dataset.from_list([pair._asdict() for pair in pairs])
-
-
-def _train(trainer: SoftRewardTrainer, folder: RunFolder) -> float:
-    """Train, from the newest checkpoint if there is one; the mean loss over all steps."""
+def _train(trainer: SoftRewardTrainer, folder: RunFolder) -> None:
+    """Train, from the newest checkpoint if there is one. Raises Stopped with all of it saved."""
     checkpoints = folder.checkpoints()
     try:
-        output = trainer.train(
-            resume_from_checkpoint=str(checkpoints[-1][1]) if checkpoints else None
-        )
+        trainer.train(resume_from_checkpoint=str(checkpoints[-1][1]) if checkpoints else None)
     except Stopped:
         if trainer.state.global_step > (checkpoints[-1][0] if checkpoints else 0):
             trainer._save_checkpoint(trainer.model, trial=None)
         raise
-    return output.training_loss
 
 
 # --- measuring --------------------------------------------------------------------------------
@@ -458,45 +490,17 @@ def score_conversations(
     return scores
 
 
-def measure_accuracy(
-    model: PeftModel, test: Sequence[EncodedPair], config: RewardModelConfig, folder: RunFolder
-) -> dict[str, Any]:
-    """How often the held-out pairs are ordered as people did, and what length alone would get.
-
-    Ties among the judgments count for neither. Intervals are Wilson's, at 95 %. A pair of equal
-    lengths is half a hit for "the longer one wins". None where nothing was held out.
-    """
-    decided = [pair for pair in test if pair.p_chosen != 0.5]
-    conversations = [ids for pair in decided for ids in (pair.chosen_ids, pair.rejected_ids)]
-    scores = score_conversations(model, conversations, 2 * config.micro_batch_size, folder)
-    right = sum(
-        chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)
-    )
-    longer = sum((pair.longer + 1) / 2 for pair in decided)
-    return {
-        "n_test": len(decided),
-        **_share("accuracy", right, len(decided)),
-        **_share("longer", longer, len(decided)),
-    }
-
-
-def _share(name: str, hits: float, n: int) -> dict[str, float | None]:
-    """`accuracy`, `accuracy_low`, `accuracy_high`; or `longer_accuracy`, `longer_low`, …"""
-    value = "accuracy" if name == "accuracy" else f"{name}_accuracy"
-    if n == 0:
-        return {value: None, f"{name}_low": None, f"{name}_high": None}
-    low, high = proportion_confint(hits, n, method="wilson")
-    return {value: hits / n, f"{name}_low": float(low), f"{name}_high": float(high)}
-
-
-def measure_scores(
-    model: PeftModel, samples: Sequence[Sequence[int]], config: RewardModelConfig, folder: RunFolder
-) -> RewardStatistics:
+def score_statistics(scores: Sequence[float]) -> RewardStatistics:
     """Mean and standard deviation over the policy's samples, with which PPO normalises."""
-    scores = torch.tensor(score_conversations(model, samples, 2 * config.micro_batch_size, folder))
-    std = scores.std(correction=0).item()
+    std = statistics.pstdev(scores)
     if not math.isfinite(std):
-        raise RunError(
-            "the trained model's scores are not finite: lower the learning rate", DIVERGED
-        )
-    return RewardStatistics(scores.mean().item(), std)
+        raise RunError("the trained scores are not finite: lower the learning rate", DIVERGED)
+    return RewardStatistics(statistics.fmean(scores), std)
+
+
+def share(hits: float, n: int) -> tuple[float | None, float | None, float | None]:
+    """hits / n and its Wilson interval at 95 %; None for all three when n is 0."""
+    if n == 0:
+        return None, None, None
+    low, high = proportion_confint(hits, n, method="wilson")
+    return hits / n, float(low), float(high)
