@@ -75,9 +75,7 @@ def store_completions(run: Run) -> dict[str, int]:
     written = Completion.objects.filter(generated__run=run).select_related("prompt__project")
     for _, group in groupby(written.order_by("prompt_id", "pk").iterator(BATCH), prompt_of):
         completions = list(group)
-        distinct = list(
-            {completion.text.strip(): completion for completion in completions}.values()
-        )
+        distinct = first_of_each_text(completions)
         counts["n_identical"] += len(completions) - len(distinct)
         for pair in zip(distinct[::2], distinct[1::2], strict=False):
             counts[compare(run, pair, Purpose.TRAINING)] += 1
@@ -86,6 +84,13 @@ def store_completions(run: Run) -> dict[str, int]:
 
 def prompt_of(completion: Completion) -> int:
     return completion.prompt_id
+
+
+def first_of_each_text(completions: Iterable[Completion]) -> list[Completion]:
+    first: dict[str, Completion] = {}
+    for completion in completions:
+        first.setdefault(completion.text.strip(), completion)
+    return list(first.values())
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

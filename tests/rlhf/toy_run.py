@@ -1,6 +1,7 @@
 """A cheap stand-in for `python -m rlhf.training`: it keeps to the run folder's protocol.
 
-Run as `python toy_run.py MODE RUN_DIR`; put into settings.RUN_COMMAND by tests.
+Run as `python toy_run.py MODE RUN_DIR`; put into settings.RUN_COMMAND by tests. The mode is how
+many seconds to work for, or a way to fail.
 """
 
 import json
@@ -41,7 +42,7 @@ def main(mode, folder):
     if mode == "greedy":
         hoard = b"x" * (200 * 2**20)
         return work(folder, kind, config, seconds=60.0) + (hoard is None)
-    return work(folder, kind, config, seconds=6.0 if mode == "slow" else 0.0)
+    return work(folder, kind, config, seconds=float(mode) if mode.isdigit() else 0.0)
 
 
 def work(folder, kind, config, *, seconds, stops=True):

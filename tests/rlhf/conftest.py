@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from rlhf import runs
+
+TOY = Path(__file__).with_name("toy_run.py")
+
+
+@pytest.fixture(autouse=True)
+def data_dir(settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    settings.EXPORTS_DIR = tmp_path / "exports"
+    settings.RUNS_DIR = tmp_path / "runs"
+    settings.MODELS_DIR = tmp_path / "models"
+    return tmp_path
+
+
+@pytest.fixture
+def toy(settings, monkeypatch):
+    """Have runs carried out by the toy, in a mode, and looked at often."""
+    monkeypatch.setattr(runs, "POLL_SECONDS", 0.05)
+
+    def set_mode(mode):
+        settings.RUN_COMMAND = f"{{python}} {TOY} {mode} {{run_dir}}"
+
+    set_mode("0")
+    return set_mode

@@ -1,0 +1,168 @@
+"""Small real objects of the rlhf app, with the folders that belong to them."""
+
+import json
+from pathlib import Path
+
+import factory
+from django.conf import settings
+from django.utils import timezone
+
+from annotator.models import (
+    Assignment,
+    Comparison,
+    Completion,
+    Export,
+    Judgment,
+    Project,
+    Prompt,
+    User,
+)
+from annotator.models import canonical_key as key_of
+from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind, Status
+
+
+class ProjectFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Project
+
+    name = factory.Sequence(lambda n: f"Project {n}")
+    slug = factory.Sequence(lambda n: f"project-{n}")
+
+
+class UserFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = User
+
+    username = factory.Sequence(lambda n: f"user-{n}")
+
+
+class PromptFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Prompt
+
+    project = factory.SubFactory(ProjectFactory)
+    messages = factory.Sequence(lambda n: [{"role": "user", "content": f"Question {n}?"}])
+    key = factory.LazyAttribute(lambda prompt: key_of(prompt.messages))
+    split = "train"
+
+
+class PolicyFactory(factory.django.DjangoModelFactory):
+    """An imported policy whose folder exists."""
+
+    class Meta:
+        model = ModelVersion
+
+    project = factory.SubFactory(ProjectFactory)
+    name = factory.Sequence(lambda n: f"policy-{n}")
+    kind = ModelKind.POLICY
+    path = factory.LazyAttribute(lambda version: made_folder(version.name))
+
+
+class RewardModelFactory(PolicyFactory):
+    kind = ModelKind.REWARD
+    name = factory.Sequence(lambda n: f"reward-{n}")
+    parent = factory.SubFactory(PolicyFactory, project=factory.SelfAttribute("..project"))
+
+
+class ExportFactory(factory.django.DjangoModelFactory):
+    """An export of one pair, with its files."""
+
+    class Meta:
+        model = Export
+        skip_postgeneration_save = True
+
+    project = factory.SubFactory(ProjectFactory)
+    sha256 = "0" * 64
+    round_number = 1
+    n_rows = 1
+    n_judgments = 1
+    manifest = {}
+
+    @factory.post_generation
+    def files(export, create, extracted, **kwargs):
+        export.folder.mkdir(parents=True)
+        (export.folder / "data.jsonl").write_text('{"chosen": 1}\n')
+        (export.folder / "manifest.json").write_text("{}")
+
+
+class RoundFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Round
+
+    project = factory.SubFactory(ProjectFactory)
+    number = 1
+    policy = factory.SubFactory(PolicyFactory, project=factory.SelfAttribute("..project"))
+
+
+class RunFactory(factory.django.DjangoModelFactory):
+    """A run with its folder, as `launch` would leave it."""
+
+    class Meta:
+        model = Run
+        skip_postgeneration_save = True
+
+    project = factory.SubFactory(ProjectFactory)
+    kind = RunKind.IMPORT_MODEL
+    status = Status.QUEUED
+    config = {"source": "tiny", "location": "", "output": "artifact"}
+
+    @factory.post_generation
+    def files(run, create, extracted, **kwargs):
+        run.folder.mkdir(parents=True)
+        content = {"kind": run.kind, "config": run.config}
+        (run.folder / "config.json").write_text(json.dumps(content))
+
+
+SAMPLING = {"temperature": 1.0, "max_new_tokens": 8, "seed": 0}
+
+
+class GenerateRunFactory(RunFactory):
+    kind = RunKind.GENERATE
+    policy = factory.SubFactory(PolicyFactory, project=factory.SelfAttribute("..project"))
+    config = {**SAMPLING, "completions_per_prompt": 2}
+
+
+class EvaluateRunFactory(GenerateRunFactory):
+    kind = RunKind.EVALUATE
+    rival = factory.SubFactory(PolicyFactory, project=factory.SelfAttribute("..project"))
+
+
+def made_folder(name):
+    folder = Path(settings.MODELS_DIR) / name
+    folder.mkdir(parents=True)
+    return str(folder)
+
+
+def write_artifact(run, name, lines):
+    (run.folder / "artifact").mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.folder / "artifact" / name).write_text(text)
+
+
+def make_comparison(prompt, *texts, **fields):
+    completions = [Completion.objects.create(prompt=prompt, text=text) for text in texts]
+    return Comparison.objects.create_from(completions, **fields)
+
+
+def make_judgment(comparison, *groups, verdict="ranking"):
+    """What somebody new says: groups of completions, best first."""
+    annotator = UserFactory()
+    assignment = Assignment.objects.create(
+        comparison=comparison,
+        project=comparison.project,
+        annotator=annotator,
+        order=[entry.completion_id for entry in comparison.entries.all()],
+        payload_hash="",
+        state="judged",
+        guideline_version=1,
+        lease_until=timezone.now(),
+    )
+    return Judgment.objects.create(
+        assignment=assignment,
+        comparison=comparison,
+        project=comparison.project,
+        annotator=annotator,
+        verdict=verdict,
+        ranking=[[completion.pk for completion in group] for group in groups],
+        guideline_version=1,
+    )

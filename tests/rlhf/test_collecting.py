@@ -1,0 +1,92 @@
+import pytest
+
+from rlhf import collecting
+from rlhf.models import Round
+from tests.rlhf.factories import (
+    PolicyFactory,
+    ProjectFactory,
+    RoundFactory,
+    RunFactory,
+    made_folder,
+    write_artifact,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+def import_run(project, name="Tiny"):
+    result = {"artifact": made_folder(f"{name}-{project.runs.count()}"), "name": name}
+    return RunFactory(project=project, result=result, status="running", round_number=9)
+
+
+def training_run(kind, **fields):
+    policy = PolicyFactory(name="base")
+    run = RunFactory(kind=kind, project=policy.project, policy=policy, **fields)
+    write_artifact(run, "adapter_config.json", [])
+    return run
+
+
+def test_import_makes_a_policy_and_the_first_round():
+    run = import_run(ProjectFactory())
+
+    found = collecting.collect_import_model(run)
+
+    (version,) = run.outputs.all()
+    assert found == {"model_version": version.pk}
+    assert (version.name, version.kind, version.parent) == ("Tiny", "policy", None)
+    assert (version.path, version.details) == (run.result["artifact"], run.result)
+    first = Round.objects.get()
+    assert (first.project, first.number, first.policy) == (run.project, 1, version)
+
+
+def test_second_import_leaves_the_rounds_as_they_are():
+    existing = RoundFactory()
+
+    collecting.collect_import_model(import_run(existing.project))
+
+    assert list(Round.objects.all()) == [existing]
+
+
+def test_name_that_is_taken_gets_a_number():
+    project = ProjectFactory()
+    names = []
+
+    for _ in range(3):
+        run = import_run(project)
+        run.status = "succeeded"
+        run.save()
+        collecting.collect_import_model(run)
+        names.append(run.outputs.get().name)
+
+    assert names == ["Tiny", "Tiny-2", "Tiny-3"]
+
+
+def test_import_without_files_is_an_error():
+    run = RunFactory(result={"artifact": "/nowhere", "name": "Tiny"})
+
+    with pytest.raises(FileNotFoundError, match="the run's /nowhere is missing"):
+        collecting.collect_import_model(run)
+
+
+def test_reward_model_is_an_adapter_on_its_policy():
+    run = training_run("reward_model", round_number=2, result={"accuracy": 0.7})
+
+    collecting.collect_reward_model(run)
+
+    (version,) = run.outputs.all()
+    assert (version.name, version.kind) == (f"reward-r2-v{run.pk}", "reward")
+    assert (version.parent, version.path) == (run.policy, str(run.folder / "artifact"))
+    assert version.details == {"accuracy": 0.7}
+
+
+def test_ppo_makes_a_policy_on_the_one_it_started_from():
+    run = training_run("ppo", round_number=1)
+
+    collecting.collect_ppo(run)
+
+    (version,) = run.outputs.all()
+    assert (version.name, version.kind) == (f"policy-r1-v{run.pk}", "policy")
+    assert version.reference() == {
+        "base": run.policy.path,
+        "adapters": [str(run.folder / "artifact")],
+    }

@@ -1,0 +1,390 @@
+"""Launching, stopping, resuming and tending runs; test_supervision.py has what happens between."""
+
+import json
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from rlhf import runs
+from rlhf.models import ModelVersion, Round, Run, Status
+from tests.rlhf.factories import (
+    ExportFactory,
+    GenerateRunFactory,
+    PolicyFactory,
+    ProjectFactory,
+    PromptFactory,
+    RewardModelFactory,
+    RoundFactory,
+    RunFactory,
+    UserFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory()
+
+
+def ago(**duration):
+    return timezone.now() - timedelta(**duration)
+
+
+def messages():
+    """Runs that the queue is to wake a supervisor for, in order."""
+    return [message.task["args"][0] for message in OrmQ.objects.filter(key="training")]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- launch -----------------------------------------------------------------------------------
+def test_launch_makes_row_folder_and_message(project, django_capture_on_commit_callbacks):
+    policy = PolicyFactory(project=project)
+    prompts = PromptFactory.create_batch(2, project=project)
+    user = UserFactory()
+
+    with django_capture_on_commit_callbacks(execute=True):
+        run = runs.launch(
+            project, "generate", {"seed": 7}, round_number=3, policy=policy, user=user
+        )
+
+    assert (run.status, run.round_number, run.policy, run.created_by) == ("queued", 3, policy, user)
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config == {"kind": "generate", "config": run.config}
+    assert run.config["model"] == {"base": policy.path, "adapters": []}
+    assert run.config["seed"] == 7
+    assert {line["id"]: line["messages"] for line in lines(run.folder / "prompts.jsonl")} == {
+        prompt.pk: prompt.messages for prompt in prompts
+    }
+    assert messages() == [run.pk]
+
+
+def test_launch_leaves_no_other_folder_behind(project, settings):
+    run = runs.launch(project, "import_model", {"source": "tiny"}, round_number=1)
+
+    assert [path.name for path in settings.RUNS_DIR.iterdir()] == [str(run.pk)]
+
+
+def test_same_token_starts_one_run(project):
+    token = uuid.uuid4()
+
+    first = runs.launch(project, "import_model", {"source": "tiny"}, round_number=1, token=token)
+    second = runs.launch(project, "import_model", {"source": "tiny"}, round_number=1, token=token)
+
+    assert first == second
+    assert Run.objects.count() == 1
+
+
+def test_second_run_of_a_kind_in_a_round_is_refused(project):
+    first = runs.launch(project, "import_model", {"source": "tiny"}, round_number=1)
+
+    with pytest.raises(runs.RunRefused, match=f"Import model run {first.pk} of round 1 is queued"):
+        runs.launch(project, "import_model", {"source": "tiny"}, round_number=1)
+
+
+def test_launch_without_a_policy_is_refused(project):
+    with pytest.raises(runs.RunRefused, match="import a model first"):
+        runs.launch(project, "generate", {}, round_number=1)
+
+
+def test_launch_with_bad_settings_is_refused_and_leaves_nothing(project, settings):
+    policy = PolicyFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match=r"temperature=0 must be above 0"):
+        runs.launch(project, "generate", {"temperature": 0}, round_number=1, policy=policy)
+
+    assert (Run.objects.count(), settings.RUNS_DIR.exists()) == (0, False)
+
+
+def test_launch_with_a_missing_model_folder_is_refused(project):
+    policy = PolicyFactory(project=project, path="/nowhere/model")
+
+    with pytest.raises(runs.RunRefused, match="there is no folder /nowhere/model"):
+        runs.launch(project, "generate", {}, round_number=1, policy=policy)
+
+
+def test_launch_with_the_model_of_another_project_is_refused(project):
+    with pytest.raises(runs.RunRefused, match="is no policy of this project"):
+        runs.launch(project, "generate", {}, round_number=1, policy=PolicyFactory())
+
+
+def test_import_of_an_unknown_folder_is_refused(project):
+    source = {"source": "folder", "location": "/nowhere"}
+
+    with pytest.raises(runs.RunRefused, match="There is no model folder /nowhere"):
+        runs.launch(project, "import_model", source, round_number=1)
+
+
+def test_launch_without_prompts_is_refused_and_leaves_nothing(project, settings):
+    policy = PolicyFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match="no prompts yet"):
+        runs.launch(project, "generate", {}, round_number=1, policy=policy)
+
+    assert (Run.objects.count(), list(settings.RUNS_DIR.iterdir())) == (0, [])
+
+
+def test_generate_takes_a_sample_of_the_prompts_if_asked(project):
+    policy = PolicyFactory(project=project)
+    prompts = PromptFactory.create_batch(5, project=project)
+
+    run = runs.launch(project, "generate", {}, round_number=1, policy=policy, max_prompts=2)
+
+    smallest_keys = sorted(prompts, key=lambda prompt: prompt.key)[:2]
+    found = [line["id"] for line in lines(run.folder / "prompts.jsonl")]
+    assert found == [prompt.pk for prompt in smallest_keys]
+
+
+def test_reward_model_run_has_the_export_and_training_prompts_in_its_folder(project):
+    export, policy = ExportFactory(project=project), PolicyFactory(project=project)
+    train = PromptFactory(project=project)
+    PromptFactory(project=project, split="test")
+
+    run = runs.launch(project, "reward_model", {}, round_number=1, policy=policy, export=export)
+
+    names = sorted(path.name for path in (run.folder / "data").iterdir())
+    assert names == ["data.jsonl", "manifest.json"]
+    assert (run.folder / "data/data.jsonl").samefile(export.folder / "data.jsonl")
+    assert [line["id"] for line in lines(run.folder / "prompts.jsonl")] == [train.pk]
+
+
+def test_export_without_pairs_is_refused(project):
+    export = ExportFactory(project=project, n_rows=0)
+    policy = PolicyFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match=f"Export {export.pk} has no pairs to learn from"):
+        runs.launch(project, "reward_model", {}, round_number=1, policy=policy, export=export)
+
+
+def test_ppo_reads_training_prompts_and_evaluation_held_out_ones(project):
+    reward_model = RewardModelFactory(project=project)
+    old, new = reward_model.parent, PolicyFactory(project=project, parent=reward_model.parent)
+    train = PromptFactory(project=project)
+    test = PromptFactory(project=project, split="test")
+
+    ppo = runs.launch(project, "ppo", {}, round_number=1, policy=old, reward_model=reward_model)
+    evaluate = runs.launch(project, "evaluate", {}, round_number=1, policy=new, rival=old)
+
+    assert [line["id"] for line in lines(ppo.folder / "prompts.jsonl")] == [train.pk]
+    assert [line["id"] for line in lines(evaluate.folder / "prompts.jsonl")] == [test.pk]
+    assert ppo.config["reward_model"] == reward_model.path
+    assert evaluate.config["rival"] == old.reference()
+
+
+def test_ppo_with_a_reward_model_of_another_base_is_refused(project):
+    reward_model, policy = RewardModelFactory(project=project), PolicyFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match=f"train a reward model on {policy} first"):
+        runs.launch(project, "ppo", {}, round_number=1, policy=policy, reward_model=reward_model)
+
+
+def test_evaluation_without_held_out_prompts_or_second_policy_is_refused(project):
+    old, new = PolicyFactory.create_batch(2, project=project)
+    PromptFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match="cannot be compared with itself"):
+        runs.launch(project, "evaluate", {}, round_number=1, policy=new, rival=new)
+    with pytest.raises(runs.RunRefused, match="No prompt is held out"):
+        runs.launch(project, "evaluate", {}, round_number=1, policy=new, rival=old)
+
+
+def test_folder_left_by_a_rolled_back_launch_is_kept_aside(project, settings):
+    last = RunFactory().pk
+    (settings.RUNS_DIR / str(last + 1)).mkdir()
+    (settings.RUNS_DIR / str(last + 1) / "old").touch()
+
+    run = runs.launch(project, "import_model", {"source": "tiny"}, round_number=1)
+
+    assert not (run.folder / "old").exists()
+    assert len(list(settings.RUNS_DIR.glob(f"{last + 1}-without-row-*/old"))) == 1
+
+
+# --- stop and resume --------------------------------------------------------------------------
+def test_stopping_a_queued_run_ends_it():
+    run = RunFactory()
+
+    runs.request_stop(run)
+
+    run.refresh_from_db()
+    assert run.status == Status.STOPPED
+    assert run.finished == run.stop_requested is not None
+
+
+def test_stopping_a_running_run_asks_it():
+    run = RunFactory(status=Status.RUNNING)
+
+    runs.request_stop(run)
+
+    run.refresh_from_db()
+    assert (run.status, run.finished) == ("stopping", None)
+    assert run.stop_requested is not None
+
+
+@pytest.mark.parametrize("status", ["stopping", "succeeded", "failed", "lost", "stopped"])
+def test_stopping_any_other_run_changes_nothing(status):
+    run = RunFactory(status=status)
+
+    runs.request_stop(run)
+
+    run.refresh_from_db()
+    assert (run.status, run.stop_requested) == (status, None)
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "lost"])
+def test_resume_queues_the_run_again(status, django_capture_on_commit_callbacks):
+    run = RunFactory(
+        status=status, pid=1, pid_started=1.0, error="Bad.", result={"peak_mib": 1},
+        stop_requested=ago(minutes=5), finished=ago(minutes=4), step=7, events_read=0,
+    )  # fmt: skip
+
+    with django_capture_on_commit_callbacks(execute=True):
+        runs.resume(run)
+
+    run.refresh_from_db()
+    assert (run.status, run.attempts, run.error, run.result) == ("queued", 1, "", {})
+    assert (run.pid, run.stop_requested, run.finished, run.step) == (None, None, None, 7)
+    assert messages() == [run.pk]
+
+
+def test_resuming_twice_queues_once():
+    run = RunFactory(status=Status.FAILED)
+    runs.resume(run)
+
+    with pytest.raises(runs.RunRefused, match="nothing to resume"):
+        runs.resume(run)
+
+    run.refresh_from_db()
+    assert run.attempts == 1
+
+
+def test_resume_is_refused_while_another_run_of_the_kind_is_active():
+    stopped = RunFactory(status=Status.STOPPED)
+    other = RunFactory(project=stopped.project)
+
+    with pytest.raises(runs.RunRefused, match=f"Import model run {other.pk} of round 1 is queued"):
+        runs.resume(stopped)
+
+
+# --- tend -------------------------------------------------------------------------------------
+def test_tend_queues_runs_whose_message_may_be_lost():
+    forgotten = RunFactory(queued=ago(minutes=2))
+    RunFactory(queued=ago(seconds=5))
+
+    runs.tend()
+
+    assert messages() == [forgotten.pk]
+
+
+def test_tend_lets_queued_runs_wait_while_another_is_watched():
+    RunFactory(status=Status.RUNNING, supervised=ago(seconds=1))
+    RunFactory(queued=ago(minutes=2))
+
+    runs.tend()
+
+    assert messages() == []
+
+
+def test_tend_queues_a_forgotten_run_once_a_minute():
+    RunFactory(queued=ago(minutes=2))
+
+    runs.tend()
+    runs.tend()
+
+    assert len(messages()) == 1
+
+
+def test_tend_wakes_a_supervisor_for_a_run_that_nobody_watches(toy):
+    toy("6")
+    run = RunFactory(queued=ago(minutes=2))
+    process = start(run)
+
+    runs.tend()
+
+    assert messages() == [run.pk]
+    process.kill()
+
+
+def start(run):
+    """A process of the run whose supervisor has died."""
+    run.status, run.supervised = Status.RUNNING, ago(minutes=1)
+    run.started = ago(minutes=1)
+    run.save()
+    process = runs._start(run)
+    Run.objects.filter(pk=run.pk).update(supervised=ago(minutes=1))
+    return process._child
+
+
+def test_tend_ends_a_run_whose_process_has_ended_unseen(toy):
+    run = RunFactory()
+    process = start(run)
+    process.wait()
+
+    runs.tend()
+
+    run.refresh_from_db()
+    assert (run.status, run.error) == ("succeeded", "")
+    assert ModelVersion.objects.get().run == run
+
+
+def test_starting_trainer_queues_all_that_has_not_ended_once():
+    waiting = RunFactory()
+    running = RunFactory(status=Status.RUNNING, supervised=ago(seconds=1))
+    RunFactory(status=Status.FAILED)
+    runs._send(waiting.pk)
+
+    runs.send_all()
+
+    assert messages() == [running.pk, waiting.pk]
+
+
+# --- next round -------------------------------------------------------------------------------
+def test_next_round_samples_from_the_new_policy(project):
+    RoundFactory(project=project)
+    PromptFactory(project=project)
+    GenerateRunFactory(
+        project=project, status=Status.SUCCEEDED,
+        config={"model": {}, "prompts": "prompts.jsonl", "temperature": 0.5, "seed": 3},
+    )  # fmt: skip
+    policy = PolicyFactory(project=project)
+
+    new = runs.next_round(project, None, policy)
+
+    run = Run.objects.get(round_number=2)
+    assert (new.number, new.policy) == (2, policy)
+    assert (run.kind, run.status, run.policy) == ("generate", "queued", policy)
+    assert (run.config["temperature"], run.config["seed"]) == (0.5, 2)
+
+
+def test_next_round_waits_for_the_runs_of_the_last(project):
+    RoundFactory(project=project)
+    active = RunFactory(project=project, kind="ppo")
+    PromptFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match=f"Round 1 is not over: PPO run {active.pk}"):
+        runs.next_round(project, None, PolicyFactory(project=project))
+
+    assert Round.objects.count() == 1
+
+
+def test_next_round_that_cannot_generate_is_not_begun(project):
+    with pytest.raises(runs.RunRefused, match="no prompts yet"):
+        runs.next_round(project, None, PolicyFactory(project=project))
+
+    assert Round.objects.count() == 0
+
+
+def test_next_round_with_the_same_token_is_one_round(project):
+    PromptFactory(project=project)
+    policy, token = PolicyFactory(project=project), uuid.uuid4()
+
+    first = runs.next_round(project, None, policy, token=token)
+    second = runs.next_round(project, None, policy, token=token)
+
+    assert first == second
+    assert (Round.objects.count(), Run.objects.count()) == (1, 1)
