@@ -3,7 +3,7 @@
 A comparison has `overlap` places. A live assignment holds one, a judgment that counts keeps it, a
 skip, an expired lease or a release gives it back. `Comparison.taken` counts the places in use; it
 moves only here, in the same transaction as the row that explains it, and the database refuses to
-let it pass `overlap`. Whoever loses a race tries again; nobody waits for a lock to be told so.
+let it pass `overlap`.
 
 The same code runs on SQLite, where transactions that write exclude one another, and on PostgreSQL,
 where locked rows are skipped.
@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F, Min, Q, QuerySet
 from django.utils import timezone
 
 from annotator.models import (
     COUNTED,
-    HANDLED,
     Assignment,
     AssignmentState,
     Comparison,
@@ -35,7 +34,7 @@ from annotator.models import (
     canonical_key,
 )
 
-ATTEMPTS = 20  # of a claim that loses races; each loss means that somebody else got on
+ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
 COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
 SWEEP_LIMIT = 50  # expired leases given back per claim
 
@@ -48,10 +47,6 @@ class NotUndone(Exception):
     """The last verdict could not be taken back. The message is a sentence for the annotator."""
 
 
-class _LostRace(Exception):
-    """Somebody else took the place between our look and our update."""
-
-
 # --- handing out ------------------------------------------------------------------------------
 def claim(project: Project, annotator: User) -> Assignment | None:
     """The comparison the annotator holds in this project, or the next one for them, or None.
@@ -61,29 +56,22 @@ def claim(project: Project, annotator: User) -> Assignment | None:
     """
     if not is_qualified(project, annotator):
         return None
-    if held := held_by(project, annotator):
-        renew(held)
-        return held
-    release_expired(project)
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
+        if held := held_by(project, annotator):
+            renew(held)
+            return held
+        release_expired(project)
         try:
             with transaction.atomic():
-                comparison = _next_open(project, annotator, wait=attempt > 0)
-                if comparison is not None:
-                    order = list(comparison.entries.values_list("completion_id", flat=True))
-                    random.shuffle(order)
-                    return _hand_out(comparison, annotator, order)
-            if attempt > 0:
-                return None
-        except _LostRace:
-            continue
-        except IntegrityError:  # the same person claimed in another tab
-            if held := held_by(project, annotator):
-                return held
+                comparison = _lock_next(project, annotator)
+                return _hand_out(comparison, annotator) if comparison else None
+        except IntegrityError:
+            continue  # the same person claimed in another tab: it is held now
     return None
 
 
 def is_qualified(project: Project, annotator: User) -> bool:
+    """May this person judge here? Superusers may, unless a membership of theirs says otherwise."""
     membership = Membership.objects.filter(project=project, user=annotator).first()
     return membership.is_qualified if membership else annotator.is_superuser
 
@@ -97,30 +85,37 @@ def held_by(project: Project, annotator: User) -> Assignment | None:
     )
 
 
-def _unhandled(project: Project, annotator: User) -> QuerySet[Comparison]:
-    """Open comparisons that the annotator neither holds nor has judged or skipped."""
-    mine = Assignment.objects.filter(
-        comparison=OuterRef("pk"), annotator=annotator, state__in=HANDLED
-    )
-    return Comparison.objects.open().filter(~Exists(mine), project=project)
+def _open_for(project: Project, annotator: User) -> QuerySet[Comparison]:
+    return Comparison.objects.open().filter(project=project).not_handled_by(annotator)
 
 
-def _next_open(project: Project, annotator: User, *, wait: bool) -> Comparison | None:
-    """The next comparison for the annotator, locked until the transaction ends.
+def _lock_next(project: Project, annotator: User) -> Comparison | None:
+    """The next comparison for the annotator, locked until the transaction ends."""
+    comparison = _find_next(project, annotator, wait=False)
+    if comparison is None and connection.features.has_select_for_update_skip_locked:
+        # What is left may be locked for a moment by people who take one of several places each:
+        # wait for them before saying that there is nothing.
+        comparison = _find_next(project, annotator, wait=True)
+    return comparison
 
-    Goes through the priorities from the highest, and within one starts at a random place of the
-    index and wraps around, so that annotators rarely meet and the cost does not grow with the
-    queue. Rows that others hold locked are passed over, unless `wait`.
+
+def _find_next(project: Project, annotator: User, *, wait: bool) -> Comparison | None:
+    """Goes through the priorities from the highest, and within one starts at a random place of
+    the index and wraps around, so that annotators rarely meet and the cost does not grow with
+    the queue. Rows that others hold locked are passed over, unless `wait`.
     """
-    unhandled = _unhandled(project, annotator).select_related("prompt", "project")
+    candidates = (
+        _open_for(project, annotator)
+        .select_related("prompt", "project")
+        .select_for_update(skip_locked=not wait, of=("self",), no_key=True)
+    )
     start = random.random()
     priority = _highest_priority(project, below=None)
     while priority is not None:
-        level = unhandled.filter(priority=priority).order_by("draw")
-        for part in (level.filter(draw__gte=start), level.filter(draw__lt=start)):
-            found = part.select_for_update(skip_locked=not wait, of=("self",), no_key=True).first()
-            if found is not None:
-                return found
+        for part in (Q(draw__gte=start), Q(draw__lt=start)):
+            level = candidates.filter(part, priority=priority)
+            if comparison := level.order_by("draw").first():
+                return comparison
         priority = _highest_priority(project, below=priority)
     return None
 
@@ -132,9 +127,11 @@ def _highest_priority(project: Project, below: int | None) -> int | None:
     return queue.values_list("priority", flat=True).first()
 
 
-def _hand_out(comparison: Comparison, annotator: User, order: list[int]) -> Assignment:
-    """Take a place and write down what is shown. Raises _LostRace if there is no place left."""
-    _take_place(comparison.pk)
+def _hand_out(comparison: Comparison, annotator: User) -> Assignment:
+    """Take a place of the locked comparison and write down what is shown."""
+    order = list(comparison.entries.values_list("completion_id", flat=True))
+    random.shuffle(order)
+    Comparison.objects.filter(pk=comparison.pk).update(taken=F("taken") + 1)
     return _show(comparison, annotator, order)
 
 
@@ -151,10 +148,10 @@ def _show(comparison: Comparison, annotator: User, order: list[int]) -> Assignme
     )
 
 
-def _take_place(comparison_id: int) -> None:
+def _take_place(comparison_id: int) -> bool:
+    """Take one of the free places; False if there is none."""
     free = Comparison.objects.open().filter(pk=comparison_id)
-    if free.update(taken=F("taken") + 1) != 1:
-        raise _LostRace
+    return free.update(taken=F("taken") + 1) == 1
 
 
 def _give_place_back(comparison_id: int) -> None:
@@ -232,12 +229,15 @@ def record(
     with transaction.atomic():
         assignment = (
             Assignment.objects.select_for_update(of=("self",), no_key=True)
-            .select_related("comparison")
+            .select_related("comparison", "project", "annotator")
             .get(pk=assignment.pk)
         )
-        if standing := assignment.judgments.filter(voided=None).first():
-            return standing
-        _revive(assignment)
+        if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
+            return assignment.judgments.get(voided=None)
+        if not is_qualified(assignment.project, assignment.annotator):
+            raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
+        if assignment.state != AssignmentState.LIVE:
+            _revive(assignment)
         skipped = verdict == Verdict.SKIPPED
         assignment.state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
         assignment.save(update_fields=["state"])
@@ -263,62 +263,62 @@ def _check(
 ) -> None:
     if payload != assignment.payload_hash:
         raise NotRecorded("This verdict is about another text than the one you were shown.")
+    if verdict != Verdict.RANKING:
+        if ranking:
+            raise NotRecorded("Only a ranking ranks the answers.")
+        return
     ranked = sorted(pk for group in ranking for pk in group)
-    expected = sorted(assignment.order) if verdict == Verdict.RANKING else []
-    if ranked != expected or not all(ranking):
+    if ranked != sorted(assignment.order) or not all(ranking):
         raise NotRecorded("Every answer must be ranked exactly once.")
 
 
 def _revive(assignment: Assignment) -> None:
-    """Make sure that the assignment holds a place. Raises NotRecorded if that cannot be."""
-    if assignment.state == AssignmentState.LIVE:
-        return
+    """Take a place for an assignment that gave its own back. Raises NotRecorded if none is free."""
     if assignment.state == AssignmentState.WITHDRAWN:
-        raise NotRecorded("You took this verdict back; the comparison is in front of you again.")
-    again = Assignment.objects.filter(
-        comparison_id=assignment.comparison_id,
-        annotator_id=assignment.annotator_id,
-        state__in=HANDLED,
-    )
-    if again.exists():
+        raise NotRecorded("You took this verdict back; the comparison was handed to you anew.")
+    comparison = Comparison.objects.filter(pk=assignment.comparison_id)
+    if not comparison.not_handled_by(assignment.annotator).exists():
         raise NotRecorded("You were handed this comparison a second time; answer it there.")
-    try:
-        _take_place(assignment.comparison_id)
-    except _LostRace:
+    if not _take_place(assignment.comparison_id):
         raise NotRecorded(
             "This comparison was no longer kept for you, and others have answered it meanwhile."
-        ) from None
+        )
 
 
 def undo_last(project: Project, annotator: User) -> Assignment | None:
     """Take back the annotator's last verdict, or skip, and hand them that comparison again.
 
     They see it as before, in the same order; what they hold now goes back to the queue. None if
-    there is nothing to undo. Raises NotUndone if a skipped comparison has no place left.
+    there is nothing to undo. Raises NotUndone, and changes nothing, if a skipped comparison has
+    no place left.
     """
-    standing = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
-    if not standing.exists():
+    if not is_qualified(project, annotator):
         return None
-    if held := held_by(project, annotator):
-        release(held)
     with transaction.atomic():
         last = (
-            standing.select_for_update(of=("self",), no_key=True)
+            Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+            .select_for_update(of=("self",), no_key=True)
             .select_related("assignment__comparison__prompt", "assignment__comparison__project")
-            .order_by("-pk")
+            .order_by("-created", "-pk")
             .first()
         )
-        if last is None:  # undone in another tab just now
+        if last is None:
             return None
         comparison = last.assignment.comparison
-        if last.verdict not in COUNTED:
-            try:
-                _take_place(comparison.pk)
-            except _LostRace:
-                raise NotUndone("Others have answered the comparison you skipped.") from None
-        standing.filter(pk=last.pk).update(voided=timezone.now())
+        if held := held_by(project, annotator):
+            _lock_both(held.comparison_id, comparison.pk)
+            release(held)
+        if last.verdict not in COUNTED and not _take_place(comparison.pk):
+            raise NotUndone("Others have answered the comparison that you skipped.")
+        Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
         Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
         return _show(comparison, annotator, last.assignment.order)
+
+
+def _lock_both(*comparison_ids: int) -> None:
+    """In one order for everybody: two people who undo at once must not wait for each other."""
+    both = Comparison.objects.filter(pk__in=comparison_ids).order_by("pk")
+    list(both.select_for_update(no_key=True).values_list("pk"))
 
 
 # --- where the annotator stands -----------------------------------------------------------------
@@ -333,7 +333,7 @@ class Progress(NamedTuple):
 def progress(project: Project, annotator: User) -> Progress:
     mine = Judgment.objects.counted().filter(project=project, annotator=annotator)
     held = held_by(project, annotator)
-    left = _unhandled(project, annotator)[:COUNT_LIMIT].count()
+    left = _open_for(project, annotator)[:COUNT_LIMIT].count()
     done = mine.count()
     return Progress(done, done + left + (held is not None), left == COUNT_LIMIT)
 
@@ -348,17 +348,14 @@ class QueueState(NamedTuple):
 def queue_state(project: Project, annotator: User) -> QueueState:
     if not is_qualified(project, annotator):
         return QueueState("not_qualified")
-    if held_by(project, annotator) or _unhandled(project, annotator).exists():
+    if held_by(project, annotator) or _open_for(project, annotator).exists():
         return QueueState("available")
     if not project.comparisons.exists():
         return QueueState("nothing_imported")
-    mine = Assignment.objects.filter(
-        comparison=OuterRef("comparison"), annotator=annotator, state__in=HANDLED
+    others = Assignment.objects.filter(
+        project=project,
+        state=AssignmentState.LIVE,
+        comparison__in=Comparison.objects.not_handled_by(annotator),
     )
-    until = (
-        Assignment.objects.filter(~Exists(mine), project=project, state=AssignmentState.LIVE)
-        .order_by("lease_until")
-        .values_list("lease_until", flat=True)
-        .first()
-    )
+    until = others.aggregate(until=Min("lease_until"))["until"]
     return QueueState("held_by_others", until) if until else QueueState("all_done")

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser, AnonymousUser
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.urls import reverse
 from django.utils import timezone
 
@@ -29,6 +29,11 @@ def canonical_key(value: Any) -> str:
     """SHA-256 of the value as canonical JSON: the same content always has the same key."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def comparison_key(prompt_key: str, purpose: str, texts: Iterable[str]) -> str:
+    """The same prompt, purpose and set of completions always have the same key."""
+    return canonical_key([prompt_key, purpose, sorted(text.strip() for text in texts)])
 
 
 def random_draw() -> float:
@@ -103,6 +108,10 @@ class Project(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("rlhf:project", args=[self.slug])
 
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(minutes=self.lease_minutes)
+
     def split_of(self, prompt_key: str) -> Split:
         """The split of a prompt, from its key alone: the same prompt is always on the same side."""
         return Split.TEST if int(prompt_key[:8], 16) % 100 < self.held_out_percent else Split.TRAIN
@@ -176,6 +185,13 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         """Those that still need somebody."""
         return self.filter(taken__lt=F("overlap"))
 
+    def not_handled_by(self, annotator: User) -> Self:
+        """Those that this person has not judged, skipped or on the screen."""
+        mine = Assignment.objects.filter(
+            comparison=OuterRef("pk"), annotator=annotator, state__in=HANDLED
+        )
+        return self.filter(~Exists(mine))
+
     def create_from(
         self,
         completions: Sequence[Completion],
@@ -201,7 +217,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
             return None
         comparison, created = self.get_or_create(
             project_id=prompt.project_id,
-            key=canonical_key([prompt.key, purpose, sorted(texts)]),
+            key=comparison_key(prompt.key, purpose, texts),
             defaults={
                 "prompt": prompt,
                 "overlap": overlap or prompt.project.overlap,
@@ -339,10 +355,6 @@ class Assignment(models.Model):
     def __str__(self) -> str:
         return f"assignment {self.pk} of {self.comparison} to {self.annotator}"
 
-    @property
-    def lease(self) -> timedelta:
-        return timedelta(minutes=self.project.lease_minutes)
-
 
 class Verdict(models.TextChoices):
     RANKING = "ranking", "Ranking"
@@ -399,7 +411,11 @@ class Judgment(models.Model):
             models.Index(
                 fields=["project", "annotator", "-created"], name="judgments_by_annotator"
             ),
-            models.Index(fields=["project", "verdict"], condition=Q(voided=None), name="in_force"),
+            models.Index(
+                fields=["project", "annotator", "verdict"],
+                condition=Q(voided=None),
+                name="in_force",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -2,6 +2,19 @@
 
 import os
 
+import pytest
+
 # Read when torch is first imported. Threads that spin while they wait make everything that wants
 # the same cores many times slower: other test workers, a browser, the run that a test watches.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(autouse=True)
+def data_dir(settings, tmp_path):
+    """Files go to a folder of the test's own, and hashing a password takes no time."""
+    settings.DATA_DIR = tmp_path
+    settings.EXPORTS_DIR = tmp_path / "exports"
+    settings.RUNS_DIR = tmp_path / "runs"
+    settings.MODELS_DIR = tmp_path / "models"
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    return tmp_path

@@ -212,7 +212,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='judgment',
-            index=models.Index(condition=models.Q(('voided', None)), fields=['project', 'verdict'], name='in_force'),
+            index=models.Index(condition=models.Q(('voided', None)), fields=['project', 'annotator', 'verdict'], name='in_force'),
         ),
         migrations.AddConstraint(
             model_name='judgment',

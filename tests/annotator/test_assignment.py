@@ -1,0 +1,484 @@
+"""Who is handed what, and what becomes of their verdicts."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from annotator.assignment import (
+    NotRecorded,
+    NotUndone,
+    Progress,
+    QueueState,
+    claim,
+    payload_hash,
+    progress,
+    queue_state,
+    record,
+    release,
+    renew,
+    shown,
+    undo_last,
+)
+from annotator.models import Assignment, AssignmentState, Comparison, Judgment, Verdict
+from tests.factories import (
+    AssignmentFactory,
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    UserFactory,
+    completion_ids,
+    make_judgment,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory()
+
+
+@pytest.fixture
+def anna(project):
+    return MembershipFactory(project=project, user__username="anna").user
+
+
+@pytest.fixture
+def ben(project):
+    return MembershipFactory(project=project, user__username="ben").user
+
+
+def say(assignment, verdict=Verdict.ALL_BAD, ranking=(), **fields):
+    fields.setdefault("payload_hash", assignment.payload_hash)
+    return record(assignment, verdict, ranking, **fields)
+
+
+def taken(comparison):
+    return Comparison.objects.get(pk=comparison.pk).taken
+
+
+def run_out(assignment):
+    Assignment.objects.filter(pk=assignment.pk).update(lease_until=timezone.now())
+
+
+# --- claim ------------------------------------------------------------------------------------
+def test_claim_hands_out_an_open_comparison_with_a_lease(project, anna):
+    comparison = ComparisonFactory(project=project)
+
+    assignment = claim(project, anna)
+
+    assert assignment.comparison == comparison
+    assert sorted(assignment.order) == completion_ids(comparison)
+    assert assignment.payload_hash == payload_hash(comparison, assignment.order)
+    assert timedelta(minutes=19) < assignment.lease_until - timezone.now() < project.lease
+    assert taken(comparison) == 1
+
+
+def test_claim_returns_what_is_held_with_a_new_lease(project, anna):
+    ComparisonFactory.create_batch(3, project=project)
+    first = claim(project, anna)
+    run_out(first)
+
+    second = claim(project, anna)
+
+    assert second == first
+    assert second.lease_until > timezone.now()
+    assert Assignment.objects.count() == 1
+
+
+def test_claim_never_exceeds_the_overlap(project, anna, ben):
+    ComparisonFactory(project=project, overlap=1)
+
+    assert claim(project, anna) is not None
+    assert claim(project, ben) is None
+
+
+def test_claim_takes_the_highest_priority_first(project, anna):
+    for priority in (0, 7, -1, 3):
+        ComparisonFactory(project=project, priority=priority)
+
+    priorities = []
+    while assignment := claim(project, anna):
+        priorities.append(assignment.comparison.priority)
+        say(assignment)
+
+    assert priorities == [7, 3, 0, -1]
+
+
+def test_claim_goes_on_to_lower_priorities_when_the_higher_are_handled(project, anna):
+    urgent = ComparisonFactory(project=project, overlap=5, priority=9)
+    other = ComparisonFactory(project=project)
+    make_judgment(urgent, anna)
+
+    assert claim(project, anna).comparison == other
+
+
+def test_claim_draws_the_order_of_comparisons_and_of_completions(project):
+    comparisons = ComparisonFactory.create_batch(4, project=project, overlap=100)
+
+    handed_out = [claim(project, MembershipFactory(project=project).user) for _ in range(60)]
+
+    assert {assignment.comparison for assignment in handed_out} == set(comparisons)
+    sorted_first = [assignment.order == sorted(assignment.order) for assignment in handed_out]
+    assert set(sorted_first) == {True, False}
+
+
+def test_claim_finds_the_last_one_wherever_it_lies(project, anna):
+    ComparisonFactory.create_batch(20, project=project)
+
+    while assignment := claim(project, anna):
+        say(assignment)
+
+    assert Judgment.objects.count() == 20
+
+
+def test_claim_knows_only_its_own_project(project, anna):
+    ComparisonFactory()
+
+    assert claim(project, anna) is None
+
+
+@pytest.mark.parametrize("is_member", [True, False])
+def test_claim_gives_the_unqualified_nothing(project, is_member):
+    ComparisonFactory(project=project)
+    user = UserFactory()
+    if is_member:
+        MembershipFactory(project=project, user=user, is_qualified=False)
+
+    assert claim(project, user) is None
+    assert queue_state(project, user) == QueueState("not_qualified")
+
+
+def test_claim_serves_superusers_without_membership(project):
+    comparison = ComparisonFactory(project=project)
+
+    assert claim(project, UserFactory(is_superuser=True)).comparison == comparison
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_claim_and_record_ask_equally_many_questions(project, anna, n, django_assert_num_queries):
+    ComparisonFactory.create_batch(n, project=project, draw=1.0)  # found without wrapping round
+
+    with django_assert_num_queries(11):
+        assignment = claim(project, anna)
+    with django_assert_num_queries(6):
+        say(assignment, Verdict.RANKING, [[pk] for pk in assignment.order])
+
+
+# --- leases -----------------------------------------------------------------------------------
+def test_expired_leases_give_their_place_back_once(project, anna, ben):
+    comparison = ComparisonFactory(project=project)
+    late = AssignmentFactory(comparison=comparison, annotator=anna)
+    run_out(late)
+
+    assert claim(project, ben).comparison == comparison
+
+    late.refresh_from_db()
+    assert late.state == AssignmentState.EXPIRED
+    assert taken(comparison) == 1
+
+
+def test_an_expired_comparison_comes_back_to_the_same_annotator(project, anna, ben):
+    comparison = ComparisonFactory(project=project)
+    late = AssignmentFactory(comparison=comparison, annotator=anna)
+    run_out(late)
+    release(claim(project, ben))
+
+    again = claim(project, anna)
+
+    assert again.comparison == comparison
+    assert again != late
+
+
+def test_two_expired_leases_of_one_comparison_free_two_places(project, anna):
+    comparison = ComparisonFactory(project=project, overlap=2)
+    for late in AssignmentFactory.create_batch(2, comparison=comparison):
+        run_out(late)
+
+    claim(project, anna)
+
+    assert taken(comparison) == 1
+
+
+def test_renew_keeps_the_lease_alive(project, anna, ben):
+    ComparisonFactory(project=project)
+    assignment = claim(project, anna)
+    run_out(assignment)
+
+    renew(assignment)
+
+    assert claim(project, ben) is None
+
+
+def test_renew_does_not_revive_what_was_given_back(project, anna):
+    ComparisonFactory(project=project)
+    assignment = claim(project, anna)
+    release(assignment)
+
+    renew(assignment)
+
+    assert Assignment.objects.get().state == AssignmentState.RELEASED
+
+
+def test_release_frees_the_place_once(project, anna):
+    comparison = ComparisonFactory(project=project, overlap=2)
+    AssignmentFactory(comparison=comparison)
+    assignment = claim(project, anna)
+
+    release(assignment)
+    release(assignment)
+
+    assert taken(comparison) == 1
+
+
+# --- record -----------------------------------------------------------------------------------
+def test_record_stores_the_ranking_of_what_was_shown(project, anna):
+    comparison = ComparisonFactory(project=project, texts=["a", "b", "c"])
+    assignment = claim(project, anna)
+    first, second, third = assignment.order
+
+    judgment = say(
+        assignment, Verdict.RANKING, [[third], [first, second]], seconds=4.5, rationale="Short."
+    )
+
+    assert judgment.ranking == [[third], [first, second]]
+    assert (judgment.comparison, judgment.annotator) == (comparison, anna)
+    assert (judgment.seconds, judgment.rationale) == (4.5, "Short.")
+    assert Assignment.objects.get().state == AssignmentState.JUDGED
+    assert taken(comparison) == 1
+
+
+def test_record_twice_is_one_judgment(project, anna):
+    ComparisonFactory(project=project)
+    assignment = claim(project, anna)
+
+    first = say(assignment)
+    second = say(assignment, Verdict.SKIPPED)
+
+    assert first == second
+    assert Judgment.objects.get().verdict == Verdict.ALL_BAD
+
+
+@pytest.mark.parametrize(
+    "ranking", [[], [[0]], [[0], [0]], [[0], [1], [1]], [[0, 1], []], [[0], [2]]]
+)
+def test_record_refuses_rankings_of_other_answers(project, anna, ranking):
+    comparison = ComparisonFactory(project=project)
+    other = ComparisonFactory()
+    ids = [*completion_ids(comparison), *completion_ids(other)]
+    assignment = claim(project, anna)
+
+    with pytest.raises(NotRecorded, match="Every answer must be ranked exactly once"):
+        say(assignment, Verdict.RANKING, [[ids[i] for i in group] for group in ranking])
+
+    assert Judgment.objects.count() == 0
+
+
+def test_record_refuses_a_ranking_with_another_verdict(project, anna):
+    ComparisonFactory(project=project)
+    assignment = claim(project, anna)
+
+    with pytest.raises(NotRecorded, match="Only a ranking ranks the answers"):
+        say(assignment, Verdict.ALL_BAD, [assignment.order])
+
+
+def test_record_refuses_another_payload(project, anna):
+    ComparisonFactory(project=project)
+
+    with pytest.raises(NotRecorded, match="about another text than the one you were shown"):
+        say(claim(project, anna), payload_hash="0" * 64)
+
+
+def test_record_refuses_the_disqualified(project, anna):
+    ComparisonFactory(project=project)
+    assignment = claim(project, anna)
+    anna.memberships.update(is_qualified=False)
+
+    with pytest.raises(NotRecorded, match=f"You no longer judge comparisons in {project}"):
+        say(assignment)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ALL_BAD, Verdict.SKIPPED])
+def test_record_revives_a_lease_whose_place_is_still_free(project, anna, ben, verdict):
+    comparison = ComparisonFactory(project=project)
+    late = claim(project, anna)
+    run_out(late)
+    release(claim(project, ben))
+
+    judgment = say(late, verdict)
+
+    assert judgment.verdict == verdict
+    assert taken(comparison) == (verdict == Verdict.ALL_BAD)
+
+
+def test_record_refuses_when_the_place_is_gone(project, anna, ben):
+    comparison = ComparisonFactory(project=project)
+    late = claim(project, anna)
+    run_out(late)
+    say(claim(project, ben))
+
+    with pytest.raises(NotRecorded, match="others have answered it meanwhile"):
+        say(late)
+
+    assert taken(comparison) == 1
+
+
+def test_record_refuses_an_old_showing_of_what_is_held_anew(project, anna, ben):
+    comparison = ComparisonFactory(project=project, overlap=2)
+    late = claim(project, anna)
+    release(late)
+    claim(project, anna)
+
+    with pytest.raises(NotRecorded, match="a second time; answer it there"):
+        say(late)
+
+    assert taken(comparison) == 1
+
+
+# --- skipping ---------------------------------------------------------------------------------
+def test_skip_frees_the_place_for_others_only(project, anna, ben):
+    comparison = ComparisonFactory(project=project)
+
+    say(claim(project, anna), Verdict.SKIPPED)
+
+    assert taken(comparison) == 0
+    assert claim(project, anna) is None
+    assert claim(project, ben).comparison == comparison
+
+
+# --- undo -------------------------------------------------------------------------------------
+def test_undo_hands_the_same_comparison_back_in_the_same_order(project, anna):
+    comparison = ComparisonFactory(project=project, texts=list("abcdef"))
+    before = claim(project, anna)
+    say(before)
+
+    after = undo_last(project, anna)
+
+    assert (after.comparison, after.order) == (comparison, before.order)
+    assert after.payload_hash == before.payload_hash
+    assert claim(project, anna) == after
+    assert Judgment.objects.counted().count() == 0
+    assert taken(comparison) == 1
+
+
+def test_undo_then_judge_counts_once(project, anna):
+    comparison = ComparisonFactory(project=project, overlap=3)
+    say(claim(project, anna))
+
+    say(undo_last(project, anna), Verdict.RANKING, [completion_ids(comparison)])
+
+    assert [judgment.verdict for judgment in Judgment.objects.counted()] == [Verdict.RANKING]
+    assert taken(comparison) == 1
+
+
+def test_undo_releases_what_is_held(project, anna):
+    ComparisonFactory.create_batch(2, project=project)
+    judged = claim(project, anna)
+    say(judged)
+    held = claim(project, anna)
+
+    assert undo_last(project, anna).comparison == judged.comparison
+
+    assert taken(held.comparison) == 0
+    assert taken(judged.comparison) == 1
+
+
+def test_undo_goes_back_one_by_one(project, anna):
+    ComparisonFactory.create_batch(2, project=project)
+    first, _ = (say(claim(project, anna)).comparison for _ in range(2))
+
+    undo_last(project, anna)
+
+    assert undo_last(project, anna).comparison == first
+    assert undo_last(project, anna) is None
+
+
+def test_undo_of_a_skip_takes_a_place_again(project, anna):
+    comparison = ComparisonFactory(project=project)
+    say(claim(project, anna), Verdict.SKIPPED)
+
+    assert undo_last(project, anna).comparison == comparison
+    assert taken(comparison) == 1
+
+
+def test_undo_of_a_skip_says_when_the_place_is_gone(project, anna, ben):
+    comparison = ComparisonFactory(project=project)
+    say(claim(project, anna), Verdict.SKIPPED)
+    say(claim(project, ben))
+    held_after = ComparisonFactory(project=project)
+    claim(project, anna)
+
+    with pytest.raises(NotUndone, match="Others have answered the comparison that you skipped"):
+        undo_last(project, anna)
+
+    assert (taken(comparison), taken(held_after)) == (1, 1)
+    assert Judgment.objects.filter(voided=None).count() == 2
+
+
+def test_undo_leaves_others_and_other_projects_alone(project, anna, ben):
+    make_judgment(ComparisonFactory(project=project), ben)
+    make_judgment(ComparisonFactory(), anna)
+
+    assert undo_last(project, anna) is None
+
+
+def test_a_withdrawn_showing_cannot_be_judged(project, anna):
+    ComparisonFactory(project=project)
+    assignment = claim(project, anna)
+    say(assignment)
+    undo_last(project, anna)
+
+    with pytest.raises(NotRecorded, match="You took this verdict back"):
+        say(assignment)
+
+
+# --- progress and state -----------------------------------------------------------------------
+def test_progress_counts_what_is_done_held_and_left_for_me(project, anna, ben):
+    comparisons = ComparisonFactory.create_batch(5, project=project)
+    make_judgment(comparisons[0], ben)  # none of mine
+    make_judgment(comparisons[1], anna)
+    make_judgment(comparisons[2], anna, verdict=Verdict.SKIPPED)
+    claim(project, anna)
+
+    assert progress(project, anna) == Progress(done=1, total=3, is_capped=False)
+
+
+def test_progress_does_not_count_without_end(project, anna, monkeypatch):
+    monkeypatch.setattr("annotator.assignment.COUNT_LIMIT", 2)
+    ComparisonFactory.create_batch(4, project=project)
+
+    assert progress(project, anna) == Progress(done=0, total=2, is_capped=True)
+
+
+def test_queue_state_says_when_nothing_is_imported(project, anna):
+    assert queue_state(project, anna) == QueueState("nothing_imported")
+
+
+def test_queue_state_says_when_there_is_something(project, anna):
+    ComparisonFactory(project=project)
+
+    assert queue_state(project, anna) == QueueState("available")
+
+
+def test_queue_state_says_until_when_others_hold_the_rest(project, anna):
+    comparison = ComparisonFactory(project=project)
+    held = AssignmentFactory(comparison=comparison)
+
+    assert queue_state(project, anna) == QueueState("held_by_others", held.lease_until)
+
+
+def test_queue_state_says_when_all_is_done(project, anna, ben):
+    mine, others = ComparisonFactory.create_batch(2, project=project, overlap=2)
+    make_judgment(mine, anna)
+    AssignmentFactory(comparison=mine, annotator=ben)  # nothing I could ever get
+    make_judgment(others, anna, verdict=Verdict.SKIPPED)
+
+    assert queue_state(project, anna) == QueueState("all_done")
+
+
+def test_shown_follows_the_order_drawn(project, anna):
+    ComparisonFactory(project=project, texts=list("abcdefghi"))
+    assignment = claim(project, anna)
+
+    assert [completion.pk for completion in shown(assignment)] == assignment.order
