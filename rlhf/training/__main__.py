@@ -26,7 +26,11 @@ from rlhf.training.artifacts import (
 from rlhf.training.config import CONFIGS, Config
 
 # What libraries say instead of raising OSError or MemoryError.
-DISK_FULL_WORDS = ("No space left on device", "StorageFull", "Disk quota exceeded")
+DISK_FULL_WORDS = (
+    "No space left on device",  # safetensors
+    "Disk quota exceeded",
+    "inline_container.cc",  # torch.save: its writer found less in the file than it wrote
+)
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Sequence
@@ -348,12 +349,15 @@ class SoftRewardTrainer(RewardTrainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        with self.folder.writing_checkpoint(self.state.global_step) as target:
-            super()._save_checkpoint(model, trial)
-            written = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            for file in written.iterdir():
-                file.rename(target / file.name)
-            written.rmdir()
+        """Let TRL write beside the run's checkpoints, then move the whole into its place."""
+        written = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            with self.folder.writing_checkpoint(self.state.global_step) as target:
+                super()._save_checkpoint(model, trial)
+                for file in written.iterdir():
+                    file.rename(target / file.name)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No README.md in checkpoints."""
