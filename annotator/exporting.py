@@ -1,0 +1,336 @@
+"""Freezing the votes of a project as a preference dataset: data.jsonl and manifest.json.
+
+docs/data-format.md describes both files. Votes are never flattened to a majority: each row is a
+pair with the share of the judgments that prefer `chosen`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import django
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Count, Prefetch, QuerySet
+from django.utils import timezone
+
+from annotator.models import (
+    Comparison,
+    ComparisonCompletion,
+    Export,
+    Judgment,
+    Project,
+    Purpose,
+    Split,
+    User,
+    Verdict,
+)
+
+FORMAT_VERSION = 1
+BATCH = 500  # comparisons in memory at a time
+COLUMNS = {
+    "prompt": "list of messages {role, content}, ending with the user",
+    "chosen": "list of one assistant message: the completion preferred by more judgments",
+    "rejected": "list of one assistant message: the other completion",
+    "p_chosen": "share of the rankings that prefer `chosen`, a tie counting half; 0.5 to 1",
+    "n_judgments": "rankings of this pair",
+    "margin": "mean strength of preference for `chosen`; 0.0 where strength was not asked",
+    "split": "train or test; the same for all pairs of a prompt",
+    "comparison": "number of the comparison; those of 3 or more completions give several pairs",
+    "prompt_key": "SHA-256 of the prompt",
+    "round": "round of the loop in which the comparison was made",
+    "tie_share": "share of the rankings that are ties",
+    "n_all_bad": "judgments of the comparison that call all its completions bad; not rankings",
+    "chosen_source": "model version or import that `chosen` comes from",
+    "rejected_source": "model version or import that `rejected` comes from",
+    "chosen_truncated": "true if `chosen` was cut off at the length limit",
+    "rejected_truncated": "true if `rejected` was cut off at the length limit",
+}
+
+
+class NotExported(Exception):
+    """No export was made. The message is a sentence for the admin."""
+
+
+class NothingToExport(NotExported):
+    """There are no votes that say which completion is better."""
+
+
+# --- votes to pairs ---------------------------------------------------------------------------
+class PairVotes(NamedTuple):
+    """What the rankings of a comparison say of two of its completions, `first` and `second`."""
+
+    wins: int  # of first
+    losses: int
+    ties: int
+    strength: float  # sum over the rankings, positive where `first` is preferred
+
+    @property
+    def n(self) -> int:
+        return self.wins + self.losses + self.ties
+
+    @property
+    def p_first(self) -> float:
+        """Share of the rankings that prefer `first`, a tie counting half."""
+        return (self.wins + self.ties / 2) / self.n
+
+    def swapped(self) -> PairVotes:
+        return PairVotes(self.losses, self.wins, self.ties, -self.strength)
+
+
+class Ballot(NamedTuple):
+    """One judgment that ranks."""
+
+    ranking: Sequence[Sequence[int]]  # tie groups of completion ids, best first
+    strength: int | None
+
+
+def count_votes(first: int, second: int, ballots: Sequence[Ballot]) -> PairVotes:
+    """Example: [[1], [2, 3]] and [[3], [1], [2]] say of 1 and 3: one win, one loss, no tie."""
+    wins = losses = ties = 0
+    strength = 0.0
+    for ballot in ballots:
+        place = place_of(ballot.ranking)
+        outcome = place[second] - place[first]
+        wins += outcome > 0
+        losses += outcome < 0
+        ties += outcome == 0
+        strength += (ballot.strength or 0) * ((outcome > 0) - (outcome < 0))
+    return PairVotes(wins, losses, ties, strength)
+
+
+def place_of(ranking: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Example: [[7], [5, 6]] -> {7: 0, 5: 1, 6: 1}."""
+    return {completion: place for place, group in enumerate(ranking) for completion in group}
+
+
+# --- pairs to rows ----------------------------------------------------------------------------
+def _rows_of(comparison: Comparison, judgments: Sequence[Judgment]) -> Iterator[dict[str, Any]]:
+    ballots = [
+        Ballot(judgment.ranking, judgment.strength)
+        for judgment in judgments
+        if judgment.verdict == Verdict.RANKING
+    ]
+    if not ballots:
+        return
+    for first, second in combinations(comparison.entries.all(), 2):
+        votes = count_votes(first.completion_id, second.completion_id, ballots)
+        chosen, rejected = first.completion, second.completion
+        if votes.losses > votes.wins:
+            chosen, rejected, votes = rejected, chosen, votes.swapped()
+        yield {
+            "prompt": comparison.prompt.messages,
+            "chosen": [chosen.message()],
+            "rejected": [rejected.message()],
+            "p_chosen": votes.p_first,
+            "n_judgments": votes.n,
+            "margin": votes.strength / votes.n,
+            "split": comparison.prompt.split,
+            "comparison": comparison.pk,
+            "prompt_key": comparison.prompt.key,
+            "round": comparison.round_number,
+            "tie_share": votes.ties / votes.n,
+            "n_all_bad": len(judgments) - len(ballots),
+            "chosen_source": chosen.source,
+            "rejected_source": rejected.source,
+            "chosen_truncated": chosen.is_truncated,
+            "rejected_truncated": rejected.is_truncated,
+        }
+
+
+def _judged(project: Project, round_number: int) -> QuerySet[Comparison]:
+    """Comparisons for training that have judgments, with all that their rows need."""
+    entries = ComparisonCompletion.objects.order_by("position").select_related("completion")
+    counted = Judgment.objects.counted().order_by("pk")
+    return (
+        _training(project, round_number)
+        .filter(pk__in=counted.order_by().values("comparison"))
+        .select_related("prompt")
+        .prefetch_related(
+            Prefetch("entries", entries), Prefetch("judgments", counted, to_attr="counted")
+        )
+        .order_by("pk")
+    )
+
+
+def _training(project: Project, round_number: int) -> QuerySet[Comparison]:
+    return Comparison.objects.filter(
+        project=project, purpose=Purpose.TRAINING, round_number__lte=round_number
+    )
+
+
+# --- the files --------------------------------------------------------------------------------
+class _Tally:
+    """What the manifest says of the rows, counted while they are written."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()  # by split
+        self.judgments: Counter[str] = Counter()  # by verdict
+        self.guideline_versions: Counter[int] = Counter()
+        self.annotators: set[int] = set()
+        self.comparisons = 0
+        self.comparisons_all_bad = 0
+        self.ties = 0
+
+    def add(self, judgments: Sequence[Judgment], rows: Sequence[Mapping[str, Any]]) -> None:
+        for judgment in judgments:
+            self.judgments[judgment.verdict] += 1
+            self.guideline_versions[judgment.guideline_version] += 1
+            self.annotators.add(judgment.annotator_id)
+        self.comparisons += 1
+        self.comparisons_all_bad += not rows
+        for row in rows:
+            self.rows[row["split"]] += 1
+            self.ties += row["p_chosen"] == 0.5
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "rows": self.rows.total(),
+            "rows_train": self.rows[Split.TRAIN],
+            "rows_test": self.rows[Split.TEST],
+            "rows_tied": self.ties,
+            "comparisons": self.comparisons,
+            "comparisons_all_bad": self.comparisons_all_bad,
+            "judgments": self.judgments.total(),
+            "rankings": self.judgments[Verdict.RANKING],
+            "all_bad": self.judgments[Verdict.ALL_BAD],
+            "annotators": len(self.annotators),
+        }
+
+
+def create_export(
+    project: Project, user: User | None = None, *, round_number: int | None = None
+) -> Export:
+    """Freeze the votes in force on training comparisons, of all rounds or up to `round_number`.
+
+    The files are written aside and renamed into place within the transaction that stores the row,
+    so there is never a row without its files. Raises NothingToExport, or NotExported if the files
+    cannot be written; then nothing is left behind.
+    """
+    if round_number is None:
+        round_number = _latest_round(project)
+    exports = Path(settings.EXPORTS_DIR)
+    try:
+        exports.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=exports) as temporary:
+            folder = Path(temporary) / "export"
+            folder.mkdir()
+            manifest = _write(folder, project, round_number)
+            return _store(folder, manifest, project, user)
+    except OSError as error:
+        raise NotExported(
+            f"The export could not be written to {exports}: {error.strerror}. "
+            "Nothing was kept; make room and try again."
+        ) from error
+
+
+def _latest_round(project: Project) -> int:
+    """The latest round that has training comparisons."""
+    of_rounds = _training(project, 2**31 - 1).order_by("-round_number")
+    return of_rounds.values_list("round_number", flat=True).first() or 1
+
+
+def _write(folder: Path, project: Project, round_number: int) -> dict[str, Any]:
+    tally, digest = _Tally(), hashlib.sha256()
+    with (folder / "data.jsonl").open("wb") as file:
+        for comparison in _judged(project, round_number).iterator(BATCH):
+            judgments: list[Judgment] = comparison.counted  # type: ignore[attr-defined]
+            rows = list(_rows_of(comparison, judgments))
+            tally.add(judgments, rows)
+            for row in rows:
+                line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+                digest.update(line)
+                file.write(line)
+        _flush_to_disk(file)
+    if not tally.rows:
+        raise NothingToExport(_why_nothing(project, tally))
+    manifest = _manifest(project, round_number, tally, digest.hexdigest())
+    with (folder / "manifest.json").open("wb") as file:
+        file.write(json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")
+        _flush_to_disk(file)
+    return manifest
+
+
+def _flush_to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _store(folder: Path, manifest: dict[str, Any], project: Project, user: User | None) -> Export:
+    with transaction.atomic():
+        export = Export.objects.create(
+            project=project,
+            created_by=user,
+            sha256=manifest["sha256"],
+            round_number=manifest["round_number"],
+            n_rows=manifest["counts"]["rows"],
+            n_judgments=manifest["counts"]["judgments"],
+            manifest=manifest,
+        )
+        # A folder of this number can only be left from a crash between the next line and the
+        # commit: no row ever had it.
+        shutil.rmtree(export.folder, ignore_errors=True)
+        folder.rename(export.folder)
+    return export
+
+
+def _manifest(project: Project, round_number: int, tally: _Tally, sha256: str) -> dict[str, Any]:
+    skipped = Judgment.objects.filter(
+        comparison__in=_training(project, round_number), voided=None, verdict=Verdict.SKIPPED
+    )
+    return {
+        "format_version": FORMAT_VERSION,
+        "project": {"slug": project.slug, "name": project.name},
+        "created": timezone.now().isoformat(timespec="seconds"),
+        "round_number": round_number,
+        "sha256": sha256,
+        "counts": {**tally.counts(), "skipped": skipped.count()},
+        "split": (
+            f"test if the first 8 hexadecimal digits of prompt_key, modulo 100, are below "
+            f"{project.held_out_percent} (the value when the prompt was added counts)"
+        ),
+        "guideline_versions": {
+            str(version): n for version, n in sorted(tally.guideline_versions.items())
+        },
+        "columns": COLUMNS,
+        "software": {"python": platform.python_version(), "django": django.__version__},
+    }
+
+
+def _why_nothing(project: Project, tally: _Tally) -> str:
+    if tally.comparisons:
+        return (
+            f"All {tally.judgments.total()} judgments in {project} say “all bad”: "
+            "none says which completion is better."
+        )
+    if not project.comparisons.exists():
+        return f"{project} has no comparisons yet: import some or generate completions first."
+    return f"Nobody has judged a training comparison of {project} yet."
+
+
+# --- what there would be ----------------------------------------------------------------------
+def preview(project: Project) -> dict[str, int]:
+    """What an export of all rounds would be made from."""
+    counted = Judgment.objects.counted().filter(
+        project=project, comparison__purpose=Purpose.TRAINING
+    )
+    by_verdict = dict(counted.values_list("verdict").annotate(n=Count("pk")))
+    distinct = counted.aggregate(
+        comparisons=Count("comparison", distinct=True), annotators=Count("annotator", distinct=True)
+    )
+    return {
+        "judgments": sum(by_verdict.values()),
+        "rankings": by_verdict.get(Verdict.RANKING, 0),
+        "all_bad": by_verdict.get(Verdict.ALL_BAD, 0),
+        **distinct,
+    }

@@ -1,0 +1,297 @@
+"""A frozen dataset: what is in it, and that it is whole or not there."""
+
+import hashlib
+import json
+import resource
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from annotator.exporting import (
+    COLUMNS,
+    Ballot,
+    NotExported,
+    NothingToExport,
+    PairVotes,
+    count_votes,
+    create_export,
+    preview,
+)
+from annotator.models import Export, Purpose, Verdict
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    PromptFactory,
+    UserFactory,
+    make_judgment,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory(overlap=5)
+
+
+def judge(comparison, *groups, **fields):
+    return make_judgment(comparison, UserFactory(), *groups, **fields)
+
+
+def rows_of(export):
+    with (export.folder / "data.jsonl").open() as file:
+        return [json.loads(line) for line in file]
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# --- rows -------------------------------------------------------------------------------------
+def test_a_row_holds_the_pair_and_its_votes(project):
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi ✓"}]
+    comparison = ComparisonFactory(
+        project=project,
+        prompt=PromptFactory(project=project, messages=messages, split="test"),
+        texts=["worse", "better"],
+        round_number=2,
+    )
+    for groups in ([[1], [0]], [[1], [0]], [[1, 0]], [[0], [1]]):
+        judge(comparison, *groups)
+    judge(comparison)
+
+    (row,) = rows_of(create_export(project))
+
+    assert list(row) == list(COLUMNS)
+    assert row == {
+        "prompt": messages,
+        "chosen": [{"role": "assistant", "content": "better"}],
+        "rejected": [{"role": "assistant", "content": "worse"}],
+        "p_chosen": 0.625,
+        "n_judgments": 4,
+        "margin": 0.0,
+        "split": "test",
+        "comparison": comparison.pk,
+        "prompt_key": comparison.prompt.key,
+        "round": 2,
+        "tie_share": 0.25,
+        "n_all_bad": 1,
+        "chosen_source": "import",
+        "rejected_source": "import",
+        "chosen_truncated": False,
+        "rejected_truncated": False,
+    }
+
+
+def test_ties_are_kept_in_the_order_stored(project):
+    comparison = ComparisonFactory(project=project, texts=["first", "second"])
+    judge(comparison, [0, 1])
+
+    (row,) = rows_of(create_export(project))
+
+    assert (row["chosen"][0]["content"], row["p_chosen"], row["tie_share"]) == ("first", 0.5, 1.0)
+
+
+def test_a_ranking_of_three_gives_three_pairs(project):
+    comparison = ComparisonFactory(project=project, texts=["a", "b", "c"])
+    judge(comparison, [2], [0, 1])
+
+    pairs = [
+        (row["chosen"][0]["content"], row["rejected"][0]["content"], row["p_chosen"])
+        for row in rows_of(create_export(project))
+    ]
+
+    assert pairs == [("a", "b", 0.5), ("c", "a", 1.0), ("c", "b", 1.0)]
+
+
+def test_margin_is_the_mean_signed_strength(project):
+    comparison = ComparisonFactory(project=project)
+    judge(comparison, [0], [1], strength=3)
+    judge(comparison, [0], [1], strength=1)
+    judge(comparison, [1], [0], strength=1)
+
+    assert [row["margin"] for row in rows_of(create_export(project))] == [1.0]
+
+
+def test_all_bad_alone_gives_no_row_but_is_counted(project):
+    ranked, bad = ComparisonFactory.create_batch(2, project=project)
+    judge(ranked, [0], [1])
+    judge(bad)
+
+    export = create_export(project)
+
+    assert [row["comparison"] for row in rows_of(export)] == [ranked.pk]
+    assert export.manifest["counts"]["comparisons_all_bad"] == 1
+    assert export.n_judgments == 2
+
+
+def test_skips_withdrawals_and_evaluations_are_left_out(project):
+    skipped, withdrawn, judged = ComparisonFactory.create_batch(3, project=project)
+    judge(skipped, verdict=Verdict.SKIPPED)
+    judgment = judge(withdrawn, [0], [1])
+    judgment.voided = judgment.created
+    judgment.save()
+    judge(ComparisonFactory(project=project, purpose=Purpose.EVALUATION), [0], [1])
+    judge(judged, [0], [1])
+
+    export = create_export(project)
+
+    assert [row["comparison"] for row in rows_of(export)] == [judged.pk]
+    assert export.manifest["counts"]["skipped"] == 1
+
+
+def test_earlier_rounds_can_be_exported_alone(project):
+    first, second = (ComparisonFactory(project=project, round_number=n) for n in (1, 2))
+    judge(first, [0], [1])
+    judge(second, [0], [1])
+
+    early, late = create_export(project, round_number=1), create_export(project)
+
+    assert (early.round_number, [row["round"] for row in rows_of(early)]) == (1, [1])
+    assert (late.round_number, [row["round"] for row in rows_of(late)]) == (2, [1, 2])
+
+
+# --- files ------------------------------------------------------------------------------------
+def test_the_same_votes_give_the_same_bytes(project):
+    for comparison in ComparisonFactory.create_batch(4, project=project, texts=list("abc")):
+        judge(comparison, [1], [0, 2])
+
+    first, second = create_export(project), create_export(project)
+
+    content = (first.folder / "data.jsonl").read_bytes()
+    assert content == (second.folder / "data.jsonl").read_bytes()
+    assert first.sha256 == second.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_the_manifest_says_what_is_inside(project):
+    comparison = ComparisonFactory(project=project)
+    judge(comparison, [0], [1])
+    judge(comparison, [1], [0])
+    judge(ComparisonFactory(project=project, prompt__split="test"), [0], [1])
+
+    export = create_export(project)
+
+    assert json.loads((export.folder / "manifest.json").read_text()) == export.manifest
+    assert export.manifest["counts"] == {
+        "rows": 2,
+        "rows_train": 1,
+        "rows_test": 1,
+        "rows_tied": 1,
+        "comparisons": 2,
+        "comparisons_all_bad": 0,
+        "judgments": 3,
+        "rankings": 3,
+        "all_bad": 0,
+        "annotators": 3,
+        "skipped": 0,
+    }
+    assert export.manifest["guideline_versions"] == {"1": 3}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "sentence"),
+    [
+        (lambda project: None, "has no comparisons yet"),
+        (lambda project: ComparisonFactory(project=project), "Nobody has judged a training"),
+        (lambda project: judge(ComparisonFactory(project=project)), "All 1 judgments .* “all bad”"),
+    ],
+)
+def test_nothing_to_export_leaves_nothing(project, prepare, sentence, data_dir):
+    prepare(project)
+
+    with pytest.raises(NothingToExport, match=sentence):
+        create_export(project)
+
+    assert files_in(data_dir / "exports") == []
+
+
+def test_a_full_disk_leaves_neither_row_nor_folder(project, data_dir):
+    judge(ComparisonFactory(project=project, texts=["a" * 9000, "b"]), [0], [1])
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, unlimited[1]))
+    try:
+        with pytest.raises(NotExported, match=r"exports: File too large\. Nothing was kept"):
+            create_export(project)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+    assert files_in(data_dir / "exports") == []
+    assert Export.objects.count() == 0
+
+
+def test_a_folder_left_by_a_crash_is_replaced(project):
+    judge(ComparisonFactory(project=project), [0], [1])
+    first = create_export(project)
+    leftover = first.folder.with_name(str(first.pk + 1))
+    leftover.mkdir()
+    (leftover / "half").touch()
+
+    second = create_export(project)
+
+    assert files_in(second.folder) == ["data.jsonl", "manifest.json"]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_export_asks_equally_many_questions(project, n, django_assert_num_queries):
+    for comparison in ComparisonFactory.create_batch(n, project=project):
+        judge(comparison, [0], [1])
+
+    with django_assert_num_queries(8):
+        create_export(project)
+
+
+def test_preview_counts_training_votes(project):
+    user = MembershipFactory(project=project).user
+    first, second = ComparisonFactory.create_batch(2, project=project)
+    make_judgment(first, user, [0], [1])
+    make_judgment(second, user)
+    judge(ComparisonFactory(project=project, purpose=Purpose.EVALUATION), [0], [1])
+
+    assert preview(project) == {
+        "judgments": 2,
+        "rankings": 1,
+        "all_bad": 1,
+        "comparisons": 2,
+        "annotators": 1,
+    }
+
+
+# --- arithmetic -------------------------------------------------------------------------------
+def test_count_votes_reads_tie_groups():
+    ballots = [Ballot([[1], [2, 3]], 2), Ballot([[3], [1], [2]], 1), Ballot([[1, 2, 3]], None)]
+
+    assert count_votes(1, 3, ballots) == PairVotes(wins=1, losses=1, ties=1, strength=1.0)
+    assert count_votes(2, 3, ballots) == PairVotes(wins=0, losses=1, ties=2, strength=-1.0)
+
+
+@st.composite
+def ballots(draw):
+    """Rankings of the completions 0, 1, 2 with any ties, as annotators could give them."""
+    places = draw(st.lists(st.integers(0, 2), min_size=3, max_size=3))
+    ranking = [[c for c in range(3) if places[c] == place] for place in sorted(set(places))]
+    return Ballot(ranking, draw(st.none() | st.integers(1, 4)))
+
+
+@given(st.lists(ballots(), min_size=1, max_size=8))
+def test_count_votes_of_a_pair_mirror_each_other(votes):
+    forward, backward = count_votes(0, 1, votes), count_votes(1, 0, votes)
+
+    assert forward == backward.swapped()
+    assert forward.n == len(votes)
+    assert forward.p_first + backward.p_first == 1
+
+
+@given(st.lists(ballots(), min_size=1, max_size=8))
+def test_pair_shares_of_a_ranking_add_up(votes):
+    """Every ballot deals out one point per pair, so the three pairs hold three points each."""
+    shares = Counter()
+    for first, second in [(0, 1), (0, 2), (1, 2)]:
+        pair = count_votes(first, second, votes)
+        shares[first] += pair.p_first
+        shares[second] += 1 - pair.p_first
+
+    assert shares.total() == pytest.approx(3)
+    assert max(shares.values()) <= 2 + 1e-9
