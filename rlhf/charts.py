@@ -6,6 +6,7 @@ asks for again and again, with the last step it has.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ class Chart(NamedTuple):
 
     @property
     def metrics(self) -> str:
-        """The names of the metrics, as the element carries them."""
-        return " ".join(series.metric for series in self.series)
+        """The series as charts.js reads them. Example: [["kl/k1", "k1"], ["kl/k3", "k3"]]"""
+        return json.dumps(self.series)
 
 
 class Section(NamedTuple):

@@ -35,6 +35,7 @@ class Action(NamedTuple):
     label: str
     url: str
     is_post: bool = False  # a form with a button instead of a link
+    is_primary: bool = False  # the one that comes next
 
 
 class Step(NamedTuple):
@@ -102,16 +103,34 @@ def strip(facts: Facts, role: str) -> Strip:
     ]
     open_steps = [i for i, step in enumerate(drafts) if step.state != State.DONE]
     current = open_steps[0] if open_steps else len(drafts) - 1
-    drafts[current] = drafts[current]._replace(state=State.CURRENT)
+    drafts[current] = _as_current(drafts[current])
     if role != Role.ADMIN:
         drafts = _without_admin_actions(drafts, facts, role)
     is_active = any(run.is_active for run in facts.latest.values())
     return Strip(facts.number, drafts, is_active)
 
 
+def _as_current(step: Step) -> Step:
+    action = step.action and step.action._replace(is_primary=True)
+    return step._replace(state=State.CURRENT, action=action)
+
+
+def _without_admin_actions(steps: list[Step], facts: Facts, role: str) -> list[Step]:
+    """Annotators may open nothing but the queue; reviewers may look at everything."""
+    to_queue = [step.key for step in steps if step.action and step.action.url == _queue(facts)]
+    compare = _compare(facts)._replace(is_primary=True)
+    return [
+        step._replace(
+            url=step.url if role == Role.REVIEWER else "",
+            action=compare if step.key in to_queue[:1] else None,
+        )
+        for step in steps
+    ]
+
+
 # --- reading the rows --------------------------------------------------------------------------
 def facts_of(project: Project) -> Facts:
-    """Thirteen queries, whatever the project holds."""
+    """Eleven queries at most, whatever the project holds."""
     current = current_round(project)
     number = current.number if current else 1
     latest, succeeded = _runs_by_kind(project, number)
@@ -315,7 +334,11 @@ def _is_for_export(run: Run, export: Export | None) -> bool:
 
 
 def _compare(facts: Facts) -> Action:
-    return Action("Compare", _annotator_url("compare", facts))
+    return Action("Compare", _queue(facts))
+
+
+def _queue(facts: Facts) -> str:
+    return _annotator_url("compare", facts)
 
 
 def _next_round(facts: Facts) -> Action:
@@ -325,19 +348,6 @@ def _next_round(facts: Facts) -> Action:
 
 def _annotator_url(name: str, facts: Facts) -> str:
     return reverse(f"annotator:{name}", args=[facts.slug])
-
-
-def _without_admin_actions(steps: list[Step], facts: Facts, role: str) -> list[Step]:
-    """Annotators may open nothing but the queue; reviewers may look at everything."""
-    compare = _compare(facts)
-    first = next((step.key for step in steps if step.action == compare), "")
-    return [
-        step._replace(
-            url=step.url if role == Role.REVIEWER else "",
-            action=compare if step.key == first else None,
-        )
-        for step in steps
-    ]
 
 
 # --- words ------------------------------------------------------------------------------------

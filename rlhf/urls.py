@@ -1,4 +1,4 @@
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from rlhf import views
 
@@ -17,7 +17,7 @@ run_urls = [
     path("<int:pk>/resume/", views.resume_run, name="resume_run"),
 ]
 
-project_urls = [
+project_urls: list[URLPattern | URLResolver] = [
     path("", views.project, name="project"),
     path("loop/", views.loop_strip, name="loop_strip"),
     path("rounds/next/", views.next_round, name="next_round"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import TypeGuard
 
 from django import template
 from django.utils import timezone
@@ -13,12 +14,17 @@ MISSING = "\u2013"
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """False for None, and for the empty string that Django makes of a value that is not there."""
+    return isinstance(value, int | float)
+
+
 @register.filter
 def duration(value: float | timedelta | None) -> str:
     """Example: 8 -> "8 seconds", 100 -> "2 minutes", 5400 -> "1.5 hours"."""
-    if value is None:
-        return MISSING
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not is_number(seconds):
+        return MISSING
     if seconds < 0.5:
         return "under a second"
     if seconds < 90:
@@ -33,7 +39,7 @@ def duration(value: float | timedelta | None) -> str:
 @register.filter
 def remaining(seconds: float | None) -> str:
     """Time left, as vague as it is known. Example: 200 -> "about 3 minutes left"."""
-    if seconds is None:
+    if not is_number(seconds):
         return ""
     if seconds < 10:
         return "a few seconds left"
@@ -49,23 +55,29 @@ def elapsed(start: datetime | None, end: datetime | None) -> str:
 @register.filter
 def percent(share: float | None) -> str:
     """Example: 0.714 -> "71 %" (with a no-break space)."""
-    return MISSING if share is None else f"{100 * share:.0f}\u00a0%"
+    return MISSING if not is_number(share) else f"{100 * share:.0f}\u00a0%"
 
 
 @register.filter
 def decimals(value: float | None, digits: int = 2) -> str:
     """With a true minus sign, so that columns of numbers line up."""
-    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
+    return MISSING if not is_number(value) else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 @register.filter
 def significant(value: float | None, digits: int = 3) -> str:
     """Example: 0.00012345 -> "0.000123", 12345.6 -> "12300"; for values of unknown size."""
-    if value is None:
+    if not is_number(value):
         return MISSING
     if value and abs(value) < 10**-4:
         return f"{value:.{digits - 1}e}".replace("-", "\u2212")
     return f"{float(f'{value:.{digits}g}'):,g}".replace("-", "\u2212")
+
+
+@register.filter
+def words(name: str) -> str:
+    """Example: "too_long" -> "too long"."""
+    return name.replace("_", " ")
 
 
 def _counted(number: float, unit: str) -> str:
