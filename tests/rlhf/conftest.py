@@ -7,15 +7,6 @@ from rlhf import runs
 TOY = Path(__file__).with_name("toy_run.py")
 
 
-@pytest.fixture(autouse=True)
-def data_dir(settings, tmp_path):
-    settings.DATA_DIR = tmp_path
-    settings.EXPORTS_DIR = tmp_path / "exports"
-    settings.RUNS_DIR = tmp_path / "runs"
-    settings.MODELS_DIR = tmp_path / "models"
-    return tmp_path
-
-
 @pytest.fixture
 def toy(settings, monkeypatch):
     """Have runs carried out by the toy, in a mode, and looked at often."""

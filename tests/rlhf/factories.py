@@ -7,43 +7,9 @@ import factory
 from django.conf import settings
 from django.utils import timezone
 
-from annotator.models import (
-    Assignment,
-    Comparison,
-    Completion,
-    Export,
-    Judgment,
-    Project,
-    Prompt,
-    User,
-)
-from annotator.models import canonical_key as key_of
+from annotator.models import Assignment, Comparison, Completion, Export, Judgment
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind, Status
-
-
-class ProjectFactory(factory.django.DjangoModelFactory):
-    class Meta:
-        model = Project
-
-    name = factory.Sequence(lambda n: f"Project {n}")
-    slug = factory.Sequence(lambda n: f"project-{n}")
-
-
-class UserFactory(factory.django.DjangoModelFactory):
-    class Meta:
-        model = User
-
-    username = factory.Sequence(lambda n: f"user-{n}")
-
-
-class PromptFactory(factory.django.DjangoModelFactory):
-    class Meta:
-        model = Prompt
-
-    project = factory.SubFactory(ProjectFactory)
-    messages = factory.Sequence(lambda n: [{"role": "user", "content": f"Question {n}?"}])
-    key = factory.LazyAttribute(lambda prompt: key_of(prompt.messages))
-    split = "train"
+from tests.factories import ProjectFactory, UserFactory
 
 
 class PolicyFactory(factory.django.DjangoModelFactory):
@@ -145,7 +111,7 @@ def make_comparison(prompt, *texts, **fields):
 
 
 def make_judgment(comparison, *groups, verdict="ranking"):
-    """What somebody new says: groups of completions, best first."""
+    """What somebody new says: groups of completions, best first. No place is taken for it."""
     annotator = UserFactory()
     assignment = Assignment.objects.create(
         comparison=comparison,

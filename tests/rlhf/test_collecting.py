@@ -2,9 +2,9 @@ import pytest
 
 from rlhf import collecting
 from rlhf.models import Round
+from tests.factories import ProjectFactory
 from tests.rlhf.factories import (
     PolicyFactory,
-    ProjectFactory,
     RoundFactory,
     RunFactory,
     made_folder,

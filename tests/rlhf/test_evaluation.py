@@ -2,12 +2,8 @@ import pytest
 
 from annotator.models import Comparison, Completion
 from rlhf import evaluation
-from tests.rlhf.factories import (
-    EvaluateRunFactory,
-    PromptFactory,
-    make_judgment,
-    write_artifact,
-)
+from tests.factories import ProjectFactory, PromptFactory, UserFactory, make_judgment
+from tests.rlhf.factories import EvaluateRunFactory, write_artifact
 
 pytestmark = pytest.mark.django_db
 
@@ -21,7 +17,8 @@ def pair(prompt, new, old):
 
 @pytest.fixture
 def run():
-    return EvaluateRunFactory(result={"reward_rate": 0.75, "reward_margin": 0.5})
+    project = ProjectFactory(overlap=4)
+    return EvaluateRunFactory(project=project, result={"reward_rate": 0.75, "reward_margin": 0.5})
 
 
 @pytest.fixture
@@ -33,12 +30,11 @@ def comparisons(run):
     return list(Comparison.objects.order_by("pk"))
 
 
+GROUPS = {"new": [[0], [1]], "old": [[1], [0]], "tie": [[0, 1]], "bad": []}
+
+
 def vote(comparison, word):
-    new, old = comparison.completions.order_by("entries__position")
-    if word == "bad":
-        return make_judgment(comparison, verdict="all_bad")
-    groups = {"new": [[new], [old]], "old": [[old], [new]], "tie": [[new, old]]}
-    return make_judgment(comparison, *groups[word])
+    return make_judgment(comparison, UserFactory(), *GROUPS[word])
 
 
 # --- comparisons ------------------------------------------------------------------------------
@@ -106,7 +102,7 @@ def test_withdrawn_and_skipped_judgments_do_not_count(run, comparisons):
     judgment = vote(comparisons[0], "new")
     judgment.voided = judgment.created
     judgment.save()
-    make_judgment(comparisons[0], verdict="skipped")
+    make_judgment(comparisons[0], UserFactory(), verdict="skipped")
 
     rate = evaluation.win_rate(run)
 

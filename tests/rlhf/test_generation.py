@@ -5,13 +5,11 @@ import pytest
 from annotator.models import Comparison, Completion
 from rlhf import generation
 from rlhf.models import GeneratedCompletion
+from tests.factories import ComparisonFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EvaluateRunFactory,
     GenerateRunFactory,
     PolicyFactory,
-    ProjectFactory,
-    PromptFactory,
-    make_comparison,
     write_artifact,
 )
 
@@ -75,7 +73,7 @@ def test_answers_of_other_rounds_evaluations_and_imports_do_not_count(run):
     prompt = PromptFactory(project=run.project)
     generated(run, prompt)
     generated(EvaluateRunFactory(project=run.project, round_number=3), prompt)
-    make_comparison(prompt, "one", "two")
+    ComparisonFactory(project=prompt.project, prompt=prompt, texts=["one", "two"])
 
     lacking = generation.prompts_lacking_completions(run.project, 3, wanted=1)
 
@@ -131,7 +129,7 @@ def test_identical_answers_are_counted_and_not_compared(run):
 
 def test_pair_that_is_compared_already_is_counted(run):
     prompt = PromptFactory(project=run.project)
-    make_comparison(prompt, "one", "two")
+    ComparisonFactory(project=prompt.project, prompt=prompt, texts=["one", "two"])
     write_artifact(run, "completions.jsonl", [line(prompt, 0, "two"), line(prompt, 1, "one")])
 
     counts = generation.store_completions(run)

@@ -6,13 +6,8 @@ from django.utils import timezone
 
 from annotator.models import Membership, Role
 from rlhf.models import Run, Status
-from tests.rlhf.factories import (
-    PolicyFactory,
-    ProjectFactory,
-    RewardModelFactory,
-    RunFactory,
-    UserFactory,
-)
+from tests.factories import ProjectFactory, UserFactory
+from tests.rlhf.factories import PolicyFactory, RewardModelFactory, RunFactory
 
 pytestmark = pytest.mark.django_db
 

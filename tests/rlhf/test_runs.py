@@ -10,16 +10,14 @@ from django_q.models import OrmQ
 
 from rlhf import runs
 from rlhf.models import ModelVersion, Round, Run, Status
+from tests.factories import ProjectFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import (
     ExportFactory,
     GenerateRunFactory,
     PolicyFactory,
-    ProjectFactory,
-    PromptFactory,
     RewardModelFactory,
     RoundFactory,
     RunFactory,
-    UserFactory,
 )
 
 pytestmark = pytest.mark.django_db
