@@ -54,6 +54,9 @@ from rlhf.training.models import (
 )
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+NOTHING_HELD_OUT = (
+    "No judged pair was held out, so the accuracy is unknown: judge comparisons of more prompts."
+)
 MAX_REPORTS = 500  # of training metrics, so that a long run's page stays light
 
 
@@ -85,6 +88,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "score_std": scale.std,
         "n_train": len(train),
         "left_out": left_out,
+        "note": "" if evaluation["n_test"] else NOTHING_HELD_OUT,
     }
 
 

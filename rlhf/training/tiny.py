@@ -8,6 +8,7 @@ works with one works with the other. Words that it does not know become <unk>.
 from __future__ import annotations
 
 import random
+import string
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,13 +78,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words, with and without a space before them, so that decoding restores the text."""
     sentences = [*POLITE_OPENINGS, *POLITE_CLOSINGS, *CURT_OPENINGS, *QUESTIONS]
     text = " ".join([*sentences, *VERBS, *ADJECTIVES, *NOUNS, COMMON_WORDS])
-    words = {word.strip(".,!?{}").lower() for word in text.split()} | {
-        "system",
-        "user",
-        "assistant",
-    }
+    words = {word.strip(".,!?{}").lower() for word in text.split()}
+    words |= {*string.ascii_lowercase, "system", "user", "assistant"}
     forms = sorted(words | {word.capitalize() for word in words})
-    pieces = ["\n", *".,!?:;'\"-()", *"0123456789", *forms, *(" " + form for form in forms)]
+    pieces = [*"\n ", *".,!?:;'\"-()", *"0123456789", *forms, *(" " + form for form in forms)]
     vocabulary = {piece: index for index, piece in enumerate([UNKNOWN, START, END, *pieces])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|\S|\s"), "isolated")

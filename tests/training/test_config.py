@@ -1,0 +1,60 @@
+import pytest
+
+from rlhf.training.config import (
+    CONFIGS,
+    GenerateConfig,
+    ImportModelConfig,
+    PPOConfig,
+    RewardModelConfig,
+)
+
+MODEL = {"base": "/models/tiny", "adapters": []}
+
+
+@pytest.mark.parametrize(
+    ("kind", "required"),
+    [
+        ("import_model", {"source": "embedded"}),
+        ("generate", {"model": MODEL}),
+        ("reward_model", {"model": MODEL}),
+        ("ppo", {"model": MODEL, "reward_model": "/models/reward"}),
+        ("evaluate", {"model": MODEL, "rival": MODEL}),
+    ],
+)
+def test_a_configuration_survives_being_saved_and_read(kind, required):
+    config = CONFIGS[kind].from_dict(required)
+
+    assert CONFIGS[kind].from_dict(config.to_dict()) == config
+
+
+def test_an_unknown_setting_is_named():
+    with pytest.raises(ValueError, match=r"unknown setting 'colour'; known are location, output"):
+        ImportModelConfig.from_dict({"source": "tiny", "colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ImportModelConfig("ftp"), "source='ftp' must be one of"),
+        (lambda: ImportModelConfig("hub"), "location='' does not fit source='hub'"),
+        (lambda: ImportModelConfig("tiny", "x"), "location='x' does not fit source='tiny'"),
+        (lambda: GenerateConfig(MODEL, temperature=0), "temperature=0 must be above 0"),
+        (lambda: GenerateConfig(MODEL, completions_per_prompt=10), "completions_per_prompt=10"),
+        (lambda: GenerateConfig(MODEL, max_new_tokens=0), "max_new_tokens=0 must be at least 1"),
+        (
+            lambda: RewardModelConfig(MODEL, batch_size=8, micro_batch_size=3),
+            "micro_batch_size=3 must divide batch_size=8",
+        ),
+        (lambda: RewardModelConfig(MODEL, learning_rate=2), "learning_rate=2 must be between"),
+        (lambda: RewardModelConfig(MODEL, epochs=0), "epochs=0 must be at least 1"),
+        (
+            lambda: PPOConfig(MODEL, "r", batch_size=64, minibatches=3),
+            "minibatches=3 must divide batch_size=64",
+        ),
+        (lambda: PPOConfig(MODEL, "r", lam=1.5), r"lam=1.5 must be in \[0, 1\]"),
+        (lambda: PPOConfig(MODEL, "r", clip_range=0), r"clip_range=0 must be in \(0, 1\)"),
+    ],
+)
+def test_a_bad_value_is_refused_with_the_value(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from rlhf.training.artifacts import RunError
+from rlhf.training.data import Pair, PromptLine, read_pairs, read_prompts
+
+QUESTION = [{"role": "user", "content": "Why?"}]
+ANSWER = [{"role": "assistant", "content": "So."}]
+OTHER = [{"role": "assistant", "content": "No."}]
+ROW = {"prompt": QUESTION, "chosen": ANSWER, "rejected": OTHER, "p_chosen": 0.75, "split": "test"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows):
+        path = tmp_path / "data.jsonl"
+        path.write_text(
+            "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
+        )
+        return path
+
+    return write
+
+
+def test_prompts_are_read_with_their_ids(write):
+    path = write({"id": 7, "messages": QUESTION}, {"id": 8, "messages": QUESTION})
+
+    assert read_prompts(path) == [PromptLine(7, QUESTION), PromptLine(8, QUESTION)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "data.jsonl, line 2: not JSON"),
+        ([1], "data.jsonl, line 2: expected a JSON object, not list"),
+        ({"messages": QUESTION}, "line 2: id must be a number, not None"),
+        ({"id": 1, "messages": []}, "line 2: messages must be a list of messages"),
+        ({"id": 1, "messages": [{"role": "user"}]}, "line 2: messages must be a list of messages"),
+        ({"id": 1, "messages": [*QUESTION, *ANSWER]}, "line 2: messages must end with what the"),
+    ],
+)
+def test_a_bad_prompt_is_named_by_its_line(write, row, message):
+    path = write({"id": 1, "messages": QUESTION}, row)
+
+    with pytest.raises(RunError, match=message):
+        read_prompts(path)
+
+
+def test_a_pair_is_read_with_its_soft_label_and_split(write):
+    path = write({**ROW, "chosen_truncated": True, "margin": 0.0, "n_judgments": 4})
+
+    assert read_pairs(path) == [Pair(QUESTION, "So.", "No.", 0.75, "test", True, False)]
+
+
+def test_a_plain_preference_dataset_is_read_as_sure_and_for_training(write):
+    path = write({"prompt": QUESTION, "chosen": ANSWER, "rejected": OTHER})
+
+    assert read_pairs(path) == [Pair(QUESTION, "So.", "No.", 1.0, "train", False, False)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p_chosen": 1.5}, "line 2: p_chosen must be between 0 and 1, not 1.5"),
+        ({"p_chosen": None}, "line 2: p_chosen must be between 0 and 1, not None"),
+        ({"split": "dev"}, "line 2: split must be 'train' or 'test', not 'dev'"),
+        ({"chosen": "So."}, "line 2: chosen must be a list of one message of the assistant"),
+        ({"rejected": QUESTION}, "line 2: rejected must be a list of one message of the assistant"),
+        ({"prompt": "Why?"}, "line 2: prompt must be a list of messages"),
+    ],
+)
+def test_a_bad_pair_is_named_by_its_line_and_column(write, change, message):
+    path = write(ROW, {**ROW, **change})
+
+    with pytest.raises(RunError, match=message):
+        read_pairs(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"there is no file .*/data\.jsonl"):
+        read_pairs(tmp_path / "data.jsonl")
