@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from django.db.models import QuerySet
 
-from annotator.models import Judgment, Project, User, Verdict
+from annotator.models import Judgment, Project, Purpose, User, Verdict
 
 OUTCOMES = [-1, 0, 1]
 
@@ -40,6 +40,7 @@ class AnnotatorStatistics(NamedTuple):
 
 class _Vote(NamedTuple):
     comparison: int
+    round_number: int
     annotator: int
     verdict: str
     ranking: list[list[int]]
@@ -55,7 +56,23 @@ def alpha(project: Project, purpose: str | None = None, origin: str | None = Non
         judgments = judgments.filter(comparison__purpose=purpose)
     if origin is not None:
         judgments = judgments.filter(comparison__origin=origin)
-    units = [unit for votes in _ballots(judgments) for unit in _outcome_counts(votes)]
+    return _alpha(_ballots(judgments))
+
+
+def alpha_by_round(project: Project, *, newest: int) -> dict[int, Agreement]:
+    """Alpha of the training comparisons of each round, among the newest so many judgments."""
+    among = Judgment.objects.filter(project=project).order_by("-pk").values("pk")[:newest]
+    judgments = Judgment.objects.counted().filter(
+        pk__in=among, comparison__purpose=Purpose.TRAINING
+    )
+    ballots: dict[int, list[dict[int, _Vote]]] = defaultdict(list)
+    for votes in _ballots(judgments):
+        ballots[next(iter(votes.values())).round_number].append(votes)
+    return {number: _alpha(of_round) for number, of_round in ballots.items()}
+
+
+def _alpha(ballots: Iterable[Mapping[int, _Vote]]) -> Agreement:
+    units = [unit for votes in ballots for unit in _outcome_counts(votes)]
     if not units:
         return Agreement(None, "No comparison has been ranked by two people yet.")
     if all(unit == [0, sum(unit), 0] for unit in units):
@@ -142,7 +159,13 @@ def _median(values: Iterable[float | None]) -> float | None:
 # --- judgments to pairs -----------------------------------------------------------------------
 def _votes(judgments: QuerySet[Judgment]) -> Iterator[_Vote]:
     rows = judgments.order_by("comparison_id", "pk").values_list(
-        "comparison_id", "annotator_id", "verdict", "ranking", "assignment__order", "seconds"
+        "comparison_id",
+        "comparison__round_number",
+        "annotator_id",
+        "verdict",
+        "ranking",
+        "assignment__order",
+        "seconds",
     )
     return map(_Vote._make, rows.iterator())
 
