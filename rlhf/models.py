@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -117,7 +118,10 @@ class RunQuerySet(models.QuerySet["Run"]):
 
 
 class Run(models.Model):
-    """One background job. Only `runs.py` moves its status, by conditional updates."""
+    """One background job.
+
+    Only `runs.py` and `supervision.py` move its status, by conditional updates.
+    """
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="runs")
     kind = models.CharField(max_length=12, choices=RunKind.choices)
@@ -186,6 +190,11 @@ class Run(models.Model):
     @property
     def folder(self) -> Path:
         return Path(settings.RUNS_DIR) / str(self.pk)
+
+    def ask_to_stop(self) -> None:
+        """Leave the file that the process looks for; on a full disk the supervisor sends a signal."""
+        with suppress(OSError):
+            (self.folder / "stop").touch()
 
     @property
     def origin(self) -> str:

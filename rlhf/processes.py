@@ -156,6 +156,8 @@ def explain_exit(code: int | None, log: str, peak_mib: int) -> str:
 
     `log` is what this attempt has written; `code` is None if nobody was there to see it.
     """
+    if code is not None and code > 128:  # a shell or container says of its child: 128 + signal
+        code = 128 - code
     if code in EXIT_SENTENCES:
         return last_error_line(log) or EXIT_SENTENCES[code]
     if code == 0:

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from rlhf import runs
+from rlhf import runs, supervision
 from rlhf.models import ModelVersion, Round, Run, Status
 from tests.factories import ProjectFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import (
@@ -313,7 +313,7 @@ def start(run):
     run.status, run.supervised = Status.RUNNING, ago(minutes=1)
     run.started = ago(minutes=1)
     run.save()
-    process = runs._start(run)
+    process = supervision._start(run)
     Run.objects.filter(pk=run.pk).update(supervised=ago(minutes=1))
     return process._child
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from django.utils import timezone
 
-from rlhf import runs
+from rlhf import runs, supervision
 from rlhf.models import Metrics, ModelVersion, Round, Run, Sample, Status
 from tests.rlhf.factories import RunFactory
 
@@ -43,7 +43,7 @@ def started(run):
         status=Status.RUNNING, started=timezone.now(), supervised=timezone.now()
     )
     run.refresh_from_db()
-    process = runs._start(run)
+    process = supervision._start(run)
     Run.objects.filter(pk=run.pk).update(supervised=ago(minutes=1))
     run.refresh_from_db()
     return process
@@ -254,8 +254,8 @@ def test_stop_request_reaches_the_process(toy):
 
 
 def test_stubborn_process_is_killed_after_its_grace(toy, monkeypatch):
-    monkeypatch.setattr(runs, "STOP_GRACE", timedelta(seconds=0.3))
-    monkeypatch.setattr(runs, "TERMINATE_GRACE", timedelta(seconds=0.3))
+    monkeypatch.setattr(supervision, "STOP_GRACE", timedelta(seconds=0.3))
+    monkeypatch.setattr(supervision, "TERMINATE_GRACE", timedelta(seconds=0.3))
     toy("stubborn")
     run = RunFactory()
     started(run)
@@ -356,26 +356,26 @@ def test_run_that_crashed_unseen_has_failed(toy):
 
 def test_two_supervisors_cannot_watch_one_run(toy):
     run = RunFactory()
-    runs._claim(run.pk)
+    supervision._claim(run.pk)
 
-    assert runs._claim(run.pk) is False
+    assert supervision._claim(run.pk) is False
 
 
 def test_supervisor_whose_lease_was_taken_writes_nothing():
     run = RunFactory()
-    runs._claim(run.pk)
+    supervision._claim(run.pk)
     run.refresh_from_db()
     Run.objects.filter(pk=run.pk).update(supervised=timezone.now())
 
-    with pytest.raises(runs.LeaseLost):
-        runs._write(run, status=Status.FAILED)
+    with pytest.raises(supervision.LeaseLost):
+        supervision._write(run, status=Status.FAILED)
 
     run.refresh_from_db()
     assert run.status == Status.RUNNING
 
 
 def test_supervisor_waits_for_the_lease_of_a_dead_one(toy, monkeypatch):
-    monkeypatch.setattr(runs, "LEASE", timedelta(seconds=0.5))
+    monkeypatch.setattr(supervision, "LEASE", timedelta(seconds=0.5))
     run = RunFactory(status=Status.RUNNING, started=timezone.now(), supervised=timezone.now())
 
     assert supervised(run).status == Status.SUCCEEDED
@@ -383,9 +383,11 @@ def test_supervisor_waits_for_the_lease_of_a_dead_one(toy, monkeypatch):
 
 def test_process_without_permission_to_go_never_runs(toy):
     run = RunFactory()
-    command = runs.command_for(run.folder)
+    command = supervision.command_for(run.folder)
 
-    process = runs.RunProcess.start(command, run.folder, runs.environment(online=False))
+    process = supervision.RunProcess.start(
+        command, run.folder, supervision.environment(online=False)
+    )
     process.abandon()
     process._child.wait()
 
