@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 from django.db.models import Count, Max
 
+from annotator.agreement import Agreement, alpha_by_round
 from annotator.models import Judgment, Project, Purpose, User
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind, Status
 from rlhf.runs import RunRefused, next_round
 
 ROUNDS_SHOWN = 20
-VOTES_COUNTED = 20_000  # the newest ones; what is older is not counted to draw a page
+# The newest ones; what is older is neither counted nor compared to draw a page.
+VOTES_COUNTED = 20_000
+VOTES_COMPARED = 5_000
 
 
 class RoundRow(NamedTuple):
@@ -23,6 +26,7 @@ class RoundRow(NamedTuple):
     policy: ModelVersion
     votes: int
     is_vote_count_cut: bool
+    agreement: Agreement | None
     reward_model: Run | None
     ppo: Run | None
     new_policy: ModelVersion | None
@@ -44,6 +48,7 @@ def rounds_of(project: Project) -> list[RoundRow]:
     """The newest rounds, newest first. The number of queries does not depend on how many."""
     rounds = list(project.rounds.select_related("policy").order_by("-number")[:ROUNDS_SHOWN])
     votes, is_cut = _votes_by_round(project)
+    agreements = alpha_by_round(project, newest=VOTES_COMPARED)
     runs = _succeeded_runs(project, [each.number for each in rounds])
     rates = win_rates([run for (_, kind), run in runs.items() if kind == RunKind.EVALUATE])
     rows = []
@@ -55,6 +60,7 @@ def rounds_of(project: Project) -> list[RoundRow]:
             policy=each.policy,
             votes=votes.get(each.number, 0),
             is_vote_count_cut=is_cut,
+            agreement=agreements.get(each.number),
             reward_model=runs.get((each.number, RunKind.REWARD_MODEL)),
             ppo=ppo,
             new_policy=next(iter(ppo.outputs.all()), None) if ppo else None,

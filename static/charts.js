@@ -56,11 +56,18 @@
   }
 
   // --- drawing --------------------------------------------------------------------------------
+  const probe = root.appendChild(document.createElement("span"));
+  probe.hidden = true;
+
+  function colour(name) {
+    // Asked of an element, because the property itself is only text such as light-dark(…).
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  }
+
   function draw(figure) {
     const reported = figure.series.filter(([metric]) => values[metric]);
     if (!reported.length) return;
-    const style = getComputedStyle(root);
-    const colour = (name) => style.getPropertyValue(name).trim();
     const traces = reported.map(([metric, label], place) => ({
       x: values[metric].x,
       y: values[metric].y,
@@ -76,6 +83,7 @@
       marker: { color: colour(`--chart-${place + 1}`), size: 7 },
       hovertemplate: `%{y:.4~g}<extra>${label}</extra>`,
     }));
+    const isNonNegative = traces.every((trace) => trace.y.every((y) => y === null || y >= 0));
     const axis = {
       gridcolor: colour("--chart-grid"),
       zeroline: false,
@@ -90,7 +98,7 @@
       margin: { l: 8, r: 8, t: 4, b: 8 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: style.fontFamily, color: colour("--chart-text"), size: 12 },
+      font: { family: getComputedStyle(root).fontFamily, color: colour("--chart-text"), size: 12 },
       showlegend: reported.length > 1,
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
       hovermode: "x",
@@ -101,8 +109,8 @@
       },
       // A finger scrolls the page; only a mouse can zoom by dragging.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      xaxis: { ...axis, rangemode: "tozero", tickformat: "d" },
-      yaxis: { ...axis, tickformat: ".3~g" },
+      xaxis: { ...axis, tickformat: "d" },
+      yaxis: { ...axis, tickformat: ".3~g", rangemode: isNonNegative ? "nonnegative" : "normal" },
     };
     Plotly.react(figure.plot, traces, layout, { displayModeBar: false, responsive: true });
     figure.isDrawn = true;
