@@ -273,10 +273,12 @@ def _conclude_patiently(run: Run, code: int | None, is_leaving: Callable[[], boo
 
     A disk that is full for the run is often full for the database too.
     """
-    while not is_leaving():
+    while True:
         try:
             return _conclude(run, code)
         except DATABASE_AWAY:
+            if is_leaving():
+                raise
             _wait_for_database(run)
 
 

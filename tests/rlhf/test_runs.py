@@ -222,6 +222,7 @@ def test_stopping_a_running_run_asks_it():
     run.refresh_from_db()
     assert (run.status, run.finished) == ("stopping", None)
     assert run.stop_requested is not None
+    assert (run.folder / "stop").exists()
 
 
 @pytest.mark.parametrize("status", ["stopping", "succeeded", "failed", "lost", "stopped"])

@@ -267,6 +267,19 @@ def test_stubborn_process_is_killed_after_its_grace(toy, monkeypatch):
     assert run.error.startswith("It did not stop in time and was ended")
 
 
+def test_second_try_to_take_results_over_does_not_run_the_process_again(toy):
+    run = supervised(RunFactory())
+    Run.objects.filter(pk=run.pk).update(status=Status.FAILED)
+    Round.objects.all().delete()
+    run.outputs.all().delete()
+
+    runs.resume(run)
+    again = supervised(run)
+
+    assert (again.status, again.pid) == ("succeeded", None)
+    assert run.outputs.get().name == "Toy"
+
+
 def test_run_told_to_end_from_outside_is_stopped_and_says_so(toy):
     toy("6")
     run = RunFactory()
@@ -412,3 +425,12 @@ def test_run_of_another_machine_is_lost_when_it_has_fallen_silent():
     append_event(run, json.dumps({"type": "heartbeat", "time": time.time() - 600}) + "\n")
 
     assert supervised(run).status == Status.LOST
+
+
+def test_run_of_another_machine_that_has_its_result_is_ended():
+    run = RunFactory(
+        status=Status.RUNNING, started=ago(minutes=1), pid=1, pid_started=1.0, host="elsewhere"
+    )
+    (run.folder / "result.json").write_text('{"status": "stopped"}')
+
+    assert supervised(run).status == Status.STOPPED
