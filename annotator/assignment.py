@@ -28,6 +28,7 @@ from annotator.models import (
     Completion,
     Judgment,
     Membership,
+    Message,
     Project,
     User,
     Verdict,
@@ -172,8 +173,12 @@ def shown(assignment: Assignment) -> list[Completion]:
 def payload_hash(comparison: Comparison, order: Sequence[int]) -> str:
     """Hash of the conversation and the answers in the order shown: what the verdict is about."""
     texts = dict(Completion.objects.filter(pk__in=order).values_list("pk", "text"))
-    shown_texts = [[pk, texts[pk]] for pk in order]
-    return canonical_key([comparison.prompt.messages, shown_texts])
+    return hash_shown(comparison.prompt.messages, [(pk, texts[pk]) for pk in order])
+
+
+def hash_shown(messages: list[Message], completions: Sequence[tuple[int, str]]) -> str:
+    """The same for a prompt and (id, text) pairs that are at hand."""
+    return canonical_key([messages, completions])
 
 
 # --- leases -----------------------------------------------------------------------------------
