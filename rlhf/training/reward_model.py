@@ -15,11 +15,12 @@ The backbone is the very policy whose answers will be scored, its own adapters m
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import random
 import shutil
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from safetensors.torch import save_file
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import Sampler
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -308,6 +310,40 @@ class SoftCollator(DataCollatorForPreference):
         return batch
 
 
+class SimilarLengths(Sampler[int]):
+    """All rows in batches of similar length, which need little padding, in random order.
+
+    Seed and epoch alone decide the order. transformers' own sampler draws from the global random
+    numbers instead: after a resume in the second epoch it would repeat the order of the first.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(self.seed * 1_000_003 + self.epoch)
+        order = rng.sample(range(len(self.lengths)), len(self.lengths))
+        whole = len(order) - len(order) % self.batch_size
+        pool = 8 * self.batch_size  # sorted together: larger pools pad less, and mix less
+        batches = []
+        for start in range(0, whole, pool):
+            rows = sorted(order[start : min(start + pool, whole)], key=self.lengths.__getitem__)
+            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        rng.shuffle(batches)
+        batches.append(order[whole:])
+        return itertools.chain.from_iterable(batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+
 class SoftRewardTrainer(RewardTrainer):
     """TRL's trainer with soft labels, and with checkpoints that are whole or absent."""
 
@@ -316,6 +352,10 @@ class SoftRewardTrainer(RewardTrainer):
     def __init__(self, *args: Any, folder: RunFolder, **kwargs: Any) -> None:
         self.folder = folder
         super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SimilarLengths:
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return SimilarLengths(self.train_dataset["length"], batch_size, self.args.seed)
 
     def compute_loss(
         self,
@@ -439,7 +479,6 @@ def make_trainer(
             learning_rate=config.learning_rate,
             warmup_steps=0.05,  # share of all steps
             lr_scheduler_type="linear",
-            train_sampling_strategy="group_by_length",  # less padding
             max_length=None,  # left out and counted already
             # Precision is the weights' own (bf16 base, fp32 adapter on a GPU), as in PPO.
             bf16=False,
@@ -500,10 +539,11 @@ def score_conversations(
 
 def score_statistics(scores: Sequence[float]) -> RewardStatistics:
     """Mean and standard deviation over the policy's samples, with which PPO normalises."""
-    std = statistics.pstdev(scores)
+    values = torch.tensor(scores, dtype=torch.float64)
+    mean, std = values.mean().item(), values.std(correction=0).item()
     if not math.isfinite(std):
         raise RunError("the trained scores are not finite: lower the learning rate", DIVERGED)
-    return RewardStatistics(statistics.fmean(scores), std)
+    return RewardStatistics(mean, std)
 
 
 def share(hits: float, n: int) -> tuple[float | None, float | None, float | None]:
