@@ -73,7 +73,7 @@ class ImportReport(NamedTuple):
     duplicates: int  # lines whose prompt or comparison was there already
     bad_lines: list[LineError]  # the first of them
     n_bad_lines: int = 0
-    ignored_fields: Sequence[str] = ()
+    ignored_fields: tuple[str, ...] = ()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def _too_large(max_bytes: int) -> str:
 class _Checked(NamedTuple):
     errors: list[LineError]
     n_errors: int
-    ignored: list[str]
+    ignored: tuple[str, ...]
 
 
 def _check(
@@ -143,7 +143,7 @@ def _check(
         good.write(json.dumps(entry).encode() + b"\n")
         if len(ignored) < MAX_IGNORED:
             ignored.update(entry.ignored)
-    return _Checked(errors, n_errors, sorted(ignored)[:MAX_IGNORED])
+    return _Checked(errors, n_errors, tuple(sorted(ignored)[:MAX_IGNORED]))
 
 
 def _read_back(good: IO[bytes]) -> Iterator[Entry]:

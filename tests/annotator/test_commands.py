@@ -1,0 +1,105 @@
+"""The commands: what they print, and what is left when they fail."""
+
+import gzip
+import io
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from annotator.models import Comparison, Export, Judgment, User
+from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
+
+pytestmark = pytest.mark.django_db
+
+LINE = b'{"prompt": "Hi!", "chosen": "yes", "rejected": "no"}\n'
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory(slug="demo", name="Demo")
+
+
+def run(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    call_command(*arguments, stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def test_import_reads_gzip_and_names_the_judge(project, tmp_path):
+    file = tmp_path / "choices.jsonl.gz"
+    file.write_bytes(gzip.compress(LINE))
+
+    out, err = run("import_comparisons", "demo", str(file), "--judge", "imported")
+
+    assert out == "New: 1 prompt, 2 completions, 1 comparison, 1 judgment.\n"
+    assert err == ""
+    assert Judgment.objects.get().annotator.username == "imported"
+
+
+def test_import_reads_standard_input(project, monkeypatch):
+    stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(LINE)))
+    monkeypatch.setattr("sys.stdin", stdin)
+
+    out, _ = run("import_comparisons", "demo", "-", "--overlap", "3")
+
+    assert out == "New: 1 prompt, 2 completions, 1 comparison, 0 judgments.\n"
+    assert Comparison.objects.get().overlap == 3
+
+
+def test_import_lists_bad_lines_and_imports_nothing(project, tmp_path):
+    file = tmp_path / "choices.jsonl"
+    file.write_bytes(LINE + b'{"prompt": ""}\n')
+    err = io.StringIO()
+
+    with pytest.raises(CommandError, match=r"Nothing was imported\."):
+        call_command("import_comparisons", "demo", str(file), "--judge", "x", stderr=err)
+
+    assert err.getvalue() == 'line 2: "prompt" is empty; it must say something\n'
+    assert (Comparison.objects.count(), User.objects.count()) == (0, 0)
+
+
+def test_import_goes_on_if_told_to(project, tmp_path):
+    file = tmp_path / "choices.jsonl"
+    file.write_bytes(b'{"prompt": ""}\n' + LINE + LINE)
+
+    out, err = run("import_comparisons", "demo", str(file), "--skip-bad-lines")
+
+    assert out == (
+        "New: 1 prompt, 2 completions, 1 comparison, 0 judgments. There already: 1 line. "
+        "Left out: 1 bad line.\n"
+    )
+    assert err.startswith("line 1: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere", "-"], "There is no project nowhere."),
+        (["demo", "/no/such/file"], "No such file or directory: '/no/such/file'"),
+        (["demo", "/dev/null", "--overlap", "0"], "overlap must be between 1 and 100, not 0"),
+    ],
+)
+def test_import_says_what_cannot_be(project, arguments, sentence):
+    with pytest.raises(CommandError, match=sentence):
+        run("import_comparisons", *arguments)
+
+
+def test_export_prints_where_it_is(project):
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+
+    out, _ = run("export_judgments", "demo")
+
+    export = Export.objects.get()
+    assert out == f"{export}: {export.folder}\n"
+    assert json.loads((export.folder / "data.jsonl").read_text())["p_chosen"] == 1.0
+
+
+def test_export_says_when_there_is_nothing(project):
+    with pytest.raises(CommandError, match="Demo has no comparisons yet"):
+        run("export_judgments", "demo", "--round", "1")
+
+
+def test_export_says_when_there_is_no_project():
+    with pytest.raises(CommandError, match="There is no project demo"):
+        run("export_judgments", "demo")
