@@ -13,6 +13,8 @@ help:
 	@echo "make bench     the measurements, one JSON line each"
 	@echo "make clean     remove caches and the virtual environment; var/ (your data) stays"
 
+# Quiet, so that the logins stay on the screen.
+demo: export PREFERENDUM_LOG_LEVEL ?= WARNING
 demo:
 	@bin/setup
 	@exec $(PY) manage.py demo

@@ -19,14 +19,6 @@ from rlhf.demo import answers, processes, project
 from rlhf.models import Run, RunKind
 
 
-@pytest.fixture(autouse=True)
-def data_dir(settings, tmp_path):
-    settings.DATA_DIR = tmp_path
-    settings.RUNS_DIR = tmp_path / "runs"
-    settings.MODELS_DIR = tmp_path / "models"
-    return tmp_path
-
-
 @pytest.fixture
 def free_port():
     with socket.socket() as probe:
