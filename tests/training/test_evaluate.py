@@ -1,0 +1,127 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from torch.testing import assert_close
+
+from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
+from rlhf.training.config import EvaluateConfig
+from rlhf.training.evaluate import Pair, load_judge, reward_opinion, run
+from rlhf.training.models import encode
+
+
+@pytest.fixture
+def judge_folder(reward_folder, tiny_reference, tmp_path):
+    """A reward model that knows the policy it was trained on."""
+    folder = shutil.copytree(reward_folder, tmp_path / "judge")
+    write_json(folder / "model.json", tiny_reference)
+    return folder
+
+
+@pytest.fixture
+def config(tiny_reference, judge_folder):
+    return EvaluateConfig(
+        tiny_reference, tiny_reference, str(judge_folder), max_new_tokens=20, batch_size=2
+    )
+
+
+def read_pairs(folder):
+    lines = (folder.path / "artifact" / "pairs.jsonl").read_text().splitlines()
+    return [Pair(**json.loads(line)) for line in lines]
+
+
+def test_every_prompt_gets_an_answer_of_both_policies_with_scores(config, folder, prompts_file):
+    result = run(config, folder)
+
+    pairs = read_pairs(folder)
+    margins = [pair.new_score - pair.old_score for pair in pairs]
+    assert [(pair.id, pair.index) for pair in pairs] == [(n, 0) for n in range(1, 6)]
+    assert (result["n_pairs"], result["left_out"]) == (5, {"too_long": 0})
+    assert result["reward_margin"] == pytest.approx(sum(margins) / 5)
+    assert result["reward_rate"] == sum(margin > 0 for margin in margins) / 5
+
+
+def test_even_the_same_policy_answers_anew(config, folder, prompts_file):
+    run(config, folder)
+
+    assert any(pair.new != pair.old for pair in read_pairs(folder))
+
+
+def test_several_pairs_per_prompt_are_numbered(config, folder, prompts_file):
+    run(replace(config, completions_per_prompt=2, reward_model=""), folder)
+
+    assert [(p.id, p.index) for p in read_pairs(folder)] == [
+        (number, index) for number in range(1, 6) for index in (0, 1)
+    ]
+
+
+def test_without_a_reward_model_there_is_no_opinion(config, folder, prompts_file):
+    result = run(replace(config, reward_model=""), folder)
+
+    assert (result["reward_rate"], result["reward_margin"]) == (None, None)
+    assert {(pair.new_score, pair.old_score) for pair in read_pairs(folder)} == {(None, None)}
+
+
+def test_the_opinion_is_the_share_and_the_mean_of_margins():
+    pairs = [
+        Pair(n, 0, "a", "b", False, False, new_score=new, old_score=old)
+        for n, (new, old) in enumerate([(1.0, 0.0), (2.0, 0.5), (0.0, 1.0), (1.0, 1.0)])
+    ]
+
+    assert reward_opinion(pairs) == {"reward_rate": 2.5 / 4, "reward_margin": 0.375}
+
+
+def test_scores_are_normalised_and_know_what_was_cut_off(judge_folder):
+    judge = load_judge(judge_folder)
+    prompt = encode(judge.tokenizer, [{"role": "user", "content": "Why?"}])
+
+    whole, cut, again = judge.scores([(prompt, "No.", cut) for cut in (False, True, False)])
+    unscaled = judge._replace(scale=judge.scale._replace(mean=0.0, std=1.0))
+
+    assert whole == pytest.approx(again, abs=1e-5)
+    assert abs(whole - cut) > 1e-3
+    (raw,) = unscaled.scores([(prompt, "No.", False)])
+    assert_close(whole, (raw - 0.1) / 0.5, atol=1e-4, rtol=0)
+
+
+def test_a_reward_model_that_does_not_know_its_policy_is_refused(reward_folder):
+    with pytest.raises(RunError, match=r"is not a reward model: model\.json is missing"):
+        load_judge(reward_folder)
+
+
+class StopsIn(RunFolder):
+    """A run's folder whose admin asks to stop when a phase begins."""
+
+    def __init__(self, path, name):
+        super().__init__(path)
+        self.name = name
+
+    def phase(self, name):
+        super().phase(name)
+        if name == self.name:
+            self.interrupt()
+
+
+@pytest.mark.parametrize(
+    "phase", ["answers of the new policy", "answers of the old policy", "scoring"]
+)
+def test_a_stopped_evaluation_ends_as_if_it_had_not_been(
+    config, folder, prompts_file, phase, tmp_path
+):
+    straight = RunFolder(tmp_path / "straight")
+    straight.path.mkdir()
+    shutil.copy(prompts_file, straight.path)
+    run(config, straight)
+
+    with pytest.raises(Stopped):
+        run(config, StopsIn(folder.path, phase))
+    run(config, folder)
+
+    assert read_pairs(folder) == read_pairs(straight)
+
+
+def test_prompts_that_are_too_long_are_counted(config, folder, prompts_file):
+    result = run(replace(config, max_prompt_tokens=14, reward_model=""), folder)
+
+    assert (result["n_pairs"], result["left_out"]) == (3, {"too_long": 2})
