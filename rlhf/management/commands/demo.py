@@ -62,13 +62,12 @@ class Command(BaseCommand):
         for login in project.logins():
             password = login.password or "(yours)"
             lines.append(f"  {login.username:<12}{password:<18}{login.purpose}")
-        lines += [
-            "",
-            "There are answers to rank right away. At the first start the language model is",
-            "prepared meanwhile, in the background (a minute): see the project's page.",
-            "Ctrl-C stops everything and loses nothing; `make demo` starts it again.",
-            "",
-        ]
+        lines += ["", "There are answers to rank right away."]
+        if active := [
+            f"{run} ({run.get_status_display().lower()})" for run in Run.objects.active()
+        ]:
+            lines.append(f"In the background: {', '.join(active)}.")
+        lines += ["Ctrl-C stops everything and loses nothing; `make demo` starts it again.", ""]
         return "\n".join(lines)
 
     def farewell(self) -> str:
