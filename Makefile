@@ -19,6 +19,8 @@ demo:
 	@bin/setup
 	@exec $(PY) manage.py demo
 
+# Two test processes on two cores: threads that wait for each other would make both many times slower.
+test test-all: export OMP_NUM_THREADS ?= 1
 test: check
 	$(PY) -m pytest -q -n 2 --dist loadscope -m "not slow" $(TESTS)
 
