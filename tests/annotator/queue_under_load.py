@@ -1,0 +1,244 @@
+"""The queue used by many at once, on the database of DATABASE_URL; run by the tests.
+
+    python tests/annotator/queue_under_load.py
+
+Several processes with several threads each, all waiting for the same moment. Prints one JSON
+object: what each scenario left behind.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import sys
+import threading
+import traceback
+from collections import Counter
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import django
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
+django.setup()
+
+from django.core.management import call_command  # noqa: E402
+from django.db import connection  # noqa: E402
+from django.db.models import Count, F, Q  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from annotator import assignment as queue  # noqa: E402
+from annotator.importing import import_jsonl  # noqa: E402
+from annotator.models import (  # noqa: E402
+    Assignment,
+    AssignmentState,
+    Comparison,
+    Judgment,
+    Membership,
+    Project,
+    User,
+    Verdict,
+)
+
+PROCESSES, THREADS = 2, 8
+EVERYBODY = PROCESSES * THREADS
+barrier = pool = None  # of all threads; of all processes
+
+
+def main():
+    global pool
+    logging.disable(logging.WARNING)
+    call_command("migrate", verbosity=0)
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(PROCESSES, share_barrier, [spawn.Barrier(EVERYBODY)]) as pool:
+        scenarios = [claims, one_persons_claims, one_persons_verdicts, expired_leases, work]
+        print(json.dumps({scenario.__name__: scenario() for scenario in scenarios}))  # noqa: T201
+
+
+def share_barrier(of_everybody):
+    global barrier
+    barrier = of_everybody
+
+
+# --- scenarios --------------------------------------------------------------------------------
+def claims():
+    """As many people as comparisons of overlap 1: each gets one, all different."""
+    project, people = new_project("claims", n_comparisons=EVERYBODY, overlap=1)
+    results = at_once(do_claim, [(project.pk, person) for person in people])
+    return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
+
+
+def one_persons_claims():
+    """One person in many tabs: all show the same assignment."""
+    project, people = new_project("tabs", n_comparisons=EVERYBODY, overlap=3)
+    results = at_once(do_claim, [(project.pk, people[0])] * EVERYBODY)
+    return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
+
+
+def one_persons_verdicts():
+    """A verdict sent many times over, half of them skips: the first one stands."""
+    project, people = new_project("clicks", n_comparisons=1, overlap=2)
+    assignment = queue.claim(project, User.objects.get(pk=people[0]))
+    results = at_once(do_record, [(assignment.pk, n % 2 == 0) for n in range(EVERYBODY)])
+    return {"distinct": len(set(results)), **state_of(project)}
+
+
+def expired_leases():
+    """All places are held by people who left: each is given back and taken once."""
+    project, people = new_project("leases", n_comparisons=EVERYBODY // 2, overlap=2)
+    for person in people:
+        assert queue.claim(project, User.objects.get(pk=person))
+    Assignment.objects.filter(project=project).update(lease_until=timezone.now())
+    newcomers = new_people(project, "newcomer")
+    results = at_once(do_claim, [(project.pk, person) for person in newcomers])
+    return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
+
+
+def work():
+    """People judge, skip, undo, come late and close their pages until nothing is left for them."""
+    project, people = new_project("day", n_comparisons=20, overlap=3)
+    watch = threading.Event()
+    broken: list[int] = []
+    watcher = threading.Thread(target=watch_project, args=(project.pk, watch, broken))
+    watcher.start()
+    outcomes = Counter()
+    for counts in at_once(do_work, [(project.pk, person) for person in people]):
+        outcomes.update(counts)
+    watch.set()
+    watcher.join()
+    return {**outcomes, "seen_broken": len(broken), **state_of(project)}
+
+
+# --- what the people do, each in a thread -----------------------------------------------------
+def do_claim(project_pk, person):
+    project, user = Project.objects.get(pk=project_pk), User.objects.get(pk=person)
+    assignment = queue.claim(project, user)
+    return assignment and assignment.pk
+
+
+def do_record(assignment_pk, is_skip):
+    assignment = Assignment.objects.get(pk=assignment_pk)
+    return say(assignment, Verdict.SKIPPED if is_skip else Verdict.RANKING).pk
+
+
+def do_work(project_pk, person):
+    project, user = Project.objects.get(pk=project_pk), User.objects.get(pk=person)
+    draw = random.Random(person)
+    counts = Counter()
+    for _ in range(60):
+        assignment = queue.claim(project, user)
+        if assignment is None:
+            break
+        act = draw.choices(["judge", "skip", "leave", "late", "undo"], [8, 1, 1, 2, 2])[0]
+        counts[act] += 1
+        if act in ("leave", "late"):  # somebody else may sweep the lease from here on
+            Assignment.objects.filter(pk=assignment.pk).update(
+                lease_until=timezone.now() - timedelta(seconds=1)
+            )
+        if act == "leave":
+            break
+        try:
+            if act == "undo":
+                queue.undo_last(project, user)
+            else:
+                say(assignment, Verdict.SKIPPED if act == "skip" else Verdict.RANKING)
+        except (queue.NotRecorded, queue.NotUndone):
+            counts["refused"] += 1
+    return counts
+
+
+def say(assignment, verdict):
+    ranking = [[pk] for pk in assignment.order] if verdict == Verdict.RANKING else []
+    return queue.record(assignment, verdict, ranking, payload_hash=assignment.payload_hash)
+
+
+# --- all at once ------------------------------------------------------------------------------
+def at_once(function, calls):
+    """The results of `function(*call)` for each call, each in its thread, all starting together.
+
+    No process can take both parts: their threads wait for each other.
+    """
+    share = len(calls) // PROCESSES
+    parts = [(function, calls[i * share : (i + 1) * share]) for i in range(PROCESSES)]
+    results = [result for part in pool.starmap(in_threads, parts, chunksize=1) for result in part]
+    if errors := [result for result in results if isinstance(result, str)]:
+        sys.exit(errors[0])
+    return results
+
+
+def in_threads(function, calls):
+    results = []
+    threads = [
+        threading.Thread(target=in_thread, args=(partial(function, *call), results))
+        for call in calls
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def in_thread(call, results):
+    try:
+        connection.ensure_connection()
+        barrier.wait(timeout=60)
+        results.append(call())
+    except Exception:
+        results.append(traceback.format_exc())
+    finally:
+        connection.close()
+
+
+# --- the project ------------------------------------------------------------------------------
+def new_project(slug, *, n_comparisons, overlap):
+    project = Project.objects.create(name=slug, slug=slug, overlap=overlap)
+    lines = (
+        json.dumps({"prompt": f"Question {n}?", "completions": ["a", "b"]}).encode()
+        for n in range(n_comparisons)
+    )
+    import_jsonl(project, lines)
+    return project, new_people(project, "annotator")
+
+
+def new_people(project, name):
+    people = [User.objects.create(username=f"{project.slug}-{name}-{n}") for n in range(EVERYBODY)]
+    for person in people:
+        Membership.objects.create(project=project, user=person)
+    return [person.pk for person in people]
+
+
+def broken_comparisons(project_pk):
+    """Comparisons whose `taken` is not what it counts, as one statement sees them."""
+    live = Count("assignments", Q(assignments__state=AssignmentState.LIVE), distinct=True)
+    counted = Count(
+        "judgments",
+        Q(judgments__voided=None) & ~Q(judgments__verdict=Verdict.SKIPPED),
+        distinct=True,
+    )
+    return (
+        Comparison.objects.filter(project=project_pk)
+        .annotate(in_use=live + counted)
+        .filter(~Q(taken=F("in_use")) | Q(in_use__gt=F("overlap")))
+    )
+
+
+def watch_project(project_pk, stop, broken):
+    while not stop.wait(0.01):
+        broken.extend(broken_comparisons(project_pk).values_list("pk", flat=True))
+    connection.close()
+
+
+def state_of(project):
+    return {
+        "broken": broken_comparisons(project.pk).count(),
+        "live": Assignment.objects.filter(project=project, state=AssignmentState.LIVE).count(),
+        "judgments": Judgment.objects.filter(project=project, voided=None).count(),
+    }
+
+
+if __name__ == "__main__":
+    main()
