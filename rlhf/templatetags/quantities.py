@@ -61,7 +61,7 @@ def percent(share: float | None) -> str:
 @register.filter
 def decimals(value: float | None, digits: int = 2) -> str:
     """With a true minus sign, so that columns of numbers line up."""
-    return MISSING if not is_number(value) else f"{value:.{digits}f}".replace("-", "\u2212")
+    return MISSING if not is_number(value) else f"{value:z.{digits}f}".replace("-", "\u2212")
 
 
 @register.filter
