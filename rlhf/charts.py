@@ -48,12 +48,24 @@ LEARNING_RATE = Chart(
     "The size of the optimiser's steps: a short warm-up, then down to 0.",
     [Series("learning_rate", "learning rate")],
 )
-SPEED = Chart(
-    "Speed",
-    "Tokens written in a second, over the whole batch.",
-    [Series("tokens_per_second", "tokens per second")],
-    "tokens/s",
+LENGTH = Chart(
+    "Length",
+    "Mean length of the answers; if it climbs along with the score, the reward model may simply "
+    "like length.",
+    [Series("length/mean", "length")],
+    "tokens",
 )
+CUT_OFF = Chart(
+    "Cut off",
+    "Share of answers that reached the length limit instead of ending by themselves.",
+    [Series("length/truncated_share", "cut off")],
+)
+SAMPLING_CHARTS = [
+    Section(
+        "What are the answers like?",
+        [LENGTH._replace(explanation="Mean length of the answers of each batch."), CUT_OFF],
+    ),
+]
 
 REWARD_MODEL_CHARTS = [
     Section(
@@ -104,18 +116,8 @@ PPO_CHARTS = [
                 [Series("kl/k1", "k1"), Series("kl/k3", "k3")],
                 "nats per answer",
             ),
-            Chart(
-                "Length",
-                "Tokens per answer; if it climbs along with the score, the reward model may "
-                "simply like length.",
-                [Series("length/mean", "length")],
-                "tokens",
-            ),
-            Chart(
-                "Cut off",
-                "Share of answers that reached the length limit instead of ending by themselves.",
-                [Series("length/truncated_share", "cut off")],
-            ),
+            LENGTH,
+            CUT_OFF,
             Chart(
                 "Spread of the scores",
                 "Standard deviation within a batch; near 0 there is nothing left to learn from.",
@@ -211,10 +213,10 @@ PPO_CHARTS = [
 
 CHARTS: dict[str, list[Section]] = {
     RunKind.IMPORT_MODEL: [],
-    RunKind.GENERATE: [Section("How fast does it write?", [SPEED])],
+    RunKind.GENERATE: SAMPLING_CHARTS,
     RunKind.REWARD_MODEL: REWARD_MODEL_CHARTS,
     RunKind.PPO: PPO_CHARTS,
-    RunKind.EVALUATE: [Section("How fast do they write?", [SPEED])],
+    RunKind.EVALUATE: SAMPLING_CHARTS,
 }
 
 

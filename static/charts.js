@@ -110,7 +110,12 @@
       // A finger scrolls the page; only a mouse can zoom by dragging.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       xaxis: { ...axis, tickformat: "d" },
-      yaxis: { ...axis, tickformat: ".3~g", rangemode: isNonNegative ? "nonnegative" : "normal" },
+      yaxis: {
+        ...axis,
+        tickformat: ".3~g",
+        rangemode: isNonNegative ? "nonnegative" : "normal",
+        ...rangeOfNoise(traces),
+      },
     };
     Plotly.react(figure.plot, traces, layout, { displayModeBar: false, responsive: true });
     figure.isDrawn = true;
@@ -120,6 +125,14 @@
         return reported.length > 1 ? `${label} ${text}` : text;
       })
       .join(" · ");
+  }
+
+  // Rounding errors of a constant would fill the whole height.
+  function rangeOfNoise(traces) {
+    const known = traces.flatMap((trace) => trace.y.filter((y) => y !== null));
+    const [low, high] = [Math.min(...known), Math.max(...known)];
+    const size = Math.max(Math.abs(low), Math.abs(high));
+    return high - low < size / 1000 ? { range: [low - size / 2, high + size / 2] } : {};
   }
 
   function inShort(value) {
