@@ -351,5 +351,5 @@ def test_the_policy_learns_what_is_rewarded_and_a_larger_kl_coefficient_holds_it
     before = mean_length(tiny_reference, prompts_file)
     adapter = str(folder.path / "artifact")
     after = mean_length({**tiny_reference, "adapters": [adapter]}, prompts_file)
-    assert after < 0.6 * before
+    assert after < 0.7 * before
     assert held_result["kl_k3"] < 0.3 * free_result["kl_k3"]
