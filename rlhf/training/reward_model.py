@@ -355,7 +355,7 @@ class SoftRewardTrainer(RewardTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SimilarLengths:
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return SimilarLengths(self.train_dataset["length"], batch_size, self.args.seed)
+        return SimilarLengths(list(self.train_dataset["length"]), batch_size, self.args.seed)
 
     def compute_loss(
         self,
