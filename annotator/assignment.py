@@ -87,7 +87,9 @@ def held_by(project: Project, annotator: User) -> Assignment | None:
 
 
 def _open_for(project: Project, annotator: User) -> QuerySet[Comparison]:
-    return Comparison.objects.open().filter(project=project).not_handled_by(annotator)
+    """In the order of the partial index, without which SQLite would read the closed ones too."""
+    queue = Comparison.objects.open().filter(project=project).order_by("-priority", "draw")
+    return queue.not_handled_by(annotator)
 
 
 def _lock_next(project: Project, annotator: User) -> Comparison | None:
@@ -353,7 +355,7 @@ class QueueState(NamedTuple):
 def queue_state(project: Project, annotator: User) -> QueueState:
     if not is_qualified(project, annotator):
         return QueueState("not_qualified")
-    if held_by(project, annotator) or _open_for(project, annotator).exists():
+    if held_by(project, annotator) or _open_for(project, annotator).values_list("pk")[:1]:
         return QueueState("available")
     if not project.comparisons.exists():
         return QueueState("nothing_imported")
