@@ -1,4 +1,50 @@
-from django.urls import URLPattern
+from django.urls import URLPattern, URLResolver, include, path
+
+from annotator.views import comparing, people, projects, review, transfer
 
 app_name = "annotator"
-urlpatterns: list[URLPattern] = []
+
+comparing_urls = [
+    path("compare/", comparing.compare, name="compare"),
+    path("compare/judge/", comparing.judge, name="judge"),
+    path("compare/undo/", comparing.undo, name="undo"),
+    path("compare/renew/<int:pk>/", comparing.renew, name="renew"),
+    path("compare/next/", comparing.next_comparison, name="next_comparison"),
+    path("guidelines/", comparing.guidelines, name="guidelines"),
+]
+
+review_urls = [
+    path("prompts/", review.prompts, name="prompts"),
+    path("comparisons/", review.comparisons, name="comparisons"),
+    path("comparisons/<int:pk>/", review.comparison, name="comparison"),
+    path("agreement/", review.agreement, name="agreement"),
+]
+
+transfer_urls = [
+    path("import/", transfer.import_file, name="import_file"),
+    path("exports/", transfer.exports, name="exports"),
+    path("exports/new/", transfer.create_export, name="create_export"),
+    path("exports/<int:pk>/<str:name>", transfer.download_export, name="download_export"),
+]
+
+people_urls = [
+    path("members/", people.members, name="members"),
+    path("members/add/", people.add_member, name="add_member"),
+    path("members/<int:pk>/change/", people.change_member, name="change_member"),
+    path("members/<int:pk>/remove/", people.remove_member, name="remove_member"),
+]
+
+project_urls: list[URLPattern | URLResolver] = [
+    path("settings/", projects.edit_project, name="edit_project"),
+    *comparing_urls,
+    *review_urls,
+    *transfer_urls,
+    *people_urls,
+]
+
+urlpatterns = [
+    path("", projects.home, name="home"),
+    path("code.css", comparing.code_css, name="code_css"),
+    path("new-project/", projects.new_project, name="new_project"),
+    path("projects/<slug:slug>/", include(project_urls)),
+]

@@ -1,0 +1,52 @@
+"""Who may see and do what, asked once per request. What one may not see does not exist: 404."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+from django.http import Http404, HttpRequest
+from django_htmx.middleware import HtmxDetails
+
+from annotator.models import Membership, Project, Role, User
+
+RANK = {Role.ANNOTATOR: 0, Role.REVIEWER: 1, Role.ADMIN: 2}
+
+
+class Access(NamedTuple):
+    """A project and what the signed-in person may do in it."""
+
+    project: Project
+    role: Role
+
+    @property
+    def is_reviewer(self) -> bool:
+        return RANK[self.role] >= RANK[Role.REVIEWER]
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == Role.ADMIN
+
+
+class HtmxRequest(HttpRequest):
+    """A request of somebody who is signed in, as our middleware leaves it. For type checkers."""
+
+    user: User
+    htmx: HtmxDetails
+
+
+def role_in(project: Project, user: User) -> Role | None:
+    """The person's role; None for outsiders. Superusers are admins everywhere."""
+    if user.is_superuser:
+        return Role.ADMIN
+    membership = Membership.objects.filter(project=project, user_id=user.pk).first()
+    return Role(membership.role) if membership else None
+
+
+def get_access(request: HttpRequest, slug: str, at_least: Role = Role.ANNOTATOR) -> Access:
+    """The project and the role of the signed-in person in it. Raises Http404 below `at_least`."""
+    user = cast(User, request.user)
+    project = Project.objects.visible_to(user).filter(slug=slug).first()
+    role = role_in(project, user) if project else None
+    if project is None or role is None or RANK[role] < RANK[at_least]:
+        raise Http404("No such project.")
+    return Access(project, role)

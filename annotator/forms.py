@@ -1,0 +1,138 @@
+"""Shape and validity of what people send in."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db.models import F
+from django.utils.text import slugify
+
+from annotator.importing import read_lines
+from annotator.models import Assignment, Project, Role, User, Verdict
+
+RESERVED_SLUGS = {"new"}
+# What the two-answer page's buttons send: places from left to right as tie groups, or a verdict.
+CHOICES: dict[str, tuple[Verdict, list[list[int]]]] = {
+    "first": (Verdict.RANKING, [[0], [1]]),
+    "second": (Verdict.RANKING, [[1], [0]]),
+    "tie": (Verdict.RANKING, [[0, 1]]),
+    "all_bad": (Verdict.ALL_BAD, []),
+    "skip": (Verdict.SKIPPED, []),
+}
+
+
+class JudgmentForm(forms.Form):
+    """A verdict: one of CHOICES, or `rank` with a rank from 1 (best) for each answer."""
+
+    assignment = forms.IntegerField()
+    payload_hash = forms.CharField(max_length=64)
+    choice = forms.ChoiceField(choices=[(name, name) for name in (*CHOICES, "rank")])
+
+    def verdict(self, assignment: Assignment) -> tuple[Verdict, list[list[int]]]:
+        """Verdict and ranking of completion ids. Raises ValidationError with a sentence."""
+        choice = self.cleaned_data["choice"]
+        if choice == "rank":
+            return Verdict.RANKING, self._ranking(assignment)
+        verdict, places = CHOICES[choice]
+        if places and len(assignment.order) != 2:
+            raise ValidationError("Give every answer a rank.")
+        return verdict, [[assignment.order[place] for place in group] for group in places]
+
+    def _ranking(self, assignment: Assignment) -> list[list[int]]:
+        groups: dict[int, list[int]] = {}
+        for place, pk in enumerate(assignment.order):
+            rank = self.data.get(f"rank-{place}", "")
+            if not rank.isdecimal() or not 1 <= int(rank) <= len(assignment.order):
+                raise ValidationError("Give every answer a rank; equal ranks are ties.")
+            groups.setdefault(int(rank), []).append(pk)
+        return [groups[rank] for rank in sorted(groups)]
+
+
+class ProjectForm(forms.ModelForm):
+    class Meta:
+        model = Project
+        fields = ["name", "guidelines", "overlap", "lease_minutes", "held_out_percent"]
+        labels = {
+            "overlap": "Judgments per comparison",
+            "lease_minutes": "Lease (minutes)",
+            "held_out_percent": "Held out (percent)",
+        }
+        widgets = {"guidelines": forms.Textarea(attrs={"rows": 14})}
+
+    def save(self, commit: bool = True) -> Project:
+        """A new project gets a slug from its name; a change of guidelines, a new version."""
+        if not self.instance.pk:
+            self.instance.slug = unused_slug(self.cleaned_data["name"])
+        elif "guidelines" in self.changed_data:
+            self.instance.guideline_version = F("guideline_version") + 1
+        project = super().save(commit)
+        project.refresh_from_db()
+        return project
+
+
+def unused_slug(name: str) -> str:
+    """Example: "My Project" -> "my-project", or "my-project-2" where that is taken."""
+    stem = slugify(name)[:50] or "project"
+    taken = set(Project.objects.filter(slug__startswith=stem).values_list("slug", flat=True))
+    taken |= RESERVED_SLUGS
+    candidates = [stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))]
+    return next(slug for slug in candidates if slug not in taken)
+
+
+class ImportForm(forms.Form):
+    """A JSONL file, or lines pasted."""
+
+    file = forms.FileField(
+        required=False,
+        help_text="One JSON object a line (.jsonl), also packed with gzip (.jsonl.gz).",
+    )
+    text = forms.CharField(
+        required=False,
+        strip=False,
+        label="Or paste lines",
+        widget=forms.Textarea(attrs={"rows": 6, "spellcheck": "false", "class": "code"}),
+    )
+    overlap = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=100,
+        label="Judgments per comparison",
+        help_text="Empty: as the project's settings say.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        file, text = cleaned.get("file"), (cleaned.get("text") or "").strip()
+        if bool(file) == bool(text) and not self.errors:
+            raise ValidationError("Choose a file or paste lines: one of the two.")
+        limit = settings.IMPORT_MAX_BYTES
+        if file and file.size > limit:
+            raise ValidationError(
+                f"The file has {file.size / 2**20:.0f} MiB; the limit here is {limit / 2**20:.0f}. "
+                "The command `manage.py import_comparisons` has none."
+            )
+        return cleaned
+
+    def lines(self) -> Iterator[bytes]:
+        uploaded = self.cleaned_data["file"]
+        source = uploaded or io.BytesIO(self.cleaned_data["text"].encode())
+        return read_lines(source, settings.IMPORT_MAX_BYTES)
+
+
+class NewMemberForm(forms.Form):
+    username = forms.CharField(
+        max_length=150,
+        validators=User._meta.get_field("username").validators,
+        help_text="Somebody who has an account here, or a new name: then an account is made.",
+    )
+    role = forms.ChoiceField(choices=Role.choices)
+
+
+class MembershipForm(forms.Form):
+    role = forms.ChoiceField(choices=Role.choices)
+    is_qualified = forms.BooleanField(required=False)

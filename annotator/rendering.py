@@ -1,0 +1,93 @@
+"""Markdown as written by people and models, to HTML that is safe to show.
+
+Answers are untrusted text. Raw HTML in them is shown as text, images are not loaded (an address
+would learn who looks at it), links open elsewhere without telling where from, and what is left
+goes through an allow-list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import nh3
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererProtocol
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+
+TAGS = {
+    "a", "blockquote", "br", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4",
+    "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "span", "strong", "table", "tbody", "td", "th",
+    "thead", "tr", "ul",
+}  # fmt: skip
+ATTRIBUTES = {
+    "a": {"href", "title"},
+    "span": {"class"},
+    "code": {"class"},
+    "pre": {"class"},
+    "ol": {"start"},
+    "td": {"style"},
+    "th": {"style"},
+}
+MAX_HIGHLIGHTED = 20_000  # characters of code; colouring more would hold up the page
+
+
+def render_markdown(text: str) -> SafeString:
+    """HTML of CommonMark with tables and strikethrough.
+
+    Example: "**a** <b>" -> "<p><strong>a</strong> &lt;b&gt;</p>".
+    """
+    html = nh3.clean(
+        _markdown().render(text),
+        tags=TAGS,
+        attributes=ATTRIBUTES,
+        filter_style_properties={"text-align"},
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener noreferrer nofollow",
+        set_tag_attribute_values={"a": {"target": "_blank"}},
+    )
+    return mark_safe(html)  # noqa: S308 (it has just been cleaned)
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    markdown = MarkdownIt("commonmark", {"html": False, "highlight": _highlight, "breaks": True})
+    markdown.enable(["table", "strikethrough"])
+    markdown.add_render_rule("image", _image_as_text)
+    return markdown
+
+
+def _highlight(code: str, language: str, _: str) -> str:
+    """Coloured code, or an empty string to have it shown plainly."""
+    if not language or len(code) > MAX_HIGHLIGHTED:
+        return ""
+    try:
+        lexer = get_lexer_by_name(language)
+    except ClassNotFound:
+        return ""
+    return highlight(code, lexer, HtmlFormatter(nowrap=True))
+
+
+def _image_as_text(
+    self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    token = tokens[index]
+    return f"[image: {escape(token.content)} {escape(token.attrGet('src') or '')}]"
+
+
+@cache
+def code_style() -> str:
+    """CSS for coloured code, for light and for dark."""
+    light = HtmlFormatter(style="friendly").get_style_defs(".markdown")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(':root[data-theme="dark"] .markdown')
+    by_system = HtmlFormatter(style="github-dark").get_style_defs(
+        ":root:not([data-theme]) .markdown"
+    )
+    return f"{light}\n{dark}\n@media (prefers-color-scheme: dark) {{\n{by_system}\n}}\n"

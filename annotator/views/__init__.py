@@ -1,0 +1,1 @@
+"""The annotator's pages, by what people come for."""

@@ -1,0 +1,127 @@
+"""The comparing page: the next comparison, the verdict, undo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import cache_control, never_cache
+from django.views.decorators.http import require_POST
+
+from annotator import assignment as queue
+from annotator.access import Access, HtmxRequest, get_access
+from annotator.forms import JudgmentForm
+from annotator.models import Assignment
+from annotator.rendering import code_style
+
+LETTERS = "ABCDEFGHI"
+
+
+@login_required
+@never_cache  # so that the back button shows what is on now, not what has been judged
+def compare(request: HtmxRequest, slug: str) -> HttpResponse:
+    return render(request, "annotator/compare.html", _context(request, get_access(request, slug)))
+
+
+@login_required
+@never_cache
+def next_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
+    """The comparison alone, for a page on which nothing was left to do."""
+    context = _context(request, get_access(request, slug))
+    return render(request, "annotator/_comparison.html", context)
+
+
+@require_POST
+@login_required
+def judge(request: HtmxRequest, slug: str) -> HttpResponse:
+    """Record the verdict, and answer with the next comparison."""
+    access = get_access(request, slug)
+    form = JudgmentForm(request.POST)
+    if not form.is_valid():
+        return _show(request, access, "The verdict did not arrive whole: send it again.", 422)
+    assignment = get_object_or_404(
+        Assignment.objects.select_related("project"),
+        pk=form.cleaned_data["assignment"],
+        project=access.project,
+        annotator=request.user,
+    )
+    try:
+        verdict, ranking = form.verdict(assignment)
+        queue.record(assignment, verdict, ranking, payload_hash=form.cleaned_data["payload_hash"])
+    except ValidationError as error:
+        return _show(request, access, error.messages[0], 422)
+    except queue.NotRecorded as error:
+        return _show(request, access, str(error), 422)
+    return _show(request, access)
+
+
+@require_POST
+@login_required
+def undo(request: HtmxRequest, slug: str) -> HttpResponse:
+    access = get_access(request, slug)
+    try:
+        undone = queue.undo_last(access.project, request.user)
+    except queue.NotUndone as error:
+        return _show(request, access, str(error), 422)
+    if undone is None:
+        return _show(request, access, "There is nothing to take back.", 422)
+    return _show(request, access)
+
+
+@require_POST
+@login_required
+def renew(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """A page that is open keeps its lease."""
+    project, _ = get_access(request, slug)
+    held = get_object_or_404(Assignment, pk=pk, project=project, annotator=request.user)
+    queue.renew(held)
+    return HttpResponse(status=204)
+
+
+@login_required
+def guidelines(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, role = get_access(request, slug)
+    context = {"project": project, "role": role}
+    return render(request, "annotator/guidelines.html", context)
+
+
+@cache_control(max_age=3600)
+def code_css(request: HttpRequest) -> HttpResponse:
+    """Colours of code in answers: made by Pygments, the same for everybody."""
+    return HttpResponse(code_style(), content_type="text/css")
+
+
+# --- answers ----------------------------------------------------------------------------------
+def _show(request: HtmxRequest, access: Access, error: str = "", status: int = 200) -> HttpResponse:
+    """What comes next: the fragment for htmx, else the page, by way of a redirect if all is well."""
+    if not request.htmx and not error:
+        return redirect("annotator:compare", access.project.slug)
+    template = "annotator/_comparison.html" if request.htmx else "annotator/compare.html"
+    context = _context(request, access) | {"error": error}
+    return render(request, template, context, status=status)
+
+
+def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
+    project, role = access
+    assignment = queue.claim(project, request.user)
+    context: dict[str, Any] = {
+        "project": project,
+        "role": role,
+        "is_reviewer": access.is_reviewer,
+        "progress": queue.progress(project, request.user),
+        "assignment": assignment,
+    }
+    if assignment is None:
+        return context | {"state": queue.queue_state(project, request.user)}
+    messages = assignment.comparison.prompt.messages
+    return context | {
+        "system": [message for message in messages if message["role"] == "system"],
+        "earlier": [m for m in messages[:-1] if m["role"] != "system"],
+        "question": messages[-1],
+        "answers": list(zip(LETTERS, queue.shown(assignment), strict=False)),
+        # Half of the lease: one lost heartbeat does no harm.
+        "renew_seconds": max(20, project.lease_minutes * 60 // 2),
+    }

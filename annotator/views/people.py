@@ -1,0 +1,112 @@
+"""The members of a project."""
+
+from __future__ import annotations
+
+import secrets
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
+
+from annotator.access import HtmxRequest, get_access
+from annotator.forms import MembershipForm, NewMemberForm
+from annotator.models import Membership, Project, Role, User
+
+
+@login_required
+def members(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    return _members_page(request, project, NewMemberForm())
+
+
+def _members_page(
+    request: HtmxRequest, project: Project, form: NewMemberForm, status: int = 200
+) -> HttpResponse:
+    rows = project.memberships.select_related("user").order_by("user__username")
+    context = {
+        "project": project,
+        "role": Role.ADMIN,
+        "memberships": rows,
+        "roles": Role.choices,
+        "form": form,
+    }
+    return render(request, "annotator/members.html", context, status=status)
+
+
+@require_POST
+@login_required
+def add_member(request: HtmxRequest, slug: str) -> HttpResponse:
+    """Add somebody; for a new name, make an account and show its password, this once."""
+    project, _ = get_access(request, slug, Role.ADMIN)
+    form = NewMemberForm(request.POST)
+    if not form.is_valid():
+        return _members_page(request, project, form, 422)
+    username, role = form.cleaned_data["username"], form.cleaned_data["role"]
+    with transaction.atomic():
+        user, is_new = User.objects.get_or_create(username=username)
+        _, is_added = Membership.objects.get_or_create(
+            project=project, user=user, defaults={"role": role}
+        )
+        if is_new:
+            password = secrets.token_urlsafe(9)
+            user.set_password(password)
+            user.save(update_fields=["password"])
+    if is_new:
+        messages.success(
+            request,
+            f"{username} can sign in with the password {password} (shown only this once: pass it on).",
+        )
+    elif is_added:
+        messages.success(request, f"{username} is a member now.")
+    else:
+        messages.info(request, f"{username} is a member already.")
+    return redirect("annotator:members", project.slug)
+
+
+@require_POST
+@login_required
+def change_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    form = MembershipForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "Choose one of the roles.")
+        return redirect("annotator:members", project.slug)
+    with transaction.atomic():
+        membership = _locked(project, pk)
+        if form.cleaned_data["role"] != Role.ADMIN and _is_last_admin(membership):
+            messages.error(request, f"{membership.user} is the only admin: make another one first.")
+        else:
+            membership.role = form.cleaned_data["role"]
+            membership.is_qualified = form.cleaned_data["is_qualified"]
+            membership.save(update_fields=["role", "is_qualified"])
+            messages.success(request, f"{membership.user}: saved.")
+    return redirect("annotator:members", project.slug)
+
+
+@require_POST
+@login_required
+def remove_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """End a membership. What the person has judged stays."""
+    project, _ = get_access(request, slug, Role.ADMIN)
+    with transaction.atomic():
+        membership = _locked(project, pk)
+        if _is_last_admin(membership):
+            messages.error(request, f"{membership.user} is the only admin: make another one first.")
+        else:
+            membership.delete()
+            messages.success(request, f"{membership.user} is not a member any more.")
+    return redirect("annotator:members", project.slug)
+
+
+def _locked(project: Project, pk: int) -> Membership:
+    """The membership; all admins' rows are locked, so that two cannot remove each other."""
+    list(project.memberships.select_for_update().filter(role=Role.ADMIN).order_by("pk"))
+    return get_object_or_404(project.memberships.select_related("user"), pk=pk)
+
+
+def _is_last_admin(membership: Membership) -> bool:
+    others = membership.project.memberships.filter(role=Role.ADMIN).exclude(pk=membership.pk)
+    return membership.role == Role.ADMIN and not others.exists()

@@ -1,0 +1,82 @@
+"""Files in and files out."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import FileResponse, Http404, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
+
+from annotator.access import HtmxRequest, get_access
+from annotator.exporting import NotExported, preview
+from annotator.exporting import create_export as freeze
+from annotator.forms import ImportForm
+from annotator.importing import ImportRefused, import_jsonl
+from annotator.models import Role
+
+EXPORT_FILES = {"data.jsonl": "application/x-ndjson", "manifest.json": "application/json"}
+
+
+@login_required
+def import_file(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    form = ImportForm(request.POST or None, request.FILES or None)
+    context = {"project": project, "role": Role.ADMIN, "form": form}
+    if request.method != "POST":
+        return render(request, "annotator/import.html", context)
+    if not form.is_valid():
+        return render(request, "annotator/import.html", context, status=422)
+    try:
+        report = import_jsonl(
+            project, form.lines(), user=request.user, overlap=form.cleaned_data["overlap"]
+        )
+    except ImportRefused as refused:
+        context |= {"refused": refused}
+        return render(request, "annotator/import.html", context, status=422)
+    return render(request, "annotator/import.html", context | {"report": report})
+
+
+@login_required
+def exports(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, role = get_access(request, slug, Role.REVIEWER)
+    page = Paginator(project.exports.select_related("created_by"), 30)
+    context = {
+        "project": project,
+        "role": role,
+        "preview": preview(project),
+        "page": page.get_page(request.GET.get("page")),
+    }
+    return render(request, "annotator/exports.html", context)
+
+
+@require_POST
+@login_required
+def create_export(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    try:
+        export = freeze(project, request.user)
+    except NotExported as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"Export {export.pk} is frozen: {export.n_rows} pairs.")
+    return redirect("annotator:exports", project.slug)
+
+
+@login_required
+def download_export(request: HtmxRequest, slug: str, pk: int, name: str) -> FileResponse:
+    project, _ = get_access(request, slug, Role.REVIEWER)
+    export = get_object_or_404(project.exports, pk=pk)
+    if name not in EXPORT_FILES:
+        raise Http404
+    try:
+        file = (export.folder / name).open("rb")
+    except FileNotFoundError as error:
+        raise Http404(f"The files of export {pk} are missing.") from error
+    return FileResponse(
+        file,
+        as_attachment=True,
+        filename=f"{project.slug}-export-{pk}-{name}",
+        content_type=EXPORT_FILES[name],
+    )
