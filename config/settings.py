@@ -264,4 +264,5 @@ LOGGING = {
         "handlers": ["console"],
         "level": env.log_level("PREFERENDUM_LOG_LEVEL", logging.INFO),
     },
+    "loggers": {"django.request": {"level": "ERROR"}},  # a page that is not there is no warning
 }
