@@ -15,7 +15,6 @@ from rlhf.models import STARTED, Run
 
 class Command(BaseCommand):
     help = __doc__
-    requires_migrations_checks = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
