@@ -85,9 +85,14 @@ def _image_as_text(
 @cache
 def code_style() -> str:
     """CSS for coloured code, for light and for dark."""
-    light = HtmlFormatter(style="friendly").get_style_defs(".markdown")
-    dark = HtmlFormatter(style="github-dark").get_style_defs(':root[data-theme="dark"] .markdown')
-    by_system = HtmlFormatter(style="github-dark").get_style_defs(
-        ":root:not([data-theme]) .markdown"
+    light, dark = (
+        HtmlFormatter(style=style, nobackground=True) for style in ("friendly", "github-dark")
     )
-    return f"{light}\n{dark}\n@media (prefers-color-scheme: dark) {{\n{by_system}\n}}\n"
+    by_system = dark.get_style_defs(":root:not([data-theme]) .markdown")
+    return "\n".join(
+        [
+            light.get_style_defs(".markdown"),
+            dark.get_style_defs(':root[data-theme="dark"] .markdown'),
+            f"@media (prefers-color-scheme: dark) {{\n{by_system}\n}}\n",
+        ]
+    )
