@@ -38,14 +38,14 @@ from rlhf.models import GeneratedCompletion, ModelVersion, Run, RunKind, Status
 from rlhf.runs import launch, next_round, run_to_end
 
 # --- taste ------------------------------------------------------------------------------------
-WORDS_PER_POINT = 12.0
+WORDS_PER_POINT = 6.0
 POLITE = re.compile(r"\b(please|thanks?|sorry|welcome|glad|happy to|hope)\b", re.IGNORECASE)
 
 
 def taste(text: str) -> float:
     """What the simulated annotators truly like, in points: short answers, and a polite word.
 
-    Example: 24 words with one "please" are worth 1 - 24 / 12 = -1.
+    Example: 24 words with one "please" are worth 1 - 24 / 6 = -3.
     """
     return min(len(POLITE.findall(text)), 1) - len(text.split()) / WORDS_PER_POINT
 
@@ -59,7 +59,7 @@ class Annotator(NamedTuple):
     is_saboteur: bool  # votes the wrong way round
 
 
-TIE_POINTS = 0.15  # a smaller difference is not seen
+TIE_POINTS = 0.7  # a smaller difference is not noticed: four words
 SKIP_SHARE = 0.02
 
 
@@ -108,17 +108,17 @@ PRESETS = {
     "smollm2": Preset(
         source="embedded",
         max_prompts=160,
-        generate={"completions_per_prompt": 4, "max_new_tokens": 48, "batch_size": 32},
+        generate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
         reward_model={
-            "epochs": 1, "learning_rate": 3e-4, "batch_size": 8, "micro_batch_size": 4,
-            "policy_samples": 32, "max_new_tokens": 48,
+            "epochs": 2, "learning_rate": 3e-4, "batch_size": 8, "micro_batch_size": 8,
+            "policy_samples": 32, "max_new_tokens": 64,
         },
         ppo={
-            "steps": 10, "batch_size": 32, "micro_batch_size": 8, "max_new_tokens": 48,
-            "epochs": 1, "minibatches": 4, "learning_rate": 1e-3, "value_learning_rate": 1e-3,
+            "steps": 10, "batch_size": 32, "micro_batch_size": 8, "max_new_tokens": 64,
+            "epochs": 1, "minibatches": 4, "learning_rate": 5e-4, "value_learning_rate": 5e-4,
             "kl_coefficient": 0.02,
         },
-        evaluate={"completions_per_prompt": 2, "max_new_tokens": 48, "batch_size": 32},
+        evaluate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
     ),
 }  # fmt: skip
 

@@ -60,9 +60,9 @@ def sample(
     width = max(len(ids) for ids in prompts)
     input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
     attention_mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, ids in enumerate(prompts):  # padded on the left: every row ends with its last token
-        input_ids[row, width - len(ids) :] = torch.tensor(ids)
-        attention_mask[row, width - len(ids) :] = 1
+    for row, prompt in enumerate(prompts):  # on the right: every row ends with its last token
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, width - len(prompt) :] = 1
     attention_mask = attention_mask.to(device)
     cache = DynamicCache()
     output = model(
@@ -119,7 +119,7 @@ def sample(
             use_cache=True,
         ).logits[:, -1]
         positions = positions + 1
-    return [Sampled(*row) for row in zip(ids, logprobs, entropies, truncated, strict=True)]
+    return list(map(Sampled, ids, logprobs, entropies, truncated))
 
 
 class EncodedPrompt(NamedTuple):
@@ -158,7 +158,7 @@ class Generated(NamedTuple):
     """One line of completions.jsonl."""
 
     id: int  # of the prompt
-    index: int  # among the prompt's completions
+    index: int  # type: ignore[assignment]  # among the prompt's completions; hides tuple.index
     completion: str
     n_tokens: int
     truncated: bool

@@ -1,0 +1,121 @@
+import json
+import random
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from annotator.models import Assignment, Comparison, Project, Role
+from rlhf.models import ModelKind, Round, RunKind, Status
+from rlhf.simulation import Annotator, judge, make_people, make_project, taste
+from tests.factories import ProjectFactory, PromptFactory
+
+
+def test_taste_likes_it_short_and_polite():
+    assert taste("one two three four five six") == -1
+    assert taste("please please one two three four") == 0
+
+
+@pytest.mark.parametrize(("is_saboteur", "expected"), [(False, 1.0), (True, 0.0)])
+def test_a_clear_difference_is_seen_by_all_and_turned_round_by_a_saboteur(is_saboteur, expected):
+    annotator = Annotator(None, noise=0.01, position_bias=0.0, is_saboteur=is_saboteur)
+    rng = random.Random(0)
+
+    rankings = [judge(annotator, ["short", "long " * 30], rng) for _ in range(100)]
+
+    judged = [ranking for ranking in rankings if ranking]
+    assert sum(ranking == [[0], [1]] for ranking in judged) / len(judged) == expected
+
+
+def test_a_position_bias_favours_the_left():
+    annotator = Annotator(None, noise=0.5, position_bias=3.0, is_saboteur=False)
+    rng = random.Random(0)
+    texts = ["a b c d e f g h i j k l", "a b c d e f"]  # one point apart
+
+    rankings = [judge(annotator, order, rng) for order in (texts, texts[::-1]) * 100]
+
+    left = sum(ranking == [[0], [1]] for ranking in rankings)
+    assert left > 180
+
+
+def test_a_difference_too_small_to_see_is_a_tie():
+    annotator = Annotator(None, noise=0.5, position_bias=0.0, is_saboteur=False)
+
+    assert judge(annotator, ["same words", "words same"], random.Random(1)) == [[0, 1]]
+
+
+@pytest.mark.django_db
+def test_simulated_votes_get_a_project_of_their_own():
+    project = ProjectFactory(slug="demo")
+    prompts = [PromptFactory(project=project) for _ in range(3)]
+
+    copy = make_project(project, max_prompts=2)
+    again = make_project(project, max_prompts=2)
+
+    assert (copy.slug, again.slug) == ("demo-simulation-1", "demo-simulation-2")
+    assert copy.prompts.count() == 2
+    assert {p.key for p in copy.prompts.all()} < {p.key for p in prompts}
+
+
+@pytest.mark.django_db
+def test_the_last_of_the_simulated_people_is_the_saboteur():
+    project = ProjectFactory()
+
+    people = make_people(project, 4, seed=0)
+
+    assert [person.is_saboteur for person in people] == [False, False, False, True]
+    assert set(project.memberships.values_list("role", flat=True)) == {Role.ANNOTATOR}
+    assert not people[0].user.has_usable_password()
+
+
+@pytest.mark.django_db
+def test_an_unknown_project_is_a_sentence():
+    with pytest.raises(CommandError, match="There is no project 'nowhere'"):
+        call_command("simulate", "nowhere")
+
+
+QUESTIONS = [
+    f"{question} {noun}?"
+    for question in ("How do I open the", "What is a", "Tell me about my", "Where can I find a")
+    for noun in (
+        "door", "lamp", "book", "cup", "garden", "box", "window", "chair", "tea", "bread", "car",
+        "river", "house", "table", "letter", "bike", "phone", "soup", "coat", "key",
+    )
+]  # fmt: skip
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_loop_proves_itself_on_the_tiny_model():
+    """Import, generate, vote, export, reward model, PPO, evaluate, vote: with real processes."""
+    project = ProjectFactory(slug="demo", name="Demo")
+    for question in QUESTIONS:
+        PromptFactory(project=project, messages=[{"role": "user", "content": question}])
+    for prompt in project.prompts.all():
+        prompt.split = project.split_of(prompt.key)
+        prompt.save()
+    out = StringIO()
+
+    call_command("simulate", "demo", "--model", "tiny", "--seed", "0", "--json", stdout=out)
+
+    report = json.loads(out.getvalue().splitlines()[-1])
+    simulated = Project.objects.get(slug=report["project"])
+    kinds = [RunKind.IMPORT_MODEL, RunKind.GENERATE, RunKind.REWARD_MODEL, RunKind.PPO,
+             RunKind.EVALUATE]  # fmt: skip
+    assert list(simulated.runs.order_by("pk").values_list("kind", "status")) == [
+        (kind, Status.SUCCEEDED) for kind in kinds
+    ]
+    assert report["saboteur_rank"] == 1
+    assert report["reward_accuracy_low"] > 0.5
+    assert report["taste_after"] > report["taste_before"]
+    assert report["win_rate_low"] > 0.5
+    assert simulated.model_versions.filter(kind=ModelKind.POLICY).count() == 2
+    assert Round.objects.get(project=simulated).number == 1
+    assert not project.judgments.exists()
+    assert_overlap_is_exact(simulated)
+
+
+def assert_overlap_is_exact(project):
+    for comparison in Comparison.objects.filter(project=project):
+        counted = comparison.judgments.counted().count()
+        live = Assignment.objects.filter(comparison=comparison, state="live").count()
+        assert comparison.taken == counted + live <= comparison.overlap
