@@ -11,10 +11,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.fixture(autouse=True)
 def data_dir(settings, tmp_path):
-    """Files go to a folder of the test's own, and hashing a password takes no time."""
+    """Files go to a folder of the test's own; no HTTPS; hashing a password takes no time."""
     settings.DATA_DIR = tmp_path
     settings.EXPORTS_DIR = tmp_path / "exports"
     settings.RUNS_DIR = tmp_path / "runs"
     settings.MODELS_DIR = tmp_path / "models"
+    settings.SECURE_SSL_REDIRECT = False
+    settings.SECURE_SSL_REDIRECT = False
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return tmp_path
