@@ -68,8 +68,11 @@ def _parse_object(line: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         where = error.doc[max(error.pos - 15, 0) : error.pos + 15].strip()
         raise ValueError(
-            f"broken JSON: {error.msg} at column {error.colno}, near {excerpt(where)}"
+            f"broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}, "
+            f"near {excerpt(where)}"
         ) from None
+    except ValueError:  # Python's limit against numbers that take minutes to read
+        raise ValueError("broken JSON: a number has thousands of digits") from None
     if not isinstance(row, dict):
         raise ValueError(f'a line must be an object like {{"prompt": …}}, not {excerpt(row)}')
     return {name: value for name, value in row.items() if value is not None}

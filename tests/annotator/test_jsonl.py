@@ -102,8 +102,9 @@ PAIR = {"prompt": "Hi!", "chosen": "a", "rejected": "b"}
     [
         (b'{"prompt": "Hi!"', "broken JSON: Expecting ',' delimiter at column 17, near "),
         (b"[" * 100_000, "broken JSON: nested too deeply"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "broken JSON: a number has thousands of digits"),
         (b'{"prompt": "caf\xe9"}', "not UTF-8: byte 0xe9 at position 16; save the file as UTF-8"),
-        (b'{"prompt": "a\0b"}', "broken JSON: Invalid control character at at column 14"),
+        (b'{"prompt": "a\0b"}', "broken JSON: Invalid control character at column 14"),
         (b'["Hi!"]', 'a line must be an object like {"prompt": …}, not ["Hi!"]'),
         (b" " * (MAX_LINE_BYTES + 1), "the line is longer than 1,048,576 bytes"),
         (b'{"prompt": "a\\u0000b"}', '"prompt" holds the character U+0000'),
