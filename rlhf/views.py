@@ -1,17 +1,263 @@
-"""Pages of the loop: the project, its runs, its model versions."""
+"""Pages of the loop: the project, its runs, its model versions.
 
+Annotators see the project page without what could tell them which policy wrote what; reviewers
+see runs and model versions; only admins start, stop and resume.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.core.paginator import Paginator
+from django.db.models import Q
+from django.http import Http404, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST, require_safe
+from django_htmx.http import HttpResponseClientRedirect
+
+from annotator.access import Access, HtmxRequest, get_access
+from annotator.models import Project, Role
+from rlhf import charts, evaluation, loop, rounds
+from rlhf import runs as run_control
+from rlhf.forms import FORMS, RunForm
+from rlhf.models import Run, RunKind, Status
+
+PAGE_SIZE = 50
+UNPROCESSABLE = 422
+
+
+# --- the loop ----------------------------------------------------------------------------------
+@require_safe
+@login_required
+def project(request: HtmxRequest, slug: str) -> HttpResponse:
+    access = get_access(request, slug)
+    context = _strip_context(access)
+    if access.is_reviewer:
+        context["rounds"] = rounds.rounds_of(access.project)
+    return render(request, "rlhf/project.html", context)
+
+
+@require_safe
+@login_required
+def loop_strip(request: HtmxRequest, slug: str) -> HttpResponse:
+    return render(request, "rlhf/_loop_strip.html", _strip_context(get_access(request, slug)))
+
+
+@require_POST
+@login_required
+def next_round(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    after = request.POST.get("after", "")
+    if not after.isdigit():
+        raise Http404("which round is over?")
+    try:
+        rounds.start_next_round(project, request.user, after=int(after))
+    except run_control.RunRefused as refusal:
+        messages.error(request, str(refusal))
+    return redirect("rlhf:project", slug)
+
+
+def _strip_context(access: Access) -> dict[str, Any]:
+    return {**access._asdict(), "strip": loop.strip_of(*access)}
+
+
+# --- runs --------------------------------------------------------------------------------------
+@require_safe
+@login_required
+def runs(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, role = get_access(request, slug, Role.REVIEWER)
+    rows = project.runs.select_related("policy", "reward_model", "export", "created_by")
+    context = {
+        "project": project,
+        "role": role,
+        "page": Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")),
+        "kinds": RunKind.choices,
+    }
+    return render(request, "rlhf/runs.html", context)
 
 
 @login_required
-def project(request: HttpRequest, slug: str) -> HttpResponse:
-    return HttpResponse(slug)
+def new_run(request: HtmxRequest, slug: str, kind: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    if kind not in FORMS:
+        raise Http404("no such kind of run")
+    if request.method != "POST":
+        initial = rounds.suggestions(project, RunKind(kind))
+        return _render_form(request, project, FORMS[kind](project, initial=initial))
+    form = FORMS[kind](project, request.POST)
+    if form.is_valid():
+        try:
+            run = run_control.launch(
+                project,
+                kind,
+                form.settings,
+                user=request.user,
+                round_number=rounds.current_number(project),
+                **form.named_arguments,
+            )
+        except run_control.RunRefused as refusal:
+            form.add_error(None, str(refusal))
+        else:
+            return _go_to(request, run.get_absolute_url())
+    return _render_form(request, project, form, status=UNPROCESSABLE)
 
 
-def _later(request: HttpRequest, slug: str, pk: int = 0, kind: str = "") -> HttpResponse:
-    return HttpResponse(slug)
+def _render_form(
+    request: HtmxRequest, project: Project, form: RunForm, status: int = 200
+) -> HttpResponse:
+    template = "rlhf/_run_form.html" if request.htmx else "rlhf/new_run.html"
+    context = {"project": project, "role": Role.ADMIN, "form": form}
+    return render(request, template, context, status=status)
 
 
-loop_strip = next_round = runs = new_run = run = run_status = run_charts = run_samples = _later
-run_metrics = run_log = stop_run = resume_run = model_versions = model_version = _later
+def _go_to(request: HtmxRequest, url: str) -> HttpResponse:
+    """A redirect of the whole page: the new one needs scripts that this one has not loaded."""
+    return HttpResponseClientRedirect(url) if request.htmx else redirect(url)
+
+
+@require_safe
+@login_required
+def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    table = charts.table_of(run)
+    context = _status_context(access, run) | {
+        "sections": charts.CHARTS[run.kind] if run.is_active or table.rows else [],
+        "samples": charts.samples_of(run, _step_asked(request)),
+        "table": table,
+        "log": charts.log_tail(run.folder / "log.txt"),
+    }
+    return render(request, "rlhf/run.html", context)
+
+
+@require_safe
+@login_required
+def run_status(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    return render(request, "rlhf/_run_status.html", _status_context(access, run))
+
+
+@require_GET
+@login_required
+def run_charts(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    _, run = _get_run(request, slug, pk, Role.REVIEWER)
+    return JsonResponse(charts.new_values(run, after=_number(request, "after") or 0))
+
+
+@require_safe
+@login_required
+def run_metrics(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    context = {**access._asdict(), "run": run, "table": charts.table_of(run)}
+    return render(request, "rlhf/_run_metrics.html", context)
+
+
+@require_safe
+@login_required
+def run_samples(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    samples = charts.samples_of(run, _step_asked(request))
+    context = {**access._asdict(), "run": run, "samples": samples}
+    return render(request, "rlhf/_run_samples.html", context)
+
+
+@require_safe
+@login_required
+def run_log(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    context = {**access._asdict(), "run": run, "log": charts.log_tail(run.folder / "log.txt")}
+    return render(request, "rlhf/_run_log.html", context)
+
+
+@require_POST
+@login_required
+def stop_run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.ADMIN)
+    run_control.request_stop(run)
+    return _after_action(request, access, run)
+
+
+@require_POST
+@login_required
+def resume_run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    _, run = _get_run(request, slug, pk, Role.ADMIN)
+    try:
+        run_control.resume(run)
+    except run_control.RunRefused as refusal:
+        messages.error(request, str(refusal))
+    # Not only the status: the parts of the page that stopped asking must ask again.
+    return _go_to(request, run.get_absolute_url())
+
+
+def _get_run(request: HtmxRequest, slug: str, pk: int, at_least: Role) -> tuple[Access, Run]:
+    access = get_access(request, slug, at_least)
+    rows = access.project.runs.select_related(
+        "policy", "rival", "reward_model", "export", "created_by"
+    )
+    return access, get_object_or_404(rows, pk=pk)
+
+
+def _after_action(request: HtmxRequest, access: Access, run: Run) -> HttpResponse:
+    if not request.htmx:
+        return redirect(run)
+    run.refresh_from_db()
+    return render(request, "rlhf/_run_status.html", _status_context(access, run))
+
+
+def _status_context(access: Access, run: Run) -> dict[str, Any]:
+    is_judged = run.kind == RunKind.EVALUATE and run.status == Status.SUCCEEDED
+    return {
+        **access._asdict(),
+        "run": run,
+        "outputs": list(run.outputs.all()),
+        "win_rate": evaluation.win_rate(run) if is_judged else None,
+    }
+
+
+def _step_asked(request: HtmxRequest) -> int | None:
+    return _number(request, "step")
+
+
+def _number(request: HtmxRequest, name: str) -> int | None:
+    """A whole number of the address, None if it is missing or no number."""
+    value = request.GET.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+
+
+# --- model versions ----------------------------------------------------------------------------
+@require_safe
+@login_required
+def model_versions(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, role = get_access(request, slug, Role.REVIEWER)
+    rows = project.model_versions.select_related("parent", "run")
+    context = {
+        "project": project,
+        "role": role,
+        "page": Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")),
+    }
+    return render(request, "rlhf/model_versions.html", context)
+
+
+@require_safe
+@login_required
+def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    project, role = get_access(request, slug, Role.REVIEWER)
+    rows = project.model_versions.select_related("run", "run__export", "run__reward_model")
+    version = get_object_or_404(rows, pk=pk)
+    judged = project.runs.filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy=version)
+    evaluations = list(judged.select_related("rival")[:PAGE_SIZE])
+    rates = evaluation.win_rates(evaluations)
+    context = {
+        "project": project,
+        "role": role,
+        "version": version,
+        "ancestors": rounds.ancestors_of(version),
+        "children": version.children.select_related("run"),
+        "rounds": version.rounds.all(),
+        "evaluations": [(run, rates[run.pk]) for run in evaluations],
+        "used_by": project.runs.filter(
+            Q(policy=version) | Q(rival=version) | Q(reward_model=version)
+        )[:PAGE_SIZE],
+    }
+    return render(request, "rlhf/model_version.html", context)

@@ -1,0 +1,117 @@
+import pytest
+
+from rlhf.forms import FORMS, GenerateForm, ImportModelForm, PPOForm
+from rlhf.models import RunKind
+from rlhf.training.config import CONFIGS
+from tests.factories import ProjectFactory
+from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactory
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory()
+
+
+def filled_in(form, **changes):
+    """What a browser would send of a form that was left as it was shown."""
+    sent = {bound.html_name: bound.value() for bound in form}
+    empty = (None, False)  # an empty field, a box not ticked
+    return {
+        name: value
+        for name, value in (sent | changes).items()
+        if not any(value is each for each in empty)
+    }
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RunKind if kind != RunKind.EVALUATE])
+def test_form_as_shown_is_complete_and_says_what_the_config_says(project, kind):
+    RewardModelFactory(project=project)
+    ExportFactory(project=project)
+    sent = filled_in(FORMS[kind](project))
+
+    form = FORMS[kind](project, sent)
+
+    assert form.is_valid(), form.errors
+    needed = {"model": {}, "reward_model": "", "source": "embedded", "rival": {}}
+    known = CONFIGS[kind].__dataclass_fields__
+    defaults = CONFIGS[kind](**{name: needed[name] for name in needed if name in known})
+    assert form.settings == {name: getattr(defaults, name) for name in form.settings}
+
+
+def test_choices_are_those_of_the_project_newest_first(project):
+    old, new = PolicyFactory.create_batch(2, project=project)
+    reward_model = RewardModelFactory(project=project, parent=old)
+    RewardModelFactory()
+
+    form = PPOForm(project)
+
+    assert list(form.fields["policy"].queryset) == [new, old]
+    assert list(form.fields["reward_model"].queryset) == [reward_model]
+    assert form["policy"].value() == new.pk
+
+
+def test_model_of_another_project_is_no_choice(project):
+    PolicyFactory(project=project)
+    sent = filled_in(GenerateForm(project), policy=PolicyFactory().pk)
+
+    form = GenerateForm(project, sent)
+
+    assert list(form.errors) == ["policy"]
+
+
+def test_each_form_has_a_token_of_its_own(project):
+    assert ImportModelForm(project)["token"].value() != ImportModelForm(project)["token"].value()
+
+
+def test_form_says_what_must_exist_first(project):
+    PolicyFactory(project=project)
+
+    assert PPOForm(project).missing() == ["Reward model"]
+
+
+def test_every_folded_field_exists(project):
+    for form in FORMS.values():
+        assert [bound.name for bound in form(project).advanced_fields()] == list(form.advanced)
+
+
+# --- import model ------------------------------------------------------------------------------
+def location_errors(project, source, location):
+    form = ImportModelForm(
+        project, filled_in(ImportModelForm(project), source=source, location=location)
+    )
+    return form.errors.get("location", [])
+
+
+def test_unknown_model_folder_is_named(project):
+    assert location_errors(project, "folder", "/no/such") == [
+        "There is no folder “/no/such” on this machine."
+    ]
+    assert location_errors(project, "folder", "no/such") == [
+        "“no/such” is not an absolute path: start it with a slash."
+    ]
+
+
+def test_folder_that_holds_no_model_is_refused(project, tmp_path):
+    assert location_errors(project, "folder", str(tmp_path)) == [
+        f"“{tmp_path}” holds no config.json: it is not the folder of a Hugging Face model."
+    ]
+
+    (tmp_path / "config.json").touch()
+
+    assert location_errors(project, "folder", str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("source", ["hub", "folder"])
+def test_source_that_needs_a_location_asks_for_it(project, source):
+    assert location_errors(project, source, "") == ["This source needs a Hub id or a folder."]
+
+
+def test_location_left_over_from_another_source_is_dropped(project):
+    sent = filled_in(ImportModelForm(project), source="embedded", location="owner/name")
+
+    form = ImportModelForm(project, sent)
+
+    assert form.is_valid()
+    assert form.settings == {"source": "embedded", "location": ""}

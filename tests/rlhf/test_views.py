@@ -1,0 +1,421 @@
+import uuid
+
+import pytest
+from django.urls import reverse
+
+from annotator.models import Role
+from rlhf.models import Metrics, Run, RunKind, Sample, Status
+from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
+from tests.rlhf.factories import (
+    EvaluateRunFactory,
+    GenerateRunFactory,
+    PolicyFactory,
+    RewardModelFactory,
+    RoundFactory,
+    RunFactory,
+    make_comparison,
+)
+
+pytestmark = pytest.mark.django_db
+
+HTMX = {"HX-Request": "true"}
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory(slug="tea", name="Tea")
+
+
+@pytest.fixture
+def policy(project):
+    return PolicyFactory(project=project, name="secret-policy")
+
+
+@pytest.fixture
+def run(project, policy):
+    """A running PPO run that has reported something."""
+    run = RunFactory(
+        project=project, kind=RunKind.PPO, status=Status.RUNNING, policy=policy, phase="rollout",
+        step=3, total_steps=10, eta_seconds=100,
+    )  # fmt: skip
+    Metrics.objects.create(run=run, step=3, values={"kl/k1": 1.25})
+    prompt = [{"role": "user", "content": "Why?"}]
+    Sample.objects.create(run=run, step=3, index=0, prompt=prompt, completion="Because.")
+    (run.folder / "log.txt").write_text("all is well\n")
+    return run
+
+
+def sign_in(client, project, role):
+    user = MembershipFactory(project=project, role=role).user
+    client.force_login(user)
+    return user
+
+
+@pytest.fixture
+def admin(client, project):
+    return sign_in(client, project, Role.ADMIN)
+
+
+def url(name, *args):
+    return reverse(f"rlhf:{name}", args=args)
+
+
+def pages_of(run):
+    """Everything that tells about a run or a model version, with what it would give away."""
+    slug = run.project.slug
+    of_run = {
+        "runs": "secret-policy",
+        "model_versions": "secret-policy",
+    }
+    addresses = {url(name, slug): text for name, text in of_run.items()}
+    for name, text in {
+        "run": "secret-policy",
+        "run_status": "Rollout",
+        "run_charts": "kl/k1",
+        "run_metrics": "kl/k1",
+        "run_samples": "Because.",
+        "run_log": "all is well",
+    }.items():
+        addresses[url(name, slug, run.pk)] = text
+    addresses[url("model_version", slug, run.policy_id)] = "secret-policy"
+    return addresses
+
+
+# --- who may see and do what -------------------------------------------------------------------
+@pytest.mark.parametrize("role", [Role.REVIEWER, Role.ADMIN])
+def test_reviewers_and_admins_see_runs_and_model_versions(client, run, role):
+    sign_in(client, run.project, role)
+
+    for address, text in pages_of(run).items():
+        assert text in client.get(address).content.decode(), address
+
+
+def test_annotators_see_neither(client, run):
+    sign_in(client, run.project, Role.ANNOTATOR)
+
+    for address, text in pages_of(run).items():
+        response = client.get(address)
+        assert response.status_code == 404, address
+        assert text not in response.content.decode()
+
+
+def test_admins_of_another_project_see_neither(client, run):
+    sign_in(client, ProjectFactory(), Role.ADMIN)
+
+    for address in [*pages_of(run), url("project", "tea"), url("loop_strip", "tea")]:
+        assert client.get(address).status_code == 404, address
+
+
+def test_a_run_is_not_reached_through_another_project(client, run):
+    other = ProjectFactory(slug="coffee")
+    sign_in(client, other, Role.ADMIN)
+
+    for name in ("run", "run_status", "run_charts", "run_metrics", "run_samples", "run_log"):
+        assert client.get(url(name, "coffee", run.pk)).status_code == 404, name
+    for name in ("stop_run", "resume_run"):
+        assert client.post(url(name, "coffee", run.pk)).status_code == 404, name
+    assert client.get(url("model_version", "coffee", run.policy_id)).status_code == 404
+
+
+def test_whoever_is_not_signed_in_is_asked_to(client, run):
+    for address in [*pages_of(run), url("project", "tea")]:
+        response = client.get(address)
+        assert response.url == f"/sign-in/?next={address}"
+
+
+def test_reviewers_change_nothing(client, run):
+    sign_in(client, run.project, Role.REVIEWER)
+    form = {"source": "embedded", "token": uuid.uuid4(), "after": "1"}
+
+    for address in [
+        url("stop_run", "tea", run.pk),
+        url("resume_run", "tea", run.pk),
+        url("new_run", "tea", RunKind.IMPORT_MODEL),
+        url("next_round", "tea"),
+    ]:
+        assert client.post(address, form).status_code == 404, address
+    assert client.get(url("new_run", "tea", RunKind.IMPORT_MODEL)).status_code == 404
+    assert list(Run.objects.values_list("pk", "status")) == [(run.pk, Status.RUNNING)]
+
+
+def test_annotators_see_the_loop_without_what_could_make_them_partial(client, run):
+    sign_in(client, run.project, Role.ANNOTATOR)
+    RoundFactory(project=run.project, policy=run.policy)
+
+    page = client.get(url("project", "tea")).content.decode()
+
+    assert "Blind evaluation" in page
+    assert "secret-policy" not in page
+    assert url("run", "tea", run.pk) not in page
+
+
+# --- the loop ----------------------------------------------------------------------------------
+def test_project_page_shows_the_next_action(client, project, admin):
+    page = client.get(url("project", "tea")).content.decode()
+
+    assert page.count("button primary") == 1
+    assert "Import prompts" in page
+
+
+def test_strip_asks_again_only_while_a_run_is_active(client, project, run, admin):
+    address = url("loop_strip", "tea")
+    assert f'hx-get="{address}"' in client.get(address).content.decode()
+
+    Run.objects.update(status=Status.FAILED)
+
+    assert "hx-get" not in client.get(address).content.decode()
+
+
+def test_rounds_are_shown_side_by_side(client, project, policy, admin):
+    RoundFactory(project=project, policy=policy)
+    result = {"accuracy": 0.75, "accuracy_low": 0.61, "accuracy_high": 0.86, "longer_accuracy": 0.5}
+    RunFactory(project=project, kind=RunKind.REWARD_MODEL, status=Status.SUCCEEDED, result=result)
+
+    page = client.get(url("project", "tea")).content.decode()
+
+    for text in ("secret-policy", "75\u00a0%", "(61\u00a0% to 86\u00a0%)", "50\u00a0%"):
+        assert text in page
+
+
+def test_next_round_starts_and_shows_the_project(client, project, policy, admin):
+    RoundFactory(project=project, policy=policy)
+    ppo = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED)
+    new = PolicyFactory(project=project, parent=policy, run=ppo)
+    PromptFactory(project=project)
+
+    for _ in range(2):
+        response = client.post(url("next_round", "tea"), {"after": "1"})
+        assert response.url == url("project", "tea")
+
+    assert list(project.rounds.values_list("number", "policy")) == [(1, policy.pk), (2, new.pk)]
+
+
+def test_next_round_that_is_refused_says_why(client, project, admin):
+    response = client.post(url("next_round", "tea"), {"after": "1"}, follow=True)
+
+    assert "Round 1 has made no new policy yet: run PPO first." in response.content.decode()
+
+
+def test_next_round_of_no_round_is_no_page(client, project, admin):
+    assert client.post(url("next_round", "tea"), {"after": "x"}).status_code == 404
+
+
+# --- starting ----------------------------------------------------------------------------------
+def sent_form(**changes):
+    return {"source": "embedded", "token": str(uuid.uuid4())} | changes
+
+
+def test_form_starts_a_run(client, project, admin):
+    address = url("new_run", "tea", RunKind.IMPORT_MODEL)
+
+    response = client.post(address, sent_form())
+
+    run = Run.objects.get()
+    assert response.url == run.get_absolute_url()
+    assert (run.kind, run.created_by, run.config["source"]) == ("import_model", admin, "embedded")
+
+
+def test_form_sent_twice_starts_one_run(client, project, admin):
+    form = sent_form()
+    address = url("new_run", "tea", RunKind.IMPORT_MODEL)
+
+    first, second = client.post(address, form), client.post(address, form)
+
+    assert first.url == second.url == Run.objects.get().get_absolute_url()
+
+
+def test_htmx_is_sent_to_the_page_of_the_run(client, project, admin):
+    address = url("new_run", "tea", RunKind.IMPORT_MODEL)
+
+    response = client.post(address, sent_form(), headers=HTMX)
+
+    assert response.headers["HX-Redirect"] == Run.objects.get().get_absolute_url()
+
+
+def test_invalid_form_comes_back_with_its_errors(client, project, admin):
+    address = url("new_run", "tea", RunKind.IMPORT_MODEL)
+
+    response = client.post(address, sent_form(source="folder", location="/no/such"))
+
+    assert response.status_code == 422
+    assert "There is no folder “/no/such” on this machine." in response.content.decode()
+    assert not Run.objects.exists()
+
+
+def test_refusal_is_an_error_of_the_form(client, project, policy, admin):
+    shown = client.get(url("new_run", "tea", RunKind.GENERATE)).context["form"]
+    form = {bound.html_name: bound.value() or 0 for bound in shown if bound.name != "max_prompts"}
+
+    response = client.post(url("new_run", "tea", RunKind.GENERATE), form, headers=HTMX)
+
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert "This project has no prompts yet: import some first." in page
+    assert page.startswith('<form id="run_form"')
+
+
+def test_form_of_no_kind_is_no_page(client, project, admin):
+    assert client.get(url("new_run", "tea", "nonsense")).status_code == 404
+
+
+@pytest.mark.parametrize("kind", RunKind.values)
+def test_form_of_an_empty_project_opens(client, project, admin, kind):
+    page = client.get(url("new_run", "tea", kind)).content.decode()
+
+    assert ("disabled>Start</button>" in page) == (kind != RunKind.IMPORT_MODEL)
+
+
+# --- watching ----------------------------------------------------------------------------------
+FRAGMENTS = ["run_status", "run_metrics", "run_samples", "run_log"]
+
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_fragment_asks_again_only_while_the_run_is_active(client, run, admin, name):
+    address = url(name, "tea", run.pk)
+    assert f'hx-get="{address}"' in client.get(address).content.decode()
+
+    Run.objects.update(status=Status.SUCCEEDED)
+
+    assert "hx-trigger" not in client.get(address).content.decode()
+
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_page_holds_every_fragment(client, run, admin, name):
+    fragment = client.get(url(name, "tea", run.pk)).content.decode().split("hx-get")[0]
+
+    assert fragment in client.get(run.get_absolute_url()).content.decode()
+
+
+def test_status_tells_how_far_it_is(client, run, admin):
+    page = client.get(url("run_status", "tea", run.pk)).content.decode()
+
+    for text in ("Running", "Rollout", 'value="3" max="10"', "3 of 10, about 2 minutes left"):
+        assert text in page
+
+
+def test_charts_send_what_is_new(client, run, admin):
+    response = client.get(url("run_charts", "tea", run.pk), {"after": "2"})
+
+    assert response.json()["series"] == {"kl/k1": {"x": [3], "y": [1.25]}}
+
+
+@pytest.mark.parametrize("after", ["", "-1", "x", "²", "9" * 30])
+def test_charts_take_nonsense_for_the_beginning(client, run, admin, after):
+    response = client.get(url("run_charts", "tea", run.pk), {"after": after})
+
+    assert response.json()["last_step"] == 3
+
+
+def test_earlier_samples_stay_while_one_reads_them(client, run, admin):
+    Sample.objects.create(run=run, step=5, index=0, prompt=[], completion="Later.")
+
+    page = client.get(url("run_samples", "tea", run.pk), {"step": "3"}).content.decode()
+
+    assert "Because." in page
+    assert "every 5s" not in page
+
+
+def test_plain_failure_is_told_in_its_sentence(client, run, admin):
+    Run.objects.update(status=Status.FAILED, error="The disk is full.")
+
+    page = client.get(run.get_absolute_url()).content.decode()
+
+    assert "The disk is full." in page
+    assert "Resume" in page
+
+
+def test_evaluation_tells_the_win_rate_beside_the_reward_model_s_opinion(client, project, admin):
+    run = EvaluateRunFactory(
+        project=project, status=Status.SUCCEEDED, result={"reward_rate": 0.8, "reward_margin": 0.5}
+    )
+    make_comparison(
+        PromptFactory(project=project), "a", "b", purpose="evaluation", origin=run.origin
+    )
+
+    page = client.get(run.get_absolute_url()).content.decode()
+
+    assert "nobody has decided a pair yet" in page
+    assert "80\u00a0%" in page
+    assert "1 of 1 pairs still open" in page
+
+
+# --- stopping and resuming ---------------------------------------------------------------------
+def test_stop_is_asked_for_and_shown(client, run, admin):
+    response = client.post(url("stop_run", "tea", run.pk), headers=HTMX)
+
+    run.refresh_from_db()
+    assert run.status == Status.STOPPING
+    assert 'data-status="stopping"' in response.content.decode()
+
+
+def test_stop_without_javascript_leads_back_to_the_run(client, run, admin):
+    assert client.post(url("stop_run", "tea", run.pk)).url == run.get_absolute_url()
+
+
+def test_resume_queues_the_run_and_opens_its_page_again(client, run, admin):
+    Run.objects.update(status=Status.STOPPED)
+
+    response = client.post(url("resume_run", "tea", run.pk), headers=HTMX)
+
+    run.refresh_from_db()
+    assert run.status == Status.QUEUED
+    assert response.headers["HX-Redirect"] == run.get_absolute_url()
+
+
+def test_resume_that_is_refused_says_why(client, run, admin):
+    response = client.post(url("resume_run", "tea", run.pk), follow=True)
+
+    assert "there is nothing to resume" in response.content.decode()
+
+
+# --- lists -------------------------------------------------------------------------------------
+def test_list_of_runs_takes_the_same_queries_for_one_and_three(
+    client, run, admin, django_assert_num_queries
+):
+    with django_assert_num_queries(6):
+        client.get(url("runs", "tea"))
+
+    done = {"status": Status.SUCCEEDED, "created_by": admin}
+    GenerateRunFactory.create_batch(2, project=run.project, **done)
+
+    with django_assert_num_queries(6):
+        client.get(url("runs", "tea"))
+
+
+def test_list_of_model_versions_takes_the_same_queries_for_one_and_three(
+    client, run, admin, django_assert_num_queries
+):
+    with django_assert_num_queries(6):
+        client.get(url("model_versions", "tea"))
+
+    RewardModelFactory.create_batch(2, project=run.project, run=run)
+
+    with django_assert_num_queries(6):
+        client.get(url("model_versions", "tea"))
+
+
+def test_run_page_takes_the_same_queries_however_much_it_reports(
+    client, run, admin, django_assert_num_queries
+):
+    with django_assert_num_queries(11):
+        client.get(run.get_absolute_url())
+
+    for step in range(4, 8):
+        Metrics.objects.create(run=run, step=step, values={"kl/k1": 1.0})
+        Sample.objects.create(run=run, step=step, index=0, prompt=[], completion="So.")
+
+    with django_assert_num_queries(11):
+        client.get(run.get_absolute_url())
+
+
+def test_model_version_shows_its_descent_and_its_use(client, project, policy, run, admin):
+    child = PolicyFactory(project=project, name="child", parent=policy)
+    RoundFactory(project=project, number=4, policy=child)
+
+    page = client.get(child.get_absolute_url()).content.decode()
+    parent_page = client.get(policy.get_absolute_url()).content.decode()
+
+    assert policy.get_absolute_url() in page
+    assert "round 4" in page
+    assert child.get_absolute_url() in parent_page
+    assert run.get_absolute_url() in parent_page
