@@ -186,7 +186,7 @@ def test_nobody_has_two_judgments_in_force():
 
 
 def test_counted_leaves_out_skips_and_what_was_voided():
-    ranking, bad, skip, voided = (
+    ranking, bad, _, voided = (
         make_judgment(ComparisonFactory(), UserFactory(), *groups, verdict=verdict)
         for groups, verdict in [
             ([[0], [1]], None),
