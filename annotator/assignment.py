@@ -58,10 +58,11 @@ def claim(project: Project, annotator: User) -> Assignment | None:
     if not is_qualified(project, annotator):
         return None
     for _ in range(ATTEMPTS):
-        if held := held_by(project, annotator):
-            renew(held)
+        if (held := held_by(project, annotator)) and renew(held):
             return held
         release_expired(project)
+        if not _has_open(project, annotator):
+            return None  # whoever is done looks through the whole queue: not with a lock in hand
         try:
             with transaction.atomic():
                 comparison = _lock_next(project, annotator)
@@ -90,6 +91,10 @@ def _open_for(project: Project, annotator: User) -> QuerySet[Comparison]:
     """In the order of the partial index, without which SQLite would read the closed ones too."""
     queue = Comparison.objects.open().filter(project=project).order_by("-priority", "draw")
     return queue.not_handled_by(annotator)
+
+
+def _has_open(project: Project, annotator: User) -> bool:
+    return bool(_open_for(project, annotator).values_list("pk")[:1])
 
 
 def _lock_next(project: Project, annotator: User) -> Comparison | None:
@@ -355,7 +360,7 @@ class QueueState(NamedTuple):
 def queue_state(project: Project, annotator: User) -> QueueState:
     if not is_qualified(project, annotator):
         return QueueState("not_qualified")
-    if held_by(project, annotator) or _open_for(project, annotator).values_list("pk")[:1]:
+    if held_by(project, annotator) or _has_open(project, annotator):
         return QueueState("available")
     if not project.comparisons.exists():
         return QueueState("nothing_imported")

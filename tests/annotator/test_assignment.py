@@ -160,7 +160,7 @@ def test_claim_serves_superusers_without_membership(project):
 def test_claim_and_record_ask_equally_many_questions(project, anna, n, django_assert_num_queries):
     ComparisonFactory.create_batch(n, project=project, draw=1.0)  # found without wrapping round
 
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         assignment = claim(project, anna)
     with django_assert_num_queries(6):
         say(assignment, Verdict.RANKING, [[pk] for pk in assignment.order])
