@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -277,9 +277,10 @@ def _store(folder: Path, manifest: dict[str, Any], project: Project, user: User 
             n_judgments=manifest["counts"]["judgments"],
             manifest=manifest,
         )
-        # A folder of this number can only be left from a crash between the next line and the
-        # commit: no row ever had it.
-        shutil.rmtree(export.folder, ignore_errors=True)
+        if export.folder.exists():
+            # Left from a crash before the commit below, or from a database that is gone: put
+            # aside, as it may be the last copy.
+            export.folder.rename(f"{export.folder}.before-{uuid.uuid4().hex[:8]}")
         folder.rename(export.folder)
     return export
 

@@ -222,16 +222,18 @@ def test_a_full_disk_leaves_neither_row_nor_folder(project, data_dir):
     assert Export.objects.count() == 0
 
 
-def test_a_folder_left_by_a_crash_is_replaced(project):
+def test_a_folder_without_a_row_is_put_aside(project):
     judge(ComparisonFactory(project=project), [0], [1])
     first = create_export(project)
     leftover = first.folder.with_name(str(first.pk + 1))
     leftover.mkdir()
-    (leftover / "half").touch()
+    (leftover / "old").touch()
 
     second = create_export(project)
 
     assert files_in(second.folder) == ["data.jsonl", "manifest.json"]
+    (aside,) = second.folder.parent.glob(f"{second.pk}.before-*")
+    assert files_in(aside) == ["old"]
 
 
 @pytest.mark.parametrize("n", [1, 3])
