@@ -154,7 +154,7 @@ EXIT_SENTENCES = {
 def explain_exit(code: int | None, log: str, peak_mib: int) -> str:
     """A sentence for the admin about a process that ended without a result.
 
-    `log` is what this attempt has written; `code` is None if nobody was there to see it.
+    `log` is what this attempt has written; `code` is None if nobody can know it.
     """
     if code is not None and code > 128:  # a shell or container says of its child: 128 + signal
         code = 128 - code
@@ -174,8 +174,9 @@ def explain_exit(code: int | None, log: str, peak_mib: int) -> str:
     if code is not None:
         return f"The process ended with exit code {code}: see the log."
     return (
-        "The process ended without a word while nobody watched it; perhaps the machine was "
-        f"switched off, or the system killed it (it had used up to {peak_mib} MiB)."
+        "The process ended without a word, and how is not known because the trainer was restarted "
+        f"in between. Perhaps the system killed it for memory (it used up to {peak_mib} MiB), or "
+        "the machine was switched off. It can be resumed."
     )
 
 

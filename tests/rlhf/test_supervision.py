@@ -347,7 +347,7 @@ def test_run_killed_unseen_is_lost_and_can_be_resumed(toy):
 
     run = supervised(run)
     assert run.status == Status.LOST
-    assert run.error.startswith("The process ended without a word while nobody watched it")
+    assert run.error.startswith("The process ended without a word, and how is not known")
 
     toy("0")
     runs.resume(run)
