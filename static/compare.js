@@ -30,14 +30,18 @@ document.addEventListener("keydown", (event) => {
 });
 
 // One verdict per showing: from the press until the answer is there the buttons do nothing more.
+// The form is gone from the page by then, so the event says which form it is about.
 let isSending = false;
+function isAboutVerdict(event) {
+  return event.detail.requestConfig.elt.matches("#verdict, #undo");
+}
 document.body.addEventListener("htmx:beforeRequest", (event) => {
-  if (!event.target.matches("#verdict, #undo")) return;
-  if (isSending) return event.preventDefault();
+  if (!isAboutVerdict(event)) return;
+  if (isSending) event.preventDefault();
   isSending = true;
 });
 document.body.addEventListener("htmx:afterRequest", (event) => {
-  if (event.target.matches("#verdict, #undo")) isSending = false;
+  if (isAboutVerdict(event)) isSending = false;
 });
 
 function prepare() {
