@@ -3,10 +3,15 @@
 import os
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 # Read when torch is first imported. Threads that spin while they wait make everything that wants
 # the same cores many times slower: other test workers, a browser, the run that a test watches.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A busy machine is no reason to fail: examples are judged by their result, not by their time.
+hypothesis_settings.register_profile("patient", deadline=None)
+hypothesis_settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
