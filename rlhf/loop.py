@@ -227,7 +227,7 @@ def _export(facts: Facts) -> Step:
     step = Step("export", "Export", State.TODO, "none yet", url)
     if facts.export is None:
         return step._replace(action=Action("Export", url) if facts.training.votes else None)
-    summary = f"{counted(facts.export.n_rows)} pairs"
+    summary = counted(facts.export.n_rows, "pair")
     if not facts.n_newer_votes:
         return step._replace(state=State.DONE, summary=summary)
     # People go on voting while a model is trained: that alone does not send the loop back.
@@ -235,7 +235,7 @@ def _export(facts: Facts) -> Step:
     is_used = trained is not None and _is_for_export(trained, facts.export)
     return step._replace(
         state=State.DONE if is_used else State.TODO,
-        summary=f"{summary}, {counted(facts.n_newer_votes)} newer votes",
+        summary=f"{summary}, {counted(facts.n_newer_votes, 'newer vote')}",
         action=Action("Export again", url),
     )
 
@@ -249,8 +249,7 @@ def _reward_model(facts: Facts) -> Step:
         step = step._replace(summary="of an older export")
         done = None
     if done:
-        summary = f"{percent(done.result.get('accuracy'))} right, held out"
-        step = step._replace(state=State.DONE, summary=summary, url=done.get_absolute_url())
+        step = step._replace(state=State.DONE, summary=_accuracy(done), url=done.get_absolute_url())
     return _of_run(
         step, facts, RunKind.REWARD_MODEL, "Train reward model", is_ready=facts.export is not None
     )
@@ -325,6 +324,13 @@ def _needs_model(step: Step, facts: Facts) -> Step:
     return _of_run(step, facts, RunKind.IMPORT_MODEL, "Import model", is_ready=True)
 
 
+def _accuracy(run: Run) -> str:
+    accuracy = run.result.get("accuracy")
+    if accuracy is None:
+        return "trained, no vote held out"
+    return f"{percent(accuracy)} right, held out"
+
+
 def _is_after(run: Run, other: Run | None) -> bool:
     return other is None or run.pk > other.pk
 
@@ -351,9 +357,11 @@ def _annotator_url(name: str, facts: Facts) -> str:
 
 
 # --- words ------------------------------------------------------------------------------------
-def counted(number: int) -> str:
-    """Example: 1234 -> "1,234"; above the cap, where counting stopped, "10,000+"."""
-    return intcomma(number) if number <= COUNT_CAP else f"{intcomma(COUNT_CAP)}+"
+def counted(number: int, noun: str = "") -> str:
+    """Example: 1234 -> "1,234"; 1, "vote" -> "1 vote"; above the cap, where counting stopped,
+    "10,000+"."""
+    text = intcomma(number) if number <= COUNT_CAP else f"{intcomma(COUNT_CAP)}+"
+    return f"{text} {noun}{'' if number == 1 else 's'}" if noun else text
 
 
 def progress_of(run: Run) -> str:

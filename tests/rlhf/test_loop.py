@@ -68,9 +68,8 @@ class Loop:
         return ExportFactory(project=self.project, n_rows=2)
 
     def train_reward_model(self, export, **fields):
-        run = succeeded(
-            RunKind.REWARD_MODEL, self.project, export=export, result={"accuracy": 0.75}, **fields
-        )
+        fields = {"result": {"accuracy": 0.75}, **fields}
+        run = succeeded(RunKind.REWARD_MODEL, self.project, export=export, **fields)
         RewardModelFactory(project=self.project, parent=self.policy, run=run)
         return run
 
@@ -168,7 +167,7 @@ def test_votes_since_the_export_ask_for_another(project, turn):
     turn.judge([second])
 
     assert the_action(project) == ("export", "Export again")
-    assert steps(project)["export"].summary == "2 pairs, 1 newer votes"
+    assert steps(project)["export"].summary == "2 pairs, 1 newer vote"
 
 
 def test_votes_since_the_export_do_not_undo_a_trained_reward_model(project, turn):
@@ -181,6 +180,14 @@ def test_votes_since_the_export_do_not_undo_a_trained_reward_model(project, turn
     assert the_action(project) == ("ppo", "Run PPO")
     assert steps(project)["export"].action.label == "Export again"
     assert steps(project)["reward_model"].summary == "75\u00a0% right, held out"
+
+
+def test_reward_model_without_held_out_votes_says_so(project, turn):
+    turn.import_model()
+    turn.judge(turn.compare())
+    turn.train_reward_model(turn.export(), result={"accuracy": None})
+
+    assert steps(project)["reward_model"].summary == "trained, no vote held out"
 
 
 def test_new_export_asks_for_a_new_reward_model(project, turn):
