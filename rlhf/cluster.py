@@ -13,6 +13,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 import psutil
@@ -62,10 +63,20 @@ def _end(*_: Any) -> NoReturn:
     ]
     for process in family:
         _send(process, signal.SIGTERM)  # supervisors give back their leases
-    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
-    for process in alive:
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(map(_is_alive, family)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in family:
         _send(process, signal.SIGKILL)
     os._exit(0)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """An ended process that nobody has waited for does not count: there may be nobody to do it."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _session_of(pid: int) -> int | None:
