@@ -17,7 +17,7 @@ from django.db import models
 from django.db.models import Count, Max, Q, Sum
 from django.urls import reverse
 
-from annotator.models import Comparison, Export, Judgment, Project, Prompt, Purpose, Role
+from annotator.models import COUNTED, Comparison, Export, Judgment, Project, Prompt, Purpose, Role
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.rounds import current_round
 from rlhf.templatetags.quantities import decimals, percent, remaining
@@ -168,25 +168,23 @@ def _runs_by_kind(project: Project, number: int) -> tuple[dict[str, Run], dict[s
 
 def _votes(project: Project, number: int, purpose: Purpose) -> Votes:
     asked = Comparison.objects.filter(project=project, round_number=number, purpose=purpose)
-    # The slice keeps the cost of the two sums bounded.
-    total = asked.order_by()[: COUNT_CAP + 1].aggregate(rows=Count("pk"), places=Sum("overlap"))
-    return Votes(total["rows"], total["places"] or 0, _counted_votes(asked))
-
-
-def _counted_votes(comparisons: models.QuerySet[Comparison]) -> int:
-    votes = Judgment.objects.counted().filter(comparison__in=comparisons)
-    return votes.order_by()[: COUNT_CAP + 1].count()
+    asked = asked.order_by()[: COUNT_CAP + 1]
+    total = asked.aggregate(rows=Count("pk"), places=Sum("overlap"))
+    votes = Judgment.objects.counted().filter(comparison__in=asked.values("pk"))
+    return Votes(total["rows"], total["places"] or 0, votes.count())
 
 
 def _newer_votes(project: Project, number: int, export: Export) -> int:
-    of_round = Judgment.objects.filter(
-        project=project,
+    """Among the newest judgments, those that the export does not have or has but should not."""
+    newest = Judgment.objects.filter(project=project).order_by("-pk").values("pk")[:COUNT_CAP]
+    given = Q(created__gt=export.created, voided=None, verdict__in=COUNTED)
+    withdrawn = Q(created__lte=export.created, voided__gt=export.created, verdict__in=COUNTED)
+    return Judgment.objects.filter(
+        given | withdrawn,
+        pk__in=newest,
         comparison__round_number__lte=number,
         comparison__purpose=Purpose.TRAINING,
-    )
-    given = Q(created__gt=export.created, voided=None) & ~Q(verdict="skipped")
-    withdrawn = Q(created__lte=export.created, voided__gt=export.created)
-    return of_round.filter(given | withdrawn).order_by()[: COUNT_CAP + 1].count()
+    ).count()
 
 
 # --- the eight steps ---------------------------------------------------------------------------

@@ -24,8 +24,8 @@ class RoundRow(NamedTuple):
 
     number: int
     policy: ModelVersion
-    votes: int
-    is_vote_count_cut: bool
+    votes: int | None  # None: so long ago that they are not counted
+    is_vote_count_cut: bool  # there are more of them, among those not counted
     agreement: Agreement | None
     reward_model: Run | None
     ppo: Run | None
@@ -47,7 +47,7 @@ def current_number(project: Project) -> int:
 def rounds_of(project: Project) -> list[RoundRow]:
     """The newest rounds, newest first. The number of queries does not depend on how many."""
     rounds = list(project.rounds.select_related("policy").order_by("-number")[:ROUNDS_SHOWN])
-    votes, is_cut = _votes_by_round(project)
+    votes, oldest = _votes_by_round(project)
     agreements = alpha_by_round(project, newest=VOTES_COMPARED)
     runs = _succeeded_runs(project, [each.number for each in rounds])
     rates = win_rates([run for (_, kind), run in runs.items() if kind == RunKind.EVALUATE])
@@ -58,8 +58,8 @@ def rounds_of(project: Project) -> list[RoundRow]:
         row = RoundRow(
             number=each.number,
             policy=each.policy,
-            votes=votes.get(each.number, 0),
-            is_vote_count_cut=is_cut,
+            votes=votes.get(each.number, 0 if each.number >= oldest else None),
+            is_vote_count_cut=each.number == oldest,
             agreement=agreements.get(each.number),
             reward_model=runs.get((each.number, RunKind.REWARD_MODEL)),
             ppo=ppo,
@@ -71,18 +71,24 @@ def rounds_of(project: Project) -> list[RoundRow]:
     return rows
 
 
-def _votes_by_round(project: Project) -> tuple[dict[int, int], bool]:
-    """Counted training votes by round, among the newest; whether there are more than those."""
-    newest = Judgment.objects.filter(project=project).order_by("-pk")[:VOTES_COUNTED]
+def _votes_by_round(project: Project) -> tuple[dict[int, int], int]:
+    """Counted training votes by round, among the newest; the oldest round among them.
+
+    That round is 0 if nothing was left out, so that every count is whole.
+    """
+    of_training = Judgment.objects.counted().filter(
+        project=project, comparison__purpose=Purpose.TRAINING
+    )
+    newest = of_training.order_by("-pk").values("pk")[:VOTES_COUNTED]
     counted = (
-        Judgment.objects.counted()
-        .filter(pk__in=newest.values("pk"), comparison__purpose=Purpose.TRAINING)
+        Judgment.objects.filter(pk__in=newest)
         .order_by()
         .values_list("comparison__round_number")
         .annotate(n=Count("pk"))
     )
     votes = dict(counted)
-    return votes, sum(votes.values()) >= VOTES_COUNTED
+    is_whole = sum(votes.values()) < VOTES_COUNTED
+    return votes, 0 if is_whole else min(votes)
 
 
 def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int, str], Run]:
