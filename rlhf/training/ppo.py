@@ -126,12 +126,12 @@ def load_models(config: PPOConfig) -> Models:
     # LoRA's B starts at zero: the first policy is the reference, to the last bit.
     model = get_peft_model(base, lora_config(base, config.lora_rank), adapter_name="policy")
     reward_head, statistics = load_reward_adapter(model, config.reward_model, "reward")
-    # The critic starts as the reward model (Stiennon et al. 2020), in units of normalised score.
+    # The critic sees what the reward model sees (Stiennon et al. 2020), but its head starts at 0:
+    # the reward model has only ever judged whole answers, and before the last token its opinion
+    # explains the returns worse than saying their mean, which is 0 by normalisation.
     value_head, _ = load_reward_adapter(model, config.reward_model, "value", trainable=True)
-    with torch.no_grad():
-        std = max(statistics.std, 1e-6)
-        value_head.linear.bias.sub_(statistics.mean).div_(std)
-        value_head.linear.weight.div_(std)
+    torch.nn.init.zeros_(value_head.linear.weight)
+    torch.nn.init.zeros_(value_head.linear.bias)
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
         base.gradient_checkpointing_enable({"use_reentrant": False})

@@ -67,16 +67,13 @@ def test_the_first_update_starts_at_ratio_one(make_config, start, folder):
     assert metrics["policy/clip_fraction"] == 0.0
 
 
-def test_the_critic_starts_as_the_normalised_reward_model(make_config, start):
-    config = make_config(score_clip=100.0, missing_eos_penalty=0.0)
-    models, _, rollout, targets = start(config)
-    batch = ppo.collate_rows(torch.arange(8), rollout.prompts, rollout.completions, models.device)
+def test_the_critic_starts_at_zero_with_the_reward_models_features(make_config, start):
+    models, _, rollout, _ = start(make_config())
 
-    with torch.no_grad(), ppo.use_adapter(models.model, "value"):
-        hidden = ppo.hidden_states(models.model, batch)
-        at_the_end = models.value_head(hidden[torch.arange(8), batch.last])
+    reward, value = (adapter_state(models.model, name) for name in ("reward", "value"))
 
-    assert_close(at_the_end, targets.scores, atol=1e-5, rtol=0)
+    assert all(torch.equal(reward[name], value[name]) for name in reward)
+    assert rollout.values.abs().max() == 0.0
 
 
 def test_the_reward_model_sees_the_end_token_although_it_is_also_the_padding(make_config, start):
