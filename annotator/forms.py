@@ -31,6 +31,7 @@ class JudgmentForm(forms.Form):
 
     assignment = forms.IntegerField()
     payload_hash = forms.CharField(max_length=64)
+    shown = forms.CharField(required=False, max_length=200)
     choice = forms.ChoiceField(choices=[(name, name) for name in (*CHOICES, "rank")])
 
     def verdict(self, assignment: Assignment) -> tuple[Verdict, list[list[int]]]:

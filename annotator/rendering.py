@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import nh3
 from django.utils.html import escape
@@ -22,6 +23,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from annotator.models import Message
+
+LETTERS = "ABCDEFGHI"  # names of the two to nine answers of a comparison
 TAGS = {
     "a", "blockquote", "br", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4",
     "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "span", "strong", "table", "tbody", "td", "th",
@@ -37,6 +41,23 @@ ATTRIBUTES = {
     "th": {"style"},
 }
 MAX_HIGHLIGHTED = 20_000  # characters of code; colouring more would hold up the page
+
+
+class Conversation(NamedTuple):
+    """The messages of a prompt as a page shows them: the last turn is what the answers answer."""
+
+    system: list[Message]
+    earlier: list[Message]
+    last: Message
+
+
+def split_conversation(messages: Sequence[Message]) -> Conversation:
+    *before, last = messages
+    return Conversation(
+        system=[message for message in before if message["role"] == "system"],
+        earlier=[message for message in before if message["role"] != "system"],
+        last=last,
+    )
 
 
 def render_markdown(text: str) -> SafeString:
@@ -86,7 +107,7 @@ def _image_as_text(
 def code_style() -> str:
     """CSS for coloured code, for light and for dark."""
     light, dark = (
-        HtmlFormatter(style=style, nobackground=True) for style in ("friendly", "github-dark")
+        HtmlFormatter(style=style, nobackground=True) for style in ("xcode", "github-dark")
     )
     by_system = dark.get_style_defs(":root:not([data-theme]) .markdown")
     return "\n".join(

@@ -4,10 +4,12 @@ from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.urls import include, path
 
+from annotator.views.signing_in import sign_in
+
 urlpatterns = [
     path("", include("annotator.urls")),
     path("", include("rlhf.urls")),
-    path("sign-in/", auth.LoginView.as_view(template_name="sign_in.html"), name="login"),
+    path("sign-in/", sign_in, name="login"),
     path("sign-out/", auth.LogoutView.as_view(), name="logout"),
     path("django-admin/", admin.site.urls),
 ]

@@ -1,4 +1,5 @@
-// What every page needs and HTML cannot do: the theme button, and plain words when a request fails.
+// What every page needs and HTML cannot do: the theme button, times of the reader's own clock,
+// forms that are sent once, and plain words when a request fails.
 const toggle = document.getElementById("theme-toggle");
 const themes = ["auto", "light", "dark"];
 
@@ -21,36 +22,68 @@ toggle.addEventListener("click", () => {
 });
 showTheme();
 
-function showNotice(text) {
-  const notices = document.getElementById("notices");
-  const notice = document.createElement("p");
-  notice.className = "notice error";
-  notice.setAttribute("role", "alert");
-  notice.textContent = text;
-  notices.replaceChildren(notice);
-}
+// On a phone the navigation is wider than the screen: where one is must be in sight.
+document.querySelector(".project-nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 
-// A fragment that refreshes itself tries again by itself; only what somebody sent is worth a notice.
-function isSent(event) {
-  return event.detail.requestConfig?.verb === "post";
-}
-
-document.body.addEventListener("htmx:sendError", (event) => {
-  if (isSent(event)) {
-    showNotice("The server cannot be reached. Nothing is lost: send it again when you are connected.");
+// --- times --------------------------------------------------------------------------------------
+function showTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const date = new Date(time.dateTime);
+    const two = (number) => String(number).padStart(2, "0");
+    const clock = `${two(date.getHours())}:${two(date.getMinutes())}`;
+    const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+    time.textContent = time.dataset.format === "time" ? clock : `${day} ${clock}`;
+    time.title = date.toLocaleString();
   }
+}
+showTimes(document);
+document.body.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
+
+// --- a double click sends a plain form once -----------------------------------------------------------
+const AGAIN_MS = 3000;
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.matches("[hx-post], [hx-get], [method=dialog]")) return;
+  if (event.timeStamp - (form.dataset.sent ?? -Infinity) < AGAIN_MS) return event.preventDefault();
+  form.dataset.sent = event.timeStamp;
 });
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
+// --- what went wrong ------------------------------------------------------------------------------
+// Over the page, not in it: nothing moves, and it is in sight wherever one has scrolled to.
+const alerts = document.getElementById("alerts");
+
+function showAlert(text) {
+  const alert = document.createElement("p");
+  alert.className = "notice error";
+  alert.textContent = text;
+  alerts.replaceChildren(alert);
+}
+
+// A fragment that refreshes itself tries again by itself; only what somebody sent is worth a word.
+function isSent(event) {
+  const { verb, elt } = event.detail.requestConfig ?? {};
+  return verb === "post" && elt.matches("form, button");
+}
+
+const UNREACHABLE = "The server cannot be reached. Send it again when you are connected.";
+const WORDS = {
+  403: "You were signed out or in meanwhile. Reload the page, and send it again.",
+  404: "This is not here any more, or you may not see it any more. Reload the page.",
+};
+
+for (const name of ["htmx:sendError", "htmx:timeout"]) {
+  document.body.addEventListener(name, (event) => {
+    if (isSent(event)) showAlert(UNREACHABLE);
+  });
+}
 document.body.addEventListener("htmx:responseError", (event) => {
   if (!isSent(event)) return;
-  const status = event.detail.xhr.status;
-  showNotice(
-    status === 404
-      ? "This is not here any more, or you may not see it any more. Reload the page."
-      : status === 403
-        ? "You were signed out or in meanwhile. Reload the page, and send it again."
-        : "The server had a problem. Nothing was recorded: send it again in a moment.",
-  );
+  const sorry = "The server had a problem. Send it again in a moment.";
+  showAlert(WORDS[event.detail.xhr.status] ?? sorry);
 });
 document.body.addEventListener("htmx:beforeRequest", (event) => {
-  if (isSent(event)) document.getElementById("notices").replaceChildren();
+  if (isSent(event)) alerts.replaceChildren();
 });

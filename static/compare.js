@@ -1,10 +1,15 @@
 // Keys of the comparing page. Every key presses a button that is on the page: what the buttons do,
 // they do without JavaScript too.
-const aliases = { ArrowLeft: "1", ArrowRight: "2", S: "s", U: "u", G: "g", z: "u", Z: "u" };
+const aliases = { ArrowLeft: "1", ArrowRight: "2", z: "u" };
 const sheet = document.getElementById("keys");
+const BOUNCE_MS = 250; // nobody has read anything this soon: it is the last press, bouncing
 
 function isTyping(target) {
   return target.closest("input:not([type=radio]), textarea, select, [contenteditable]") !== null;
+}
+
+function showSheet() {
+  if (!sheet.open) sheet.showModal();
 }
 
 function press(button) {
@@ -13,28 +18,104 @@ function press(button) {
   button.click();
 }
 
-function showSheet() {
-  if (!sheet.open) sheet.showModal();
-}
-
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (sheet.open || isTyping(event.target)) return;
-  const key = aliases[event.key] ?? event.key;
-  if (key === "?") return showSheet();
-  if (key === "g") return document.getElementById("guidelines")?.toggleAttribute("open");
+  // Arrows move in a row of ranks and in what is wider or longer than its box.
+  if (event.key.startsWith("Arrow") && event.target.closest(".ranks, .scrolls, .markdown")) return;
+  // Enter is for what has the focus; only from elsewhere does it send the ranking.
+  if (event.key === "Enter" && event.target.closest("a, button, summary, input")) return;
+  const letter = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const key = aliases[letter] ?? letter;
+  if (answersToRank().length && act(rankingKeys, key)) return event.preventDefault();
+  if (act(pageKeys, key)) return event.preventDefault();
   const button = document.querySelector(`#comparison button[data-key="${CSS.escape(key)}"]`);
-  if (!button || key === "Enter" || (event.target.type === "radio" && key.startsWith("Arrow"))) return;
+  if (!button) return;
   event.preventDefault();
   press(button);
 });
 
-// One verdict per showing: from the press until the answer is there the buttons do nothing more.
-// The form is gone from the page by then, so the event says which form it is about.
+function act(keys, key) {
+  keys[key]?.();
+  return key in keys;
+}
+
+const pageKeys = {
+  "?": showSheet,
+  g: () => document.getElementById("guidelines")?.toggleAttribute("open"),
+};
+
+// --- three answers or more: a digit ranks the answer in hand and takes up the next one -------------
+const rankingKeys = { j: () => takeUp(1), k: () => takeUp(-1) };
+for (const digit of "123456789") rankingKeys[digit] = () => giveRank(digit);
+
+function answersToRank() {
+  return [...document.querySelectorAll("#verdict .answer:has(.ranks)")];
+}
+
+function isRanked(answer) {
+  return answer.querySelector("input:checked") !== null;
+}
+
+function inHand() {
+  const answers = answersToRank();
+  return document.activeElement.closest(".answer") ?? answers.find((a) => !isRanked(a));
+}
+
+function focusOn(answer) {
+  (answer.querySelector("input:checked") ?? answer.querySelector("input")).focus();
+  answer.scrollIntoView({ block: "nearest" });
+}
+
+function takeUp(step) {
+  const answers = answersToRank();
+  const held = document.activeElement.closest(".answer");
+  const place = held ? answers.indexOf(held) + step : answers.findIndex((a) => !isRanked(a));
+  focusOn(answers[Math.min(Math.max(place, 0), answers.length - 1)]);
+}
+
+function giveRank(digit) {
+  const answer = inHand() ?? answersToRank()[0];
+  const rank = answer.querySelector(`input[value="${digit}"]`);
+  if (!rank) return;
+  rank.click();
+  focusOn(answersToRank().find((a) => !isRanked(a)) ?? answer);
+}
+
+function showRanking() {
+  const groups = new Map();
+  for (const answer of answersToRank().filter(isRanked)) {
+    const rank = answer.querySelector("input:checked").value;
+    const letter = answer.querySelector("h2").lastChild.textContent;
+    groups.set(rank, [...(groups.get(rank) ?? []), letter]);
+  }
+  const ordered = [...groups].sort(([a], [b]) => a - b).map(([, letters]) => letters.join(" = "));
+  document.getElementById("ranking").textContent = ordered.join(" > ");
+}
+
+document.addEventListener("change", (event) => {
+  if (event.target.closest(".ranks")) showRanking();
+});
+
+// --- one verdict per showing -----------------------------------------------------------------------
+// From the press until the answer is there the buttons do nothing more, and the second half of a
+// double click must not judge the next pair. The form is gone from the page when its answer is
+// there, so the event says which form it is about.
 let isSending = false;
+
 function isAboutVerdict(event) {
   return event.detail.requestConfig.elt.matches("#verdict, #undo");
 }
+
+document.addEventListener(
+  "click",
+  (event) => {
+    if (!event.target.closest("#comparison button[type=submit]")) return;
+    const isFresh = document.getElementById("comparison").hasAttribute("aria-busy");
+    if (event.detail > 1 || isFresh) event.preventDefault();
+  },
+  { capture: true },
+);
 document.body.addEventListener("htmx:beforeRequest", (event) => {
   if (!isAboutVerdict(event)) return;
   if (isSending) event.preventDefault();
@@ -44,17 +125,39 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
   if (isAboutVerdict(event)) isSending = false;
 });
 
+// --- what is new on the page ----------------------------------------------------------------------
 function prepare() {
-  const button = document.getElementById("show-keys");
-  button.hidden = false;
-  button.addEventListener("click", showSheet);
+  const keys = document.getElementById("show-keys");
+  keys.hidden = false;
+  keys.addEventListener("click", showSheet);
+  openGuidelines();
+  for (const box of document.querySelectorAll(".scrolls, .markdown pre, .markdown table")) {
+    if (box.scrollHeight > box.clientHeight || box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
 }
+
+// Open until somebody folds this version of them away: new guidelines are there to be read.
+function openGuidelines() {
+  const guidelines = document.getElementById("guidelines");
+  if (!guidelines) return;
+  const [project, version] = guidelines.dataset.version.split(":");
+  guidelines.open = localStorage.getItem(`guidelines-folded-${project}`) !== version;
+  guidelines.addEventListener("toggle", () => {
+    if (guidelines.open) localStorage.removeItem(`guidelines-folded-${project}`);
+    else localStorage.setItem(`guidelines-folded-${project}`, version);
+  });
+}
+
 prepare();
 
 document.body.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "comparison") return;
   prepare();
+  if (!isAboutVerdict(event)) return; // the page looked by itself
   scrollTo(0, 0);
   // Not to a button: Enter or Space pressed twice must not judge what nobody has read.
   document.getElementById("main").focus({ preventScroll: true });
+  const comparison = document.getElementById("comparison");
+  comparison.setAttribute("aria-busy", "true");
+  setTimeout(() => comparison.removeAttribute("aria-busy"), BOUNCE_MS);
 });

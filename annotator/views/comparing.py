@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
+from django.core import signing
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -14,10 +16,10 @@ from django.views.decorators.http import require_POST
 from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.forms import JudgmentForm
-from annotator.models import Assignment
-from annotator.rendering import code_style
+from annotator.models import Assignment, Judgment, Role
+from annotator.rendering import LETTERS, code_style, split_conversation
 
-LETTERS = "ABCDEFGHI"
+SHOWN_SALT = "annotator.shown"
 
 
 @login_required
@@ -50,7 +52,13 @@ def judge(request: HtmxRequest, slug: str) -> HttpResponse:
     )
     try:
         verdict, ranking = form.verdict(assignment)
-        queue.record(assignment, verdict, ranking, payload_hash=form.cleaned_data["payload_hash"])
+        queue.record(
+            assignment,
+            verdict,
+            ranking,
+            payload_hash=form.cleaned_data["payload_hash"],
+            seconds=seconds_since(form.cleaned_data["shown"], assignment),
+        )
     except ValidationError as error:
         return _show(request, access, error.messages[0], 422)
     except queue.NotRecorded as error:
@@ -104,6 +112,23 @@ def _show(request: HtmxRequest, access: Access, error: str = "", status: int = 2
     return render(request, template, context, status=status)
 
 
+def shown_now(assignment: Assignment) -> str:
+    """Signed, for the form to bring back: which assignment the page shows, and since when."""
+    return signing.dumps([assignment.pk, time.time()], salt=SHOWN_SALT)
+
+
+def seconds_since(shown: str, assignment: Assignment) -> float | None:
+    """How long the page has shown the assignment; None if `shown` was not signed for it.
+
+    The assignment may be much older: who comes back to the page is shown what they still hold.
+    """
+    try:
+        pk, since = signing.loads(shown, salt=SHOWN_SALT)
+    except signing.BadSignature:
+        return None
+    return time.time() - since if pk == assignment.pk else None
+
+
 def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
     project, role = access
     assignment = queue.claim(project, request.user)
@@ -112,16 +137,21 @@ def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
         "role": role,
         "is_reviewer": access.is_reviewer,
         "progress": queue.progress(project, request.user),
+        "may_undo": Judgment.objects.filter(
+            project=project, annotator=request.user, voided=None
+        ).exists(),
         "assignment": assignment,
     }
     if assignment is None:
-        return context | {"state": queue.queue_state(project, request.user)}
-    messages = assignment.comparison.prompt.messages
+        admins = project.memberships.filter(role=Role.ADMIN).order_by("user__username")
+        return context | {
+            "state": queue.queue_state(project, request.user),
+            "admins": admins.values_list("user__username", flat=True)[:20],
+        }
     return context | {
-        "system": [message for message in messages if message["role"] == "system"],
-        "earlier": [m for m in messages[:-1] if m["role"] != "system"],
-        "question": messages[-1],
+        "conversation": split_conversation(assignment.comparison.prompt.messages),
         "answers": list(zip(LETTERS, queue.shown(assignment), strict=False)),
+        "shown": shown_now(assignment),
         # Half of the lease: one lost heartbeat does no harm.
         "renew_seconds": max(20, project.lease_minutes * 60 // 2),
     }

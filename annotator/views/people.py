@@ -9,6 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access
@@ -23,8 +24,14 @@ def members(request: HtmxRequest, slug: str) -> HttpResponse:
 
 
 def _members_page(
-    request: HtmxRequest, project: Project, form: NewMemberForm, status: int = 200
+    request: HtmxRequest,
+    project: Project,
+    form: NewMemberForm,
+    *,
+    status: int = 200,
+    account: tuple[str, str] | None = None,
 ) -> HttpResponse:
+    """`account`: name and password of the account just made."""
     rows = project.memberships.select_related("user").order_by("user__username")
     context = {
         "project": project,
@@ -32,18 +39,20 @@ def _members_page(
         "memberships": rows,
         "roles": Role.choices,
         "form": form,
+        "account": account,
     }
     return render(request, "annotator/members.html", context, status=status)
 
 
 @require_POST
 @login_required
+@never_cache
 def add_member(request: HtmxRequest, slug: str) -> HttpResponse:
     """Add somebody; for a new name, make an account and show its password, this once."""
     project, _ = get_access(request, slug, Role.ADMIN)
     form = NewMemberForm(request.POST)
     if not form.is_valid():
-        return _members_page(request, project, form, 422)
+        return _members_page(request, project, form, status=422)
     username, role = form.cleaned_data["username"], form.cleaned_data["role"]
     with transaction.atomic():
         user, is_new = User.objects.get_or_create(username=username)
@@ -54,12 +63,9 @@ def add_member(request: HtmxRequest, slug: str) -> HttpResponse:
             password = secrets.token_urlsafe(9)
             user.set_password(password)
             user.save(update_fields=["password"])
-    if is_new:
-        messages.success(
-            request,
-            f"{username} can sign in with the password {password} (shown only this once: pass it on).",
-        )
-    elif is_added:
+    if is_new:  # shown on this page alone: a message would put the password into a cookie
+        return _members_page(request, project, NewMemberForm(), account=(username, password))
+    if is_added:
         messages.success(request, f"{username} is a member now.")
     else:
         messages.info(request, f"{username} is a member already.")

@@ -5,25 +5,55 @@ from __future__ import annotations
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
+from django.db.models import Count, Exists, OuterRef, Subquery
+from django.db.models.functions import Coalesce
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 
 from annotator.access import HtmxRequest, get_access
 from annotator.forms import ProjectForm
-from annotator.models import Membership, Project, Role, User
+from annotator.models import (
+    Assignment,
+    AssignmentState,
+    Comparison,
+    Judgment,
+    Membership,
+    Project,
+    ProjectQuerySet,
+    Role,
+    User,
+)
 
 PROJECTS_SHOWN = 200
 
 
 @login_required
 def home(request: HtmxRequest) -> HttpResponse:
+    """My projects, and in each the next thing for me to do."""
     user = request.user
-    projects = list(Project.objects.visible_to(user)[:PROJECTS_SHOWN])
+    projects = list(_with_my_work(Project.objects.visible_to(user), user)[:PROJECTS_SHOWN])
     memberships = Membership.objects.filter(user=user, project__in=projects)
-    roles = {membership.project_id: Role(membership.role) for membership in memberships}
-    rows = [(p, roles.get(p.pk, Role.ADMIN), p.comparisons.open().exists) for p in projects]
-    context = {"rows": rows, "may_create": may_create(user)}
+    mine = {membership.project_id: membership for membership in memberships}
+    context = {
+        "rows": [(project, mine.get(project.pk)) for project in projects],
+        "may_create": may_create(user),
+    }
     return render(request, "annotator/home.html", context)
+
+
+def _with_my_work(projects: ProjectQuerySet, user: User) -> ProjectQuerySet:
+    """Each with `has_comparisons`, `has_work` (something for this person to judge), `n_judged`."""
+    here = Comparison.objects.filter(project=OuterRef("pk")).order_by()
+    held = Assignment.objects.filter(
+        project=OuterRef("pk"), annotator=user, state=AssignmentState.LIVE
+    )
+    judged = Judgment.objects.counted().filter(project=OuterRef("pk"), annotator=user)
+    count = judged.order_by().values("project").annotate(n=Count("pk")).values("n")
+    return projects.annotate(
+        has_comparisons=Exists(here),
+        has_work=Exists(held) | Exists(here.open().not_handled_by(user)),
+        n_judged=Coalesce(Subquery(count), 0),
+    )
 
 
 def may_create(user: User) -> bool:

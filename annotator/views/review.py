@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
 from django.db.models import Model, QuerySet
@@ -12,8 +13,10 @@ from django.shortcuts import get_object_or_404, render
 from annotator.access import HtmxRequest, get_access
 from annotator.agreement import alpha, annotator_statistics
 from annotator.models import Judgment, Purpose, Role, Split, Verdict
+from annotator.rendering import LETTERS, split_conversation
 
 PAGE_SIZE = 50
+FILTERS = ("purpose", "round", "state", "prompt")
 
 
 class Page(NamedTuple):
@@ -45,6 +48,7 @@ def prompts(request: HtmxRequest, slug: str) -> HttpResponse:
         "role": role,
         "page": page_of(rows, request.GET.get("before", "")),
         "split": split,
+        "keep": urlencode({"split": split} if split else {}),
     }
     return render(request, "annotator/prompts.html", context)
 
@@ -53,11 +57,13 @@ def prompts(request: HtmxRequest, slug: str) -> HttpResponse:
 def comparisons(request: HtmxRequest, slug: str) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
     rows = project.comparisons.select_related("prompt")
-    chosen = {name: request.GET.get(name, "") for name in ("purpose", "round", "state")}
+    chosen = {name: request.GET.get(name, "") for name in FILTERS}
     if chosen["purpose"] in Purpose.values:
         rows = rows.filter(purpose=chosen["purpose"])
     if chosen["round"].isdecimal():
         rows = rows.filter(round_number=int(chosen["round"]))
+    if chosen["prompt"].isdecimal():
+        rows = rows.filter(prompt_id=int(chosen["prompt"]))
     if chosen["state"] == "open":
         rows = rows.open()
     context = {
@@ -65,6 +71,7 @@ def comparisons(request: HtmxRequest, slug: str) -> HttpResponse:
         "role": role,
         "page": page_of(rows, request.GET.get("before", "")),
         "chosen": chosen,
+        "keep": urlencode({name: value for name, value in chosen.items() if value}),
     }
     return render(request, "annotator/comparisons.html", context)
 
@@ -74,16 +81,21 @@ def comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     """A comparison with its sources and everything that was said of it, withdrawn or not."""
     project, role = get_access(request, slug, Role.REVIEWER)
     found = get_object_or_404(project.comparisons.select_related("prompt"), pk=pk)
-    entries = found.entries.select_related("completion")
-    said = found.judgments.select_related("annotator").order_by("pk")
-    lettered = list(zip("ABCDEFGHI", entries, strict=False))
-    letters = {entry.completion_id: letter for letter, entry in lettered}
+    completions = [entry.completion for entry in found.entries.select_related("completion")]
+    letters = {
+        completion.pk: letter for letter, completion in zip(LETTERS, completions, strict=False)
+    }
+    said = found.judgments.select_related("annotator", "assignment").order_by("pk")
     context = {
         "project": project,
         "role": role,
         "comparison": found,
-        "answers": [(letter, entry.completion) for letter, entry in lettered],
-        "judgments": [(judgment, in_words(judgment, letters)) for judgment in said],
+        "conversation": split_conversation(found.prompt.messages),
+        "answers": [(letters[completion.pk], completion) for completion in completions],
+        "judgments": [
+            (judgment, in_words(judgment, letters), as_shown(judgment, letters))
+            for judgment in said
+        ],
     }
     return render(request, "annotator/comparison.html", context)
 
@@ -95,13 +107,35 @@ def in_words(judgment: Judgment, letters: dict[int, str]) -> str:
     return " > ".join(" = ".join(sorted(letters[pk] for pk in group)) for group in judgment.ranking)
 
 
+def as_shown(judgment: Judgment, letters: dict[int, str]) -> str:
+    """From left to right, as this annotator saw them. Example: "B A"."""
+    return " ".join(letters[pk] for pk in judgment.assignment.order)
+
+
 @login_required
 def agreement(request: HtmxRequest, slug: str) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
+    result = alpha(project)
     context = {
         "project": project,
         "role": role,
-        "alpha": alpha(project),
+        "alpha": result,
+        "meaning": meaning_of(result.value) if result.value is not None else result.reason,
         "statistics": annotator_statistics(project),
     }
     return render(request, "annotator/agreement.html", context)
+
+
+def meaning_of(alpha: float) -> str:
+    """A sentence for who has never met an alpha. The bounds are Krippendorff's own, and for text
+    preferences what published datasets report: 0.2 to 0.5.
+    """
+    if alpha < 0:
+        return "People disagree more than chance would: someone may vote the wrong way round."
+    if alpha < 0.2:
+        return "Hardly more than chance: clear up the guidelines before you train on these votes."
+    if alpha < 0.4:
+        return "Fair: usual where the answers are close in quality or tastes differ."
+    if alpha < 0.67:
+        return "Good for preferences of text, which are rarely above this."
+    return "High: people nearly always see the same answer as the better one."

@@ -70,6 +70,7 @@ def judge_by_keyboard(page, times):
         left, right = (article.inner_text() for article in page.get_by_role("article").all())
         page.keyboard.press("1" if len(left) <= len(right) else "2")
         expect(comparison).not_to_have_attribute("data-assignment", assignment)
+        expect(comparison).not_to_have_attribute("aria-busy", "true")  # a bounce is no verdict
 
 
 SMALL_PPO = {"Steps": "3", "Answers per step": "8", "Longest answer": "12", "Micro-batch size": "8"}
