@@ -3,8 +3,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 TESTS ?= tests
+# Where Debian keeps runuser, which the tests start a private PostgreSQL with.
+export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test test-all check static-checks bench clean
+.PHONY: help demo test test-all check bench clean
 help:
 	@echo "make demo      start everything here, with a project to try; Ctrl-C stops it"
 	@echo "make test      checks and tests, without the slow ones"
