@@ -1,5 +1,5 @@
-// What every page needs and HTML cannot do: the theme button, times of the reader's own clock,
-// forms that are sent once, and plain words when a request fails.
+// What every page needs and HTML cannot do: the theme button, times by the reader's own clock,
+// boxes that scroll by key, forms that are sent once, and plain words when a request fails.
 const toggle = document.getElementById("theme-toggle");
 const themes = ["auto", "light", "dark"];
 
@@ -36,8 +36,20 @@ function showTimes(root) {
     time.title = date.toLocaleString();
   }
 }
-showTimes(document);
-document.body.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
+
+// --- what is wider or longer than its box can be scrolled with the arrow keys ---------------------------
+function openBoxes(root) {
+  for (const box of root.querySelectorAll(".scrolls, .table-scroll, .log, .markdown :is(pre, table)")) {
+    if (box.scrollHeight > box.clientHeight || box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+}
+
+function prepareFragment(root) {
+  showTimes(root);
+  openBoxes(root);
+}
+prepareFragment(document);
+document.body.addEventListener("htmx:load", (event) => prepareFragment(event.detail.elt));
 
 // --- a double click sends a plain form once -----------------------------------------------------------
 const AGAIN_MS = 3000;

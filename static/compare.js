@@ -128,12 +128,10 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 // --- what is new on the page ----------------------------------------------------------------------
 function prepare() {
   const keys = document.getElementById("show-keys");
+  if (!keys) return; // nothing to compare at the moment
   keys.hidden = false;
   keys.addEventListener("click", showSheet);
   openGuidelines();
-  for (const box of document.querySelectorAll(".scrolls, .markdown pre, .markdown table")) {
-    if (box.scrollHeight > box.clientHeight || box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-  }
 }
 
 // Open until somebody folds this version of them away: new guidelines are there to be read.

@@ -1,0 +1,130 @@
+import gzip
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.core.files.uploadedfile import SimpleUploadedFile
+
+from annotator.forms import ImportForm, JudgmentForm, NewMemberForm, ProjectForm, unused_slug
+from annotator.models import Verdict
+from tests.factories import AssignmentFactory, ComparisonFactory, ProjectFactory
+
+pytestmark = pytest.mark.django_db
+SETTINGS = {"name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25}
+
+
+def judgment_form(assignment, choice, **ranks):
+    form = JudgmentForm(
+        {"assignment": assignment.pk, "payload_hash": "x", "choice": choice}
+        | {name.replace("_", "-"): value for name, value in ranks.items()}
+    )
+    assert form.is_valid()
+    return form
+
+
+def ranking_of(n, **ranks):
+    """The verdict on n answers, as places from left to right."""
+    assignment = AssignmentFactory(comparison=ComparisonFactory(texts=[f"{i}" for i in range(n)]))
+    verdict, groups = judgment_form(assignment, "rank", **ranks).verdict(assignment)
+    return verdict, [[assignment.order.index(pk) for pk in group] for group in groups]
+
+
+def test_ranks_become_tie_groups_best_first():
+    verdict = ranking_of(3, rank_0="3", rank_1="1", rank_2="3")
+
+    assert verdict == (Verdict.RANKING, [[1], [0, 2]])
+
+
+def test_ranks_need_not_start_at_one_nor_follow_on():
+    assert ranking_of(3, rank_0="2", rank_1="3", rank_2="3") == (Verdict.RANKING, [[0], [1, 2]])
+
+
+@pytest.mark.parametrize("rank", ["", "0", "4", "-1", "1.5", "x", "¹"])
+def test_a_rank_is_a_number_from_one_to_the_number_of_answers(rank):
+    with pytest.raises(ValidationError, match="Give every answer a rank"):
+        ranking_of(3, rank_0="1", rank_1="2", rank_2=rank)
+
+
+@pytest.mark.parametrize("choice", ["all_bad", "skip"])
+def test_a_verdict_that_is_no_ranking_ranks_nothing(choice):
+    assignment = AssignmentFactory()
+
+    _, ranking = judgment_form(assignment, choice).verdict(assignment)
+
+    assert ranking == []
+
+
+def test_better_of_two_says_nothing_of_three():
+    assignment = AssignmentFactory(comparison=ComparisonFactory(texts=["a", "b", "c"]))
+
+    with pytest.raises(ValidationError, match="Give every answer a rank"):
+        judgment_form(assignment, "first").verdict(assignment)
+
+
+def test_there_are_no_other_choices():
+    form = JudgmentForm({"assignment": 1, "payload_hash": "x", "choice": "third"})
+
+    assert list(form.errors) == ["choice"]
+
+
+def test_slugs_are_told_apart_and_new_is_taken():
+    ProjectFactory(slug="essays")
+    ProjectFactory(slug="essays-2")
+
+    assert [unused_slug(name) for name in ("Essays", "New", "日本", "Tea & Co")] == [
+        "essays-3",
+        "new-2",
+        "project",
+        "tea-co",
+    ]
+
+
+@pytest.mark.parametrize(("guidelines", "version"), [("Be kind.", 2), ("", 1), ("  ", 1)])
+def test_only_other_guidelines_are_a_new_version(guidelines, version):
+    form = ProjectForm(SETTINGS | {"guidelines": guidelines}, instance=ProjectFactory())
+
+    assert form.is_valid()
+    assert form.save().guideline_version == version
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", ""), ("overlap", 0), ("overlap", 101), ("lease_minutes", 0), ("held_out_percent", 0)],
+)
+def test_settings_out_of_bounds_are_refused(field, value):
+    form = ProjectForm(SETTINGS | {field: value})
+
+    assert list(form.errors) == [field]
+
+
+def import_form(text="", content=None, name="a.jsonl"):
+    files = {} if content is None else {"file": SimpleUploadedFile(name, content)}
+    return ImportForm({"text": text}, files)
+
+
+def test_an_import_takes_a_file_or_text_but_not_both():
+    assert import_form(text='{"prompt": "a"}').is_valid()
+    assert import_form(content=b'{"prompt": "a"}').is_valid()
+    for form in (import_form(), import_form(text="x", content=b"y")):
+        assert form.non_field_errors() == ["Choose a file or paste lines: one of the two."]
+
+
+def test_a_packed_file_is_unpacked():
+    form = import_form(content=gzip.compress(b"one\ntwo\n"), name="a.jsonl.gz")
+
+    assert form.is_valid()
+    assert [line.strip() for line in form.lines()] == [b"one", b"two"]
+
+
+def test_too_large_a_file_is_told_the_limit_and_the_way_around(settings):
+    settings.IMPORT_MAX_BYTES = 2**20
+    form = import_form(content=b" " * (2 * 2**20))
+
+    assert form.non_field_errors() == [
+        "The file has 2 MiB; the limit here is 1. "
+        "The command `manage.py import_comparisons` has none."
+    ]
+
+
+@pytest.mark.parametrize(("name", "is_good"), [("eve", True), ("e ve", False), ("x" * 151, False)])
+def test_names_of_new_members_are_names_one_can_sign_in_with(name, is_good):
+    assert NewMemberForm({"username": name, "role": "annotator"}).is_valid() is is_good
