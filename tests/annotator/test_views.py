@@ -1,4 +1,5 @@
 import json
+import re
 from datetime import timedelta
 
 import pytest
@@ -7,13 +8,18 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotator import assignment as queue
-from annotator.models import Judgment, Membership, Project, Role, User, Verdict
+from annotator.exporting import create_export
+from annotator.models import Assignment, Judgment, Membership, Project, Role, User, Verdict
+from annotator.views.comparing import shown_now
+from annotator.views.review import PAGE_SIZE, meaning_of
 from tests.factories import (
+    AssignmentFactory,
     ComparisonFactory,
     MembershipFactory,
     ProjectFactory,
     PromptFactory,
     UserFactory,
+    make_judgment,
 )
 
 pytestmark = pytest.mark.django_db
@@ -188,6 +194,118 @@ def test_an_open_page_keeps_its_lease(client, project, member):
     assert assignment.lease_until > timezone.now() + timedelta(minutes=10)
 
 
+def test_nobody_keeps_another_persons_lease(client, project, member):
+    theirs = AssignmentFactory(comparison=ComparisonFactory(project=project))
+    member(Role.ADMIN)
+
+    assert client.post(url("renew", theirs.pk)).status_code == 404
+    assert Assignment.objects.get().lease_until == theirs.lease_until
+
+
+def test_reloading_the_page_shows_the_same_comparison_in_the_same_order(client, project, member):
+    member(Role.ANNOTATOR)
+    for _ in range(5):
+        ComparisonFactory(project=project)
+
+    shown = [client.get(url("compare")).context["assignment"] for _ in range(3)]
+
+    assert len({(assignment.pk, tuple(assignment.order)) for assignment in shown}) == 1
+    assert Assignment.objects.count() == 1
+
+
+def test_seconds_count_from_the_page_and_not_from_the_hand_out(client, project, member):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    assignment = queue.claim(project, user)
+    Assignment.objects.update(created=timezone.now() - timedelta(hours=9))
+
+    client.post(url("judge"), verdict(assignment, "first", shown=shown_now(assignment)))
+
+    assert 0 <= Judgment.objects.get().seconds < 60
+
+
+@pytest.mark.parametrize("shown", ["", "WzEsIDBd:1abc:forged"])
+def test_nobody_says_themselves_how_long_it_took(client, project, member, shown):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    assignment = queue.claim(project, user)
+    Assignment.objects.update(created=timezone.now() - timedelta(seconds=90))
+
+    client.post(url("judge"), verdict(assignment, "first", shown=shown))
+
+    assert 90 <= Judgment.objects.get().seconds < 150
+
+
+def test_a_skip_can_be_undone_too(client, project, member):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    assignment = queue.claim(project, user)
+    client.post(url("judge"), verdict(assignment, "skip"))
+    assert "Undo the last one" in client.get(url("compare")).content.decode()
+
+    client.post(url("undo"))
+
+    assert queue.held_by(project, user).comparison == assignment.comparison
+
+
+def test_with_nothing_to_undo_a_sentence_says_so(client, project, member):
+    member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+
+    response = client.post(url("undo"), headers=HTMX)
+
+    assert response.status_code == 422
+    assert "There is nothing to take back." in response.content.decode()
+
+
+def test_progress_counts_what_is_for_me(client, project, member):
+    user = member(Role.ANNOTATOR)
+    done, _, others = (ComparisonFactory(project=project) for _ in range(3))
+    make_judgment(done, user, [0], [1])
+    make_judgment(others, UserFactory(), [0], [1])
+
+    html = client.get(url("compare")).content.decode()
+
+    words = re.sub("<[^>]*>", "", html.split('id="progress"')[1].split(">", 1)[1].split("</p>")[0])
+    assert " ".join(words.split()) == "1 of 2 for you"
+
+
+def test_an_answer_cut_off_says_so(client, project, member):
+    member(Role.ANNOTATOR)
+    comparison = ComparisonFactory(project=project)
+    assert "Cut off" not in client.get(url("compare")).content.decode()
+
+    comparison.completions.update(is_truncated=True)
+
+    assert client.get(url("compare")).content.decode().count("Cut off at the length limit.") == 2
+
+
+def test_the_conversation_is_shown_in_order_with_its_last_turn_apart(client, project, member):
+    member(Role.ANNOTATOR)
+    turns = [("system", "S1"), ("user", "U1"), ("assistant", "A1"), ("user", "U2")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    ComparisonFactory(project=project, prompt=PromptFactory(project=project, messages=messages))
+
+    conversation = client.get(url("compare")).context["conversation"]
+
+    assert [message["content"] for message in conversation.system] == ["S1"]
+    assert [message["content"] for message in conversation.earlier] == ["U1", "A1"]
+    assert conversation.last["content"] == "U2"
+
+
+def test_a_page_on_which_all_is_held_by_others_looks_by_itself(client, project, member):
+    ComparisonFactory(project=project)
+    held = queue.claim(project, MembershipFactory(project=project).user)
+    user = member(Role.ANNOTATOR)
+    assert f'hx-get="{url("next_comparison")}"' in client.get(url("compare")).content.decode()
+
+    queue.release(held)
+
+    html = client.get(url("next_comparison"), headers=HTMX).content.decode()
+    assert f'data-assignment="{queue.held_by(project, user).pk}"' in html
+    assert "hx-get" not in html
+
+
 def empty_state(client):
     html = client.get(url("compare")).content.decode()
     return html.split('data-reason="')[1].split('"')[0]
@@ -220,6 +338,57 @@ def test_hostile_text_stays_text(client, project, member):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "javascript:alert" not in html.replace("(javascript:alert(1))", "")
     assert 'href="javascript' not in html
+
+
+def test_pages_run_no_script_of_their_own(client, project, member):
+    member(Role.ADMIN)
+    ComparisonFactory(project=project, texts=["<script>1</script>", '<a onclick="x">'])
+
+    for name in ("compare", *REVIEWER_PAGES, *ADMIN_PAGES):
+        html = client.get(url(name)).content.decode()
+        assert re.findall(r"<script(?! src=)|<[a-z][^>]*\son[a-z]+=", html) == []
+
+
+# --- signing in and out ---------------------------------------------------------------------------
+def test_one_signs_in_and_is_led_back_to_the_page(client, project):
+    user = UserFactory(password="correct horse")
+    MembershipFactory(project=project, user=user)
+
+    response = client.post(
+        f"{reverse('login')}?next={url('compare')}",
+        {"username": user.username, "password": "correct horse", "next": url("compare")},
+    )
+
+    assert response["Location"] == url("compare")
+    assert client.get(url("compare")).status_code == 200
+
+
+def test_a_wrong_password_says_nothing_of_who_exists(client):
+    user = UserFactory(password="correct horse")
+    pages = [
+        client.post(reverse("login"), {"username": name, "password": "wrong"}).content.decode()
+        for name in (user.username, "nobody")
+    ]
+
+    notices = [re.findall(r'role="alert">([^<]+)<', page)[0] for page in pages]
+    assert notices == ["This name and password do not fit together. Both are case-sensitive."] * 2
+
+
+def test_who_was_signed_out_meanwhile_is_led_to_the_sign_in_page_and_back(client, project):
+    page = f"http://testserver{url('compare')}"
+
+    response = client.post(url("judge"), headers=HTMX | {"HX-Current-URL": page}, follow=True)
+
+    assert response["HX-Redirect"] == f"{reverse('login')}?next={url('compare')}"
+    assert response.content == b""
+
+
+def test_signing_out_takes_a_post(client, member):
+    member(Role.ANNOTATOR)
+
+    assert client.get(reverse("logout")).status_code == 405
+    assert client.post(reverse("logout"))["Location"] == reverse("login")
+    assert "_auth_user_id" not in client.session
 
 
 # --- who may do what ----------------------------------------------------------------------------
@@ -257,6 +426,64 @@ def test_outsiders_may_not_post(client, project, name):
     assert not User.objects.filter(username="eve").exists()
 
 
+@pytest.mark.parametrize("role", [Role.ANNOTATOR, Role.REVIEWER])
+def test_only_admins_change_members_and_make_exports(client, project, member, role):
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+    membership = MembershipFactory(project=project)
+    member(role)
+
+    answers = [
+        client.post(url("create_export")),
+        client.post(url("add_member"), {"username": "eve", "role": "admin"}),
+        client.post(url("change_member", membership.pk), {"role": "admin"}),
+        client.post(url("remove_member", membership.pk)),
+        client.post(url("import_file"), {"text": '{"prompt": "Why?"}'}),
+        client.post(url("edit_project"), {"name": "Mine"}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [404] * 6
+    assert not project.exports.exists()
+    assert not User.objects.filter(username="eve").exists()
+    assert project.memberships.get(pk=membership.pk).role == Role.ANNOTATOR
+
+
+def test_an_admin_changes_no_membership_of_another_project(client, member):
+    theirs = MembershipFactory(role=Role.ADMIN)
+    member(Role.ADMIN)
+
+    assert client.post(url("change_member", theirs.pk), {"role": "annotator"}).status_code == 404
+    assert client.post(url("remove_member", theirs.pk)).status_code == 404
+    assert Membership.objects.get(pk=theirs.pk).role == Role.ADMIN
+
+
+@pytest.mark.parametrize("role", [None, Role.ANNOTATOR])
+@pytest.mark.parametrize("file", ["data.jsonl", "manifest.json"])
+def test_votes_are_downloaded_by_reviewers_only(client, project, member, role, file):
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+    member(Role.ADMIN)
+    client.post(url("create_export"))
+    export = project.exports.get()
+    assert client.get(url("download_export", export.pk, file)).status_code == 200
+
+    if role:
+        member(role)
+    else:
+        client.force_login(UserFactory())
+
+    assert client.get(url("download_export", export.pk, file)).status_code == 404
+
+
+def test_an_export_of_another_project_is_not_found_through_mine(client, member):
+    theirs = ProjectFactory(slug="theirs")
+    make_judgment(ComparisonFactory(project=theirs), UserFactory(), [0], [1])
+    client.force_login(MembershipFactory(project=theirs, role=Role.ADMIN).user)
+    client.post(reverse("annotator:create_export", args=["theirs"]))
+    export = theirs.exports.get()
+    member(Role.ADMIN)
+
+    assert client.get(url("download_export", export.pk, "data.jsonl")).status_code == 404
+
+
 @pytest.mark.parametrize("name", ["compare", "exports", "members"])
 def test_one_must_be_signed_in(client, project, name):
     response = client.get(url(name))
@@ -269,6 +496,102 @@ def test_another_projects_comparison_is_not_found_through_mine(client, member):
     member(Role.ADMIN)
 
     assert client.get(url("comparison", theirs.pk)).status_code == 404
+
+
+# --- what reviewers see -----------------------------------------------------------------------------
+def test_a_comparison_says_who_said_what_of_which_source(client, project, member):
+    comparison = ComparisonFactory(project=project, texts=["Yes.", "No."], overlap=3)
+    first, second = comparison.entries.all()
+    comparison.completions.filter(pk=first.completion_id).update(source="model-a")
+    anna, bert, cleo = (UserFactory(username=name) for name in ("anna", "bert", "cleo"))
+    make_judgment(comparison, anna, [1], [0])
+    make_judgment(comparison, bert, [0, 1], order=[second.completion_id, first.completion_id])
+    make_judgment(comparison, cleo)
+    queue.undo_last(project, cleo)
+    member(Role.REVIEWER)
+
+    response = client.get(url("comparison", comparison.pk))
+
+    said = [
+        (judgment.annotator.username, words, shown, judgment.voided is None)
+        for judgment, words, shown in response.context["judgments"]
+    ]
+    assert said == [
+        ("anna", "B > A", "A B", True),
+        ("bert", "A = B", "B A", True),
+        ("cleo", "All bad", "A B", False),
+    ]
+    assert '<p class="muted">model-a</p>' in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", [2, 1, 0]),
+        ("purpose=evaluation", [1]),
+        ("round=2", [2]),
+        ("state=open", [1, 0]),
+        ("purpose=nonsense&round=x&state=", [2, 1, 0]),
+    ],
+)
+def test_comparisons_are_filtered(client, project, member, query, found):
+    comparisons = [
+        ComparisonFactory(project=project),
+        ComparisonFactory(project=project, purpose="evaluation"),
+        ComparisonFactory(project=project, round_number=2),
+    ]
+    make_judgment(comparisons[2], UserFactory(), [0], [1])
+    member(Role.REVIEWER)
+
+    page = client.get(f"{url('comparisons')}?{query}").context["page"]
+
+    assert page.rows == [comparisons[i] for i in found]
+
+
+def test_a_prompt_leads_to_its_comparisons(client, project, member):
+    _, comparison = (ComparisonFactory(project=project) for _ in range(2))
+    member(Role.REVIEWER)
+    link = f"{url('comparisons')}?prompt={comparison.prompt_id}"
+
+    assert f'href="{link}"' in client.get(url("prompts")).content.decode()
+    assert client.get(link).context["page"].rows == [comparison]
+
+
+def test_older_rows_are_on_the_next_page_with_the_same_filter(client, project, member):
+    rows = [PromptFactory(project=project) for _ in range(PAGE_SIZE + 2)]
+    PromptFactory(project=project, split="test")
+    member(Role.REVIEWER)
+
+    first = client.get(f"{url('prompts')}?split=train")
+    link = re.findall(r'href="(\?[^"]*)">Older<', first.content.decode())[0]
+    second = client.get(url("prompts") + link.replace("&amp;", "&"))
+
+    assert first.context["page"].rows == rows[:1:-1]
+    assert second.context["page"].rows == rows[1::-1]
+
+
+def test_agreement_is_a_number_and_a_sentence(client, project, member):
+    for _ in range(3):
+        comparison = ComparisonFactory(project=project, overlap=2)
+        for name in ("anna", "bert"):
+            user, _ = User.objects.get_or_create(username=name)
+            make_judgment(comparison, user, [0], [1])
+    member(Role.REVIEWER)
+
+    response = client.get(url("agreement"))
+
+    assert '<p class="big-number">1.00</p>' in response.content.decode()
+    assert response.context["meaning"] == meaning_of(1.0)
+    assert [row.user.username for row in response.context["statistics"]] == ["anna", "bert"]
+
+
+def test_what_no_number_can_say_is_said_in_words(client, member):
+    member(Role.REVIEWER)
+
+    response = client.get(url("agreement"))
+
+    assert response.context["alpha"].value is None
+    assert response.context["meaning"] == response.context["alpha"].reason
 
 
 # --- import and export ----------------------------------------------------------------------------
@@ -383,17 +706,69 @@ def test_the_last_admin_stays(client, project, member):
 
 
 # --- lists cost the same however long ------------------------------------------------------------
-@pytest.mark.parametrize(("name", "queries"), [("prompts", 4), ("comparisons", 4)])
+@pytest.mark.parametrize(
+    ("name", "queries"), [("prompts", 5), ("comparisons", 5), ("members", 5), ("exports", 8)]
+)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_lists_cost_the_same_for_one_row_and_three(
     client, project, member, django_assert_num_queries, name, queries, rows
 ):
-    member(Role.REVIEWER)
+    user = member(Role.ADMIN)
     for _ in range(rows):
-        ComparisonFactory(project=project)
+        make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+        create_export(project, user)
 
-    with django_assert_num_queries(queries + 1):
+    with django_assert_num_queries(queries):
         client.get(url(name))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_comparison_costs_the_same_for_one_judgment_and_three(
+    client, project, member, django_assert_num_queries, rows
+):
+    member(Role.REVIEWER)
+    comparison = ComparisonFactory(project=project, overlap=3)
+    for _ in range(rows):
+        make_judgment(comparison, UserFactory(), [0], [1])
+
+    with django_assert_num_queries(7):
+        client.get(url("comparison", comparison.pk))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_home_costs_the_same_for_one_project_and_three(client, django_assert_num_queries, rows):
+    user = UserFactory()
+    for _ in range(rows):
+        comparison = ComparisonFactory(project=MembershipFactory(user=user).project)
+        make_judgment(comparison, user, [0], [1])
+    client.force_login(user)
+
+    with django_assert_num_queries(5):
+        client.get("/")
+
+
+def next_action(client):
+    """The last line of the only project's card, as text."""
+    card = client.get("/").content.decode().split('<li class="card">')[1].split("</li>")[0]
+    return " ".join(re.sub("<[^>]*>", " ", card.split('class="next')[1].split(">", 1)[1]).split())
+
+
+def test_home_names_my_next_action(client, project, member):
+    user = member(Role.ADMIN)
+    assert next_action(client) == "Import prompts into Essays"
+
+    comparison = ComparisonFactory(project=project)
+    assert next_action(client) == "Compare in Essays"
+
+    queue.claim(project, user)  # the only place is taken, by me
+    assert next_action(client) == "Compare in Essays"
+
+    queue.release(queue.held_by(project, user))
+    make_judgment(comparison, user, [0], [1])
+    assert next_action(client) == "Nothing left for you at the moment."
+
+    Membership.objects.update(is_qualified=False)
+    assert next_action(client) == "You are not handed comparisons here."
 
 
 @pytest.mark.parametrize("rows", [1, 3])
