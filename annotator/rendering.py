@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 import nh3
-from django.utils.html import escape
+from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererProtocol
@@ -40,7 +40,8 @@ ATTRIBUTES = {
     "td": {"style"},
     "th": {"style"},
 }
-MAX_HIGHLIGHTED = 20_000  # characters of code; colouring more would hold up the page
+MAX_RENDERED = 50_000  # characters; some Markdown takes a time that grows with their square
+MAX_HIGHLIGHTED = 10_000  # characters of code, for the same reason
 
 
 class Conversation(NamedTuple):
@@ -61,10 +62,12 @@ def split_conversation(messages: Sequence[Message]) -> Conversation:
 
 
 def render_markdown(text: str) -> SafeString:
-    """HTML of CommonMark with tables and strikethrough.
+    """HTML of CommonMark with tables and strikethrough; a very long text as it is.
 
     Example: "**a** <b>" -> "<p><strong>a</strong> &lt;b&gt;</p>".
     """
+    if len(text) > MAX_RENDERED:
+        return format_html('<pre class="plain">{}</pre>', text)
     html = nh3.clean(
         _markdown().render(text),
         tags=TAGS,

@@ -23,7 +23,7 @@ toggle.addEventListener("click", () => {
 showTheme();
 
 // On a phone the navigation is wider than the screen: where one is must be in sight.
-document.querySelector(".project-nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+document.querySelector(".project-nav [aria-current]")?.scrollIntoView({ inline: "nearest", block: "nearest" });
 
 // --- times --------------------------------------------------------------------------------------
 function showTimes(root) {

@@ -126,36 +126,47 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 });
 
 // --- what is new on the page ----------------------------------------------------------------------
-function prepare() {
+function prepare(hasJudged) {
   const keys = document.getElementById("show-keys");
   if (!keys) return; // nothing to compare at the moment
   keys.hidden = false;
   keys.addEventListener("click", showSheet);
-  openGuidelines();
+  foldGuidelines(hasJudged);
 }
 
-// Open until somebody folds this version of them away: new guidelines are there to be read.
-function openGuidelines() {
+// New guidelines are there to be read: they are open until the first verdict under them, or as long
+// as one wants. What one wants is kept per project and version.
+function guidelinesWanted(guidelines) {
+  const key = `guidelines-${guidelines.dataset.project}`;
+  const [version, state] = (localStorage.getItem(key) ?? "").split(":");
+  return {
+    state: version === guidelines.dataset.version ? state : null,
+    keep: (state) => localStorage.setItem(key, `${guidelines.dataset.version}:${state}`),
+  };
+}
+
+function foldGuidelines(hasJudged) {
   const guidelines = document.getElementById("guidelines");
   if (!guidelines) return;
-  const [project, version] = guidelines.dataset.version.split(":");
-  guidelines.open = localStorage.getItem(`guidelines-folded-${project}`) !== version;
-  guidelines.addEventListener("toggle", () => {
-    if (guidelines.open) localStorage.removeItem(`guidelines-folded-${project}`);
-    else localStorage.setItem(`guidelines-folded-${project}`, version);
-  });
+  const { state, keep } = guidelinesWanted(guidelines);
+  if (hasJudged && !state) keep("folded");
+  if (state === "folded" || (hasJudged && !state)) guidelines.open = false;
+  guidelines.addEventListener("toggle", () => keep(guidelines.open ? "open" : "folded"));
 }
 
-prepare();
+prepare(false);
 
 document.body.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "comparison") return;
-  prepare();
+  prepare(isAboutVerdict(event));
   if (!isAboutVerdict(event)) return; // the page looked by itself
+  const comparison = document.getElementById("comparison");
   scrollTo(0, 0);
   // Not to a button: Enter or Space pressed twice must not judge what nobody has read.
-  document.getElementById("main").focus({ preventScroll: true });
-  const comparison = document.getElementById("comparison");
+  comparison.focus({ preventScroll: true });
   comparison.setAttribute("aria-busy", "true");
   setTimeout(() => comparison.removeAttribute("aria-busy"), BOUNCE_MS);
+  // To who cannot see that everything is new. What is swapped in is not announced by itself.
+  const news = comparison.querySelector(".error, .empty h2, #progress");
+  document.getElementById("said").textContent = news.textContent.replace(/\s+/g, " ").trim();
 });

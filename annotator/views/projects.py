@@ -31,11 +31,12 @@ PROJECTS_SHOWN = 200
 def home(request: HtmxRequest) -> HttpResponse:
     """My projects, and in each the next thing for me to do."""
     user = request.user
-    projects = list(_with_my_work(Project.objects.visible_to(user), user)[:PROJECTS_SHOWN])
+    projects = list(_with_my_work(Project.objects.visible_to(user), user)[: PROJECTS_SHOWN + 1])
     memberships = Membership.objects.filter(user=user, project__in=projects)
     mine = {membership.project_id: membership for membership in memberships}
     context = {
-        "rows": [(project, mine.get(project.pk)) for project in projects],
+        "rows": [(project, mine.get(project.pk)) for project in projects[:PROJECTS_SHOWN]],
+        "is_cut": len(projects) > PROJECTS_SHOWN,
         "may_create": may_create(user),
     }
     return render(request, "annotator/home.html", context)

@@ -1,6 +1,6 @@
 import pytest
 
-from annotator.rendering import code_style, render_markdown
+from annotator.rendering import code_style, render_markdown, split_conversation
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,15 @@ def test_code_is_coloured_where_the_language_is_known():
 
 def test_a_very_long_answer_is_shown_whole():
     assert "x" * 20_000 in render_markdown("x" * 20_000)
+    assert render_markdown("*<" * 30_000) == f'<pre class="plain">{"*&lt;" * 30_000}</pre>'
+
+
+def test_the_last_turn_and_the_system_prompt_are_told_apart():
+    roles = ["system", "user", "assistant", "user"]
+    system, *earlier, last = messages = [{"role": role, "content": "x"} for role in roles]
+
+    assert split_conversation(messages) == ([system], earlier, last)
+    assert split_conversation([last]) == ([], [], last)
 
 
 def test_colours_of_code_follow_the_theme():
