@@ -35,7 +35,8 @@ def import_file(request: HtmxRequest, slug: str) -> HttpResponse:
     except ImportRefused as refused:
         context |= {"refused": refused}
         return render(request, "annotator/import.html", context, status=422)
-    return render(request, "annotator/import.html", context | {"report": report})
+    context |= {"report": report, "form": ImportForm()}
+    return render(request, "annotator/import.html", context)
 
 
 @login_required

@@ -606,6 +606,17 @@ def test_an_import_says_what_is_new(client, project, member):
     assert project.comparisons.count() == 1
 
 
+def test_after_an_import_the_form_is_empty_after_a_refusal_it_is_not(client, member):
+    member(Role.ADMIN)
+    good, bad = '{"prompt": "Why?"}', '{"prompt": 1}'
+
+    forms = [
+        client.post(url("import_file"), {"text": text}).context["form"] for text in (good, bad)
+    ]
+
+    assert [form["text"].value() for form in forms] == [None, bad]
+
+
 def test_a_bad_line_is_named_and_nothing_is_imported(client, project, member):
     member(Role.ADMIN)
     text = '{"prompt": "Why?"}\n{"prompt": \n'
