@@ -94,16 +94,16 @@ PRESETS = {
     "tiny": Preset(
         source="tiny",
         max_prompts=120,
-        generate={"completions_per_prompt": 4, "max_new_tokens": 32, "batch_size": 64},
+        generate={"completions_per_prompt": 8, "max_new_tokens": 32, "batch_size": 64},
         reward_model={
             "epochs": 3, "learning_rate": 3e-3, "batch_size": 16, "micro_batch_size": 16,
             "policy_samples": 64, "max_new_tokens": 32,
         },
         ppo={
-            "steps": 12, "batch_size": 64, "micro_batch_size": 64, "max_new_tokens": 32,
+            "steps": 15, "batch_size": 64, "micro_batch_size": 64, "max_new_tokens": 32,
             "learning_rate": 3e-3, "value_learning_rate": 3e-3, "kl_coefficient": 0.02,
         },
-        evaluate={"completions_per_prompt": 3, "max_new_tokens": 32, "batch_size": 64},
+        evaluate={"completions_per_prompt": 6, "max_new_tokens": 32, "batch_size": 64},
     ),
     "smollm2": Preset(
         source="embedded",
@@ -114,7 +114,7 @@ PRESETS = {
             "policy_samples": 32, "max_new_tokens": 64,
         },
         ppo={
-            "steps": 10, "batch_size": 32, "micro_batch_size": 8, "max_new_tokens": 64,
+            "steps": 8, "batch_size": 32, "micro_batch_size": 8, "max_new_tokens": 64,
             "epochs": 1, "minibatches": 4, "learning_rate": 5e-4, "value_learning_rate": 5e-4,
             "kl_coefficient": 0.02,
         },
