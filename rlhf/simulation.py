@@ -114,8 +114,8 @@ PRESETS = {
             "policy_samples": 32, "max_new_tokens": 64,
         },
         ppo={
-            "steps": 8, "batch_size": 32, "micro_batch_size": 8, "max_new_tokens": 64,
-            "epochs": 1, "minibatches": 4, "learning_rate": 5e-4, "value_learning_rate": 5e-4,
+            "steps": 7, "batch_size": 32, "micro_batch_size": 8, "max_new_tokens": 64,
+            "epochs": 1, "minibatches": 4, "learning_rate": 8e-4, "value_learning_rate": 8e-4,
             "kl_coefficient": 0.02,
         },
         evaluate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
