@@ -51,15 +51,21 @@ def _carry_out(folder: RunFolder) -> int:
     config: Config | None = None
     try:
         kind, config = _read_config(folder)
-        folder.write_result("succeeded", **_run(kind, config, folder))
-    except Stopped:
-        folder.write_result("stopped")
+        folder.write_result(**_outcome(kind, config, folder))
     except RunError as error:
         return _fail(folder, str(error), error.exit_code)
     except Exception as error:
         traceback.print_exc()
         return _fail(folder, *_translate(error, folder, config))
     return 0
+
+
+def _outcome(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
+    """What result.json says. A stop is written like a success, so that a full disk is noticed."""
+    try:
+        return {"status": "succeeded", **_run(kind, config, folder)}
+    except Stopped:
+        return {"status": "stopped"}
 
 
 def _read_config(folder: RunFolder) -> tuple[str, Config]:

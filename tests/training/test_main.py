@@ -56,6 +56,15 @@ def test_a_run_that_is_asked_to_stop_says_so_and_exits_with_0(start, folder):
     assert read_json(folder.path / "result.json") == {"status": "stopped"}
 
 
+def test_a_disk_that_is_full_when_the_run_stops_is_a_sentence(start, folder):
+    (folder.path / "stop").touch()
+    (folder.path / f".result.json.{os.getpid()}").symlink_to("/dev/full")  # written beside, first
+
+    assert start() == 6
+    assert error_event(folder)[0].startswith(f"the disk is full ({folder.path}), in phase ")
+    assert not (folder.path / "result.json").exists()
+
+
 def test_the_result_from_before_a_resume_does_not_outlive_a_failure(start, folder):
     folder.write_result("stopped")
 
