@@ -23,7 +23,7 @@ from rlhf.training.artifacts import (
     RunFolder,
     Stopped,
 )
-from rlhf.training.config import CONFIGS, Config
+from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 
 # What libraries say instead of raising OSError or MemoryError.
 DISK_FULL_WORDS = (
@@ -32,6 +32,11 @@ DISK_FULL_WORDS = (
     "inline_container.cc",  # torch.save: its writer found less in the file than it wrote
 )
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
+
+# In the order in which to make them smaller. The last is left out for the reward model, where it
+# only says how many micro-batches make a step.
+SIZES = ("micro_batch_tokens", "micro_batch_size", "batch_size")
+LENGTHS = ("max_tokens", "max_new_tokens")
 
 
 def main(arguments: list[str]) -> int:
@@ -124,15 +129,26 @@ def _translate(error: Exception, folder: RunFolder, config: Config | None) -> tu
 
 
 def _out_of_memory(folder: RunFolder, config: Config | None) -> str:
-    """Names the phase, the sizes in use, and the next smaller ones."""
-    values = config.to_dict() if config else {}
-    sizes = {n: values[n] for n in ("micro_batch_size", "batch_size") if n in values}
+    """Names the phase, the sizes in use, and what to make smaller: a length if no size is left."""
     sentence = f"out of memory in phase {folder.current_phase!r}"
-    if not sizes:
-        return sentence
-    used = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    name, size = next(iter(sizes.items()))
-    return f"{sentence} with {used}: try {name}={max(1, size // 2)}"
+    values = config.to_dict() if config else {}
+    names = SIZES[:-1] if isinstance(config, RewardModelConfig) else SIZES
+    sizes = {name: values[name] for name in names if name in values}
+    lengths = {name: values[name] for name in LENGTHS if name in values}
+    if advice := _halved(sizes)[:1]:
+        return f"{sentence} with {_in_words(sizes)}: try {advice[0]}"
+    if advice := _halved(lengths):
+        return f"{sentence} with {_in_words(sizes | lengths)}: try {' or '.join(advice)}"
+    return sentence
+
+
+def _halved(sizes: dict[str, int]) -> list[str]:
+    """Example: {"batch_size": 8, "max_tokens": 1} -> ["batch_size=4"]."""
+    return [f"{name}={size // 2}" for name, size in sizes.items() if size > 1]
+
+
+def _in_words(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def _fail(folder: RunFolder, sentence: str, exit_code: int) -> int:

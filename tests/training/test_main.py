@@ -12,7 +12,7 @@ import torch
 
 from rlhf.training.__main__ import _translate, main
 from rlhf.training.artifacts import RunFolder, read_json
-from rlhf.training.config import PPOConfig
+from rlhf.training.config import GenerateConfig, RewardModelConfig
 
 
 @pytest.fixture(autouse=True)
@@ -132,13 +132,38 @@ def test_memory_that_torch_does_not_get_is_a_sentence_with_phase_and_sizes(folde
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
 
-    config = PPOConfig(tiny_reference, "reward", batch_size=32, micro_batch_size=8)
+    config = GenerateConfig(tiny_reference, batch_size=32)
     assert _translate(caught.value, folder, config) == (
-        "out of memory in phase 'rollout' with micro_batch_size=8, batch_size=32: try "
-        "micro_batch_size=4",
+        "out of memory in phase 'rollout' with batch_size=32: try batch_size=16",
         5,
     )
     assert _translate(MemoryError(), folder, None) == ("out of memory in phase 'rollout'", 5)
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        (
+            RewardModelConfig({}, batch_size=8, micro_batch_size=4),
+            "with micro_batch_size=4: try micro_batch_size=2",
+        ),
+        (
+            RewardModelConfig({}, batch_size=8, micro_batch_size=1),
+            "with micro_batch_size=1, max_tokens=1024, max_new_tokens=128: "
+            "try max_tokens=512 or max_new_tokens=64",
+        ),
+        (
+            GenerateConfig({}, batch_size=1),
+            "with batch_size=1, max_new_tokens=128: try max_new_tokens=64",
+        ),
+    ],
+)
+def test_out_of_memory_is_answered_with_something_that_can_still_be_made_smaller(
+    folder, config, advice
+):
+    sentence, _ = _translate(MemoryError(), folder, config)
+
+    assert sentence == f"out of memory in phase 'start' {advice}"
 
 
 def test_a_full_disk_is_a_sentence(folder):
