@@ -176,6 +176,13 @@ def complaint_about_folder(folder: Path) -> str:
     """Why this cannot be a model folder, as a sentence; empty if it can."""
     if not folder.is_absolute():
         return f"“{folder}” is not an absolute path: start it with a slash."
+    try:
+        return _complaint_about_content(folder)
+    except OSError as error:  # no permission, a name too long: pathlib passes these on
+        return f"“{folder}” cannot be read: {error.strerror}."
+
+
+def _complaint_about_content(folder: Path) -> str:
     if not folder.is_dir():
         return f"There is no folder “{folder}” on this machine."
     if not (folder / "config.json").is_file():

@@ -68,6 +68,17 @@ def config_of(order: Order) -> Config:
     """The run's whole configuration. Raises RunRefused if it cannot work."""
     if order.kind not in CONFIGS:
         raise RunRefused(f"There is no kind of run {order.kind!r}.")
+    try:
+        _check(order)
+    except OSError as error:  # no permission, a name too long: pathlib passes these on
+        raise RunRefused(f"{error.filename} cannot be read: {error.strerror}.") from error
+    try:
+        return CONFIGS[order.kind].from_dict({**order.settings, **_references(order)})
+    except (TypeError, ValueError) as error:
+        raise RunRefused(f"These settings do not work: {error}") from error
+
+
+def _check(order: Order) -> None:
     for name in NEEDED[order.kind]:
         if getattr(order, name) is None:
             raise RunRefused(MISSING_SENTENCES[name])
@@ -78,10 +89,8 @@ def config_of(order: Order) -> Config:
         _check_same_base(order)
     if order.kind == RunKind.EVALUATE and order.policy == order.rival:
         raise RunRefused(f"{order.policy} cannot be compared with itself: choose another policy.")
-    try:
-        return CONFIGS[order.kind].from_dict({**order.settings, **_references(order)})
-    except (TypeError, ValueError) as error:
-        raise RunRefused(f"These settings do not work: {error}") from error
+    if order.settings.get("source") == "folder":
+        _check_source(order.settings.get("location", ""))
 
 
 def _check_versions(order: Order) -> None:
@@ -107,6 +116,11 @@ def _check_export(project: Project, export: Export) -> None:
         )
     if not (export.folder / "data.jsonl").is_file():
         raise RunRefused(f"The files of export {export.pk} are missing from {export.folder}.")
+
+
+def _check_source(location: str) -> None:
+    if not Path(location).exists():
+        raise RunRefused(f"There is no model folder {location}.")
 
 
 def _check_same_base(order: Order) -> None:
@@ -138,8 +152,6 @@ def _import_output(values: dict[str, Any]) -> str:
     """Models that are the same for everybody are kept once; a local folder is copied per run."""
     source, location = values.get("source", ""), values.get("location", "")
     if source == "folder":
-        if not Path(location).exists():
-            raise RunRefused(f"There is no model folder {location}.")
         return "artifact"
     return str(Path(settings.MODELS_DIR) / (location.replace("/", "--") or source))
 

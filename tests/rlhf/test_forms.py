@@ -103,6 +103,14 @@ def test_folder_that_holds_no_model_is_refused(project, tmp_path):
     assert location_errors(project, "folder", str(tmp_path)) == []
 
 
+def test_folder_that_cannot_be_read_is_refused_with_the_reason(project):
+    location = f"/{'x' * 300}"  # as root, no permission is ever lacking
+
+    assert location_errors(project, "folder", location) == [
+        f"“{location}” cannot be read: File name too long."
+    ]
+
+
 @pytest.mark.parametrize("source", ["hub", "folder"])
 def test_source_that_needs_a_location_asks_for_it(project, source):
     assert location_errors(project, source, "") == ["This source needs a Hub id or a folder."]

@@ -119,6 +119,13 @@ def test_import_of_an_unknown_folder_is_refused(project):
         runs.launch(project, "import_model", source, round_number=1)
 
 
+def test_import_of_a_folder_that_cannot_be_read_is_refused(project):
+    source = {"source": "folder", "location": f"/{'x' * 300}"}
+
+    with pytest.raises(runs.RunRefused, match="x cannot be read: File name too long"):
+        runs.launch(project, "import_model", source, round_number=1)
+
+
 def test_launch_without_prompts_is_refused_and_leaves_nothing(project, settings):
     policy = PolicyFactory(project=project)
 
