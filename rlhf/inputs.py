@@ -120,7 +120,7 @@ def _check_export(project: Project, export: Export) -> None:
 
 def _check_source(location: str) -> None:
     if not Path(location).exists():
-        raise RunRefused(f"There is no model folder {location}.")
+        raise RunRefused(f"There is no model folder or file {location}.")
 
 
 def _check_same_base(order: Order) -> None:

@@ -55,8 +55,8 @@ def run_to_success(page, kind, fields=None):
 
 def import_tiny_model(page, folder):
     page.goto("/projects/loop/runs/new/import_model/")
-    page.get_by_label("A folder on this machine").check()
-    page.get_by_label("Hub id or folder").fill(str(folder))
+    page.get_by_label("A folder or a GGUF file on this machine").check()
+    page.get_by_label("Hub id or path").fill(str(folder))
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#run_status .badge")).to_have_text("Succeeded", timeout=120_000)
 

@@ -95,12 +95,35 @@ def test_unknown_model_folder_is_named(project):
 
 def test_folder_that_holds_no_model_is_refused(project, tmp_path):
     assert location_errors(project, "folder", str(tmp_path)) == [
-        f"“{tmp_path}” holds no config.json: it is not the folder of a Hugging Face model."
+        f"“{tmp_path}” holds neither a config.json nor a GGUF file: it is not the folder of a "
+        "Hugging Face model."
     ]
 
     (tmp_path / "config.json").touch()
 
     assert location_errors(project, "folder", str(tmp_path)) == []
+
+
+def test_gguf_file_may_be_named_itself_or_by_its_folder(project, tmp_path):
+    file = tmp_path / "small.gguf"
+
+    assert location_errors(project, "folder", str(file)) == [
+        f"There is no file “{file}” on this machine."
+    ]
+
+    file.touch()
+
+    assert location_errors(project, "folder", str(file)) == []
+    assert location_errors(project, "folder", str(tmp_path)) == []
+
+
+def test_one_of_several_gguf_files_must_be_named(project, tmp_path):
+    (tmp_path / "small.gguf").touch()
+    (tmp_path / "large.gguf").touch()
+
+    assert location_errors(project, "folder", str(tmp_path)) == [
+        f"“{tmp_path}” holds several GGUF files: give the path of one of them."
+    ]
 
 
 def test_folder_that_cannot_be_read_is_refused_with_the_reason(project):
@@ -113,7 +136,7 @@ def test_folder_that_cannot_be_read_is_refused_with_the_reason(project):
 
 @pytest.mark.parametrize("source", ["hub", "folder"])
 def test_source_that_needs_a_location_asks_for_it(project, source):
-    assert location_errors(project, source, "") == ["This source needs a Hub id or a folder."]
+    assert location_errors(project, source, "") == ["This source needs a Hub id or a path."]
 
 
 def test_location_left_over_from_another_source_is_dropped(project):

@@ -115,7 +115,7 @@ def test_launch_with_the_model_of_another_project_is_refused(project):
 def test_import_of_an_unknown_folder_is_refused(project):
     source = {"source": "folder", "location": "/nowhere"}
 
-    with pytest.raises(runs.RunRefused, match="There is no model folder /nowhere"):
+    with pytest.raises(runs.RunRefused, match="There is no model folder or file /nowhere"):
         runs.launch(project, "import_model", source, round_number=1)
 
 
