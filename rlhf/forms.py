@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 from django.forms import BoundField
 
 from annotator.models import Export, Project
-from rlhf.models import ModelKind, ModelVersion, RunKind
+from rlhf.models import ModelKind, ModelVersion, Run, RunKind
 from rlhf.training.config import (
     EvaluateConfig,
     GenerateConfig,
@@ -366,3 +366,18 @@ FORMS: dict[str, type[RunForm]] = {
     form.kind: form
     for form in (ImportModelForm, GenerateForm, RewardModelForm, PPOForm, EvaluateForm)
 }
+
+
+def settings_like(run: Run) -> dict[str, Any]:
+    """Initial values of the run's form: what it was started with."""
+    rows = {name: getattr(run, name) for name in ("policy", "rival", "reward_model", "export")}
+    return {**run.config, **rows, "max_prompts": _number_of_prompts(run)}
+
+
+def _number_of_prompts(run: Run) -> int | None:
+    """Only its folder knows of how many prompts it was given a sample."""
+    try:
+        with (run.folder / "prompts.jsonl").open("rb") as file:
+            return sum(1 for _ in file)
+    except FileNotFoundError:  # it reads none, or its folder has been cleared away
+        return None

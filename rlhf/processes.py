@@ -143,8 +143,9 @@ def environment(*, online: bool) -> dict[str, str]:
 # --- how it ended, in words -------------------------------------------------------------------
 EXIT_SENTENCES = {
     BAD_DATA: "The run could not use what it was given; the log says why.",
-    DIVERGED: "The training diverged: its numbers were no longer finite. Try a lower learning rate.",
-    OUT_OF_MEMORY: "The run ran out of memory. Try a smaller batch or shorter completions.",
+    DIVERGED: "The training diverged: its numbers were no longer finite. Start again with "
+    "a lower learning rate.",
+    OUT_OF_MEMORY: "The run ran out of memory. Start again with a smaller batch or shorter answers.",
     DISK_FULL: "The disk is full. Free some space, then resume.",
     126: "The launcher command may not be executed: check PREFERENDUM_RUN_COMMAND.",
     127: "The launcher command was not found: check PREFERENDUM_RUN_COMMAND.",
@@ -165,7 +166,8 @@ def explain_exit(code: int | None, log: str, peak_mib: int) -> str:
     if code == -signal.SIGKILL:
         return (
             "The process was killed by the system (signal 9), most likely out of memory "
-            f"(it used up to {peak_mib} MiB): try a smaller batch, then resume."
+            f"(it used up to {peak_mib} MiB): start again with other settings, such as a smaller "
+            "batch."
         )
     if code is not None and code < 0:
         return f"The process was ended by signal {-code} ({signal_name(-code)}): see the log."

@@ -242,7 +242,7 @@ def _enforce_limits(run: Run, process: RunProcess, memory_mib: int) -> None:
         _write(
             run,
             error=f"The run was ended because it used {memory_mib} MiB of memory, and the limit "
-            f"is {limit_mib} MiB: try a smaller batch, then resume.",
+            f"is {limit_mib} MiB: start again with other settings, such as a smaller batch.",
         )
         process.signal(signal.SIGKILL)  # at once: the memory is wanted by others
     hours = settings.RUN_TIME_LIMIT_HOURS

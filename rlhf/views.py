@@ -21,7 +21,7 @@ from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role
 from rlhf import charts, evaluation, loop, rounds
 from rlhf import runs as run_control
-from rlhf.forms import FORMS, RunForm
+from rlhf.forms import FORMS, RunForm, settings_like
 from rlhf.models import Run, RunKind, Status
 
 PAGE_SIZE = 50
@@ -84,7 +84,7 @@ def new_run(request: HtmxRequest, slug: str, kind: str) -> HttpResponse:
     if kind not in FORMS:
         raise Http404("no such kind of run")
     if request.method != "POST":
-        initial = rounds.suggestions(project, RunKind(kind))
+        initial = _initial_settings(request, project, RunKind(kind))
         return _render_form(request, project, FORMS[kind](project, initial=initial))
     form = FORMS[kind](project, request.POST)
     if form.is_valid():
@@ -102,6 +102,15 @@ def new_run(request: HtmxRequest, slug: str, kind: str) -> HttpResponse:
         else:
             return _go_to(request, run.get_absolute_url())
     return _render_form(request, project, form, status=UNPROCESSABLE)
+
+
+def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> dict[str, Any]:
+    """Those of the run that `?like=` names, else what the rounds suggest."""
+    like = _number(request, "like")
+    if like is None:
+        return {**rounds.suggestions(project, kind)}
+    rows = project.runs.select_related("policy", "rival", "reward_model", "export")
+    return settings_like(get_object_or_404(rows, pk=like, kind=kind))
 
 
 def _render_form(

@@ -42,7 +42,7 @@ def test_exit_is_explained_in_a_sentence(code, log, sentence):
 def test_kill_is_explained_by_memory(code):
     assert processes.explain_exit(code, "", 812) == (
         "The process was killed by the system (signal 9), most likely out of memory "
-        "(it used up to 812 MiB): try a smaller batch, then resume."
+        "(it used up to 812 MiB): start again with other settings, such as a smaller batch."
     )
 
 

@@ -265,6 +265,40 @@ def test_form_of_an_empty_project_opens(client, project, admin, kind):
     assert ("disabled>Start</button>" in page) == (kind != RunKind.IMPORT_MODEL)
 
 
+@pytest.fixture
+def failed(project, policy):
+    """A run that was not started with what its form suggests."""
+    PolicyFactory(project=project)
+    config = {"completions_per_prompt": 4, "batch_size": 8, "model": {}, "prompts": "prompts.jsonl"}
+    run = GenerateRunFactory(project=project, policy=policy, status=Status.FAILED, config=config)
+    (run.folder / "prompts.jsonl").write_text("{}\n" * 20)
+    return run
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.STOPPED, Status.LOST])
+def test_run_that_did_not_get_to_its_end_can_be_started_with_other_settings(
+    client, admin, failed, status
+):
+    Run.objects.update(status=status)
+    address = f"{url('new_run', 'tea', RunKind.GENERATE)}?like={failed.pk}"
+    assert f'href="{address}"' in client.get(failed.get_absolute_url()).content.decode()
+
+    form = client.get(address).context["form"]
+
+    names = ("policy", "completions_per_prompt", "batch_size", "max_prompts", "seed")
+    assert [form[name].value() for name in names] == [failed.policy_id, 4, 8, 20, 0]
+
+
+def test_form_like_a_run_is_that_of_its_kind_and_project_only(client, failed):
+    sign_in(client, ProjectFactory(slug="coffee"), Role.ADMIN)
+    elsewhere = url("new_run", "coffee", RunKind.GENERATE)
+    assert client.get(elsewhere, {"like": failed.pk}).status_code == 404
+
+    sign_in(client, failed.project, Role.ADMIN)
+    other_kind = url("new_run", "tea", RunKind.PPO)
+    assert client.get(other_kind, {"like": failed.pk}).status_code == 404
+
+
 # --- watching ----------------------------------------------------------------------------------
 FRAGMENTS = ["run_status", "run_metrics", "run_samples", "run_log"]
 
