@@ -9,7 +9,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from annotator.models import Comparison, Completion, Project, Prompt, Purpose
 from rlhf.events import load_line
@@ -23,16 +23,22 @@ EVALUATION_PRIORITY = 10  # annotators are handed these before the training comp
 def prompts_lacking_completions(
     project: Project, round_number: int, wanted: int
 ) -> QuerySet[Prompt]:
-    """Prompts of both splits that the runs of this round have given fewer than `wanted` answers.
+    """Prompts of both splits that the runs of this round have given fewer than `wanted` answers,
+    or no two different ones, so that there is nothing to compare.
 
-    So a second run in a round answers what was imported since the first.
+    So a second run in a round answers what was imported since the first, and tries again where
+    the first wrote the same answer twice.
     """
     of_round = Q(
         completions__generated__run__kind=RunKind.GENERATE,
         completions__generated__run__round_number=round_number,
     )
     answered = Count("completions__generated", filter=of_round)
-    return Prompt.objects.filter(project=project).annotate(n=answered).filter(n__lt=wanted)
+    compared = Comparison.objects.filter(
+        prompt=OuterRef("pk"), round_number=round_number, purpose=Purpose.TRAINING
+    )
+    prompts = Prompt.objects.filter(project=project).annotate(n=answered)
+    return prompts.filter(Q(n__lt=wanted) | ~Exists(compared))
 
 
 def write_prompts(path: Path, prompts: QuerySet[Prompt], limit: int | None = None) -> int:

@@ -60,13 +60,23 @@ def test_sample_of_prompts_is_the_same_every_time(tmp_path):
 
 def test_prompts_with_enough_answers_of_the_round_are_left_out(run):
     answered, half, new = PromptFactory.create_batch(3, project=run.project)
-    generated(run, answered)
-    generated(run, answered, "Another")
-    generated(run, half)
+    lines = [line(answered, 0, "One"), line(answered, 1, "Another"), line(half, 0, "One")]
+    write_artifact(run, "completions.jsonl", lines)
+    generation.store_completions(run)
 
     lacking = generation.prompts_lacking_completions(run.project, 2, wanted=2)
 
-    assert list(lacking) == [half, new]
+    assert list(lacking.order_by("pk")) == [half, new]
+
+
+def test_prompts_whose_answers_are_all_the_same_can_be_answered_again(run):
+    prompt = PromptFactory(project=run.project)
+    write_artifact(run, "completions.jsonl", [line(prompt, 0, "Yes."), line(prompt, 1, "Yes.")])
+    generation.store_completions(run)
+
+    lacking = generation.prompts_lacking_completions(run.project, 2, wanted=2)
+
+    assert list(lacking) == [prompt]
 
 
 def test_answers_of_other_rounds_evaluations_and_imports_do_not_count(run):
