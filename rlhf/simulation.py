@@ -13,7 +13,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from annotator.models import (
     Project,
     Prompt,
     Purpose,
+    Split,
     User,
     Verdict,
 )
@@ -128,17 +129,20 @@ class SimulationFailed(Exception):
 
 
 class Report(NamedTuple):
-    """The last line of `manage.py simulate --json`; docs/simulation.md defines each value."""
+    """The last line of `manage.py simulate --json`; docs/simulation.md defines each value.
+
+    None stands where there was nothing to measure.
+    """
 
     project: str
     judgments: int
     alpha: float | None
-    saboteur_rank: int  # 1: agrees least with the others
-    reward_accuracy: float
-    reward_accuracy_low: float
-    taste_before: float
-    taste_after: float
-    kl: float
+    saboteur_rank: int | None  # 1: agrees least with the others
+    reward_accuracy: float | None
+    reward_accuracy_low: float | None
+    taste_before: float | None
+    taste_after: float | None
+    kl: float | None
     win_rate: float | None
     win_rate_low: float | None
     seconds: dict[str, float]
@@ -222,7 +226,8 @@ def simulate(
 ) -> Report:
     """Go through the loop `rounds` times on the prompts of `original`; the last round's figures.
 
-    Raises SimulationFailed if a run does not succeed, and whatever the steps of the loop raise.
+    Raises SimulationFailed if prompts are lacking or a run does not succeed, RunRefused if one
+    cannot start, NotExported if there is nothing to learn from.
     """
     preset = PRESETS[model]
     project = make_project(original, preset.max_prompts)
@@ -278,8 +283,7 @@ def make_project(original: Project, max_prompts: int) -> Project:
     while Project.objects.filter(slug=f"{original.slug[:40]}-simulation-{number}").exists():
         number += 1
     prompts: QuerySet[Prompt] = original.prompts.order_by("key")[:max_prompts]
-    if not prompts:
-        raise SimulationFailed(f"The project {original} has no prompts: import some first.")
+    _check_splits(prompts)
     project = Project.objects.create(
         name=f"{original.name[:90]}, simulation {number}",
         slug=f"{original.slug[:40]}-simulation-{number}",
@@ -292,6 +296,16 @@ def make_project(original: Project, max_prompts: int) -> Project:
         for each in prompts
     )
     return project
+
+
+def _check_splits(prompts: Iterable[Prompt]) -> None:
+    """Raise before hours are spent on a loop that cannot be closed."""
+    splits = {prompt.split for prompt in prompts}
+    for split, complaint in ((Split.TRAIN, "to learn from"), (Split.TEST, "held out")):
+        if split not in splits:
+            raise SimulationFailed(
+                f"None of the prompts that the simulation would take is {complaint}: import more."
+            )
 
 
 def make_people(project: Project, number: int, seed: int) -> list[Annotator]:
@@ -316,27 +330,30 @@ def report(simulation: Simulation, reward_run: Run, ppo_run: Run, evaluation: Ru
     rate = win_rate(evaluation)
     ranked = [row.user.pk for row in annotator_statistics(project)]
     saboteur = next(person.user.pk for person in simulation.people if person.is_saboteur)
-    agreement = alpha(project, purpose=Purpose.TRAINING).value
     return Report(
         project=project.slug,
         judgments=project.judgments.filter(voided=None).count(),
-        alpha=None if agreement is None else round(agreement, 3),
-        saboteur_rank=ranked.index(saboteur) + 1,
-        reward_accuracy=round(reward_run.result["accuracy"], 3),
-        reward_accuracy_low=round(reward_run.result["accuracy_low"], 3),
-        taste_before=round(mean_taste(evaluation, evaluation.rival), 3),
-        taste_after=round(mean_taste(evaluation, evaluation.policy), 3),
-        kl=round(ppo_run.result["kl"], 2),
-        win_rate=None if rate.rate is None else round(rate.rate, 3),
-        win_rate_low=None if rate.low is None else round(rate.low, 3),
+        alpha=rounded(alpha(project, purpose=Purpose.TRAINING).value, 3),
+        saboteur_rank=ranked.index(saboteur) + 1 if saboteur in ranked else None,
+        reward_accuracy=rounded(reward_run.result["accuracy"], 3),
+        reward_accuracy_low=rounded(reward_run.result["accuracy_low"], 3),
+        taste_before=rounded(mean_taste(evaluation, evaluation.rival), 3),
+        taste_after=rounded(mean_taste(evaluation, evaluation.policy), 3),
+        kl=rounded(ppo_run.result["kl"], 2),
+        win_rate=rounded(rate.rate, 3),
+        win_rate_low=rounded(rate.low, 3),
         seconds=simulation.seconds,
         peak_mib=simulation.peak_mib,
     )
 
 
-def mean_taste(evaluation: Run, version: ModelVersion | None) -> float:
-    """Of that version's fresh answers to the held-out prompts."""
+def rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def mean_taste(evaluation: Run, version: ModelVersion | None) -> float | None:
+    """Of that version's fresh answers to the held-out prompts; None if there are none."""
     written = GeneratedCompletion.objects.filter(run=evaluation, model_version=version)
     texts = Completion.objects.filter(generated__in=written).values_list("text", flat=True)
     values = [taste(text) for text in texts]
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else None

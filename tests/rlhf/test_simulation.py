@@ -5,10 +5,20 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from annotator.models import Assignment, Comparison, Project, Role
+from annotator.models import Assignment, Comparison, Project, Role, Split
 from rlhf.models import ModelKind, Round, RunKind, Status
-from rlhf.simulation import Annotator, judge, make_people, make_project, taste
+from rlhf.simulation import (
+    PRESETS,
+    Annotator,
+    Simulation,
+    judge,
+    make_people,
+    make_project,
+    report,
+    taste,
+)
 from tests.factories import ProjectFactory, PromptFactory
+from tests.rlhf.factories import EvaluateRunFactory, RunFactory
 
 
 def test_taste_likes_it_short_and_polite():
@@ -48,6 +58,7 @@ def test_a_difference_too_small_to_see_is_a_tie():
 def test_simulated_votes_get_a_project_of_their_own():
     project = ProjectFactory(slug="demo")
     prompts = [PromptFactory(project=project) for _ in range(3)]
+    project.prompts.filter(key=min(prompt.key for prompt in prompts)).update(split=Split.TEST)
 
     copy = make_project(project, max_prompts=2)
     again = make_project(project, max_prompts=2)
@@ -55,6 +66,61 @@ def test_simulated_votes_get_a_project_of_their_own():
     assert (copy.slug, again.slug) == ("demo-simulation-1", "demo-simulation-2")
     assert copy.prompts.count() == 2
     assert {p.key for p in copy.prompts.all()} < {p.key for p in prompts}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("splits", "complaint"),
+    [([], "to learn from"), ([Split.TEST], "to learn from"), ([Split.TRAIN], "held out")],
+)
+def test_prompts_of_both_splits_are_needed_before_anything_begins(splits, complaint):
+    project = ProjectFactory(slug="demo")
+    for split in splits:
+        PromptFactory(project=project, split=split)
+
+    with pytest.raises(CommandError, match=f"would take is {complaint}: import more"):
+        call_command("simulate", "demo")
+
+    assert list(Project.objects.all()) == [project]
+
+
+@pytest.mark.django_db
+def test_what_could_not_be_measured_is_none():
+    project = ProjectFactory()
+    simulation = Simulation(project, make_people(project, 3, seed=0), None, 0, print)
+    reward_run = RunFactory(result={"accuracy": None, "accuracy_low": None})
+    ppo_run = RunFactory(result={"kl": 1.234})
+
+    figures = report(simulation, reward_run, ppo_run, EvaluateRunFactory(project=project))
+
+    assert (figures.reward_accuracy, figures.reward_accuracy_low) == (None, None)
+    assert (figures.taste_before, figures.taste_after) == (None, None)
+    assert (figures.alpha, figures.saboteur_rank, figures.win_rate) == (None, None, None)
+    assert (figures.kl, figures.judgments) == (1.23, 0)
+
+
+@pytest.fixture
+def both_splits():
+    project = ProjectFactory(slug="demo")
+    for split in Split:
+        PromptFactory(project=project, split=split)
+
+
+@pytest.mark.django_db
+def test_a_run_that_cannot_start_is_a_sentence(both_splits, monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", PRESETS["tiny"]._replace(source="nowhere"))
+
+    with pytest.raises(CommandError, match="These settings do not work: source='nowhere'"):
+        call_command("simulate", "demo", "--model", "tiny", "--json")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_export_that_cannot_be_written_is_a_sentence(both_splits, toy, settings, tmp_path):
+    settings.EXPORTS_DIR = tmp_path / "file"
+    settings.EXPORTS_DIR.touch()
+
+    with pytest.raises(CommandError, match=r"The export could not be written to .*/file"):
+        call_command("simulate", "demo", "--model", "tiny", "--json")
 
 
 @pytest.mark.django_db

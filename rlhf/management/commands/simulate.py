@@ -12,7 +12,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from annotator.exporting import NotExported
 from annotator.models import Project
+from rlhf.inputs import RunRefused
 from rlhf.simulation import PRESETS, SimulationFailed, simulate
 
 
@@ -41,7 +43,7 @@ class Command(BaseCommand):
             report = simulate(
                 original, rounds=rounds, annotators=annotators, seed=seed, model=model, say=say
             )
-        except SimulationFailed as error:
+        except (SimulationFailed, RunRefused, NotExported) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(_as_json(report._asdict()))
         if not report.win_rate_low or report.win_rate_low <= 0.5:
