@@ -1,6 +1,7 @@
 """What a run needs before it can start: refuse what cannot work, fill its folder.
 
-All that a run reads is copied into its folder, so that it can be repeated from there.
+The prompts and votes that a run reads are copied into its folder, so that it can be repeated from
+there as long as its models are where they were.
 """
 
 from __future__ import annotations
