@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help demo test test-all check bench clean
 help:
-	@echo "make demo      start everything here, with a project to try; Ctrl-C stops it"
+	@echo "make demo      start everything here, with a project to try"
 	@echo "make test      checks and tests, without the slow ones"
 	@echo "make test-all  checks and all tests"
 	@echo "make check     only what needs no test run: lint, format, types, imports, migrations"

@@ -66,7 +66,11 @@ class Command(BaseCommand):
             f"{run} ({run.get_status_display().lower()})" for run in Run.objects.active()
         ]:
             lines.append(f"In the background: {', '.join(active)}.")
-        lines += ["Ctrl-C stops everything and loses nothing; `make demo` starts it again.", ""]
+        lines += [
+            "Ctrl-C stops web, worker and trainer; a run that is training goes on.",
+            "`make demo` starts them again.",
+            "",
+        ]
         return "\n".join(lines)
 
     def farewell(self) -> str:
