@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
 from rlhf.training.config import ImportModelConfig
-from rlhf.training.import_model import embedded_model, run
+from rlhf.training.import_model import run
 
 
 @pytest.fixture
@@ -248,11 +248,6 @@ def test_the_tiny_model_is_made_on_the_spot(folder):
 
 @pytest.mark.slow
 def test_the_embedded_model_is_converted_and_writes_sense(folder):
-    try:
-        embedded_model()
-    except RunError as error:
-        pytest.skip(str(error))
-
     result = run(ImportModelConfig("embedded"), folder)
 
     tokenizer = AutoTokenizer.from_pretrained(result["artifact"])
