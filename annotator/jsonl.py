@@ -221,11 +221,15 @@ def _check_distinct(answers: list[Answer], names: list[str]) -> None:
 
 # --- messages and text ------------------------------------------------------------------------
 def check_prompt(value: Any) -> list[Message]:
-    """The messages of a prompt given as messages, a text or a transcript that ends "Assistant:"."""
+    """The messages of a prompt given as messages, as a text, or as a transcript of the HH kind.
+
+    A transcript may end with "Assistant:", where the answer would begin.
+    """
     if isinstance(value, str):
         _check_text("prompt", value)
-        if TURN.match(value) and value.rstrip().endswith(LAST_TURN):
-            return _parse_transcript(value.rstrip().removesuffix(LAST_TURN))
+        text = value.strip()
+        if TURN.match(text):
+            return _parse_transcript(text.removesuffix(LAST_TURN))
         return [{"role": "user", "content": value}]
     messages = _check_messages("prompt", value)
     for i, message in enumerate(messages):

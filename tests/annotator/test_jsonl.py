@@ -77,6 +77,21 @@ def test_a_transcript_of_several_turns():
     assert entry.answers == [Answer(""), Answer("Four")]
 
 
+@pytest.mark.parametrize("end", ["", "\n\nAssistant:", "\n\nAssistant: "])
+def test_a_prompt_may_be_a_transcript(end):
+    prompt = "\n\nHuman: One\n\nAssistant: Two\n\nHuman: Three"
+
+    entry = parse_line(line(prompt=prompt + end))
+
+    assert entry.messages == [user("One"), assistant("Two"), user("Three")]
+
+
+def test_a_prompt_that_only_quotes_a_transcript_is_a_text():
+    prompt = "Go on:\n\nHuman: Hi!\n\nAssistant: Hello!"
+
+    assert parse_line(line(prompt=prompt)).messages == [user(prompt)]
+
+
 def test_the_place_of_an_answer_does_not_tell_that_it_was_chosen():
     one = parse_line(line(prompt="Hi!", chosen="a", rejected="b"))
     other = parse_line(line(prompt="Hi!", chosen="b", rejected="a"))
@@ -127,6 +142,11 @@ PAIR = {"prompt": "Hi!", "chosen": "a", "rejected": "b"}
             line(prompt=[user("Hi!"), assistant("Hello.")]),
             '"prompt" must end with a message of the user, not of the assistant',
         ),
+        (
+            line(prompt="\n\nHuman: Hi!\n\nAssistant: Hello!"),
+            '"prompt" must end with a message of the user, not of the assistant',
+        ),
+        (line(prompt="\n\nAssistant:"), '"prompt[0].content" is empty'),
         (
             line(prompt=[user("Hi!"), {"role": "system", "content": "Be kind."}, user("?")]),
             '"prompt[1]" is a system message; only the first message may be one',
