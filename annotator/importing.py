@@ -160,12 +160,14 @@ def import_jsonl(
     *,
     user: User | None = None,
     overlap: int | None = None,
-    round_number: int = 1,
+    round_number: int | None = None,
     judge: User | None = None,
     limit: int | None = None,
     skip_bad_lines: bool = False,
 ) -> ImportReport:
     """Import all lines, or at most `limit`; each holds a prompt, with or without completions.
+
+    New comparisons belong to the round `round_number`, or to the project's latest.
 
     Where a line says which completion is better and a `judge` is given, that becomes a judgment
     of theirs; they are saved and made an annotator if they are not yet. A prompt or comparison
@@ -175,6 +177,8 @@ def import_jsonl(
     """
     if overlap is not None and not 1 <= overlap <= 100:
         raise ValueError(f"overlap must be between 1 and 100, not {overlap}")
+    if round_number is not None and round_number < 1:
+        raise ValueError(f"the round must be 1 or more, not {round_number}")
     with tempfile.TemporaryFile() as good:
         errors, n_errors, ignored = _check(lines, good, limit, skip_bad_lines)
         if errors and not skip_bad_lines:
@@ -183,6 +187,8 @@ def import_jsonl(
         with transaction.atomic():
             # One import into a project at a time; annotators are not kept waiting by this lock.
             Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+            if round_number is None:
+                round_number = project.latest_round()
             if judge is not None:
                 _enrol(project, judge)
             entries = _read_back(good)

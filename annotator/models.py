@@ -18,7 +18,7 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser, AnonymousUser
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, Max, OuterRef, Q
 from django.urls import reverse
 from django.utils import timezone
 
@@ -111,6 +111,11 @@ class Project(models.Model):
     @property
     def lease(self) -> timedelta:
         return timedelta(minutes=self.lease_minutes)
+
+    def latest_round(self) -> int:
+        """The latest round that has comparisons; 1 if there are none."""
+        latest = self.comparisons.aggregate(latest=Max("round_number"))["latest"]
+        return latest or 1
 
     def split_of(self, prompt_key: str) -> Split:
         """The split of a prompt, from its key alone: the same prompt is always on the same side."""

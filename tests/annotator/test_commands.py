@@ -47,6 +47,17 @@ def test_import_reads_standard_input(project, monkeypatch):
     assert Comparison.objects.get().overlap == 3
 
 
+@pytest.mark.parametrize(("arguments", "number"), [([], 3), (["--round", "2"], 2)])
+def test_import_is_into_the_latest_round_or_the_one_named(project, tmp_path, arguments, number):
+    there = ComparisonFactory(project=project, round_number=3)
+    file = tmp_path / "choices.jsonl"
+    file.write_bytes(LINE)
+
+    run("import_comparisons", "demo", str(file), *arguments)
+
+    assert Comparison.objects.exclude(pk=there.pk).get().round_number == number
+
+
 def test_import_lists_bad_lines_and_imports_nothing(project, tmp_path):
     file = tmp_path / "choices.jsonl"
     file.write_bytes(LINE + b'{"prompt": ""}\n')
@@ -78,6 +89,7 @@ def test_import_goes_on_if_told_to(project, tmp_path):
         (["nowhere", "-"], "There is no project nowhere."),
         (["demo", "/no/such/file"], "No such file or directory: '/no/such/file'"),
         (["demo", "/dev/null", "--overlap", "0"], "overlap must be between 1 and 100, not 0"),
+        (["demo", "/dev/null", "--round", "0"], "the round must be 1 or more, not 0"),
     ],
 )
 def test_import_says_what_cannot_be(project, arguments, sentence):

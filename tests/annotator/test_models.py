@@ -33,6 +33,15 @@ from tests.factories import (
 pytestmark = pytest.mark.django_db
 
 
+# --- projects ---------------------------------------------------------------------------------
+def test_latest_round_is_the_last_one_with_comparisons():
+    project, other = ProjectFactory(), ProjectFactory()
+    for number in (1, 3, 2):
+        ComparisonFactory(project=project, round_number=number)
+
+    assert (project.latest_round(), other.latest_round()) == (3, 1)
+
+
 # --- keys and splits --------------------------------------------------------------------------
 def test_canonical_key_depends_on_content_only():
     assert canonical_key({"a": 1, "b": "é"}) == canonical_key({"b": "é", "a": 1})

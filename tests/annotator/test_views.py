@@ -606,6 +606,15 @@ def test_an_import_says_what_is_new(client, project, member):
     assert project.comparisons.count() == 1
 
 
+def test_an_import_belongs_to_the_current_round(client, project, member):
+    member(Role.ADMIN)
+    there = ComparisonFactory(project=project, round_number=2)
+
+    client.post(url("import_file"), {"text": '{"prompt": "Hi!", "completions": ["a", "b"]}'})
+
+    assert project.comparisons.exclude(pk=there.pk).get().round_number == 2
+
+
 def test_after_an_import_the_form_is_empty_after_a_refusal_it_is_not(client, member):
     member(Role.ADMIN)
     good, bad = '{"prompt": "Why?"}', '{"prompt": 1}'

@@ -43,6 +43,12 @@ class Command(BaseCommand):
         parser.add_argument(
             "--overlap", type=int, metavar="N", help="Judgments per comparison (the project's)."
         )
+        parser.add_argument(
+            "--round",
+            type=int,
+            metavar="N",
+            help="The round that new comparisons belong to (the latest that has comparisons).",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = Project.objects.filter(slug=options["project"]).first()
@@ -56,6 +62,7 @@ class Command(BaseCommand):
                     judge=judge_named(options["judge"]) if options["judge"] else None,
                     limit=options["limit"],
                     overlap=options["overlap"],
+                    round_number=options["round"],
                     skip_bad_lines=options["skip_bad_lines"],
                 )
         except ImportRefused as refused:
