@@ -297,24 +297,37 @@ def _revive(assignment: Assignment) -> None:
         )
 
 
-def undo_last(project: Project, annotator: User) -> Assignment | None:
+def last_judgment(project: Project, annotator: User) -> Judgment | None:
+    """The annotator's last verdict, or skip, in force: the one that an undo takes back."""
+    return _in_force(project, annotator).first()
+
+
+def _in_force(project: Project, annotator: User) -> QuerySet[Judgment]:
+    """The last one first."""
+    in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    return in_force.order_by("-created", "-pk")
+
+
+def undo_last(
+    project: Project, annotator: User, *, judgment_id: int | None = None
+) -> Assignment | None:
     """Take back the annotator's last verdict, or skip, and hand them that comparison again.
 
     They see it as before, in the same order; what they hold now goes back to the queue. None if
-    there is nothing to undo. Raises NotUndone, and changes nothing, if a skipped comparison has
-    no place left.
+    there is nothing to undo, or if the last one is not `judgment_id`: a request that comes twice
+    takes back one verdict. Raises NotUndone, and changes nothing, if a skipped comparison has no
+    place left.
     """
     if not is_qualified(project, annotator):
         return None
     with transaction.atomic():
         last = (
-            Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+            _in_force(project, annotator)
             .select_for_update(of=("self",), no_key=True)
             .select_related("assignment__comparison__prompt", "assignment__comparison__project")
-            .order_by("-created", "-pk")
             .first()
         )
-        if last is None:
+        if last is None or judgment_id not in (None, last.pk):
             return None
         comparison = last.assignment.comparison
         if held := held_by(project, annotator):

@@ -54,6 +54,10 @@ class JudgmentForm(forms.Form):
         return [groups[rank] for rank in sorted(groups)]
 
 
+class UndoForm(forms.Form):
+    judgment = forms.IntegerField()  # the one that the page offered to take back
+
+
 class ProjectForm(forms.ModelForm):
     class Meta:
         model = Project

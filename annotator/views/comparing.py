@@ -15,8 +15,8 @@ from django.views.decorators.http import require_POST
 
 from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
-from annotator.forms import JudgmentForm
-from annotator.models import Assignment, Judgment, Role
+from annotator.forms import JudgmentForm, UndoForm
+from annotator.models import Assignment, Role
 from annotator.rendering import LETTERS, code_style, split_conversation
 
 SHOWN_SALT = "annotator.shown"
@@ -69,13 +69,15 @@ def judge(request: HtmxRequest, slug: str) -> HttpResponse:
 @require_POST
 @login_required
 def undo(request: HtmxRequest, slug: str) -> HttpResponse:
+    """Take back the judgment that the form names, unless a request before this one did so."""
     access = get_access(request, slug)
+    form = UndoForm(request.POST)
+    if not form.is_valid():
+        return _show(request, access, "There is nothing to take back.", 422)
     try:
-        undone = queue.undo_last(access.project, request.user)
+        queue.undo_last(access.project, request.user, judgment_id=form.cleaned_data["judgment"])
     except queue.NotUndone as error:
         return _show(request, access, str(error), 422)
-    if undone is None:
-        return _show(request, access, "There is nothing to take back.", 422)
     return _show(request, access)
 
 
@@ -137,9 +139,7 @@ def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
         "role": role,
         "is_reviewer": access.is_reviewer,
         "progress": queue.progress(project, request.user),
-        "may_undo": Judgment.objects.filter(
-            project=project, annotator=request.user, voided=None
-        ).exists(),
+        "last_judgment": queue.last_judgment(project, request.user),
         "assignment": assignment,
     }
     if assignment is None:

@@ -11,6 +11,7 @@ from annotator.assignment import (
     Progress,
     QueueState,
     claim,
+    last_judgment,
     payload_hash,
     progress,
     queue_state,
@@ -392,6 +393,16 @@ def test_undo_goes_back_one_by_one(project, anna):
 
     assert undo_last(project, anna).comparison == first
     assert undo_last(project, anna) is None
+
+
+def test_undo_of_a_judgment_that_is_not_the_last_one_does_nothing(project, anna):
+    ComparisonFactory.create_batch(2, project=project)
+    first, second = (say(claim(project, anna)) for _ in range(2))
+
+    assert undo_last(project, anna, judgment_id=first.pk) is None
+
+    assert last_judgment(project, anna) == second
+    assert Judgment.objects.counted().count() == 2
 
 
 def test_undo_of_a_skip_takes_a_place_again(project, anna):

@@ -163,10 +163,25 @@ def test_undo_brings_the_comparison_back(client, project, member):
     assignment = queue.claim(project, user)
     client.post(url("judge"), verdict(assignment, "first"))
 
-    client.post(url("undo"), headers=HTMX)
+    client.post(url("undo"), {"judgment": Judgment.objects.get().pk}, headers=HTMX)
 
     assert Judgment.objects.get().voided is not None
     assert queue.held_by(project, user).order == assignment.order
+
+
+def test_a_double_click_takes_one_judgment_back(client, project, member):
+    user = member(Role.ANNOTATOR)
+    for _ in range(2):
+        ComparisonFactory(project=project)
+        client.post(url("judge"), verdict(queue.claim(project, user), "first"))
+    first, last = Judgment.objects.order_by("pk")
+    assert f'name="judgment" value="{last.pk}"' in client.get(url("compare")).content.decode()
+
+    responses = [client.post(url("undo"), {"judgment": last.pk}) for _ in range(2)]
+
+    assert [response["Location"] for response in responses] == [url("compare")] * 2
+    assert list(Judgment.objects.filter(voided=None)) == [first]
+    assert queue.held_by(project, user).comparison == last.comparison
 
 
 def test_another_persons_assignment_does_not_exist_for_me(client, project, member):
@@ -243,7 +258,7 @@ def test_a_skip_can_be_undone_too(client, project, member):
     client.post(url("judge"), verdict(assignment, "skip"))
     assert "Undo the last one" in client.get(url("compare")).content.decode()
 
-    client.post(url("undo"))
+    client.post(url("undo"), {"judgment": Judgment.objects.get().pk})
 
     assert queue.held_by(project, user).comparison == assignment.comparison
 
