@@ -106,6 +106,8 @@ def strip(facts: Facts, role: str) -> Strip:
     drafts[current] = _as_current(drafts[current])
     if role != Role.ADMIN:
         drafts = _without_admin_actions(drafts, facts, role)
+    if role == Role.ANNOTATOR:
+        drafts = [_without_name(step) for step in drafts]
     is_active = any(run.is_active for run in facts.latest.values())
     return Strip(facts.number, drafts, is_active)
 
@@ -126,6 +128,12 @@ def _without_admin_actions(steps: list[Step], facts: Facts, role: str) -> list[S
         )
         for step in steps
     ]
+
+
+def _without_name(step: Step) -> Step:
+    """Whoever judges the policy blind should not know that there is a "more-polite" one."""
+    is_named = step.key == "new_policy" and step.state == State.DONE
+    return step._replace(summary="made") if is_named else step
 
 
 # --- reading the rows --------------------------------------------------------------------------

@@ -277,6 +277,12 @@ def test_runs_and_votes_of_other_rounds_and_projects_do_not_count(project, train
 
 
 # --- who sees what -----------------------------------------------------------------------------
+def test_annotator_is_told_that_there_is_a_new_policy_but_not_its_name(project, trained):
+    summaries = [steps(project, role)["new_policy"].summary for role in Role.values]
+
+    assert summaries == ["made", "polite", "polite"]
+
+
 def test_annotator_sees_how_it_stands_and_may_only_compare(project, turn):
     turn.import_model()
     turn.compare()

@@ -138,15 +138,21 @@ def test_reviewers_change_nothing(client, run):
     assert list(Run.objects.values_list("pk", "status")) == [(run.pk, Status.RUNNING)]
 
 
-def test_annotators_see_the_loop_without_what_could_make_them_partial(client, run):
-    sign_in(client, run.project, Role.ANNOTATOR)
-    RoundFactory(project=run.project, policy=run.policy)
+@pytest.mark.parametrize(
+    ("role", "is_told"), [(Role.ANNOTATOR, False), (Role.REVIEWER, True), (Role.ADMIN, True)]
+)
+def test_annotators_are_not_told_which_policy_was_made(client, project, policy, role, is_told):
+    sign_in(client, project, role)
+    RoundFactory(project=project, policy=policy)
+    ppo = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED)
+    made = PolicyFactory(project=project, name="more-polite", parent=policy, run=ppo)
 
-    page = client.get(url("project", "tea")).content.decode()
+    for name in ("project", "loop_strip"):
+        page = client.get(url(name, "tea")).content.decode()
 
-    assert "Blind evaluation" in page
-    assert "secret-policy" not in page
-    assert url("run", "tea", run.pk) not in page
+        assert "Blind evaluation" in page
+        for secret in (made.name, made.get_absolute_url(), ppo.get_absolute_url()):
+            assert (secret in page) == is_told
 
 
 # --- the loop ----------------------------------------------------------------------------------
