@@ -50,7 +50,7 @@ def loop_strip(request: HtmxRequest, slug: str) -> HttpResponse:
 def next_round(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
     after = request.POST.get("after", "")
-    if not after.isdigit():
+    if not after.isdecimal():  # isdigit() holds for "²", which is no int
         raise Http404("which round is over?")
     try:
         rounds.start_next_round(project, request.user, after=int(after))

@@ -202,8 +202,9 @@ def test_next_round_that_is_refused_says_why(client, project, admin):
     assert "Round 1 has made no new policy yet: run PPO first." in response.content.decode()
 
 
-def test_next_round_of_no_round_is_no_page(client, project, admin):
-    assert client.post(url("next_round", "tea"), {"after": "x"}).status_code == 404
+@pytest.mark.parametrize("after", ["", "x", "-1", "²"])
+def test_next_round_of_no_round_is_no_page(client, project, admin, after):
+    assert client.post(url("next_round", "tea"), {"after": after}).status_code == 404
 
 
 # --- starting ----------------------------------------------------------------------------------
