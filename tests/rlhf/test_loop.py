@@ -1,6 +1,8 @@
 import pytest
 from django.urls import reverse
 
+from annotator.exporting import create_export
+from annotator.importing import import_jsonl, judge_named
 from annotator.models import Role
 from rlhf import loop
 from rlhf.models import RunKind, Status
@@ -105,6 +107,18 @@ def test_steps_are_always_the_same_eight(project):
 def test_new_project_needs_prompts(project):
     assert the_action(project) == ("prompts", "Import prompts")
     assert steps(project)["prompts"].action.url == reverse("annotator:import_file", args=["tea"])
+
+
+def test_known_choices_lead_to_a_reward_model(project, turn):
+    choice = b'{"prompt": "Hi!", "chosen": "Hello!", "rejected": "What?"}'
+    import_jsonl(project, [choice], judge=judge_named("hh-rlhf"))
+    assert the_action(project) == ("export", "Export")
+
+    create_export(project)
+    assert the_action(project) == ("reward_model", "Import model")
+
+    turn.import_model()
+    assert the_action(project) == ("reward_model", "Train reward model")
 
 
 def test_prompts_without_a_model_need_one(project):
