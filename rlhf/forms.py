@@ -68,6 +68,12 @@ def longest_prompt(initial: int) -> Any:
     return whole("Longest prompt", initial, text, high=32_768)
 
 
+def adapter_layers(help_text: str) -> Any:
+    return forms.IntegerField(
+        label="Layers with an adapter", required=False, min_value=1, help_text=help_text
+    )
+
+
 def sample_of_prompts() -> Any:
     return forms.IntegerField(
         label="At most so many prompts",
@@ -226,7 +232,7 @@ class RewardModelForm(RunForm):
     intro = "Learns from an export which answers people prefer, as one number per answer."
     arguments = ("export", "policy")
     advanced = (
-        "batch_size", "micro_batch_size", "lora_rank", "max_tokens",
+        "batch_size", "micro_batch_size", "lora_rank", "adapter_layers", "max_tokens",
         "policy_samples", "max_new_tokens", "temperature", "seed",
     )  # fmt: skip
 
@@ -254,6 +260,10 @@ class RewardModelForm(RunForm):
     lora_rank = whole(
         "LoRA rank", RewardModelConfig.lora_rank, "Size of the trained adapter.", high=1024
     )
+    adapter_layers = adapter_layers(
+        "The adapter on this many layers, counted from the top; empty: on all. PPO on as many is "
+        "several times faster."
+    )
     max_tokens = whole(
         "Longest pair",
         RewardModelConfig.max_tokens,
@@ -275,8 +285,8 @@ class PPOForm(RunForm):
     intro = "Trains the policy to write answers that the reward model scores higher."
     arguments = ("policy", "reward_model")
     advanced = (
-        "epochs", "minibatches", "micro_batch_size", "value_learning_rate", "lora_rank",
-        "temperature", "max_prompt_tokens", "target_kl", "clip_range", "lam",
+        "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "lora_rank",
+        "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl", "clip_range", "lam",
         "missing_eos_penalty", "checkpoint_every", "gradient_checkpointing", "seed",
     )  # fmt: skip
 
@@ -299,16 +309,29 @@ class PPOForm(RunForm):
         "Optimiser steps per pass; must divide the answers per step.",
         high=4096,
     )
-    micro_batch_size = whole(
-        "Micro-batch size",
-        PPOConfig.micro_batch_size,
-        "Completions per forward and backward pass. Fewer need less memory.",
-        high=4096,
+    micro_batch_tokens = whole(
+        "Micro-batch tokens",
+        PPOConfig.micro_batch_tokens,
+        "Tokens of prompts and answers per forward and backward pass. Fewer need less memory.",
+        high=1_000_000,
     )
     value_learning_rate = decimal(
         "Value learning rate", PPOConfig.value_learning_rate, "Of the value function's adapter."
     )
     lora_rank = whole("LoRA rank", PPOConfig.lora_rank, "Size of the trained adapter.", high=1024)
+    adapter_layers = adapter_layers(
+        "The adapter on this many layers, counted from the top; empty: on all. If the reward "
+        "model's lies no lower, the layers below are computed once per answer."
+    )
+    critic = forms.ChoiceField(
+        choices=[
+            ("adapter", "An adapter of its own, which starts as the reward model's"),
+            ("head", "A head on the policy's own states: half the work"),
+            ("full", "A whole second model: needs the most memory"),
+        ],
+        initial=PPOConfig.critic,
+        help_text="What says how good an unfinished answer is.",
+    )
     temperature = temperature(PPOConfig.temperature)
     max_prompt_tokens = longest_prompt(PPOConfig.max_prompt_tokens)
     target_kl = forms.FloatField(

@@ -101,7 +101,7 @@ PRESETS = {
             "policy_samples": 64, "max_new_tokens": 32,
         },
         ppo={
-            "steps": 15, "batch_size": 64, "micro_batch_size": 64, "max_new_tokens": 32,
+            "steps": 15, "batch_size": 64, "micro_batch_tokens": 4096, "max_new_tokens": 32,
             "learning_rate": 3e-3, "value_learning_rate": 3e-3, "kl_coefficient": 0.02,
         },
         evaluate={"completions_per_prompt": 6, "max_new_tokens": 32, "batch_size": 64},
@@ -115,7 +115,7 @@ PRESETS = {
             "policy_samples": 32, "max_new_tokens": 64,
         },
         ppo={
-            "steps": 7, "batch_size": 32, "micro_batch_size": 8, "max_new_tokens": 64,
+            "steps": 7, "batch_size": 32, "max_new_tokens": 64,
             "epochs": 1, "minibatches": 4, "learning_rate": 8e-4, "value_learning_rate": 8e-4,
             "kl_coefficient": 0.02,
         },

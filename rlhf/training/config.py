@@ -81,6 +81,7 @@ class RewardModelConfig(Config):
     micro_batch_size: int = 1  # pairs per forward: four of 1000 tokens took 18 GB on SmolLM2
     learning_rate: float = 2e-4  # LoRA needs about 10x the rate of full fine-tuning
     lora_rank: int = 16
+    adapter_layers: int | None = None  # the adapter on this many top layers; None: on all
     max_tokens: int = 1024  # prompt + completion; longer pairs are left out and counted
     policy_samples: int = 32  # completions sampled to measure the score's mean and deviation
     max_new_tokens: int = 128  # of those samples
@@ -90,10 +91,14 @@ class RewardModelConfig(Config):
     def __post_init__(self) -> None:
         _check_sampling(self.temperature, self.max_new_tokens, self.policy_samples)
         _check_learning(self.learning_rate, self.lora_rank, self.epochs)
+        _check_layers(self.adapter_layers)
         _require(
             self.batch_size % self.micro_batch_size == 0,
             f"micro_batch_size={self.micro_batch_size} must divide batch_size={self.batch_size}",
         )
+
+
+CRITICS = ("head", "adapter", "full")
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class PPOConfig(Config):
     batch_size: int = 32  # completions per rollout
     epochs: int = 2  # passes over a rollout
     minibatches: int = 2  # optimiser steps per pass
-    micro_batch_size: int = 8  # completions per forward and backward
+    micro_batch_tokens: int = 1024  # of prompts and completions, per forward and backward
     max_new_tokens: int = 64
     max_prompt_tokens: int = 256  # longer prompts are left out and counted
     temperature: float = 0.7
@@ -117,6 +122,9 @@ class PPOConfig(Config):
     adam_eps: float = 1e-5
     max_grad_norm: float = 1.0
     lora_rank: int = 16
+    adapter_layers: int | None = None  # the policy's adapter on this many top layers; None: on all
+    critic: str = "adapter"  # or "head", on the policy's own states, or "full", a second model
+    reuse_trunk: bool = True  # keep what enters the adapted layers, run only those again
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2
@@ -143,8 +151,11 @@ class PPOConfig(Config):
             f"minibatches={self.minibatches} must divide batch_size={self.batch_size}",
         )
         _require(
-            self.micro_batch_size >= 1, f"micro_batch_size={self.micro_batch_size} must be positive"
+            self.micro_batch_tokens >= 1,
+            f"micro_batch_tokens={self.micro_batch_tokens} must be at least 1",
         )
+        _check_layers(self.adapter_layers)
+        _require(self.critic in CRITICS, f"critic={self.critic!r} must be one of {CRITICS}")
         _require(0 < self.gamma <= 1, f"gamma={self.gamma} must be in (0, 1]")
         _require(0 <= self.lam <= 1, f"lam={self.lam} must be in [0, 1]")
         _require(0 < self.clip_range < 1, f"clip_range={self.clip_range} must be in (0, 1)")
@@ -181,6 +192,13 @@ def _check_learning(learning_rate: float, lora_rank: int, epochs: int) -> None:
     _require(0 < learning_rate < 1, f"learning_rate={learning_rate} must be between 0 and 1")
     _require(lora_rank >= 1, f"lora_rank={lora_rank} must be at least 1")
     _require(epochs >= 1, f"epochs={epochs} must be at least 1")
+
+
+def _check_layers(adapter_layers: int | None) -> None:
+    _require(
+        adapter_layers is None or adapter_layers >= 1,
+        f"adapter_layers={adapter_layers} must be at least 1, or None for all layers",
+    )
 
 
 CONFIGS: dict[str, type[Config]] = {

@@ -13,22 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
 from rlhf.training.config import EvaluateConfig
 from rlhf.training.data import PromptLine, read_prompts
+from rlhf.training.forward import backbone_of, collate, score
 from rlhf.training.generate import EncodedPrompt, Generated, encode_prompts, generate_all
 from rlhf.training.models import (
     RewardStatistics,
     ScalarHead,
-    collate,
     encode,
     encode_completion,
     load_policy,
     load_reward_adapter,
-    score,
 )
 
 
@@ -150,7 +150,8 @@ class Judge(NamedTuple):
             ],
             next(self.head.parameters()).device,
         )
-        raw = score(self.model, self.head, batch)  # (B,)
+        with torch.no_grad():
+            raw = score(backbone_of(self.model), self.head, batch)  # (B,)
         return ((raw - self.scale.mean) / max(self.scale.std, 1e-6)).tolist()
 
 

@@ -6,6 +6,7 @@ them) and finished rows leave the batch: the cost follows the real lengths, not 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,19 +14,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped
 from rlhf.training.config import GenerateConfig
 from rlhf.training.data import PromptLine, read_prompts
+from rlhf.training.forward import Watch, backbone_of, vocabulary_head, watching
 from rlhf.training.models import (
     decode,
     default_device,
     encode,
-    gather_logprobs,
     load_policy,
     stop_ids,
 )
+
+PREFILL = 8  # prompts of similar length computed together
 
 
 class Sampled(NamedTuple):
@@ -35,11 +41,13 @@ class Sampled(NamedTuple):
     logprobs: list[float]  # of each token, at the sampling temperature
     entropies: list[float]  # of the distribution each token was drawn from, in nats
     truncated: bool
+    values: list[float]  # of the state before each token; empty without a value head
+    states: Tensor | None  # (prompt + completion, D) that entered the watched layer
 
 
 @torch.no_grad()
 def sample(
-    model: torch.nn.Module,
+    model: nn.Module,
     prompts: Sequence[Sequence[int]],
     *,
     stop: set[int],
@@ -47,79 +55,173 @@ def sample(
     temperature: float,
     generator: torch.Generator,
     completions_per_prompt: int = 1,
+    value_head: nn.Module | None = None,
+    watch: nn.Module | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Sampled]:
-    """Sample from the full distribution (no top-k, no top-p: rlhf-notes B1).
+    """Sample from the full distribution (no top-k, no top-p), as the log-probabilities assume.
 
     Several completions of a prompt share its prefill; they stand next to each other in the list.
-    Raises Stopped as soon as `should_stop()` says so.
+    On the way, `value_head` says the value of each state, and what enters the layer `watch` is
+    kept. Raises Stopped as soon as `should_stop()` says so.
     """
-    device = generator.device
-    n = completions_per_prompt
-    rows = len(prompts) * n
-    width = max(len(ids) for ids in prompts)
-    input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    attention_mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):  # on the right: every row ends with its last token
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, width - len(prompt) :] = 1
-    attention_mask = attention_mask.to(device)
-    cache = DynamicCache()
-    output = model(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask,
-        position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    if n > 1:
-        cache.batch_repeat_interleave(n)
-    logits = output.logits[:, -1].repeat_interleave(n, 0)  # (rows, V)
-    attention_mask = attention_mask.repeat_interleave(n, 0)
-    positions = attention_mask.sum(1)  # (rows,) of the next token
-
+    n, device = completions_per_prompt, generator.device
+    shape = len(prompts) * n, max_new_tokens
+    ids = torch.zeros(shape, dtype=torch.long, device=device)
+    logprobs, entropies, values = torch.zeros(3, *shape, device=device)
+    lengths = torch.zeros(shape[0], dtype=torch.long, device=device)
+    truncated = torch.ones(shape[0], dtype=torch.bool, device=device)
     stop_tokens = torch.tensor(sorted(stop), device=device)
-    alive = torch.arange(rows, device=device)  # which row each line of the batch is
-    ids: list[list[int]] = [[] for _ in range(rows)]
-    logprobs: list[list[float]] = [[] for _ in range(rows)]
-    entropies: list[list[float]] = [[] for _ in range(rows)]
-    truncated = [True] * rows
-    for step in range(max_new_tokens):
-        if should_stop():
-            raise Stopped
-        probabilities = (logits.float() / temperature).softmax(-1)  # (alive, V)
-        token = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)  # (alive,)
-        logprob = gather_logprobs(logits, token, temperature)
-        entropy = torch.special.entr(probabilities).sum(-1)
-        ended = torch.isin(token, stop_tokens)
-        for row, *values, is_end in zip(
-            alive.tolist(), token.tolist(), logprob.tolist(), entropy.tolist(), ended.tolist(),
-            strict=True,
-        ):  # fmt: skip
-            ids[row].append(values[0])
-            logprobs[row].append(values[1])
-            entropies[row].append(values[2])
-            if is_end:
-                truncated[row] = False
-        going = ~ended
-        if not going.any() or step == max_new_tokens - 1:
-            break
-        if not going.all():
-            keep = going.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            alive, token, positions = alive[keep], token[keep], positions[keep]
-            attention_mask = attention_mask[keep]
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(alive), 1)], 1)
-        logits = model(
-            input_ids=token.unsqueeze(1),
-            attention_mask=attention_mask,
-            position_ids=positions.unsqueeze(1),
-            past_key_values=cache,
+    with watching(watch) as watched:
+        decoding = Decoding(model, prompts, n, device, watched)
+        for step in range(max_new_tokens):
+            if should_stop():
+                raise Stopped
+            rows = decoding.rows
+            logits = decoding.logits(temperature)  # (rows, V)
+            norm = logits.logsumexp(-1, keepdim=True)
+            probabilities = (logits - norm).exp_()
+            token = draw(probabilities, generator)  # (rows, 1)
+            ids[rows, step] = token.squeeze(1)
+            logprobs[rows, step] = (logits.gather(-1, token) - norm).squeeze(1)
+            entropies[rows, step] = norm.squeeze(1) - (probabilities * logits).sum(-1)
+            if value_head:
+                values[rows, step] = value_head(decoding.hidden)
+            lengths[rows] = step + 1
+            truncated[rows] = ~torch.isin(token.squeeze(1), stop_tokens)
+            going = truncated[rows] & (step < max_new_tokens - 1)
+            if watch:  # what enters the layer with the last token is wanted too
+                decoding.advance(token)
+                decoding.keep(going)
+            else:
+                decoding.keep(going)
+                decoding.advance(token[going])
+            if not len(decoding.rows):
+                break
+    return [
+        Sampled(
+            ids[row, :length].tolist(),
+            logprobs[row, :length].tolist(),
+            entropies[row, :length].tolist(),
+            bool(truncated[row]),
+            values[row, :length].tolist() if value_head else [],
+            torch.cat(decoding.states[row]) if watch else None,
+        )
+        for row, length in enumerate(lengths.tolist())
+    ]
+
+
+def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per row of (rows, V), (rows, 1), by inverting the distribution function.
+
+    `torch.multinomial` draws a random number for every token of the vocabulary instead of one.
+    """
+    cumulated = probabilities.double().cumsum(-1)
+    number = torch.rand(
+        len(cumulated), 1, generator=generator, device=generator.device, dtype=torch.float64
+    )
+    token = torch.searchsorted(cumulated, number * cumulated[:, -1:], right=True)
+    return token.clamp_(max=probabilities.shape[-1] - 1)
+
+
+class Decoding:
+    """A batch of unfinished completions with their key-value cache: one token further at a time.
+
+    The same prompt `n` times is computed once. Prompts are padded on the right, where no real token
+    sees the padding; the mask hides it from the tokens that follow.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        device: torch.device,
+        watched: Watch | None = None,
+    ) -> None:
+        self.backbone, self.head, self.watched = backbone_of(model), vocabulary_head(model), watched
+        self.states: list[list[Tensor]] = [[] for _ in range(len(prompts) * n)]  # (tokens, D) each
+        order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+        groups = [order[start : start + PREFILL] for start in range(0, len(order), PREFILL)]
+        prefilled = [self._prefill([prompts[place] for place in group], device) for group in groups]
+        self.cache = joined([cache for _, cache, _ in prefilled])
+        if n > 1:
+            self.cache.batch_repeat_interleave(n)
+        self.hidden = torch.cat([hidden for hidden, _, _ in prefilled]).repeat_interleave(n, 0)
+        lengths = torch.tensor([len(prompts[place]) for place in order], device=device)
+        column = torch.arange(int(lengths.max()), device=device)
+        self.mask = (column < lengths.unsqueeze(1)).long().repeat_interleave(n, 0)  # (rows, width)
+        # Which completion a line of the batch is.
+        self.rows = torch.tensor(
+            [place * n + k for place in order for k in range(n)], device=device
+        )
+        for place, states in zip(order, itertools.chain(*(s for *_, s in prefilled)), strict=False):
+            for k in range(n):
+                self.states[place * n + k].append(states)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], device: torch.device
+    ) -> tuple[Tensor, DynamicCache, list[Tensor]]:
+        """The last token's hidden state, the cache, and what entered the watched layer."""
+        cache = DynamicCache()
+        ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
+        hidden = self.backbone(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
+        last = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        entered = []
+        if self.watched:
+            rows = zip(self.watched.states, prompts, strict=True)
+            entered = [states[: len(prompt)] for states, prompt in rows]
+        return hidden.last_hidden_state[torch.arange(len(last)), last], cache, entered
+
+    def logits(self, temperature: float) -> Tensor:
+        """Of the next token, at the sampling temperature: (rows, V), fp32."""
+        return self.head(self.hidden).float().div_(temperature)
+
+    def advance(self, token: Tensor) -> None:
+        """Append one token, (rows, 1), to every row."""
+        if not len(self.rows):
+            return
+        positions = self.mask.sum(1, keepdim=True)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(token), 1)], 1)
+        self.hidden = self.backbone(
+            input_ids=token,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
             use_cache=True,
-        ).logits[:, -1]
-        positions = positions + 1
-    return list(map(Sampled, ids, logprobs, entropies, truncated))
+        ).last_hidden_state[:, -1]
+        if self.watched:
+            for row, states in zip(self.rows.tolist(), self.watched.states, strict=True):
+                self.states[row].append(states)
+
+    def keep(self, going: Tensor) -> None:
+        """Drop the rows that are finished: the cost follows the real lengths."""
+        if going.all():
+            return
+        places = going.nonzero().squeeze(1)
+        if len(places):
+            self.cache.batch_select_indices(places)
+        self.rows, self.mask, self.hidden = (
+            self.rows[places],
+            self.mask[places],
+            self.hidden[places],
+        )
+
+
+def joined(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """One cache of all rows, padded on the right to the longest."""
+    width = max(cache.get_seq_length() for cache in caches)
+
+    def pad(states: Tensor) -> Tensor:  # (rows, heads, tokens, size)
+        return F.pad(states, (0, 0, 0, width - states.shape[-2]))
+
+    whole = DynamicCache()
+    for number, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+        keys, values = (
+            [pad(getattr(layer, name)) for layer in layers] for name in ("keys", "values")
+        )
+        whole.update(torch.cat(keys), torch.cat(values), number)
+    return whole
 
 
 class EncodedPrompt(NamedTuple):

@@ -1,21 +1,23 @@
 """Loading policies and reward models, and the one way in which text becomes tokens.
 
 A policy is a frozen base with LoRA adapters merged into it. Masks come from lengths, never from
-token ids: the embedded model's padding token is its end token (rlhf-notes A1).
+token ids: the embedded model's padding token is its end token.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,6 +26,7 @@ from transformers import (
 )
 
 from rlhf.training.artifacts import RunError, read_json, write_json
+from rlhf.training.forward import backbone_of, layers_of
 
 Message = dict[str, str]
 
@@ -63,7 +66,7 @@ def load_policy(
 
 
 def disable_dropout(model: PreTrainedModel) -> None:
-    """Dropout would make the ratio of the first update differ from 1 (rlhf-notes B5)."""
+    """Dropout would make the ratio of the first update differ from 1."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -102,93 +105,29 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-class Batch(NamedTuple):
-    """Prompts padded on the left and completions on the right, so that every completion starts in
-    column P. L = P + T; True in a mask means "counts"."""
-
-    input_ids: Tensor  # (B, L)
-    attention_mask: Tensor  # (B, L)
-    position_ids: Tensor  # (B, L)
-    completion_mask: Tensor  # (B, T)
-    prompt_length: int  # P
-
-    @property
-    def last(self) -> Tensor:
-        """Column of each row's last real token, (B,): the end token, or where it was cut off."""
-        return self.prompt_length + self.completion_mask.sum(1) - 1
-
-    def inputs(self) -> dict[str, Tensor]:
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "position_ids": self.position_ids,
-        }
-
-
-def collate(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device
-) -> Batch:
-    """Pad one micro-batch to its own longest prompt and completion.
-
-    Example: prompts [[5], [6, 7]], completions [[8, 2], [9]] -> input_ids [[0, 5, 8, 2],
-    [6, 7, 9, 0]], completion_mask [[1, 1], [1, 0]].
-    """
-    p = max(len(ids) for ids in prompts)
-    t = max(len(ids) for ids in completions)
-    input_ids = torch.zeros(len(prompts), p + t, dtype=torch.long)
-    attention_mask = torch.zeros(len(prompts), p + t, dtype=torch.long)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        start, end = p - len(prompt), p + len(completion)
-        input_ids[row, start:end] = torch.tensor([*prompt, *completion])
-        attention_mask[row, start:end] = 1
-    position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
-    return Batch(
-        input_ids.to(device),
-        attention_mask.to(device),
-        position_ids.to(device),
-        attention_mask[:, p:].bool().to(device),
-        p,
-    )
-
-
-# --- forward passes ---------------------------------------------------------------------------
-def completion_logprobs(model: nn.Module, batch: Batch, temperature: float) -> Tensor:
-    """Log-probability of each completion token, (B, T), fp32, under the active adapter.
-
-    Logits are divided by the sampling temperature: these are the probabilities of the
-    distribution that was sampled from (rlhf-notes B2). Padding positions hold 0.
-    """
-    t = batch.completion_mask.shape[1]
-    logits = model(**batch.inputs(), use_cache=False, logits_to_keep=t + 1).logits[:, :-1]
-    logprobs = gather_logprobs(logits, batch.input_ids[:, -t:], temperature)  # (B, T)
-    return logprobs.masked_fill(~batch.completion_mask, 0.0)
-
-
-def gather_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / temperature) at `ids`, without keeping the whole log-softmax.
-
-    (…, V), (…) -> (…), fp32.
-    """
-    scaled = logits.float() / temperature
-    return scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
-
-
-def hidden_states(model: PeftModel, batch: Batch) -> Tensor:
-    """Last hidden states under the active adapter, (B, L, D), fp32, without the vocabulary head."""
-    backbone = model.get_base_model().base_model
-    return backbone(**batch.inputs(), use_cache=False).last_hidden_state.float()
-
-
 # --- adapters and heads -----------------------------------------------------------------------
-def lora_config(model: PreTrainedModel, rank: int) -> LoraConfig:
-    """LoRA on every linear layer of the transformer, none on the vocabulary head. alpha = 2·rank."""
+def lora_config(model: PreTrainedModel, rank: int, top: int | None = None) -> LoraConfig:
+    """LoRA on every linear map of the top layers (None: of all), none on the vocabulary head.
+
+    alpha = 2·rank. Raises RunError if the model has fewer layers than `top`.
+    """
     head = model.get_output_embeddings()
     targets = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and not name.endswith("score")
     }
-    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=sorted(targets))
+    name, layers = layers_of(model.base_model)
+    if top is not None and top > len(layers):
+        raise RunError(f"Adapters on the top {top} layers: the model has only {len(layers)}.")
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules=sorted(targets),
+        layers_to_transform=None if top is None else list(range(len(layers) - top, len(layers))),
+        layers_pattern=None if top is None else name,
+    )
 
 
 @contextmanager
@@ -212,6 +151,73 @@ def use_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
         with model.disable_adapter():
             yield
         put_back()
+
+
+class _MergedLinear(torch.autograd.Function):
+    """x · (W + s·B·A)ᵀ, (…, in) -> (…, out), with the gradients of A (r, in) and B (out, r)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, merged: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, merged, a, b)
+        ctx.scale = scale
+        return F.linear(x, merged, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, merged, a, b = ctx.saved_tensors
+        gradient = gradients[0]
+        to_x = gradient @ merged if ctx.needs_input_grad[0] else None
+        gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)  # (N, out), (N, in)
+        to_a = (gradient @ b).mul_(ctx.scale).T @ x
+        to_b = gradient.T @ (x @ a.T).mul_(ctx.scale)
+        return to_x, None, None, to_a, to_b, None
+
+
+@contextmanager
+def merged_adapter(model: PeftModel, name: str) -> Iterator[None]:
+    """`use_adapter` with the adapter added into a copy of the weights: one large product per layer
+    where there were three and the sums. Gradients reach the adapter as they would.
+
+    Only in fp32 (in bf16 the sum is rounded), and only while the adapter does not change.
+    """
+    adapted = [module for module in adapted_modules(model) if name in module.lora_A]
+    with use_adapter(model, name):
+        for module in adapted:
+            module.forward = _merged_forward(module, name)  # hides the method of the class
+        try:
+            yield
+        finally:
+            for module in adapted:
+                del module.forward
+
+
+@torch.no_grad()
+def _merged_forward(module: LoraLayer, name: str) -> Callable[..., Tensor]:
+    base = module.get_base_layer()
+    merged = base.weight + module.get_delta_weight(name)
+    a, b, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
+
+    def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        if torch.is_grad_enabled() and a.requires_grad:
+            return _MergedLinear.apply(x, merged, base.bias, a, b, scale)
+        return F.linear(x, merged, base.bias)
+
+    return forward
+
+
+def adapted_modules(module: nn.Module) -> list[LoraLayer]:
+    return [part for part in module.modules() if isinstance(part, LoraLayer)]
+
+
+def n_top_layers(model: PeftModel) -> int:
+    """How many layers, counted from the top, hold all adapters there are."""
+    _, layers = layers_of(backbone_of(model))
+    adapted = [len(adapted_modules(layer)) for layer in layers]
+    if sum(adapted) < len(adapted_modules(model)):  # some lie outside: on the embeddings, say
+        return len(layers)
+    return len(layers) - next(number for number, n in enumerate(adapted) if n)
 
 
 def adapter_parameters(model: PeftModel, name: str) -> list[nn.Parameter]:
@@ -242,7 +248,7 @@ class ScalarHead(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.linear = nn.Linear(hidden_size, 1)
-        # N(0, 1/sqrt(d + 1)), bias 0 (rlhf-notes D2; Ziegler et al. 2019)
+        # N(0, 1/sqrt(d + 1)), bias 0 (Ziegler et al. 2019)
         nn.init.normal_(self.linear.weight, std=(hidden_size + 1) ** -0.5)
         nn.init.zeros_(self.linear.bias)
 
@@ -267,7 +273,7 @@ def save_reward_head(head: ScalarHead, statistics: RewardStatistics, folder: Pat
 
 
 def load_reward_adapter(
-    model: PeftModel, folder: str | Path, name: str = "reward", *, trainable: bool = False
+    model: PeftModel, folder: str | Path, name: str = "reward"
 ) -> tuple[ScalarHead, RewardStatistics]:
     """Load a reward model's adapter under `name`, and give back its head and score statistics.
 
@@ -287,16 +293,8 @@ def load_reward_adapter(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of every adapter after the first
-        model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+        model.load_adapter(str(folder), adapter_name=name)
     head = ScalarHead(size).to(device)
     head.load_state_dict(weights)
-    head.requires_grad_(trainable)
+    head.requires_grad_(False)
     return head, RewardStatistics(**read_json(folder / "reward.json"))
-
-
-@torch.no_grad()
-def score(model: PeftModel, head: ScalarHead, batch: Batch, adapter: str = "reward") -> Tensor:
-    """Raw scores, (B,), read at the last real token."""
-    with use_adapter(model, adapter):
-        hidden = hidden_states(model, batch)  # (B, L, D)
-    return head(hidden[torch.arange(len(hidden)), batch.last])

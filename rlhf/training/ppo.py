@@ -2,12 +2,16 @@
 
 The algorithm is that of Ziegler et al. 2019 and Stiennon et al. 2020, with the details that Huang
 et al. 2023 (The N Implementation Details of RLHF with PPO) and 2024 (The N+ …) found to matter;
-docs/ppo.md names the source of each. One frozen base stays in memory. On it lie three LoRA
-adapters: `policy` and `value`, which learn, and `reward`, which does not; the base without an
-adapter is the reference. Left out: several processes, reward functions other than one reward model.
+docs/ppo.md names the source of each. One frozen base stays in memory. On it lie the LoRA
+adapters `policy`, which learns, and `reward`, which does not; the base without an adapter is the
+reference. The critic is one more adapter that learns, or only a head on the policy, or a whole
+second model. If all adapters lie on the top layers, what enters those layers is kept from the
+rollout and only they are run again (forward.py). Left out: several processes, reward functions
+other than one reward model.
 
-B completions of up to T tokens; a rollout is one batch of them. Everything random in a step comes
-from the seed and the step's number, so a resumed run repeats exactly what it would have done.
+B completions of up to T tokens; a rollout is one batch of them, N the tokens of some of them in a
+row. Everything random in a step comes from the seed and the step's number, so a resumed run repeats
+exactly what it would have done.
 """
 
 from __future__ import annotations
@@ -15,34 +19,47 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
+from rlhf.training.forward import (
+    Batch,
+    backbone_of,
+    collate,
+    completion_logprobs,
+    hidden_states,
+    is_trunk_reusable,
+    layers_of,
+    score,
+    token_logprobs,
+    top_layers,
+    vocabulary_head,
+)
 from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sample
 from rlhf.training.models import (
     RewardStatistics,
     ScalarHead,
     adapter_parameters,
     adapter_state,
-    collate,
-    completion_logprobs,
     decode,
-    hidden_states,
     load_policy,
     load_reward_adapter,
     lora_config,
+    merged_adapter,
+    n_top_layers,
     save_adapter,
-    score,
     stop_ids,
     use_adapter,
 )
@@ -61,7 +78,7 @@ from rlhf.training.ppo_math import (
 
 
 class Models(NamedTuple):
-    """One base with its adapters, and the heads beside it."""
+    """One base with its adapters, and what lies beside it."""
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
@@ -69,16 +86,35 @@ class Models(NamedTuple):
     value_head: ScalarHead
     statistics: RewardStatistics
     stop: set[int]
+    top: int  # layers that run on the kept states of the trunk below; 0: all layers, on tokens
+    layers: nn.Module  # those layers: a part of `model`
+    critic: nn.Module | None  # a whole model of its own
 
     @property
     def device(self) -> torch.device:
         return next(self.value_head.parameters()).device
 
-    def policy_parameters(self) -> list[torch.nn.Parameter]:
+    @property
+    def is_exact(self) -> bool:
+        """Decoding and teacher forcing round alike in fp32, but not in bf16."""
+        return next(self.model.parameters()).dtype == torch.float32
+
+    def using(self, name: str | None) -> AbstractContextManager[None]:
+        """Run the block with this adapter, or with none. A critic of its own needs none."""
+        if name == "value" and self.critic:
+            return nullcontext()
+        if name and self.is_exact:
+            return merged_adapter(self.model, name)
+        return use_adapter(self.model, name)
+
+    def policy_parameters(self) -> list[nn.Parameter]:
         return adapter_parameters(self.model, "policy")
 
-    def value_parameters(self) -> list[torch.nn.Parameter]:
-        return [*adapter_parameters(self.model, "value"), *self.value_head.parameters()]
+    def value_parameters(self) -> list[nn.Parameter]:
+        critic = (
+            self.critic.parameters() if self.critic else adapter_parameters(self.model, "value")
+        )
+        return [*critic, *self.value_head.parameters()]
 
 
 class Rollout(NamedTuple):
@@ -119,27 +155,48 @@ class State:
 
 # --- setting up -------------------------------------------------------------------------------
 def load_models(config: PPOConfig) -> Models:
-    """The base with a fresh `policy` adapter, and `reward` and `value` from the reward model."""
+    """The base with a fresh `policy` adapter, the reward model, and the critic made from it."""
     torch.manual_seed(config.seed)
     base, tokenizer = load_policy(config.model)
     stop = stop_ids(base, tokenizer)
     # LoRA's B starts at zero: the first policy is the reference, to the last bit.
-    model = get_peft_model(base, lora_config(base, config.lora_rank), adapter_name="policy")
+    adapter = lora_config(base, config.lora_rank, config.adapter_layers)
+    model = get_peft_model(base, adapter, adapter_name="policy")
     reward_head, statistics = load_reward_adapter(model, config.reward_model, "reward")
     # The critic sees what the reward model sees (Stiennon et al. 2020), but its head starts at 0:
     # the reward model has only ever judged whole answers, and before the last token its opinion
     # explains the returns worse than saying their mean, which is 0 by normalisation.
-    value_head, _ = load_reward_adapter(model, config.reward_model, "value", trainable=True)
-    torch.nn.init.zeros_(value_head.linear.weight)
-    torch.nn.init.zeros_(value_head.linear.bias)
+    value_head = ScalarHead(base.config.get_text_config().hidden_size).to(base.device)
+    nn.init.zeros_(value_head.linear.weight)
+    critic = None
+    if config.critic == "adapter":
+        load_reward_adapter(model, config.reward_model, "value")
+    elif config.critic == "full":
+        critic = load_critic(config)
     if config.gradient_checkpointing:
-        model.enable_input_require_grads()
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    models = Models(model, tokenizer, reward_head, value_head, statistics, stop)
+    top = n_top_layers(model)
+    n_layers = len(layers_of(backbone_of(model))[1])
+    if not config.reuse_trunk or top == n_layers or not is_trunk_reusable(model, top):
+        top = 0
+    layers = top_layers(backbone_of(model), top) if top else backbone_of(model)
+    models = Models(
+        model, tokenizer, reward_head, value_head, statistics, stop, top, layers, critic
+    )
     model.requires_grad_(False)
     for parameter in [*models.policy_parameters(), *models.value_parameters()]:
         parameter.requires_grad_(True)
     return models
+
+
+def load_critic(config: PPOConfig) -> nn.Module:
+    """A backbone of its own, in fp32 because all of it learns, that starts as the reward model's."""
+    base, _ = load_policy(config.model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, config.reward_model)
+    critic = model.merge_and_unload().base_model
+    if config.gradient_checkpointing:
+        critic.gradient_checkpointing_enable({"use_reentrant": False})
+    return critic
 
 
 def make_state(models: Models, config: PPOConfig) -> State:
@@ -185,7 +242,7 @@ def collect_rollout(
 ) -> list[Sampled]:
     """One completion per prompt, sampled from the policy."""
     models.model.eval()
-    with use_adapter(models.model, "policy"):
+    with models.using("policy"):
         return sample(
             models.model,
             [prompt.ids for prompt in prompts],
@@ -193,6 +250,8 @@ def collect_rollout(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             generator=seeded(config, 1, step, device=models.device),
+            value_head=models.value_head if config.critic == "head" else None,
+            watch=layers_of(models.layers)[1][0] if models.top else None,
             should_stop=folder.should_stop,
         )
 
@@ -207,60 +266,92 @@ def score_rollout(
 ) -> Rollout:
     """Reference log-probabilities, values and scores of the completions, by teacher forcing."""
     b, t = len(completions), max(len(completion.ids) for completion in completions)
-    mask = torch.zeros(b, t, dtype=torch.bool)
-    logprobs, entropies = torch.zeros(b, t), torch.zeros(b, t)
+    lengths = torch.tensor([len(completion.ids) for completion in completions])
+    mask = torch.arange(t) < lengths.unsqueeze(1)
+    rollout = Rollout(
+        prompts,
+        completions,
+        mask,
+        logprobs=torch.zeros(b, t),
+        ref_logprobs=torch.zeros(b, t),
+        values=torch.zeros(b, t),
+        entropies=torch.zeros(b, t),
+        raw_scores=torch.zeros(b),
+        truncated=torch.tensor([completion.truncated for completion in completions]),
+    )
     for row, completion in enumerate(completions):
-        n = len(completion.ids)
-        mask[row, :n] = True
-        logprobs[row, :n] = torch.tensor(completion.logprobs)
-        entropies[row, :n] = torch.tensor(completion.entropies)
-    ref_logprobs, values, raw_scores = torch.zeros(b, t), torch.zeros(b, t), torch.zeros(b)
-    exact = next(models.model.parameters()).dtype == torch.float32
-    for rows in micro_batches(torch.arange(b), prompts, completions, config.micro_batch_size):
+        rollout.logprobs[row, mask[row]] = torch.tensor(completion.logprobs)
+        rollout.entropies[row, mask[row]] = torch.tensor(completion.entropies)
+        if completion.values:
+            rollout.values[row, mask[row]] = torch.tensor(completion.values)
+    head = vocabulary_head(models.model)
+
+    def logprobs_of(batch: Batch) -> Tensor:
+        return completion_logprobs(models.layers, head, batch, config.temperature)
+
+    def fill(target: Tensor, name: str | None, compute: Callable[[Batch], Tensor]) -> None:
+        with models.using(name):
+            for rows, batch in batches(models, rollout, torch.arange(b), name, config, folder):
+                found = compute(batch).float().cpu()
+                if target.dim() == 2:  # (B, T), of which the tokens of these rows were found
+                    found = target[rows].masked_scatter(mask[rows], found)
+                target[rows] = found
+
+    fill(rollout.ref_logprobs, None, logprobs_of)
+    if not models.is_exact:
+        fill(rollout.logprobs, "policy", logprobs_of)
+    if config.critic != "head":
+        fill(rollout.values, "value", partial(state_values, models))
+    fill(rollout.raw_scores, "reward", partial(score, models.layers, models.reward_head))
+    return rollout
+
+
+def state_values(models: Models, batch: Batch) -> Tensor:
+    """A separate critic's value of the state before each completion token, (N,)."""
+    hidden = hidden_states(models.critic or models.layers, batch)  # (B, L, D)
+    return models.value_head(hidden[batch.before])
+
+
+def batches(
+    models: Models,
+    rollout: Rollout,
+    rows: Tensor,
+    name: str | None,
+    config: PPOConfig,
+    folder: RunFolder,
+) -> Iterator[tuple[Tensor, Batch]]:
+    """The rows in micro-batches, as the layers under the adapter `name` want them: as the trunk's
+    states, or as tokens. Raises Stopped before the next one if that was asked for."""
+    reuse = models.top and not (name == "value" and models.critic)
+    for group in micro_batches(rows, rollout, config.micro_batch_tokens):
         if folder.should_stop():
             raise Stopped
-        batch = collate_rows(rows, prompts, completions, models.device)
-        width = batch.completion_mask.shape[1]
-        with use_adapter(models.model, None):
-            reference = completion_logprobs(models.model, batch, config.temperature)
-        ref_logprobs[rows, :width] = reference.cpu()
-        if not exact:  # decoding and teacher forcing round differently in bf16 (rlhf-notes B6)
-            with use_adapter(models.model, "policy"):
-                policy = completion_logprobs(models.model, batch, config.temperature)
-            logprobs[rows, :width] = policy.cpu()
-        values[rows, :width] = state_values(models, batch).cpu()
-        raw_scores[rows] = score(models.model, models.reward_head, batch).cpu()
-    truncated = torch.tensor([completion.truncated for completion in completions])
-    return Rollout(
-        prompts, completions, mask, logprobs, ref_logprobs, values, entropies, raw_scores, truncated
-    )
+        completions = [rollout.completions[row] for row in group.tolist()]
+        yield (
+            group,
+            collate(
+                [rollout.prompts[row].ids for row in group.tolist()],
+                [completion.ids for completion in completions],
+                models.device,
+                [c.states for c in completions if c.states is not None] if reuse else None,
+            ),
+        )
 
 
-def state_values(models: Models, batch: Any) -> Tensor:
-    """The critic's value of the state before each completion token, (B, T)."""
-    with use_adapter(models.model, "value"):
-        hidden = hidden_states(models.model, batch)  # (B, P + T, D)
-    return models.value_head(hidden[:, batch.prompt_length - 1 : -1])
+def micro_batches(rows: Tensor, rollout: Rollout, tokens: int) -> Iterator[Tensor]:
+    """The rows in groups of similar length, each of up to `tokens` tokens with its padding, or of
+    one row: less padding, bounded memory, the same sums."""
 
+    def length(row: int) -> int:
+        return len(rollout.prompts[row].ids) + len(rollout.completions[row].ids)
 
-def micro_batches(
-    rows: Tensor, prompts: Sequence[EncodedPrompt], completions: Sequence[Sampled], size: int
-) -> Iterator[Tensor]:
-    """The rows in groups of similar length: less padding, the same sums."""
-    by_length = sorted(
-        rows.tolist(), key=lambda row: len(prompts[row].ids) + len(completions[row].ids)
-    )
-    yield from torch.tensor(by_length).split(size)
-
-
-def collate_rows(
-    rows: Tensor, prompts: Sequence[EncodedPrompt], completions: Sequence[Sampled], device: Any
-) -> Any:
-    return collate(
-        [prompts[row].ids for row in rows.tolist()],
-        [completions[row].ids for row in rows.tolist()],
-        device,
-    )
+    group: list[int] = []
+    for row in sorted(rows.tolist(), key=length):
+        if group and (len(group) + 1) * length(row) > tokens:
+            yield torch.tensor(group)
+            group = []
+        group.append(row)
+    yield torch.tensor(group)
 
 
 def make_targets(
@@ -307,30 +398,22 @@ def update(
     """`epochs` passes in `minibatches` optimiser steps each, accumulated over micro-batches."""
     models.model.train()  # dropout is 0; gradient checkpointing works in training mode only
     sums = Sums()
-    ratio_first = None
+    ratios: list[float] = []
     norms: dict[str, float] = {}
     for epoch in range(config.epochs):
         order = torch.randperm(
             len(rollout.completions), generator=seeded(config, 2, state.step, epoch)
         )
         for minibatch in order.chunk(config.minibatches):
-            tokens = int(rollout.mask[minibatch].sum())
             state.optimizer.zero_grad(set_to_none=True)
-            for rows in micro_batches(
-                minibatch, rollout.prompts, rollout.completions, config.micro_batch_size
-            ):
-                if folder.should_stop():
-                    raise Stopped
-                ratio = accumulate(models, rollout, targets, rows, tokens, config, sums)
-                if ratio_first is None:
-                    ratio_first = ratio
+            accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
             norms = optimiser_step(models, state, config)
     n = max(1.0, sums.values["tokens"])
     return {
         "policy/loss": sums.values["policy_loss"] / n,
         "policy/clip_fraction": sums.values["clipped"] / n,
         "policy/approx_kl": sums.values["approx_kl"] / n,
-        "policy/ratio_first": ratio_first or 0.0,
+        "policy/ratio_first": ratios[0],
         "value/loss": sums.values["value_loss"] / n,
         "value/clip_fraction": sums.values["value_clipped"] / n,
         "log_ratio_clamped": sums.values["clamped"],
@@ -343,52 +426,61 @@ def accumulate(
     models: Models,
     rollout: Rollout,
     targets: Targets,
-    rows: Tensor,
-    tokens: int,
+    minibatch: Tensor,
     config: PPOConfig,
+    folder: RunFolder,
     sums: Sums,
-) -> float:
-    """Add one micro-batch's share of the minibatch's gradient. Gives back its mean ratio.
+    ratios: list[float],
+) -> None:
+    """Add up the minibatch's gradient over micro-batches: the policy's, then a separate critic's.
 
     Token losses are divided by the tokens of the whole minibatch: the gradient is the same
-    whatever the size of the micro-batches (rlhf-notes E2).
+    whatever the size of the micro-batches.
     """
-    batch = collate_rows(rows, rollout.prompts, rollout.completions, models.device)
-    mask = batch.completion_mask
-    width = mask.shape[1]
+    tokens = int(rollout.mask[minibatch].sum())
 
-    def here(values: Tensor) -> Tensor:
-        return values[rows, :width].to(models.device)
+    def on(values: Tensor, rows: Tensor) -> Tensor:
+        return values[rows][rollout.mask[rows]].to(models.device)  # (N,)
 
-    with use_adapter(models.model, "policy"):
-        logprobs = completion_logprobs(models.model, batch, config.temperature)
-        policy = policy_loss(
-            logprobs,
-            here(rollout.logprobs),
-            here(targets.advantages),
-            mask,
-            config.clip_range,
-            config.log_ratio_clamp,
+    def add_value(values: Tensor, rows: Tensor) -> Tensor:
+        value = value_loss(
+            values,
+            on(rollout.values, rows),
+            on(targets.returns, rows),
+            config.value_clip_range,
         )
-        (policy.loss / tokens).backward()
-    value = value_loss(
-        state_values(models, batch),
-        here(rollout.values),
-        here(targets.returns),
-        mask,
-        config.value_clip_range,
-    )
-    (config.value_coefficient * value.loss / tokens).backward()
-    sums.add(
-        tokens=mask.sum(),
-        policy_loss=policy.loss.detach(),
-        clipped=policy.clipped,
-        approx_kl=policy.approx_kl,
-        clamped=policy.clamped,
-        value_loss=value.loss.detach(),
-        value_clipped=value.clipped,
-    )
-    return float(masked_mean(policy.ratio, mask))
+        sums.add(value_loss=value.loss.detach(), value_clipped=value.clipped)
+        return config.value_coefficient * value.loss / tokens
+
+    with models.using("policy"):
+        for rows, batch in batches(models, rollout, minibatch, "policy", config, folder):
+            hidden = hidden_states(models.layers, batch)[batch.before]  # (N, D)
+            logprobs, _ = token_logprobs(
+                hidden, vocabulary_head(models.model), batch.targets, config.temperature
+            )
+            policy = policy_loss(
+                logprobs,
+                on(rollout.logprobs, rows),
+                on(targets.advantages, rows),
+                config.clip_range,
+                config.log_ratio_clamp,
+            )
+            loss = policy.loss / tokens
+            if config.critic == "head":
+                loss = loss + add_value(models.value_head(hidden), rows)
+            loss.backward()
+            ratios.append(float(policy.ratio.mean()))
+            sums.add(
+                tokens=len(batch.targets),
+                policy_loss=policy.loss.detach(),
+                clipped=policy.clipped,
+                approx_kl=policy.approx_kl,
+                clamped=policy.clamped,
+            )
+    if config.critic != "head":
+        with models.using("value"):
+            for rows, batch in batches(models, rollout, minibatch, "value", config, folder):
+                add_value(state_values(models, batch), rows).backward()
 
 
 def optimiser_step(models: Models, state: State, config: PPOConfig) -> dict[str, float]:
@@ -537,12 +629,17 @@ def snapshot(models: Models, state: State) -> dict[str, Any]:
         "nonfinite_steps": state.nonfinite_steps,
         "nonfinite_in_a_row": state.nonfinite_in_a_row,
         "first_score": state.first_score,
-        "policy": adapter_state(models.model, "policy"),
-        "value": adapter_state(models.model, "value"),
+        "adapters": {name: adapter_state(models.model, name) for name in learning(models)},
         "value_head": copied(models.value_head.state_dict()),
+        "critic": copied(models.critic.state_dict()) if models.critic else None,
         "optimizer": copied(state.optimizer.state_dict()),
         "scheduler": state.scheduler.state_dict(),
     }
+
+
+def learning(models: Models) -> list[str]:
+    """The adapters that learn."""
+    return [name for name in ("policy", "value") if name in models.model.peft_config]
 
 
 def copied(content: Any) -> Any:
@@ -568,8 +665,10 @@ def save_checkpoint(kept: dict[str, Any], folder: RunFolder) -> None:
 def restore(models: Models, state: State, folder: Path) -> None:
     """Put a checkpoint back. Weights are loaded as data only: no pickled code is run."""
     kept = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    for name in ("policy", "value"):
-        set_peft_model_state_dict(models.model, kept[name], adapter_name=name)
+    for name in learning(models):
+        set_peft_model_state_dict(models.model, kept["adapters"][name], adapter_name=name)
+    if models.critic:
+        models.critic.load_state_dict(kept["critic"])
     models.value_head.load_state_dict(kept["value_head"])
     state.optimizer.load_state_dict(kept["optimizer"])
     state.scheduler.load_state_dict(kept["scheduler"])

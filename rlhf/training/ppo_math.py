@@ -63,7 +63,7 @@ def normalise_scores(
     """Raw reward-model scores to units of standard deviations of the starting policy's, (B,).
 
     Clipped to ±clip; then completions that were cut off pay the penalty, so that running to the
-    length limit is never the cheaper way (rlhf-notes C5-C7).
+    length limit is never the cheaper way.
     """
     normal = ((scores - mean) / max(std, 1e-6)).clamp(-clip, clip)
     return normal - missing_eos_penalty * truncated.float()
@@ -103,7 +103,7 @@ def estimate_advantages(
 
 class PolicyLoss(NamedTuple):
     loss: Tensor  # scalar, summed over tokens: the caller divides by the minibatch's tokens
-    ratio: Tensor  # (B, T), without gradient
+    ratio: Tensor  # (N,), without gradient
     clipped: Tensor  # tokens where the clipped objective was the smaller one
     approx_kl: Tensor  # k3 of new against old, summed over tokens
     clamped: Tensor  # tokens whose log-ratio was clamped
@@ -113,12 +113,11 @@ def policy_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
-    mask: Tensor,
     clip_range: float,
     log_ratio_clamp: float,
 ) -> PolicyLoss:
-    """The clipped surrogate objective, PPO equation 7, negated. All inputs (B, T)."""
-    log_ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0)
+    """The clipped surrogate objective, PPO equation 7, negated. All inputs (N,), of real tokens."""
+    log_ratio = logprobs - old_logprobs
     clamped = (log_ratio.detach().abs() > log_ratio_clamp).sum()
     log_ratio = log_ratio.clamp(-log_ratio_clamp, log_ratio_clamp)
     ratio = log_ratio.exp()
@@ -126,10 +125,11 @@ def policy_loss(
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     with torch.no_grad():
         # KL(old ‖ new) on tokens of the old policy: r = new / old, k3 = (r - 1) - log r
-        approx_kl = (ratio - 1 - log_ratio).masked_fill(~mask, 0.0).sum()
-        n_clipped = ((clipped > unclipped) & mask).sum()
-    loss = torch.maximum(unclipped, clipped).masked_fill(~mask, 0.0).sum()
-    return PolicyLoss(loss, ratio.detach(), n_clipped, approx_kl, clamped)
+        approx_kl = (ratio - 1 - log_ratio).sum()
+        n_clipped = (clipped > unclipped).sum()
+    return PolicyLoss(
+        torch.maximum(unclipped, clipped).sum(), ratio.detach(), n_clipped, approx_kl, clamped
+    )
 
 
 class ValueLoss(NamedTuple):
@@ -138,16 +138,17 @@ class ValueLoss(NamedTuple):
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float | None
+    values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float | None
 ) -> ValueLoss:
-    """½·max((V - R)², (V_clipped - R)²), the value kept within clip_range of the old one."""
+    """½·max((V - R)², (V_clipped - R)²), the value kept within clip_range of the old one. (N,)"""
     squared = (values - returns) ** 2
     if clip_range is None:
-        return ValueLoss(0.5 * squared.masked_fill(~mask, 0.0).sum(), mask.new_zeros(()).long())
+        return ValueLoss(0.5 * squared.sum(), torch.zeros((), dtype=torch.long))
     near = old_values + (values - old_values).clamp(-clip_range, clip_range)
     squared_near = (near - returns) ** 2
-    loss = 0.5 * torch.maximum(squared, squared_near).masked_fill(~mask, 0.0).sum()
-    return ValueLoss(loss, ((squared_near > squared) & mask).sum())
+    return ValueLoss(
+        0.5 * torch.maximum(squared, squared_near).sum(), (squared_near > squared).sum()
+    )
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

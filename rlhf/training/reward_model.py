@@ -5,7 +5,7 @@ TRL's RewardTrainer does the training. Ours differs in that
 * tokens come from our own `encode`, so that training and PPO score the same ids;
 * the label is soft: of n judgments of a pair, the share p that prefer `chosen`. The loss
   -(p logsigmoid(Δ) + (1 - p) logsigmoid(-Δ)) is that of n independent votes, and a tie is p = 1/2
-  (Bradley-Terry; rlhf-notes 3.3). Nothing is flattened to a majority;
+  (Bradley-Terry; docs/reward-model.md). Nothing is flattened to a majority;
 * the head starts from N(0, 1/sqrt(d + 1)), computes in fp32 and is saved beside the adapter;
 * it stops within a micro-batch and goes on where it stopped.
 
@@ -231,8 +231,8 @@ def make_classifier(policy: PreTrainedModel, config: RewardModelConfig, padding:
     torch.manual_seed(config.seed)
     size = settings.get_text_config().hidden_size
     model.score = Fp32Head(size, 1, bias=False, device=policy.device)
-    torch.nn.init.normal_(model.score.weight, std=(size + 1) ** -0.5)  # rlhf-notes D2
-    lora = lora_config(policy, config.lora_rank)
+    torch.nn.init.normal_(model.score.weight, std=(size + 1) ** -0.5)  # Ziegler et al. 2019
+    lora = lora_config(policy, config.lora_rank, config.adapter_layers)
     lora.modules_to_save = ["score"]  # learn the head, and keep it in every checkpoint
     return get_peft_model(model, lora)
 

@@ -38,11 +38,20 @@ def tiny_reference(tiny_folder):
 
 @pytest.fixture(scope="session")
 def reward_folder(tiny_reference, tmp_path_factory):
+    return make_reward_model(tiny_reference, tmp_path_factory.mktemp("reward"))
+
+
+@pytest.fixture(scope="session")
+def top_reward_folder(tiny_reference, tmp_path_factory):
+    """With its adapter on the top layer alone."""
+    return make_reward_model(tiny_reference, tmp_path_factory.mktemp("top-reward"), top=1)
+
+
+def make_reward_model(reference, folder, top=None):
     """A reward adapter with random weights: a fixed taste, though nobody's."""
-    folder = tmp_path_factory.mktemp("reward")
     torch.manual_seed(1)
-    base, _ = load_policy(tiny_reference)
-    model = get_peft_model(base, lora_config(base, 4), adapter_name="reward")
+    base, _ = load_policy(reference)
+    model = get_peft_model(base, lora_config(base, 4, top), adapter_name="reward")
     for path, parameter in model.named_parameters():
         if ".lora_B." in path:
             torch.nn.init.normal_(parameter, std=0.02)

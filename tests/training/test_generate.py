@@ -7,10 +7,18 @@ from torch.testing import assert_close
 from rlhf.training.artifacts import RunError, Stopped
 from rlhf.training.config import GenerateConfig
 from rlhf.training.data import PromptLine, read_prompts
+from rlhf.training.forward import (
+    backbone_of,
+    collate,
+    completion_logprobs,
+    layers_of,
+    vocabulary_head,
+)
 from rlhf.training.generate import encode_prompts, length_buckets, read_kept, run, sample
-from rlhf.training.models import collate, completion_logprobs, encode, load_policy, stop_ids
+from rlhf.training.models import ScalarHead, encode, load_policy, stop_ids
 
 CPU = torch.device("cpu")
+EXACT = {"atol": 1e-5, "rtol": 0}
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +42,20 @@ def draw(policy, prompts, seed=0, **settings):
     return sample(model, prompts, generator=torch.Generator().manual_seed(seed), **settings)
 
 
+def kept_logprobs(sampled):
+    return torch.cat([torch.tensor(completion.logprobs) for completion in sampled])
+
+
+def forced_logprobs(policy, prompts, sampled):
+    batch = collate(prompts, [completion.ids for completion in sampled], CPU)
+    with torch.no_grad():
+        return completion_logprobs(backbone_of(policy[0]), vocabulary_head(policy[0]), batch, 0.8)
+
+
 def test_kept_log_probabilities_equal_teacher_forcing(policy, prompts):
     sampled = draw(policy, prompts * 4)
 
-    batch = collate(prompts * 4, [completion.ids for completion in sampled], CPU)
-    with torch.no_grad():
-        forced = completion_logprobs(policy[0], batch, 0.8)
-
-    for row, completion in enumerate(sampled):
-        kept = torch.tensor(completion.logprobs)
-        assert_close(kept, forced[row, : len(kept)], atol=1e-5, rtol=0)
+    assert_close(kept_logprobs(sampled), forced_logprobs(policy, prompts * 4, sampled), **EXACT)
 
 
 def test_a_completion_ends_at_its_stop_token_or_is_truncated(policy, prompts):
@@ -78,13 +90,8 @@ def test_finished_rows_leave_the_batch_without_disturbing_the_others(policy, pro
 def test_completions_of_one_prompt_share_its_prefill_and_differ(policy, prompts):
     sampled = draw(policy, prompts[:1], completions_per_prompt=6)
 
-    batch = collate(prompts[:1] * 6, [completion.ids for completion in sampled], CPU)
-    with torch.no_grad():
-        forced = completion_logprobs(policy[0], batch, 0.8)
     assert len({tuple(completion.ids) for completion in sampled}) > 1
-    for row, completion in enumerate(sampled):
-        kept = torch.tensor(completion.logprobs)
-        assert_close(kept, forced[row, : len(kept)], atol=1e-5, rtol=0)
+    assert_close(kept_logprobs(sampled), forced_logprobs(policy, prompts[:1] * 6, sampled), **EXACT)
 
 
 def test_entropy_is_of_the_distribution_drawn_from(policy, prompts):
@@ -94,6 +101,23 @@ def test_entropy_is_of_the_distribution_drawn_from(policy, prompts):
         logits = policy[0](torch.tensor([prompts[0]])).logits[0, -1] / 0.8
     expected = -(logits.softmax(-1) * logits.log_softmax(-1)).sum()
     assert_close(torch.tensor(completion.entropies[0]), expected)
+
+
+def test_kept_values_and_states_equal_teacher_forcing(policy, prompts):
+    backbone = backbone_of(policy[0])
+    head = ScalarHead(backbone.config.hidden_size)
+
+    sampled = draw(
+        policy, prompts[:2], completions_per_prompt=3, value_head=head,
+        watch=layers_of(backbone)[1][1],
+    )  # fmt: skip
+
+    for prompt, completion in zip([p for p in prompts[:2] for _ in range(3)], sampled, strict=True):
+        with torch.no_grad():
+            output = backbone(torch.tensor([prompt + completion.ids]), output_hidden_states=True)
+            values = head(output.last_hidden_state[0, len(prompt) - 1 : -1])
+        assert_close(torch.tensor(completion.values), values, **EXACT)
+        assert_close(completion.states, output.hidden_states[1][0], atol=1e-5, rtol=1e-5)
 
 
 def test_sampling_stops_when_asked(policy, prompts):

@@ -5,10 +5,10 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from rlhf.training.artifacts import RunError
+from rlhf.training.forward import backbone_of, collate, completion_logprobs, vocabulary_head
 from rlhf.training.models import (
+    adapter_parameters,
     adapter_state,
-    collate,
-    completion_logprobs,
     decode,
     disable_dropout,
     encode,
@@ -16,13 +16,18 @@ from rlhf.training.models import (
     load_policy,
     load_reward_adapter,
     lora_config,
+    merged_adapter,
+    n_top_layers,
     save_adapter,
-    score,
     stop_ids,
     use_adapter,
 )
 
 CPU = torch.device("cpu")
+
+
+def logprobs(model, batch):
+    return completion_logprobs(backbone_of(model), vocabulary_head(model), batch, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -69,58 +74,62 @@ def test_control_tokens_spelt_out_in_a_completion_stay_text(policy):
     assert tokenizer.eos_token_id not in ids
 
 
-def test_masks_come_from_lengths_also_when_the_padding_token_ends_completions():
-    batch = collate([[5], [6, 7]], [[8, 2], [9]], CPU)
-
-    assert batch.input_ids.tolist() == [[0, 5, 8, 2], [6, 7, 9, 0]]
-    assert batch.attention_mask.tolist() == [[0, 1, 1, 1], [1, 1, 1, 0]]
-    assert batch.position_ids.tolist() == [[0, 0, 1, 2], [0, 1, 2, 2]]
-    assert batch.completion_mask.tolist() == [[True, True], [True, False]]
-    assert batch.last.tolist() == [3, 2]
-
-
-def test_padding_does_not_change_log_probabilities(policy):
-    model, tokenizer = policy
-    prompts = [
-        encode(tokenizer, [{"role": "user", "content": text}]) for text in ("Why?", "A cup.")
-    ]
-    prompts[1] = prompts[1] + prompts[0]  # of very different lengths
-    completions = [encode_completion(tokenizer, text) for text in ("Try it.", "No.")]
-
-    with torch.no_grad():
-        together = completion_logprobs(model, collate(prompts, completions, CPU), 0.7)
-        alone = [
-            completion_logprobs(model, collate([prompt], [completion], CPU), 0.7)[0]
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
-
-    for row, expected in enumerate(alone):
-        assert_close(together[row, : len(expected)], expected, atol=1e-5, rtol=0)
-
-
-def test_log_probabilities_are_of_the_distribution_at_the_sampling_temperature(policy):
-    model, tokenizer = policy
-    prompt = encode(tokenizer, [{"role": "user", "content": "Why?"}])
-
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt])).logits[0, -1]
-        logprobs = completion_logprobs(model, collate([prompt], [[7]], CPU), 0.5)
-
-    assert_close(logprobs[0, 0], (logits / 0.5).log_softmax(-1)[7])
-
-
 def test_without_adapter_the_model_is_the_base_to_the_last_bit(adapted, policy):
     model, base = adapted[0], policy[0]
     batch = collate([[5, 6]], [[7, 2]], CPU)
 
     with torch.no_grad():
         with use_adapter(model, None):
-            reference = completion_logprobs(model, batch, 1.0)
+            reference = logprobs(model, batch)
         with use_adapter(model, "policy"):
-            policy_logprobs = completion_logprobs(model, batch, 1.0)
+            policy_logprobs = logprobs(model, batch)
 
-    assert torch.equal(reference, completion_logprobs(base, batch, 1.0))
+    assert torch.equal(reference, logprobs(base, batch))
     assert not torch.equal(reference, policy_logprobs)
+
+
+def test_a_merged_adapter_computes_the_same_and_leaves_the_weights_to_the_last_bit(adapted):
+    model = adapted[0]
+    batch = collate([[5, 6]], [[7, 8, 2]], CPU)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    with torch.no_grad():
+        with use_adapter(model, "policy"):
+            expected = logprobs(model, batch)
+        with merged_adapter(model, "policy"):
+            assert_close(logprobs(model, batch), expected, atol=1e-5, rtol=0)
+
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_a_merged_adapter_gets_the_same_gradient(adapted):
+    model = adapted[0]
+    parameters = adapter_parameters(model, "policy")
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    batch = collate([[5, 6], [7]], [[7, 8, 2], [9]], CPU)
+
+    gradients = []
+    for use in (use_adapter, merged_adapter):
+        with use(model, "policy"):
+            gradients.append(torch.autograd.grad(logprobs(model, batch).sum(), parameters))
+
+    for plain, merged in zip(*gradients, strict=True):
+        assert_close(merged, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_on_the_top_layers_leaves_the_others_alone(tiny_reference):
+    base, _ = load_policy(tiny_reference)
+
+    model = get_peft_model(base, lora_config(base, 4, top=1), adapter_name="policy")
+
+    assert n_top_layers(model) == 1
+    assert all(".layers.1." in path for path, _ in model.named_parameters() if "lora_" in path)
+
+
+def test_more_adapter_layers_than_layers_is_a_sentence(policy):
+    with pytest.raises(RunError, match="top 3 layers: the model has only 2"):
+        lora_config(policy[0], 4, top=3)
 
 
 def test_switching_adapters_changes_nothing_about_what_learns(adapted):
@@ -134,17 +143,6 @@ def test_switching_adapters_changes_nothing_about_what_learns(adapted):
     assert {path: p.requires_grad for path, p in model.named_parameters()} == before
 
 
-def test_the_score_is_read_at_the_last_real_token(adapted):
-    model, head = adapted
-
-    short = score(model, head, collate([[5, 6]], [[7, 2]], CPU))
-    padded = score(model, head, collate([[5, 6], [5]], [[7, 2], [8, 9, 9, 9]], CPU))
-    cut = score(model, head, collate([[5, 6]], [[7]], CPU))
-
-    assert_close(padded[0], short[0], atol=1e-5, rtol=0)
-    assert not torch.allclose(cut, short, atol=1e-4)
-
-
 def test_an_adapter_that_is_saved_and_merged_is_the_same_policy(adapted, tiny_folder, tmp_path):
     model = adapted[0]
     batch = collate([[5, 6]], [[7, 8, 2]], CPU)
@@ -153,8 +151,8 @@ def test_an_adapter_that_is_saved_and_merged_is_the_same_policy(adapted, tiny_fo
     merged, _ = load_policy({"base": str(tiny_folder), "adapters": [str(tmp_path)]})
 
     with torch.no_grad(), use_adapter(model, "policy"):
-        expected = completion_logprobs(model, batch, 1.0)
-        assert_close(completion_logprobs(merged, batch, 1.0), expected, atol=1e-5, rtol=0)
+        expected = logprobs(model, batch)
+        assert_close(logprobs(merged, batch), expected, atol=1e-5, rtol=0)
 
 
 def test_adapter_state_is_a_copy(adapted):

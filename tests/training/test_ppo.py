@@ -1,6 +1,8 @@
-import errno
 import json
 import math
+import resource
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from rlhf.training import ppo
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
+from rlhf.training.forward import backbone_of
 from rlhf.training.generate import encode_prompts, sample
 from rlhf.training.models import adapter_state, load_policy, stop_ids
 
@@ -18,7 +21,7 @@ from rlhf.training.models import adapter_state, load_policy, stop_ids
 def make_config(tiny_reference, reward_folder):
     def make(**settings):
         small = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lora_rank": 4, "samples": 2,
-                 "micro_batch_size": 4, "learning_rate": 1e-3}  # fmt: skip
+                 "micro_batch_tokens": 120, "learning_rate": 1e-3}  # fmt: skip
         return PPOConfig(tiny_reference, str(reward_folder), **small | settings)
 
     return make
@@ -76,46 +79,123 @@ def test_the_critic_starts_at_zero_with_the_reward_models_features(make_config, 
     assert rollout.values.abs().max() == 0.0
 
 
-def test_the_reward_model_sees_the_end_token_although_it_is_also_the_padding(make_config, start):
+def test_the_score_is_read_at_the_end_token_although_it_is_also_the_padding(make_config, start):
     models, _, rollout, _ = start(make_config(batch_size=16, max_new_tokens=20))
+    row = [completion.truncated for completion in rollout.completions].index(False)
+    prompt, completion = rollout.prompts[row].ids, rollout.completions[row].ids
 
-    ended = [completion for completion in rollout.completions if not completion.truncated]
+    with torch.no_grad(), ppo.use_adapter(models.model, "reward"):
+        hidden = models.layers(torch.tensor([prompt + completion])).last_hidden_state
+        score = models.reward_head(hidden[0, -1])
 
-    assert models.tokenizer.pad_token_id == models.tokenizer.eos_token_id
-    assert {completion.ids[-1] for completion in ended} == {models.tokenizer.eos_token_id}
+    assert completion[-1] == models.tokenizer.eos_token_id == models.tokenizer.pad_token_id
+    assert_close(rollout.raw_scores[row], score, atol=1e-4, rtol=1e-4)
     assert rollout.mask.sum(1).tolist() == [len(c.ids) for c in rollout.completions]
 
 
+# --- critics and the trunk ----------------------------------------------------------------------
+def test_only_the_named_parts_learn(make_config, start):
+    trained = {}
+    for critic in ("head", "adapter", "full"):
+        models, *_ = start(make_config(critic=critic))
+        trained[critic] = sum(p.numel() for p in models.value_parameters())
+
+    n_adapter = sum(p.numel() for p in adapter_state(models.model, "policy").values())
+    n_backbone = sum(p.numel() for p in backbone_of(models.model).parameters())
+    n_head = models.value_head.linear.in_features + 1
+    assert trained["head"] == n_head
+    assert trained["adapter"] == n_head + n_adapter
+    assert trained["full"] > 0.5 * n_backbone
+
+
+def test_a_full_critic_starts_with_the_features_of_the_adapter_critic(make_config, start, folder):
+    states = []
+    for critic in ("adapter", "full"):
+        models, _, rollout, _ = start(make_config(critic=critic))
+        torch.nn.init.ones_(models.value_head.linear.weight)
+        with models.using("value"):
+            _, batch = next(
+                ppo.batches(models, rollout, torch.arange(4), "value", make_config(), folder)
+            )
+            states.append(ppo.state_values(models, batch).detach())
+
+    assert_close(states[0], states[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def make_top_config(make_config, top_reward_folder):
+    """Adapters on the top one of the tiny model's two layers."""
+
+    def make(**settings):
+        return replace(
+            make_config(**settings), adapter_layers=1, reward_model=str(top_reward_folder)
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("critic", ["head", "adapter", "full"])
+def test_reusing_the_trunk_changes_no_number(make_top_config, start, critic, folder):
+    found = []
+    for reuse in (False, True):
+        config = make_top_config(critic=critic, reuse_trunk=reuse)
+        models, _, rollout, targets = start(config)
+        assert models.top == (1 if reuse else 0)
+        found.append((rollout, targets, gradient(models, rollout, targets, config, folder)))
+
+    (plain, plain_targets, plain_gradient), (reused, reused_targets, reused_gradient) = found
+    assert [c.ids for c in plain.completions] == [c.ids for c in reused.completions]
+    assert_close(reused.ref_logprobs, plain.ref_logprobs, atol=1e-5, rtol=0)
+    assert_close(reused.raw_scores, plain.raw_scores, atol=1e-5, rtol=0)
+    assert_close(reused_targets.advantages, plain_targets.advantages, atol=1e-4, rtol=1e-4)
+    assert_close(reused_gradient, plain_gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_a_reward_adapter_on_all_layers_leaves_no_trunk_to_reuse(make_config, start):
+    models, *_ = start(make_config(adapter_layers=1))
+
+    assert models.top == 0
+
+
+@pytest.mark.parametrize("critic", ["head", "full"])
+def test_a_run_with_another_critic_and_a_trunk_resumes_with_the_same_weights(
+    make_top_config, prompts_file, folder, critic
+):
+    ppo.run(make_top_config(critic=critic), folder)
+    expected = final_policy(folder)
+    (folder.path / "checkpoint-2").rename(folder.path / "lost")
+
+    ppo.run(make_top_config(critic=critic), folder)
+
+    assert final_policy(folder) == expected
+
+
 # --- the update ---------------------------------------------------------------------------------
-def gradient(models, rollout, targets, config):
+def gradient(models, rollout, targets, config, folder):
     for parameter in [*models.policy_parameters(), *models.value_parameters()]:
         parameter.grad = None
-    sums, rows = ppo.Sums(), torch.arange(len(rollout.completions))
-    tokens = int(rollout.mask.sum())
-    for micro in ppo.micro_batches(
-        rows, rollout.prompts, rollout.completions, config.micro_batch_size
-    ):
-        ppo.accumulate(models, rollout, targets, micro, tokens, config, sums)
+    rows = torch.arange(len(rollout.completions))
+    ppo.accumulate(models, rollout, targets, rows, config, folder, ppo.Sums(), [])
     grads = [p.grad for p in [*models.policy_parameters(), *models.value_parameters()]]
     return torch.cat([grad.flatten() for grad in grads])
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_the_gradient_does_not_depend_on_the_micro_batch(make_config, start, micro_batch_size):
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_the_gradient_does_not_depend_on_the_micro_batch(make_config, start, tokens, folder):
     models, _, rollout, targets = start(make_config())
 
-    whole = gradient(models, rollout, targets, make_config(micro_batch_size=8))
-    parts = gradient(models, rollout, targets, make_config(micro_batch_size=micro_batch_size))
+    whole = gradient(models, rollout, targets, make_config(micro_batch_tokens=10_000), folder)
+    parts = gradient(models, rollout, targets, make_config(micro_batch_tokens=tokens), folder)
 
     assert whole.abs().max() > 1e-4
     assert_close(parts, whole, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("epochs", "minibatches", "micro"), [(1, 1, 8), (2, 2, 1), (3, 4, 8)])
+@pytest.mark.parametrize(("epochs", "minibatches", "tokens"), [(1, 1, 999), (2, 2, 1), (3, 4, 60)])
 def test_optimiser_steps_are_epochs_times_minibatches(
-    make_config, start, folder, epochs, minibatches, micro
+    make_config, start, folder, epochs, minibatches, tokens
 ):
-    config = make_config(epochs=epochs, minibatches=minibatches, micro_batch_size=micro)
+    config = make_config(epochs=epochs, minibatches=minibatches, micro_batch_tokens=tokens)
     models, _, rollout, targets = start(config)
     state = ppo.make_state(models, config)
 
@@ -125,10 +205,10 @@ def test_optimiser_steps_are_epochs_times_minibatches(
     assert steps == {epochs * minibatches}
 
 
-def test_the_gradient_that_steps_is_clipped(make_config, start):
+def test_the_gradient_that_steps_is_clipped(make_config, start, folder):
     config = make_config(max_grad_norm=1e-3)
     models, _, rollout, targets = start(config)
-    gradient(models, rollout, targets, config)
+    gradient(models, rollout, targets, config, folder)
 
     norms = ppo.optimiser_step(models, ppo.make_state(models, config), config)
 
@@ -155,14 +235,16 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(make_config, start):
 
 def test_gradient_checkpointing_is_on_and_changes_no_gradient(make_config, start, folder):
     models, _, rollout, targets = start(make_config())
-    plain = gradient(models, rollout, targets, make_config())
+    plain = gradient(models, rollout, targets, make_config(), folder)
 
     models, _, rollout, targets = start(make_config(gradient_checkpointing=True))
     models.model.train()
     layer = models.model.get_base_model().model.layers[0]
 
     assert layer.gradient_checkpointing
-    assert_close(gradient(models, rollout, targets, make_config()), plain, atol=1e-6, rtol=1e-4)
+    assert_close(
+        gradient(models, rollout, targets, make_config(), folder), plain, atol=1e-6, rtol=1e-4
+    )
 
 
 def test_a_gradient_that_is_not_finite_touches_no_weight_and_three_end_the_run(make_config, start):
@@ -188,7 +270,7 @@ def test_a_gradient_that_is_not_finite_touches_no_weight_and_three_end_the_run(m
 
 # --- prompts ------------------------------------------------------------------------------------
 def test_prompts_are_shuffled_without_being_dropped_and_cycle(make_config, start):
-    config = make_config(batch_size=2, micro_batch_size=2)
+    config = make_config(batch_size=2)
     _, prompts, _, _ = start(config)
 
     ids = [p.line.id for step in range(5) for p in ppo.prompts_of_step(prompts, step, config)]
@@ -229,11 +311,12 @@ class StopsAfter(RunFolder):
         return self.looks < 0
 
 
-@pytest.mark.parametrize("looks", [3, 9, 11, 14, 25])
+@pytest.mark.parametrize("looks", [3, 9, 13, 15, 18, 21, 40])
 def test_a_run_stopped_anywhere_ends_with_the_same_weights(
     make_config, prompts_file, folder, tmp_path_factory, looks
 ):
-    """Looks: 8 tokens of the rollout, 2 micro-batches of scoring, then those of the update."""
+    """Looks: 8 tokens of the rollout, then every micro-batch: three passes of scoring, and those
+    of the policy and of the critic in the update."""
     config = make_config(steps=2)
     other = tmp_path_factory.mktemp("interrupted")
     (other / "prompts.jsonl").write_bytes(prompts_file.read_bytes())
@@ -259,17 +342,22 @@ def test_a_run_killed_after_a_step_ends_with_the_same_weights(make_config, promp
     assert final_policy(folder) == expected
 
 
-def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(
-    make_config, prompts_file, folder, monkeypatch
-):
+@contextmanager
+def limited_file_size(size):
+    """Writing beyond it fails as on a full disk: in the middle of a file."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(make_config, prompts_file, folder):
     config = make_config(steps=1)
     ppo.run(config, folder)
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(ppo, "write_json", full)
-    with pytest.raises(OSError, match="No space left"):
+    with limited_file_size(10_000), pytest.raises(OSError, match="File too large"):
         ppo.run(make_config(steps=2), folder)
 
     assert [path.name for path in folder.path.glob("*checkpoint*")] == ["checkpoint-1"]
@@ -309,6 +397,39 @@ def test_all_prompts_too_long_is_a_sentence(make_config, prompts_file, folder):
         ppo.run(make_config(max_prompt_tokens=3), folder)
 
 
+# --- a known optimum ----------------------------------------------------------------------------
+def test_a_bandit_approaches_its_closed_form(
+    make_config, prompts_file, folder, tiny_reference, monkeypatch
+):
+    """One token per completion, and a point for one token a. The best policy at price beta is
+    the reference times exp(r / beta) / Z (Ziegler et al. 2019, equation 2)."""
+    beta = 0.5
+    base, tokenizer = load_policy(tiny_reference)
+    (prompt,), _ = encode_prompts(tokenizer, read_prompts(prompts_file)[:1], 256)
+    with torch.no_grad():
+        reference = (base(torch.tensor([prompt.ids])).logits[0, -1] / 0.7).softmax(-1)
+    a = int(reference.topk(3).indices[2])
+    monkeypatch.setattr(
+        ppo, "score", lambda layers, head, batch: 0.1 + 0.5 * (batch.targets == a).float()
+    )
+    config = make_config(
+        steps=60, batch_size=128, epochs=1, minibatches=1, max_new_tokens=1, learning_rate=5e-3,
+        value_learning_rate=5e-3, kl_coefficient=beta, missing_eos_penalty=0.0, checkpoint_every=60,
+        critic="head", micro_batch_tokens=10_000,
+    )  # fmt: skip
+    models = ppo.load_models(config)
+
+    ppo.train(models, [prompt], config, folder)
+
+    best = reference * torch.exp((torch.arange(len(reference)) == a) / beta)
+    best /= best.sum()
+    with torch.no_grad(), ppo.use_adapter(models.model, "policy"):
+        policy = (models.model(torch.tensor([prompt.ids])).logits[0, -1] / 0.7).softmax(-1)
+    kl, best_kl = ((p * (p / reference).log()).nansum() for p in (policy, best))
+    assert float(policy[a]) == pytest.approx(float(best[a]), rel=0.05)
+    assert float(kl) == pytest.approx(float(best_kl), rel=0.05)
+
+
 # --- learning -----------------------------------------------------------------------------------
 def mean_length(reference, prompts_file):
     model, tokenizer = load_policy(reference)
@@ -328,8 +449,8 @@ def mean_length(reference, prompts_file):
 def likes_it_short(monkeypatch):
     """A reward model whose taste is known: a quarter of a standard deviation less per token."""
 
-    def score(model, head, batch):
-        return 0.1 + 0.5 * (8 - batch.completion_mask.sum(1).float()) / 4
+    def score(layers, head, batch):
+        return 0.1 + 0.5 * (8 - batch.before.sum(1).float()) / 4
 
     monkeypatch.setattr(ppo, "score", score)
 
@@ -337,7 +458,7 @@ def likes_it_short(monkeypatch):
 def test_the_policy_learns_what_is_rewarded_and_a_larger_kl_coefficient_holds_it_back(
     make_config, prompts_file, folder, tiny_reference, likes_it_short, tmp_path_factory
 ):
-    settings = {"steps": 8, "batch_size": 32, "micro_batch_size": 32, "max_new_tokens": 16,
+    settings = {"steps": 8, "batch_size": 32, "micro_batch_tokens": 4096, "max_new_tokens": 16,
                 "learning_rate": 5e-3, "missing_eos_penalty": 0.0}  # fmt: skip
     held = RunFolder(tmp_path_factory.mktemp("held"))
     (held.path / "prompts.jsonl").write_bytes(prompts_file.read_bytes())

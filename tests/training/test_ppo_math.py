@@ -154,22 +154,20 @@ def test_with_lambda_one_the_advantage_is_return_minus_value():
 
 
 def test_policy_loss_at_ratio_one_is_minus_the_advantages():
-    logprobs = -torch.rand(2, 3)
-    advantages = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 100.0]])
+    logprobs = -torch.rand(3)
 
-    result = policy_loss(logprobs, logprobs, advantages, MASK, 0.2, 20.0)
+    result = policy_loss(logprobs, logprobs, tensor([1.0, 2.0, 3.0]), 0.2, 20.0)
 
-    assert result.loss == -15.0
-    assert result.ratio.tolist() == [[1.0] * 3] * 2
+    assert result.loss == -6.0
+    assert result.ratio.tolist() == [1.0] * 3
     assert (result.clipped, result.approx_kl, result.clamped) == (0, 0, 0)
 
 
 def test_policy_loss_clips_only_what_would_gain():
-    old = torch.zeros(1, 4)
-    logprobs = tensor([[1.5, 0.5, 1.5, 0.5]]).log()
-    advantages = tensor([[1.0, 1.0, -1.0, -1.0]])
+    logprobs = tensor([1.5, 0.5, 1.5, 0.5]).log()
+    advantages = tensor([1.0, 1.0, -1.0, -1.0])
 
-    result = policy_loss(logprobs, old, advantages, torch.ones(1, 4).bool(), 0.2, 20.0)
+    result = policy_loss(logprobs, torch.zeros(4), advantages, 0.2, 20.0)
 
     # 1.5 with A=1 is held at 1.2; 0.5 with A=-1 at 0.8; the other two are not clipped
     assert_close(result.loss, tensor(-1.2 - 0.5 + 1.5 + 0.8))
@@ -177,31 +175,24 @@ def test_policy_loss_clips_only_what_would_gain():
 
 
 def test_a_clipped_token_has_no_gradient():
-    logprobs = tensor([[math.log(1.5), 0.0]], requires_grad=True)
+    logprobs = tensor([math.log(1.5), 0.0], requires_grad=True)
 
-    policy_loss(
-        logprobs, torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2).bool(), 0.2, 20.0
-    ).loss.backward()
+    policy_loss(logprobs, torch.zeros(2), torch.ones(2), 0.2, 20.0).loss.backward()
 
-    assert logprobs.grad.tolist() == [[0.0, -1.0]]
+    assert logprobs.grad.tolist() == [0.0, -1.0]
 
 
 def test_policy_loss_clamps_and_counts_huge_ratios():
-    logprobs = tensor([[1000.0, 0.0]])
-
-    result = policy_loss(
-        logprobs, torch.zeros(1, 2), -torch.ones(1, 2), torch.ones(1, 2).bool(), 0.2, 20.0
-    )
+    result = policy_loss(tensor([1000.0, 0.0]), torch.zeros(2), -torch.ones(2), 0.2, 20.0)
 
     assert result.clamped == 1
     assert torch.isfinite(result.loss)
 
 
 def test_value_loss_takes_the_larger_of_clipped_and_not():
-    values, old = tensor([[1.0, 3.0]]), tensor([[0.0, 0.0]])
-    returns = tensor([[2.0, 3.0]])
+    values, old, returns = tensor([1.0, 3.0]), tensor([0.0, 0.0]), tensor([2.0, 3.0])
 
-    result = value_loss(values, old, returns, torch.ones(1, 2).bool(), 0.5)
+    result = value_loss(values, old, returns, 0.5)
 
     # near the old value: 0.5 and 0.5; squared errors 1.5^2 > 1 and 2.5^2 > 0
     assert_close(result.loss, tensor(0.5 * (2.25 + 6.25)))
@@ -209,9 +200,7 @@ def test_value_loss_takes_the_larger_of_clipped_and_not():
 
 
 def test_value_loss_without_clipping_is_half_the_squared_error():
-    result = value_loss(
-        tensor([[1.0, 9.0]]), torch.zeros(1, 2), tensor([[3.0, 0.0]]), tensor([[True, False]]), None
-    )
+    result = value_loss(tensor([1.0]), torch.zeros(1), tensor([3.0]), None)
 
     assert (result.loss, result.clipped) == (2.0, 0)
 

@@ -1,0 +1,138 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rlhf.training import forward
+from rlhf.training.forward import (
+    backbone_of,
+    collate,
+    completion_logprobs,
+    is_trunk_reusable,
+    layers_of,
+    score,
+    token_logprobs,
+    top_layers,
+    vocabulary_head,
+    watching,
+)
+from rlhf.training.models import ScalarHead, encode, encode_completion, load_policy
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_reference):
+    return load_policy(tiny_reference)
+
+
+def logprobs(model, batch, temperature=1.0):
+    with torch.no_grad():
+        return completion_logprobs(backbone_of(model), vocabulary_head(model), batch, temperature)
+
+
+# --- batches ------------------------------------------------------------------------------------
+def test_what_counts_comes_from_lengths_also_when_the_padding_token_ends_completions():
+    batch = collate([[5], [6, 7]], [[8, 2], [9]], CPU)
+
+    assert batch.inputs["input_ids"].tolist() == [[5, 8, 2], [6, 7, 9]]
+    assert batch.before.tolist() == [[True, True, False], [False, True, False]]
+    assert batch.targets.tolist() == [8, 2, 9]
+    assert batch.last.tolist() == [2, 2]
+
+
+def test_padding_does_not_change_log_probabilities(policy):
+    model, tokenizer = policy
+    prompts = [
+        encode(tokenizer, [{"role": "user", "content": text}]) for text in ("Why?", "A cup.")
+    ]
+    prompts[1] = prompts[1] + prompts[0]  # of very different lengths
+    completions = [encode_completion(tokenizer, text) for text in ("Try it.", "No.")]
+
+    together = logprobs(model, collate(prompts, completions, CPU), 0.7)
+
+    alone = [
+        logprobs(model, collate([prompt], [completion], CPU), 0.7)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_the_score_is_read_at_the_last_real_token(policy):
+    layers = backbone_of(policy[0])
+    torch.manual_seed(0)
+    head = ScalarHead(layers.config.hidden_size)
+
+    short = score(layers, head, collate([[5, 6]], [[7, 2]], CPU))
+    padded = score(layers, head, collate([[5, 6], [5]], [[7, 2], [8, 9, 9, 9]], CPU))
+    cut = score(layers, head, collate([[5, 6]], [[7]], CPU))
+
+    assert_close(padded[0], short[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(cut, short, atol=1e-4)
+
+
+# --- log-probabilities --------------------------------------------------------------------------
+def test_log_probabilities_are_of_the_distribution_at_the_sampling_temperature(policy):
+    model, tokenizer = policy
+    prompt = encode(tokenizer, [{"role": "user", "content": "Why?"}])
+
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+
+    found = logprobs(model, collate([prompt], [[7]], CPU), 0.5)
+    assert_close(found[0], (logits / 0.5).log_softmax(-1)[7])
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * 11, 10_000])
+def test_chunked_log_probabilities_equal_those_of_all_logits(monkeypatch, at_once):
+    """Seven tokens of a vocabulary of eleven, in chunks of 1, 3 and 7: values and gradients."""
+    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", at_once)
+    torch.manual_seed(0)
+    hidden, targets = torch.randn(7, 4, requires_grad=True), torch.randint(11, (7,))
+    head, weights = torch.nn.Linear(4, 11), torch.randn(7)
+    expected = (head(hidden) / 0.7).log_softmax(-1)
+    (gradient,) = torch.autograd.grad((weights * expected[torch.arange(7), targets]).sum(), hidden)
+
+    found, entropies = token_logprobs(hidden, head, targets, 0.7)
+    (weights * found).sum().backward()
+
+    assert_close(found, expected[torch.arange(7), targets])
+    assert_close(entropies, -(expected.exp() * expected).sum(-1))
+    assert_close(hidden.grad, gradient)
+
+
+# --- the trunk ----------------------------------------------------------------------------------
+def test_the_top_layers_on_the_trunks_states_repeat_the_whole_forward(policy):
+    model, _ = policy
+    backbone = backbone_of(model)
+    prompts, completions = [[5, 6, 7], [5]], [[7, 2], [8, 9, 9, 9]]
+    with torch.no_grad(), watching(layers_of(backbone)[1][-1]) as watch:
+        backbone(collate(prompts, completions, CPU).inputs["input_ids"])
+    states = [watch.states[0, :5], watch.states[1, :5]]
+
+    from_states = completion_logprobs(
+        top_layers(backbone, 1),
+        vocabulary_head(model),
+        collate(prompts, completions, CPU, states),
+        1.0,
+    )
+
+    assert_close(
+        from_states, logprobs(model, collate(prompts, completions, CPU)), atol=1e-5, rtol=0
+    )
+
+
+def test_a_model_whose_layers_cannot_be_run_alone_is_found_out(policy, monkeypatch):
+    model, _ = policy
+    backbone = backbone_of(model)
+    assert is_trunk_reusable(model, 1)
+
+    # As GPT-2 does it: something is added to the inputs, whichever way they come.
+    whole = type(backbone).forward
+
+    def with_offset(self, input_ids=None, inputs_embeds=None, **kwargs):
+        embedded = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        return whole(self, inputs_embeds=embedded + 1.0, **kwargs)
+
+    monkeypatch.setattr(type(backbone), "forward", with_offset)
+
+    assert not is_trunk_reusable(model, 1)
