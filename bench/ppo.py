@@ -1,0 +1,160 @@
+"""Seconds and memory of one PPO update, split into rollout, score and update.
+
+    python bench/ppo.py --model DIR --prompts FILE [--updates 3] [--batch 32] [--prompt-tokens 64]
+        [--response-tokens 24] [--epochs 4] [--micro-batch 8] [--critic head|adapter|full]
+        [--adapter-layers all|K] [--fixed-length] [--plain]
+
+DIR is a model folder with safetensors, FILE holds one {"prompt": [messages]} per line; prompts of more
+than --prompt-tokens are left out. The reward model is a random adapter: its cost is that of a real
+one. --fixed-length lets no token end a completion, so that two implementations do equal work;
+--plain runs all layers everywhere, also where only the top ones have an adapter. Prints one JSON
+line; seconds are medians over the updates.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import resource
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from peft import get_peft_model
+
+from rlhf.training import ppo
+from rlhf.training.artifacts import RunFolder
+from rlhf.training.config import PPOConfig
+from rlhf.training.data import read_prompts
+from rlhf.training.generate import encode_prompts
+from rlhf.training.models import (
+    RewardStatistics,
+    ScalarHead,
+    load_policy,
+    lora_config,
+    save_adapter,
+    save_reward_head,
+)
+
+PHASES = ("rollout", "score", "update")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--updates", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("--response-tokens", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--critic", choices=("head", "adapter", "full"), default="adapter")
+    parser.add_argument("--adapter-layers", default="all")
+    parser.add_argument("--fixed-length", action="store_true")
+    parser.add_argument("--plain", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(arguments, Path(folder))))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    top = None if arguments.adapter_layers == "all" else int(arguments.adapter_layers)
+    reference = {"base": str(arguments.model), "adapters": []}
+    make_reward_model(reference, folder / "reward", top)
+    config = PPOConfig(
+        model=reference,
+        reward_model=str(folder / "reward"),
+        steps=arguments.updates,
+        batch_size=arguments.batch,
+        epochs=arguments.epochs,
+        minibatches=1,
+        micro_batch_tokens=arguments.micro_batch
+        * (arguments.prompt_tokens + arguments.response_tokens),
+        max_prompt_tokens=arguments.prompt_tokens,
+        max_new_tokens=arguments.response_tokens,
+        critic=arguments.critic,
+        adapter_layers=top,
+        reuse_trunk=not arguments.plain,
+        checkpoint_every=arguments.updates,
+    )
+    models = ppo.load_models(config)
+    if arguments.fixed_length:
+        models = models._replace(stop=set())
+    prompts, _ = encode_prompts(
+        models.tokenizer,
+        read_prompts(numbered(arguments.prompts, folder)),
+        config.max_prompt_tokens,
+    )
+    run_folder = RunFolder(folder)
+    ppo.train(models, prompts, config, run_folder)
+    steps = [
+        event["values"]
+        for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+        if event["type"] == "metrics"
+    ]
+    return report(steps, arguments)
+
+
+def make_reward_model(reference: dict[str, Any], folder: Path, top: int | None) -> None:
+    folder.mkdir()
+    torch.manual_seed(0)
+    base, _ = load_policy(reference)
+    model = get_peft_model(base, lora_config(base, 16, top), adapter_name="reward")
+    for path, parameter in model.named_parameters():
+        if ".lora_B." in path:
+            torch.nn.init.normal_(parameter, std=0.01)
+    save_adapter(model, "reward", folder)
+    head = ScalarHead(base.config.get_text_config().hidden_size)
+    save_reward_head(head, RewardStatistics(0.0, 1.0), folder)
+
+
+def numbered(source: Path, folder: Path) -> Path:
+    """The prompts with an id each, as a run's folder has them."""
+    lines = [json.loads(line) for line in source.read_text().splitlines()]
+    path = folder / "prompts.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"id": number, "messages": line["prompt"]}) + "\n"
+            for number, line in enumerate(lines)
+        )
+    )
+    return path
+
+
+def report(steps: list[dict[str, float]], arguments: argparse.Namespace) -> dict[str, Any]:
+    seconds = {
+        phase: statistics.median(step[f"seconds/{phase}"] for step in steps) for phase in PHASES
+    }
+    whole = statistics.median(sum(step[f"seconds/{phase}"] for phase in PHASES) for step in steps)
+    length = statistics.fmean(step["length/mean"] for step in steps)
+    return {
+        "implementation": "preferendum",
+        "critic": arguments.critic,
+        "adapter_layers": arguments.adapter_layers,
+        "fixed_length": arguments.fixed_length,
+        "plain": arguments.plain,
+        "seconds_per_update": round(whole, 2),
+        **{phase: round(value, 2) for phase, value in seconds.items()},
+        "completions_per_s": round(arguments.batch / whole, 3),
+        "tokens_per_s": round(arguments.batch * length / whole, 1),
+        "length": round(length, 1),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
