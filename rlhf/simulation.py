@@ -111,13 +111,13 @@ PRESETS = {
         max_prompts=160,
         generate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
         reward_model={
-            "epochs": 2, "learning_rate": 3e-4, "batch_size": 8, "micro_batch_size": 8,
-            "policy_samples": 32, "max_new_tokens": 64,
+            "epochs": 2, "learning_rate": 3e-4, "batch_size": 8, "micro_batch_size": 4,
+            "policy_samples": 32, "max_new_tokens": 64, "adapter_layers": 10,
         },
         ppo={
-            "steps": 7, "batch_size": 32, "max_new_tokens": 64,
-            "epochs": 1, "minibatches": 4, "learning_rate": 8e-4, "value_learning_rate": 8e-4,
-            "kl_coefficient": 0.02,
+            "steps": 10, "batch_size": 32, "max_new_tokens": 64, "epochs": 1, "minibatches": 4,
+            "learning_rate": 8e-4, "value_learning_rate": 8e-4, "kl_coefficient": 0.02,
+            "adapter_layers": 10,
         },
         evaluate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
     ),
