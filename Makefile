@@ -41,7 +41,7 @@ check:
 
 bench:
 	@bin/setup dev
-	@set -e; for script in $$(git ls-files 'bench/*.py'); do PYTHONPATH=. $(PY) $$script; done
+	@set -e; for script in queue_latency ppo; do $(PY) bench/$$script.py; done
 
 clean:
 	rm -rf .venv *.egg-info staticfiles test-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,11 +1,11 @@
 """Seconds and memory of one PPO update, split into rollout, score and update.
 
-    python bench/ppo.py --model DIR --prompts FILE [--updates 3] [--batch 32] [--prompt-tokens 64]
+    python bench/ppo.py [--model DIR] [--prompts FILE] [--updates 3] [--batch 32] [--prompt-tokens 64]
         [--response-tokens 24] [--epochs 4] [--micro-batch 8] [--critic head|adapter|full]
         [--adapter-layers all|K] [--fixed-length] [--plain]
 
-DIR is a model folder with safetensors, FILE holds one {"prompt": [messages]} per line; prompts of more
-than --prompt-tokens are left out. The reward model is a random adapter: its cost is that of a real
+DIR is a model folder with safetensors, by default the embedded model, converted first; FILE holds one
+{"prompt": [messages]} per line, by default the demo's. Prompts of more than --prompt-tokens are left out. The reward model is a random adapter: its cost is that of a real
 one. --fixed-length lets no token end a completion, so that two implementations do equal work;
 --plain runs all layers everywhere, also where only the top ones have an adapter. Prints one JSON
 line; seconds are medians over the updates.
@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -40,6 +41,7 @@ from rlhf.training.models import (
     save_reward_head,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("rollout", "score", "update")
 
 
@@ -47,8 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--prompts", type=Path, default=ROOT / "rlhf" / "demo" / "prompts.jsonl")
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--prompt-tokens", type=int, default=64)
@@ -70,7 +72,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     top = None if arguments.adapter_layers == "all" else int(arguments.adapter_layers)
-    reference = {"base": str(arguments.model), "adapters": []}
+    reference = {"base": str(arguments.model or convert_embedded(folder)), "adapters": []}
     make_reward_model(reference, folder / "reward", top)
     config = PPOConfig(
         model=reference,
@@ -104,6 +106,17 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if event["type"] == "metrics"
     ]
     return report(steps, arguments)
+
+
+def convert_embedded(folder: Path) -> Path:
+    """In a process of its own, so that its memory is not counted."""
+    run_folder = folder / "import"
+    run_folder.mkdir()
+    config = {"kind": "import_model", "config": {"source": "embedded"}}
+    (run_folder / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "rlhf.training", str(run_folder)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    return run_folder / "artifact"
 
 
 def make_reward_model(reference: dict[str, Any], folder: Path, top: int | None) -> None:
