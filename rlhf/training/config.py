@@ -78,7 +78,7 @@ class RewardModelConfig(Config):
     prompts: str = "prompts.jsonl"  # the policy samples that fix the score's mean and deviation
     epochs: int = 2
     batch_size: int = 8  # pairs per optimiser step
-    micro_batch_size: int = 1  # pairs per forward: four of 1000 tokens took 18 GB on SmolLM2
+    micro_batch_size: int = 1  # pairs per forward: memory follows them
     learning_rate: float = 2e-4  # LoRA needs about 10x the rate of full fine-tuning
     lora_rank: int = 16
     adapter_layers: int | None = None  # the adapter on this many top layers; None: on all
