@@ -49,9 +49,18 @@ class _Vote(NamedTuple):
 
 
 # --- all together -----------------------------------------------------------------------------
-def alpha(project: Project, purpose: str | None = None, origin: str | None = None) -> Agreement:
-    """Ordinal alpha of the rankings in force, of one purpose or origin or of all."""
-    judgments = Judgment.objects.counted().filter(project=project)
+def alpha(
+    project: Project,
+    purpose: str | None = None,
+    origin: str | None = None,
+    *,
+    newest: int | None = None,
+) -> Agreement:
+    """Ordinal alpha of the rankings in force, of one purpose or origin or of all.
+
+    With `newest`, only among the newest so many judgments.
+    """
+    judgments = _counted(project, newest)
     if purpose is not None:
         judgments = judgments.filter(comparison__purpose=purpose)
     if origin is not None:
@@ -61,10 +70,7 @@ def alpha(project: Project, purpose: str | None = None, origin: str | None = Non
 
 def alpha_by_round(project: Project, *, newest: int) -> dict[int, Agreement]:
     """Alpha of the training comparisons of each round, among the newest so many judgments."""
-    among = Judgment.objects.filter(project=project).order_by("-pk").values("pk")[:newest]
-    judgments = Judgment.objects.counted().filter(
-        pk__in=among, comparison__purpose=Purpose.TRAINING
-    )
+    judgments = _counted(project, newest).filter(comparison__purpose=Purpose.TRAINING)
     ballots: dict[int, list[dict[int, _Vote]]] = defaultdict(list)
     for votes in _ballots(judgments):
         ballots[next(iter(votes.values())).round_number].append(votes)
@@ -104,9 +110,14 @@ def _outcome_counts(votes: Mapping[int, _Vote]) -> Iterator[list[int]]:
 
 
 # --- one against the others -------------------------------------------------------------------
-def annotator_statistics(project: Project) -> list[AnnotatorStatistics]:
-    """All who have judged something, least agreement with the others first."""
-    judgments = Judgment.objects.counted().filter(project=project)
+def annotator_statistics(
+    project: Project, *, newest: int | None = None
+) -> list[AnnotatorStatistics]:
+    """All who have judged something, least agreement with the others first.
+
+    With `newest`, only the newest so many judgments are looked at.
+    """
+    judgments = _counted(project, newest)
     agreements: dict[int, list[float]] = defaultdict(list)
     for votes in _ballots(judgments):
         for annotator, share in _agreement_with_others(votes).items():
@@ -157,6 +168,14 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 # --- judgments to pairs -----------------------------------------------------------------------
+def _counted(project: Project, newest: int | None) -> QuerySet[Judgment]:
+    counted = Judgment.objects.counted().filter(project=project)
+    if newest is None:
+        return counted
+    among = Judgment.objects.filter(project=project).order_by("-pk").values("pk")[:newest]
+    return counted.filter(pk__in=among)
+
+
 def _votes(judgments: QuerySet[Judgment]) -> Iterator[_Vote]:
     rows = judgments.order_by("comparison_id", "pk").values_list(
         "comparison_id",

@@ -16,6 +16,8 @@ from annotator.models import Judgment, Purpose, Role, Split, Verdict
 from annotator.rendering import LETTERS, split_conversation
 
 PAGE_SIZE = 50
+# The newest ones; what is older is not read to draw a page. These take about half a second.
+JUDGMENTS_READ = 20_000
 FILTERS = ("purpose", "round", "state", "prompt")
 
 
@@ -115,13 +117,15 @@ def as_shown(judgment: Judgment, letters: dict[int, str]) -> str:
 @login_required
 def agreement(request: HtmxRequest, slug: str) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
-    result = alpha(project)
+    result = alpha(project, newest=JUDGMENTS_READ)
     context = {
         "project": project,
         "role": role,
         "alpha": result,
         "meaning": meaning_of(result.value) if result.value is not None else result.reason,
-        "statistics": annotator_statistics(project),
+        "statistics": annotator_statistics(project, newest=JUDGMENTS_READ),
+        "newest": JUDGMENTS_READ,
+        "is_cut": project.judgments.order_by("-pk")[JUDGMENTS_READ:].exists(),
     }
     return render(request, "annotator/agreement.html", context)
 

@@ -91,6 +91,14 @@ def test_alpha_says_when_all_are_ties(project):
     assert alpha(project).reason.startswith("All rankings are ties")
 
 
+def test_alpha_of_the_newest_judgments_forgets_the_older_ones(project):
+    vote(project, [[A, B]])
+    vote(project, [[A, A], [B, B]])
+
+    assert alpha(project).value < 1
+    assert alpha(project, newest=4).value == 1
+
+
 # --- annotators -------------------------------------------------------------------------------
 def test_whoever_votes_the_wrong_way_round_comes_first(project):
     *_, saboteur = vote(
@@ -102,6 +110,15 @@ def test_whoever_votes_the_wrong_way_round_comes_first(project):
     assert rows[0].user == saboteur
     assert rows[0].agreement == pytest.approx(fmean([0, 0, 1 / 3, 0, 0.5 / 3]))
     assert [row.agreement for row in rows] == sorted(row.agreement for row in rows)
+
+
+def test_statistics_of_the_newest_judgments_leave_the_older_ones_out(project):
+    vote(project, [[A, A]])
+    newer = vote(project, [[A, A, A]])
+
+    rows = annotator_statistics(project, newest=3)
+
+    assert {row.user for row in rows} == set(newer)
 
 
 def test_statistics_count_what_is_shared(project):

@@ -585,6 +585,21 @@ def test_older_rows_are_on_the_next_page_with_the_same_filter(client, project, m
     assert second.context["page"].rows == rows[1::-1]
 
 
+def test_agreement_of_many_judgments_is_that_of_the_newest(client, project, member, monkeypatch):
+    monkeypatch.setattr("annotator.views.review.JUDGMENTS_READ", 2)
+    users = UserFactory.create_batch(3)
+    for user in users[:2]:
+        make_judgment(ComparisonFactory(project=project), user, [0], [1])
+    member(Role.REVIEWER)
+    assert "the newest" not in client.get(url("agreement")).content.decode()
+
+    make_judgment(ComparisonFactory(project=project), users[2], [0], [1])
+
+    response = client.get(url("agreement"))
+    assert "This page is about the newest 2 judgments." in response.content.decode()
+    assert {row.user for row in response.context["statistics"]} == set(users[1:])
+
+
 def test_agreement_is_a_number_and_a_sentence(client, project, member):
     for _ in range(3):
         comparison = ComparisonFactory(project=project, overlap=2)
