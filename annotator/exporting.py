@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import django
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, Prefetch, QuerySet
+from django.db.models import Count, Prefetch, Q, QuerySet
 from django.utils import timezone
 
 from annotator.models import (
@@ -325,13 +325,10 @@ def preview(project: Project) -> dict[str, int]:
     counted = Judgment.objects.counted().filter(
         project=project, comparison__purpose=Purpose.TRAINING
     )
-    by_verdict = dict(counted.values_list("verdict").annotate(n=Count("pk")))
-    distinct = counted.aggregate(
-        comparisons=Count("comparison", distinct=True), annotators=Count("annotator", distinct=True)
+    return counted.aggregate(
+        judgments=Count("pk"),
+        rankings=Count("pk", filter=Q(verdict=Verdict.RANKING)),
+        all_bad=Count("pk", filter=Q(verdict=Verdict.ALL_BAD)),
+        comparisons=Count("comparison", distinct=True),
+        annotators=Count("annotator", distinct=True),
     )
-    return {
-        "judgments": sum(by_verdict.values()),
-        "rankings": by_verdict.get(Verdict.RANKING, 0),
-        "all_bad": by_verdict.get(Verdict.ALL_BAD, 0),
-        **distinct,
-    }

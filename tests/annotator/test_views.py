@@ -757,7 +757,7 @@ def test_the_last_admin_stays(client, project, member):
 
 # --- lists cost the same however long ------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("name", "queries"), [("prompts", 5), ("comparisons", 5), ("members", 5), ("exports", 8)]
+    ("name", "queries"), [("prompts", 5), ("comparisons", 5), ("members", 5), ("exports", 7)]
 )
 @pytest.mark.parametrize("rows", [1, 3])
 def test_lists_cost_the_same_for_one_row_and_three(
