@@ -106,7 +106,7 @@ def test_the_whole_loop_in_the_browser(app, page, tiny_folder):
     win_rate = re.compile(r"\d+\s%\s+\(\d+\s%\sto\s\d+\s%\)\s+0\sties")
     expect(page.get_by_role("row", name=re.compile("^1 "))).to_contain_text(win_rate)
     expect(page.locator("[data-step=new_policy]")).to_contain_text("policy-r1")
-    page.get_by_role("button", name="Start round 2").click()
+    page.locator("#strip-evaluation", has_text="Start round 2").click()
     expect(page.get_by_role("heading", name="Round 2")).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("^2 "))).to_be_visible()
 

@@ -13,14 +13,8 @@ from trl import RewardTrainer
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped, read_json
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.data import Pair, read_pairs
-from rlhf.training.models import (
-    collate,
-    encode,
-    encode_completion,
-    load_policy,
-    load_reward_adapter,
-    score,
-)
+from rlhf.training.forward import backbone_of, collate, score
+from rlhf.training.models import encode, encode_completion, load_policy, load_reward_adapter
 from rlhf.training.reward_model import (
     HeldOut,
     SimilarLengths,
@@ -382,7 +376,8 @@ def test_on_the_language_model_the_artifact_scores_as_the_trained_classifier(
         [encode_completion(tokenizer, row[2], truncated=row[4]) for row in kept],
         CPU,
     )
-    scores = score(model, head, batch)
+    with torch.no_grad():
+        scores = score(backbone_of(model), head, batch)
 
     assert len(scores) == 32
     assert_close(scores.mean().item(), result["score_mean"], atol=1e-5, rtol=0)
