@@ -116,7 +116,10 @@ def test_claim_goes_on_to_lower_priorities_when_the_higher_are_handled(project, 
 
 
 def test_claim_draws_the_order_of_comparisons_and_of_completions(project):
-    comparisons = ComparisonFactory.create_batch(4, project=project, overlap=100)
+    comparisons = [
+        ComparisonFactory(project=project, overlap=100, draw=draw)
+        for draw in (0.0, 0.25, 0.5, 0.75)
+    ]  # evenly spread: each is as likely as the others
 
     handed_out = [claim(project, MembershipFactory(project=project).user) for _ in range(60)]
 
