@@ -40,6 +40,7 @@ from rlhf.training.models import (
     save_adapter,
     save_reward_head,
 )
+from rlhf.training.ppo_models import load_models
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("rollout", "score", "update")
@@ -90,7 +91,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         reuse_trunk=not arguments.plain,
         checkpoint_every=arguments.updates,
     )
-    models = ppo.load_models(config)
+    models = load_models(config)
     if arguments.fixed_length:
         models = models._replace(stop=set())
     prompts, _ = encode_prompts(

@@ -2,12 +2,7 @@
 
 The algorithm is that of Ziegler et al. 2019 and Stiennon et al. 2020, with the details that Huang
 et al. 2023 (The N Implementation Details of RLHF with PPO) and 2024 (The N+ …) found to matter;
-docs/ppo.md names the source of each. One frozen base stays in memory. On it lie the LoRA
-adapters `policy`, which learns, and `reward`, which does not; the base without an adapter is the
-reference. The critic is one more adapter that learns, or only a head on the policy, or a whole
-second model. If all adapters lie on the top layers, what enters those layers is kept from the
-rollout and only they are run again (forward.py). Left out: several processes, reward functions
-other than one reward model.
+docs/ppo.md names the source of each, and ppo_models.py says which models there are.
 
 B completions of up to T tokens; a rollout is one batch of them, N the tokens of some of them in a
 row. Everything random in a step comes from the seed and the step's number, so a resumed run repeats
@@ -20,48 +15,34 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from peft import set_peft_model_state_dict
+from torch import Tensor
 
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
 from rlhf.training.forward import (
     Batch,
-    backbone_of,
     collate,
     completion_logprobs,
     hidden_states,
-    is_trunk_reusable,
     layers_of,
     score,
     token_logprobs,
-    top_layers,
     vocabulary_head,
 )
 from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sample
 from rlhf.training.models import (
     RewardStatistics,
-    ScalarHead,
-    adapter_parameters,
     adapter_state,
     decode,
-    load_policy,
-    load_reward_adapter,
-    lora_config,
-    merged_adapter,
-    n_top_layers,
     save_adapter,
-    stop_ids,
-    use_adapter,
 )
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
@@ -75,46 +56,7 @@ from rlhf.training.ppo_math import (
     value_loss,
     whiten,
 )
-
-
-class Models(NamedTuple):
-    """One base with its adapters, and what lies beside it."""
-
-    model: PeftModel
-    tokenizer: PreTrainedTokenizerBase
-    reward_head: ScalarHead
-    value_head: ScalarHead
-    statistics: RewardStatistics
-    stop: set[int]
-    top: int  # layers that run on the kept states of the trunk below; 0: all layers, on tokens
-    layers: nn.Module  # those layers: a part of `model`
-    critic: nn.Module | None  # a whole model of its own
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.value_head.parameters()).device
-
-    @property
-    def is_exact(self) -> bool:
-        """Decoding and teacher forcing round alike in fp32, but not in bf16."""
-        return next(self.model.parameters()).dtype == torch.float32
-
-    def using(self, name: str | None) -> AbstractContextManager[None]:
-        """Run the block with this adapter, or with none. A critic of its own needs none."""
-        if name == "value" and self.critic:
-            return nullcontext()
-        if name and self.is_exact:
-            return merged_adapter(self.model, name)
-        return use_adapter(self.model, name)
-
-    def policy_parameters(self) -> list[nn.Parameter]:
-        return adapter_parameters(self.model, "policy")
-
-    def value_parameters(self) -> list[nn.Parameter]:
-        critic = (
-            self.critic.parameters() if self.critic else adapter_parameters(self.model, "value")
-        )
-        return [*critic, *self.value_head.parameters()]
+from rlhf.training.ppo_models import Models, load_models
 
 
 class Rollout(NamedTuple):
@@ -154,51 +96,6 @@ class State:
 
 
 # --- setting up -------------------------------------------------------------------------------
-def load_models(config: PPOConfig) -> Models:
-    """The base with a fresh `policy` adapter, the reward model, and the critic made from it."""
-    torch.manual_seed(config.seed)
-    base, tokenizer = load_policy(config.model)
-    stop = stop_ids(base, tokenizer)
-    # LoRA's B starts at zero: the first policy is the reference, to the last bit.
-    adapter = lora_config(base, config.lora_rank, config.adapter_layers)
-    model = get_peft_model(base, adapter, adapter_name="policy")
-    reward_head, statistics = load_reward_adapter(model, config.reward_model, "reward")
-    # The critic sees what the reward model sees (Stiennon et al. 2020), but its head starts at 0:
-    # the reward model has only ever judged whole answers, and before the last token its opinion
-    # explains the returns worse than saying their mean, which is 0 by normalisation.
-    value_head = ScalarHead(base.config.get_text_config().hidden_size).to(base.device)
-    nn.init.zeros_(value_head.linear.weight)
-    critic = None
-    if config.critic == "adapter":
-        load_reward_adapter(model, config.reward_model, "value")
-    elif config.critic == "full":
-        critic = load_critic(config)
-    if config.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-    top = n_top_layers(model)
-    n_layers = len(layers_of(backbone_of(model))[1])
-    if not config.reuse_trunk or top == n_layers or not is_trunk_reusable(model, top):
-        top = 0
-    layers = top_layers(backbone_of(model), top) if top else backbone_of(model)
-    models = Models(
-        model, tokenizer, reward_head, value_head, statistics, stop, top, layers, critic
-    )
-    model.requires_grad_(False)
-    for parameter in [*models.policy_parameters(), *models.value_parameters()]:
-        parameter.requires_grad_(True)
-    return models
-
-
-def load_critic(config: PPOConfig) -> nn.Module:
-    """A backbone of its own, in fp32 because all of it learns, that starts as the reward model's."""
-    base, _ = load_policy(config.model, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, config.reward_model)
-    critic = model.merge_and_unload().base_model
-    if config.gradient_checkpointing:
-        critic.gradient_checkpointing_enable({"use_reentrant": False})
-    return critic
-
-
 def make_state(models: Models, config: PPOConfig) -> State:
     optimizer = torch.optim.Adam(
         [

@@ -14,7 +14,8 @@ from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
 from rlhf.training.forward import backbone_of
 from rlhf.training.generate import encode_prompts, sample
-from rlhf.training.models import adapter_state, load_policy, stop_ids
+from rlhf.training.models import adapter_state, load_policy, stop_ids, use_adapter
+from rlhf.training.ppo_models import load_models
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def start(prompts_file, folder):
     """Models, prompts and the first rollout with its targets, as a step would have them."""
 
     def start(config):
-        models = ppo.load_models(config)
+        models = load_models(config)
         prompts, _ = encode_prompts(models.tokenizer, read_prompts(prompts_file), 256)
         chosen = ppo.prompts_of_step(prompts, 0, config)
         completions = ppo.collect_rollout(models, chosen, config, 0, folder)
@@ -84,7 +85,7 @@ def test_the_score_is_read_at_the_end_token_although_it_is_also_the_padding(make
     row = [completion.truncated for completion in rollout.completions].index(False)
     prompt, completion = rollout.prompts[row].ids, rollout.completions[row].ids
 
-    with torch.no_grad(), ppo.use_adapter(models.model, "reward"):
+    with torch.no_grad(), use_adapter(models.model, "reward"):
         hidden = models.layers(torch.tensor([prompt + completion])).last_hidden_state
         score = models.reward_head(hidden[0, -1])
 
@@ -417,13 +418,13 @@ def test_a_bandit_approaches_its_closed_form(
         value_learning_rate=5e-3, kl_coefficient=beta, missing_eos_penalty=0.0, checkpoint_every=60,
         critic="head", micro_batch_tokens=10_000,
     )  # fmt: skip
-    models = ppo.load_models(config)
+    models = load_models(config)
 
     ppo.train(models, [prompt], config, folder)
 
     best = reference * torch.exp((torch.arange(len(reference)) == a) / beta)
     best /= best.sum()
-    with torch.no_grad(), ppo.use_adapter(models.model, "policy"):
+    with torch.no_grad(), use_adapter(models.model, "policy"):
         policy = (models.model(torch.tensor([prompt.ids])).logits[0, -1] / 0.7).softmax(-1)
     kl, best_kl = ((p * (p / reference).log()).nansum() for p in (policy, best))
     assert float(policy[a]) == pytest.approx(float(best[a]), rel=0.05)
