@@ -245,6 +245,8 @@ DEMO_PORT = env.int("PREFERENDUM_PORT", 8000, validate=validate.Range(min=1, max
 RUN_COMMAND = env.str(
     "PREFERENDUM_RUN_COMMAND", "{python} -m rlhf.training {run_dir}", validate=check_run_command
 )
+# Files of `accelerate config`, of which an admin may pick one for a run in several processes.
+ACCELERATE_DIR = Path(env.str("PREFERENDUM_ACCELERATE_DIR", str(DATA_DIR / "accelerate")))
 RUN_MEMORY_LIMIT_MIB = env.int(  # 0: no limit
     "PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0, validate=validate.Range(min=0)
 )

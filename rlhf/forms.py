@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.db.models import QuerySet
 from django.forms import BoundField
 
 from annotator.models import Export, Project
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.processes import accelerate_configs
 from rlhf.training.config import (
     EvaluateConfig,
     GenerateConfig,
@@ -287,7 +289,8 @@ class PPOForm(RunForm):
     advanced = (
         "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "lora_rank",
         "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl", "clip_range", "lam",
-        "missing_eos_penalty", "checkpoint_every", "gradient_checkpointing", "seed",
+        "missing_eos_penalty", "checkpoint_every", "gradient_checkpointing", "accelerate_config",
+        "seed",
     )  # fmt: skip
 
     policy = version("Policy", "The policy to train; it also stays as the reference.")
@@ -357,7 +360,17 @@ class PPOForm(RunForm):
     gradient_checkpointing = forms.BooleanField(
         required=False, help_text="Saves memory and takes about a third longer."
     )
+    accelerate_config = forms.ChoiceField(label="Processes", required=False)
     seed = seed(PPOConfig.seed)
+
+    def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
+        super().__init__(project, *args, **kwargs)
+        field: Any = self.fields["accelerate_config"]
+        field.choices = [("", "One"), *((name, name) for name in accelerate_configs())]
+        field.help_text = (
+            "Several GPUs or machines share the work as a file of accelerate's says. Files lie in "
+            f"{settings.ACCELERATE_DIR}."
+        )
 
 
 class EvaluateForm(RunForm):

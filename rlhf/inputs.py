@@ -17,6 +17,7 @@ from django.conf import settings
 from annotator.models import Export, Project, Prompt, Split
 from rlhf.generation import prompts_lacking_completions, write_prompts
 from rlhf.models import ModelKind, ModelVersion, RunKind
+from rlhf.processes import accelerate_configs
 from rlhf.training.config import CONFIGS, Config
 
 
@@ -92,6 +93,9 @@ def _check(order: Order) -> None:
         raise RunRefused(f"{order.policy} cannot be compared with itself: choose another policy.")
     if order.settings.get("source") == "folder":
         _check_source(order.settings.get("location", ""))
+    file = order.settings.get("accelerate_config")
+    if file and file not in accelerate_configs():
+        raise RunRefused(f"There is no file {file} for accelerate in {settings.ACCELERATE_DIR}.")
 
 
 def _check_versions(order: Order) -> None:

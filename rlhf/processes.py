@@ -37,6 +37,8 @@ PASSED_ON_ONLINE = [
 ]  # fmt: skip
 OFFLINE = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
 
+PYTHON = "{python}"  # in the launcher's template
+
 START_TIME_TOLERANCE = 2.0  # seconds; it is counted from boot, whose clock time may be corrected
 LOG_TAIL_BYTES = 64 * 1024
 
@@ -121,12 +123,28 @@ class RunProcess:
         return total // 2**20
 
 
-def command_for(folder: Path) -> list[str]:
-    """The launcher's template, split into words first, so that a path may contain spaces."""
-    return [
-        word.format(python=sys.executable, run_dir=folder)
-        for word in shlex.split(settings.RUN_COMMAND)
-    ]
+def command_for(folder: Path, accelerate_config: str = "") -> list[str]:
+    """The launcher's template, split into words first, so that a path may contain spaces.
+
+    With a configuration of accelerate, `{python}` becomes the Python that accelerate launches.
+    """
+    command = []
+    for word in shlex.split(settings.RUN_COMMAND):
+        command.append(word.format(python=sys.executable, run_dir=folder))
+        if word == PYTHON and accelerate_config:
+            file = str(settings.ACCELERATE_DIR / accelerate_config)
+            command += ["-m", "accelerate.commands.launch", "--config_file", file]
+    return command
+
+
+def accelerate_configs() -> list[str]:
+    """The files that may be picked, by name. Example: ["two-gpus.yaml"]
+
+    None if the launcher's template has no `{python}` that accelerate could take the place of.
+    """
+    if PYTHON not in shlex.split(settings.RUN_COMMAND):
+        return []
+    return sorted(path.name for path in settings.ACCELERATE_DIR.glob("*.yaml") if path.is_file())
 
 
 def environment(*, online: bool) -> dict[str, str]:
@@ -141,6 +159,8 @@ def environment(*, online: bool) -> dict[str, str]:
 
 
 # --- how it ended, in words -------------------------------------------------------------------
+WORKER_KILLED = "Signal 9 (SIGKILL) received by PID"  # what accelerate says of one of its processes
+
 EXIT_SENTENCES = {
     BAD_DATA: "The run could not use what it was given; the log says why.",
     DIVERGED: "The training diverged: its numbers were no longer finite. Start again with "
@@ -163,7 +183,7 @@ def explain_exit(code: int | None, log: str, peak_mib: int) -> str:
         return last_error_line(log) or EXIT_SENTENCES[code]
     if code == 0:
         return "The process ended well but left no result.json: see the log."
-    if code == -signal.SIGKILL:
+    if code == -signal.SIGKILL or WORKER_KILLED in log:
         return (
             "The process was killed by the system (signal 9), most likely out of memory "
             f"(it used up to {peak_mib} MiB): start again with other settings, such as a smaller "

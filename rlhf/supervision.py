@@ -169,7 +169,7 @@ def _start(run: Run) -> RunProcess:
     for name in ("stop", "result.json"):  # of the attempt before
         (run.folder / name).unlink(missing_ok=True)
     end_last_line(run.folder / "events.jsonl")
-    command = command_for(run.folder)
+    command = command_for(run.folder, run.config.get("accelerate_config", ""))
     with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
         log.write(attempt_header(run.attempts, command))
     is_online = run.kind == RunKind.IMPORT_MODEL and run.config.get("source") == "hub"
@@ -312,7 +312,9 @@ def _how_it_ended(run: Run, code: int | None, *, has_stopped: bool) -> tuple[Sta
             "It did not stop in time and was ended: what came after its last checkpoint is lost."
         )
     log = attempt_log(run.folder)
-    if run.error and not (code == 1 and crash_line(log)):
+    # A launcher ends with a traceback of its own, whatever has ended one of its processes.
+    is_launched = bool(run.config.get("accelerate_config"))
+    if run.error and (is_launched or not (code == 1 and crash_line(log))):
         return Status.FAILED, run.error
     sentence = explain_exit(code, log, run.result.get("peak_mib", 0))
     is_known = code is not None or bool(crash_line(log))

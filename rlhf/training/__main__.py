@@ -3,16 +3,21 @@
 Reads RUN_DIR/config.json, calls the function of its kind, and ends with result.json and exit
 status 0, or with a sentence (an error event, and the last line of the log) and one of the exit
 codes that artifacts.py lists. SIGTERM is a request to stop, like the file RUN_DIR/stop.
+
+`accelerate launch -m rlhf.training RUN_DIR` starts several such processes for one run of PPO, which
+find one another (parallel.py). The first one writes; the others only compute.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,11 @@ DISK_FULL_WORDS = (
 )
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
+# What a process sees of another one that has ended. That one's error is the one to report.
+LOST_CONNECTION_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
 # In the order in which to make them smaller. The last is left out for the reward model, where it
 # only says how many micro-batches make a step.
 SIZES = ("micro_batch_tokens", "micro_batch_size", "batch_size")
@@ -44,7 +54,9 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
         print("usage: python -m rlhf.training RUN_DIR", file=sys.stderr)  # noqa: T201
         return 2
-    folder = RunFolder(arguments[0])
+    if is_launched():
+        die_with_the_launcher()
+    folder = RunFolder(arguments[0], is_writer=is_first())
     for request in (signal.SIGTERM, signal.SIGINT):
         signal.signal(request, lambda *_: folder.interrupt())
     (folder.path / "result.json").unlink(missing_ok=True)  # of the time before a stop
@@ -52,15 +64,35 @@ def main(arguments: list[str]) -> int:
         return _carry_out(folder)
 
 
+def is_launched() -> bool:
+    """Whether this is one of several processes, by the variables that a launcher sets."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_first() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def die_with_the_launcher() -> None:
+    """End when the launcher is killed: it has put its processes into sessions of their own, where a
+    signal to its group does not reach them. Linux only; elsewhere nothing happens."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _carry_out(folder: RunFolder) -> int:
     config: Config | None = None
     try:
         kind, config = _read_config(folder)
+        if kind != "ppo" and not is_first():
+            return 0  # the other kinds need one process
         folder.write_result(**_outcome(kind, config, folder))
     except RunError as error:
         return _fail(folder, str(error), error.exit_code)
     except Exception as error:
         traceback.print_exc()
+        if is_launched() and any(words in str(error) for words in LOST_CONNECTION_WORDS):
+            return 1
         return _fail(folder, *_translate(error, folder, config))
     return 0
 

@@ -45,10 +45,14 @@ class Stopped(Exception):
 
 
 class RunFolder:
-    """What a training function is given: where it reads, writes and reports."""
+    """What a training function is given: where it reads, writes and reports.
 
-    def __init__(self, path: str | Path) -> None:
+    Of several processes of a run, only the first one writes: it alone `is_writer`.
+    """
+
+    def __init__(self, path: str | Path, *, is_writer: bool = True) -> None:
         self.path = Path(path).resolve()
+        self.is_writer = is_writer
         self._lock = threading.Lock()
         self._interrupted = False
         self.current_phase = "start"
@@ -69,6 +73,8 @@ class RunFolder:
     # --- reports ----------------------------------------------------------------------------
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl. Raises OSError when the disk is full."""
+        if not self.is_writer and kind != "error":
+            return
         line = json.dumps({"type": kind, "time": round(time.time(), 3), **fields}) + "\n"
         with self._lock, (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line)
@@ -141,7 +147,8 @@ class RunFolder:
             yield folder
 
     def write_result(self, status: str, **fields: Any) -> None:
-        write_json(self.path / "result.json", {"status": status, **fields})
+        if self.is_writer:
+            write_json(self.path / "result.json", {"status": status, **fields})
 
 
 def read_json(path: Path) -> Any:

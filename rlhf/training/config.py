@@ -140,6 +140,7 @@ class PPOConfig(Config):
     gradient_checkpointing: bool = False
     checkpoint_every: int = 1  # steps
     samples: int = 4  # answers shown on the run's page per step
+    accelerate_config: str = ""  # a file for `accelerate launch`; empty: one process
     seed: int = 0
 
     def __post_init__(self) -> None:

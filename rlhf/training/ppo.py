@@ -6,7 +6,7 @@ docs/ppo.md names the source of each, and ppo_models.py says which models there 
 
 B completions of up to T tokens; a rollout is one batch of them, N the tokens of some of them in a
 row. Everything random in a step comes from the seed and the step's number, so a resumed run repeats
-exactly what it would have done.
+exactly what it would have done. Several processes share the work of a step (parallel.py).
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from rlhf.training import parallel
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
@@ -134,6 +138,49 @@ def prompts_of_step(
 
 
 # --- rollout ----------------------------------------------------------------------------------
+def make_rollout(
+    models: Models,
+    prompts: Sequence[EncodedPrompt],
+    config: PPOConfig,
+    step: int,
+    folder: RunFolder,
+) -> tuple[Rollout, dict[str, float]]:
+    """Completions of the prompts with their scores, and the seconds that both took."""
+    mine = list(parallel.share(prompts))
+    part = None
+    started = time.monotonic()
+    rolled_out = started
+    with suppress(Stopped):  # the other processes have to hear of it
+        folder.phase("rollout")
+        completions = collect_rollout(models, mine, config, step, folder)
+        rolled_out = time.monotonic()
+        folder.phase("score")
+        part = score_rollout(models, mine, completions, config, folder)
+    rollout = joined(parallel.gather(part))
+    seconds = {
+        "seconds/rollout": rolled_out - started,
+        "seconds/score": time.monotonic() - rolled_out,
+    }
+    return rollout, seconds
+
+
+def joined(parts: Sequence[Rollout]) -> Rollout:
+    """One rollout of all rows, padded to the longest completion."""
+    width = max(part.mask.shape[1] for part in parts)
+
+    def join(values: Sequence[Tensor]) -> Tensor:
+        if values[0].dim() == 2:  # (B, T)
+            values = [F.pad(value, (0, width - value.shape[1])) for value in values]
+        return torch.cat(list(values))
+
+    prompts, completions, *tensors = zip(*parts, strict=True)
+    return Rollout(
+        list(chain.from_iterable(prompts)),
+        list(chain.from_iterable(completions)),
+        *(join(values) for values in tensors),
+    )
+
+
 def collect_rollout(
     models: Models, prompts: list[EncodedPrompt], config: PPOConfig, step: int, folder: RunFolder
 ) -> list[Sampled]:
@@ -146,7 +193,7 @@ def collect_rollout(
             stop=models.stop,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
-            generator=seeded(config, 1, step, device=models.device),
+            generator=seeded(config, 1, step, parallel.rank(), device=models.device),
             value_head=models.value_head if config.critic == "head" else None,
             watch=layers_of(models.layers)[1][0] if models.top else None,
             should_stop=folder.should_stop,
@@ -248,7 +295,8 @@ def micro_batches(rows: Tensor, rollout: Rollout, tokens: int) -> Iterator[Tenso
             yield torch.tensor(group)
             group = []
         group.append(row)
-    yield torch.tensor(group)
+    if group:
+        yield torch.tensor(group)
 
 
 def make_targets(
@@ -303,8 +351,13 @@ def update(
         )
         for minibatch in order.chunk(config.minibatches):
             state.optimizer.zero_grad(set_to_none=True)
-            accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
+            is_stopped = True
+            with suppress(Stopped):  # the other processes have to hear of it
+                accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
+                is_stopped = False
+            parallel.sum_gradients(learning_parameters(models), is_stopped=is_stopped)
             norms = optimiser_step(models, state, config)
+    sums.values = parallel.add_up(sums.values)
     n = max(1.0, sums.values["tokens"])
     return {
         "policy/loss": sums.values["policy_loss"] / n,
@@ -332,9 +385,10 @@ def accumulate(
     """Add up the minibatch's gradient over micro-batches: the policy's, then a separate critic's.
 
     Token losses are divided by the tokens of the whole minibatch: the gradient is the same
-    whatever the size of the micro-batches.
+    whatever the size of the micro-batches and the number of processes.
     """
     tokens = int(rollout.mask[minibatch].sum())
+    mine = parallel.share(minibatch)
 
     def on(values: Tensor, rows: Tensor) -> Tensor:
         return values[rows][rollout.mask[rows]].to(models.device)  # (N,)
@@ -350,7 +404,7 @@ def accumulate(
         return config.value_coefficient * value.loss / tokens
 
     with models.using("policy"):
-        for rows, batch in batches(models, rollout, minibatch, "policy", config, folder):
+        for rows, batch in batches(models, rollout, mine, "policy", config, folder):
             hidden = hidden_states(models.layers, batch)[batch.before]  # (N, D)
             logprobs, _ = token_logprobs(
                 hidden, vocabulary_head(models.model), batch.targets, config.temperature
@@ -376,7 +430,7 @@ def accumulate(
             )
     if config.critic != "head":
         with models.using("value"):
-            for rows, batch in batches(models, rollout, minibatch, "value", config, folder):
+            for rows, batch in batches(models, rollout, mine, "value", config, folder):
                 add_value(state_values(models, batch), rows).backward()
 
 
@@ -440,23 +494,14 @@ def train_step(
     config: PPOConfig,
     folder: RunFolder,
 ) -> dict[str, float]:
-    started = time.monotonic()
-    folder.phase("rollout")
     chosen = prompts_of_step(prompts, state.step, config)
-    completions = collect_rollout(models, chosen, config, state.step, folder)
-    rolled_out = time.monotonic()
-    folder.phase("score")
-    rollout = score_rollout(models, chosen, completions, config, folder)
+    rollout, seconds = make_rollout(models, chosen, config, state.step, folder)
     targets = make_targets(rollout, models.statistics, state.kl_coefficient, config)
-    scored = time.monotonic()
     folder.phase("update")
+    scored = time.monotonic()
     metrics = rollout_metrics(rollout, targets, state)
     metrics |= update(models, state, rollout, targets, config, folder)
-    metrics |= {
-        "seconds/rollout": rolled_out - started,
-        "seconds/score": scored - rolled_out,
-        "seconds/update": time.monotonic() - scored,
-    }
+    metrics |= seconds | {"seconds/update": time.monotonic() - scored}
     report_rollout(models, rollout, targets, state.step + 1, config, folder)
     if config.target_kl is not None:
         state.kl_coefficient = adapt_kl_coefficient(
@@ -502,6 +547,8 @@ def report_rollout(
     folder: RunFolder,
 ) -> None:
     """Keep the whole rollout in the folder, and show its first answers on the run's page."""
+    if not folder.is_writer:
+        return
     kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
     lines = []
     for row, (prompt, completion) in enumerate(
@@ -534,6 +581,10 @@ def snapshot(models: Models, state: State) -> dict[str, Any]:
     }
 
 
+def learning_parameters(models: Models) -> list[nn.Parameter]:
+    return [*models.policy_parameters(), *models.value_parameters()]
+
+
 def learning(models: Models) -> list[str]:
     """The adapters that learn."""
     return [name for name in ("policy", "value") if name in models.model.peft_config]
@@ -551,6 +602,8 @@ def copied(content: Any) -> Any:
 
 
 def save_checkpoint(kept: dict[str, Any], folder: RunFolder) -> None:
+    if not folder.is_writer:
+        return
     # Through memory: torch.save straight to a full disk aborts the process, a file write raises.
     buffer = io.BytesIO()
     torch.save(kept, buffer)
@@ -578,6 +631,11 @@ def restore(models: Models, state: State, folder: Path) -> None:
 # --- the run ----------------------------------------------------------------------------------
 def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
     """prompts.jsonl and a reward model in, artifact/ with the policy adapter out."""
+    if (size := config.batch_size // config.minibatches) < parallel.count():
+        raise RunError(
+            f"{parallel.count()} processes cannot share minibatches of {size} completions: raise "
+            "batch_size, lower minibatches, or start fewer processes."
+        )
     folder.phase("loading the models")
     models = load_models(config)
     prompts, too_long = encode_prompts(
@@ -586,8 +644,9 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
     state = train(models, prompts, config, folder)
     folder.phase("measuring the result")
     final = measure(models, prompts, config, folder)
-    with folder.writing_artifact() as artifact:
-        save_adapter(models.model, "policy", artifact)
+    if folder.is_writer:
+        with folder.writing_artifact() as artifact:
+            save_adapter(models.model, "policy", artifact)
     return {
         "steps": state.step,
         "completions": state.step * config.batch_size,
@@ -607,7 +666,6 @@ def measure(
 ) -> dict[str, float]:
     """The finished policy on one more rollout, which it does not learn from."""
     chosen = prompts_of_step(prompts, config.steps, config)
-    completions = collect_rollout(models, chosen, config, config.steps, folder)
-    rollout = score_rollout(models, chosen, completions, config, folder)
+    rollout, _ = make_rollout(models, chosen, config, config.steps, folder)
     targets = make_targets(rollout, models.statistics, config.kl_coefficient, config)
     return rollout_metrics(rollout, targets, make_state(models, config))

@@ -73,3 +73,22 @@ def test_launcher_template_keeps_paths_with_spaces_whole(settings, tmp_path):
 
     assert command[:3] == ["srun", "--gres", "gpu:1"]
     assert command[-2:] == ["rlhf.training", str(tmp_path / "a b")]
+
+
+def test_accelerate_launches_what_the_template_would_have_run(settings, tmp_path):
+    settings.RUN_COMMAND = "nice {python} -m rlhf.training {run_dir}"
+    settings.ACCELERATE_DIR = tmp_path
+    (tmp_path / "two.yaml").touch()
+
+    command = processes.command_for(tmp_path, "two.yaml")
+
+    assert processes.accelerate_configs() == ["two.yaml"]
+    assert command[2:5] == ["-m", "accelerate.commands.launch", "--config_file"]
+    assert command[5:] == [str(tmp_path / "two.yaml"), "-m", "rlhf.training", str(tmp_path)]
+
+
+def test_a_template_without_python_offers_no_processes(settings, tmp_path):
+    settings.RUN_COMMAND, settings.ACCELERATE_DIR = "train.sh {run_dir}", tmp_path
+    (tmp_path / "two.yaml").touch()
+
+    assert processes.accelerate_configs() == []
