@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from rlhf.training.reward_rules import complete, names_of
+
 
 class Config:
     """Reading and writing that all run kinds share."""
@@ -106,8 +108,10 @@ class PPOConfig(Config):
     """Defaults are for one small box; docs/ppo.md gives the source of each."""
 
     model: dict[str, Any]  # the starting policy, which is also the reference
-    reward_model: str  # folder of the reward adapter, head and score statistics
+    reward_model: str = ""  # folder of the reward adapter, head and score statistics; or rewards
     prompts: str = "prompts.jsonl"
+    reward_weight: float = 1.0  # of the reward model in the sum of all sources
+    rewards: list[dict[str, Any]] = field(default_factory=list)  # more sources, see reward_rules.py
     steps: int = 20  # rollout batches
     batch_size: int = 32  # completions per rollout
     epochs: int = 2  # passes over a rollout
@@ -148,6 +152,13 @@ class PPOConfig(Config):
         _check_learning(self.learning_rate, self.lora_rank, self.epochs)
         _require(self.steps >= 1, f"steps={self.steps} must be at least 1")
         _require(
+            bool(self.reward_model or self.rewards),
+            "there is nothing to reward: choose a reward model, or add a rule",
+        )
+        for rule in self.rewards:
+            complete(rule)
+        names_of(bool(self.reward_model), self.rewards)
+        _require(
             self.minibatches >= 1 and self.batch_size % self.minibatches == 0,
             f"minibatches={self.minibatches} must divide batch_size={self.batch_size}",
         )
@@ -163,6 +174,9 @@ class PPOConfig(Config):
         _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0")
 
 
+MOST_COMPLETIONS = 64  # of which the best is taken
+
+
 @dataclass(frozen=True)
 class EvaluateConfig(Config):
     model: dict[str, Any]  # the new policy
@@ -170,6 +184,7 @@ class EvaluateConfig(Config):
     reward_model: str = ""  # folder; empty: no opinion beside the people's
     prompts: str = "prompts.jsonl"
     completions_per_prompt: int = 1  # pairs per prompt
+    best_of: int = 1  # the new side is the best of so many completions by the reward model
     max_new_tokens: int = 128
     max_prompt_tokens: int = 512
     temperature: float = 0.7
@@ -178,6 +193,14 @@ class EvaluateConfig(Config):
 
     def __post_init__(self) -> None:
         _check_sampling(self.temperature, self.max_new_tokens, self.batch_size)
+        _require(
+            1 <= self.best_of <= MOST_COMPLETIONS,
+            f"best_of={self.best_of} must be between 1 and {MOST_COMPLETIONS}",
+        )
+        _require(
+            self.best_of == 1 or bool(self.reward_model),
+            f"best_of={self.best_of} needs a reward model to choose by",
+        )
 
 
 def _check_sampling(temperature: float, max_new_tokens: int, batch_size: int) -> None:

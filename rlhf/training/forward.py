@@ -65,6 +65,22 @@ def collate(
     )
 
 
+def similar_lengths(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Places in groups of similar length, each of up to `tokens` tokens with its padding, or of
+    one: less padding, bounded memory.
+
+    Example: lengths [3, 9, 2], 6 tokens -> [2, 0], [1].
+    """
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * lengths[place] > tokens:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
+
+
 # --- layers -----------------------------------------------------------------------------------
 def backbone_of(model: nn.Module) -> PreTrainedModel:
     """The transformer without its vocabulary head; a PeftModel's with its adapters."""

@@ -272,6 +272,19 @@ def save_reward_head(head: ScalarHead, statistics: RewardStatistics, folder: Pat
     write_json(folder / "reward.json", statistics._asdict())
 
 
+def load_reward_head(folder: str | Path) -> tuple[ScalarHead, RewardStatistics]:
+    """A reward model's head and score statistics. Raises RunError if the folder holds none."""
+    folder = Path(folder)
+    for file in ("adapter_model.safetensors", "head.safetensors", "reward.json"):
+        if not (folder / file).is_file():
+            raise RunError(f"{folder} is not a reward model: {file} is missing.")
+    weights = load_file(folder / "head.safetensors")
+    head = ScalarHead(weights["linear.weight"].shape[1])
+    head.load_state_dict(weights)
+    head.requires_grad_(False)
+    return head, RewardStatistics(**read_json(folder / "reward.json"))
+
+
 def load_reward_adapter(
     model: PeftModel, folder: str | Path, name: str = "reward"
 ) -> tuple[ScalarHead, RewardStatistics]:
@@ -279,14 +292,9 @@ def load_reward_adapter(
 
     Raises RunError if the folder holds no reward model, or one of another size.
     """
-    folder = Path(folder)
-    for file in ("adapter_model.safetensors", "head.safetensors", "reward.json"):
-        if not (folder / file).is_file():
-            raise RunError(f"{folder} is not a reward model: {file} is missing.")
-    device = next(model.parameters()).device
-    weights = load_file(folder / "head.safetensors")
+    head, statistics = load_reward_head(folder)
     size = model.get_base_model().config.get_text_config().hidden_size
-    if (found := weights["linear.weight"].shape[1]) != size:
+    if (found := head.linear.in_features) != size:
         raise RunError(
             f"The reward model in {folder} has hidden size {found}, the policy has {size}: it was "
             "trained on another base. Train a reward model on this policy."
@@ -294,7 +302,4 @@ def load_reward_adapter(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of every adapter after the first
         model.load_adapter(str(folder), adapter_name=name)
-    head = ScalarHead(size).to(device)
-    head.load_state_dict(weights)
-    head.requires_grad_(False)
-    return head, RewardStatistics(**read_json(folder / "reward.json"))
+    return head.to(next(model.parameters()).device), statistics

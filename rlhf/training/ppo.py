@@ -38,16 +38,12 @@ from rlhf.training.forward import (
     hidden_states,
     layers_of,
     score,
+    similar_lengths,
     token_logprobs,
     vocabulary_head,
 )
 from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sample
-from rlhf.training.models import (
-    RewardStatistics,
-    adapter_state,
-    decode,
-    save_adapter,
-)
+from rlhf.training.models import adapter_state, decode, save_adapter
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
     estimate_advantages,
@@ -57,10 +53,13 @@ from rlhf.training.ppo_math import (
     normalise_scores,
     policy_loss,
     shape_rewards,
+    total_scores,
     value_loss,
     whiten,
 )
 from rlhf.training.ppo_models import Models, load_models
+from rlhf.training.reward_rules import Conversation
+from rlhf.training.rewards import Source
 
 
 class Rollout(NamedTuple):
@@ -73,14 +72,15 @@ class Rollout(NamedTuple):
     ref_logprobs: Tensor  # (B, T)
     values: Tensor  # (B, T) of the state before each token
     entropies: Tensor  # (B, T)
-    raw_scores: Tensor  # (B,) of the reward model
+    raw_scores: dict[str, Tensor]  # (B,) by source of rewards
     truncated: Tensor  # (B,)
 
 
 class Targets(NamedTuple):
     """What the update learns from. All on the CPU."""
 
-    scores: Tensor  # (B,) normalised, clipped, with the penalty for missing ends
+    parts: dict[str, Tensor]  # (B,) the normalised, clipped scores by source
+    scores: Tensor  # (B,) their weighted sum, with the penalty for missing ends
     rewards: Tensor  # (B, T)
     advantages: Tensor  # (B, T) whitened over the whole batch
     returns: Tensor  # (B, T)
@@ -168,7 +168,9 @@ def joined(parts: Sequence[Rollout]) -> Rollout:
     """One rollout of all rows, padded to the longest completion."""
     width = max(part.mask.shape[1] for part in parts)
 
-    def join(values: Sequence[Tensor]) -> Tensor:
+    def join(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: join([value[name] for value in values]) for name in values[0]}
         if values[0].dim() == 2:  # (B, T)
             values = [F.pad(value, (0, width - value.shape[1])) for value in values]
         return torch.cat(list(values))
@@ -220,7 +222,7 @@ def score_rollout(
         ref_logprobs=torch.zeros(b, t),
         values=torch.zeros(b, t),
         entropies=torch.zeros(b, t),
-        raw_scores=torch.zeros(b),
+        raw_scores={source.name: torch.zeros(b) for source in models.rewards},
         truncated=torch.tensor([completion.truncated for completion in completions]),
     )
     for row, completion in enumerate(completions):
@@ -246,8 +248,24 @@ def score_rollout(
         fill(rollout.logprobs, "policy", logprobs_of)
     if config.critic != "head":
         fill(rollout.values, "value", partial(state_values, models))
-    fill(rollout.raw_scores, "reward", partial(score, models.layers, models.reward_head))
+    said = conversations(models, prompts, completions)
+    for source in models.rewards:
+        scores = rollout.raw_scores[source.name]
+        if source.score_text:
+            scores[:] = torch.tensor(source.score_text(said, folder.should_stop))
+        else:
+            fill(scores, source.adapter, partial(score, models.layers, source.head))
     return rollout
+
+
+def conversations(
+    models: Models, prompts: list[EncodedPrompt], completions: list[Sampled]
+) -> list[Conversation]:
+    """As text, for the sources of rewards that are not on the shared base."""
+    return [
+        Conversation(prompt.line.messages, decode(models.tokenizer, c.ids), len(c.ids), c.truncated)
+        for prompt, c in zip(prompts, completions, strict=True)
+    ]
 
 
 def state_values(models: Models, batch: Batch) -> Tensor:
@@ -283,33 +301,30 @@ def batches(
 
 
 def micro_batches(rows: Tensor, rollout: Rollout, tokens: int) -> Iterator[Tensor]:
-    """The rows in groups of similar length, each of up to `tokens` tokens with its padding, or of
-    one row: less padding, bounded memory, the same sums."""
-
-    def length(row: int) -> int:
-        return len(rollout.prompts[row].ids) + len(rollout.completions[row].ids)
-
-    group: list[int] = []
-    for row in sorted(rows.tolist(), key=length):
-        if group and (len(group) + 1) * length(row) > tokens:
-            yield torch.tensor(group)
-            group = []
-        group.append(row)
-    if group:
-        yield torch.tensor(group)
+    """The rows in groups of similar length: bounded memory, the same sums."""
+    lengths = [len(rollout.prompts[r].ids) + len(rollout.completions[r].ids) for r in rows.tolist()]
+    for group in similar_lengths(lengths, tokens):
+        yield rows[group]
 
 
 def make_targets(
-    rollout: Rollout, statistics: RewardStatistics, kl_coefficient: float, config: PPOConfig
+    rollout: Rollout, sources: Sequence[Source], kl_coefficient: float, config: PPOConfig
 ) -> Targets:
     """Scores to rewards to advantages and returns."""
-    scores = normalise_scores(
-        rollout.raw_scores,
+    parts = {
+        source.name: normalise_scores(
+            rollout.raw_scores[source.name],
+            mean=source.statistics.mean,
+            std=source.statistics.std,
+            clip=source.clip,
+        )
+        for source in sources
+    }
+    scores = total_scores(
+        list(parts.values()),
+        [source.weight for source in sources],
         rollout.truncated,
-        mean=statistics.mean,
-        std=statistics.std,
-        clip=config.score_clip,
-        missing_eos_penalty=config.missing_eos_penalty,
+        config.missing_eos_penalty,
     )
     rewards = shape_rewards(
         scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, kl_coefficient
@@ -317,7 +332,7 @@ def make_targets(
     advantages, returns = estimate_advantages(
         rewards, rollout.values, rollout.mask, config.gamma, config.lam
     )
-    return Targets(scores, rewards, whiten(advantages, rollout.mask), returns)
+    return Targets(parts, scores, rewards, whiten(advantages, rollout.mask), returns)
 
 
 # --- update -----------------------------------------------------------------------------------
@@ -496,7 +511,7 @@ def train_step(
 ) -> dict[str, float]:
     chosen = prompts_of_step(prompts, state.step, config)
     rollout, seconds = make_rollout(models, chosen, config, state.step, folder)
-    targets = make_targets(rollout, models.statistics, state.kl_coefficient, config)
+    targets = make_targets(rollout, models.rewards, state.kl_coefficient, config)
     folder.phase("update")
     scored = time.monotonic()
     metrics = rollout_metrics(rollout, targets, state)
@@ -523,7 +538,8 @@ def rollout_metrics(rollout: Rollout, targets: Targets, state: State) -> dict[st
     return {
         "score/mean": float(targets.scores.mean()),
         "score/std": float(targets.scores.std(correction=0)),
-        "score/raw_mean": float(rollout.raw_scores.mean()),
+        "score/raw_mean": float(next(iter(rollout.raw_scores.values())).mean()),
+        **{f"score/{name}": float(part.mean()) for name, part in targets.parts.items()},
         "reward/mean": float(targets.rewards.sum(1).mean()),
         "kl/k1": float(kl.k1.mean()),
         "kl/k3": float(kl.k3.mean()),
@@ -641,6 +657,9 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
     prompts, too_long = encode_prompts(
         models.tokenizer, read_prompts(folder.path / config.prompts), config.max_prompt_tokens
     )
+    for source in models.rewards:
+        if source.memory_mib is not None:
+            folder.metrics(0, {f"memory_mib/{source.name}": source.memory_mib})
     state = train(models, prompts, config, folder)
     folder.phase("measuring the result")
     final = measure(models, prompts, config, folder)
@@ -667,5 +686,5 @@ def measure(
     """The finished policy on one more rollout, which it does not learn from."""
     chosen = prompts_of_step(prompts, config.steps, config)
     rollout, _ = make_rollout(models, chosen, config, config.steps, folder)
-    targets = make_targets(rollout, models.statistics, config.kl_coefficient, config)
+    targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
     return rollout_metrics(rollout, targets, make_state(models, config))

@@ -7,6 +7,8 @@ RLHF (Ziegler et al. 2019), http://joschu.net/blog/kl-approx.html for the KL est
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,22 +53,26 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> KL:
     )
 
 
-def normalise_scores(
-    scores: Tensor,
+def normalise_scores(scores: Tensor, *, mean: float, std: float, clip: float) -> Tensor:
+    """Raw scores of one source to units of standard deviations, clipped to ±clip, (B,)."""
+    return ((scores - mean) / max(std, 1e-6)).clamp(-clip, clip)
+
+
+def total_scores(
+    parts: Sequence[Tensor],
+    weights: Sequence[float],
     truncated: Tensor,
-    *,
-    mean: float,
-    std: float,
-    clip: float,
     missing_eos_penalty: float,
 ) -> Tensor:
-    """Raw reward-model scores to units of standard deviations of the starting policy's, (B,).
+    """The weighted sum of the normalised scores of each source, (B,) each, (B,).
 
-    Clipped to ±clip; then completions that were cut off pay the penalty, so that running to the
-    length limit is never the cheaper way.
+    Completions that were cut off then pay the penalty, so that running to the length limit is
+    never the cheaper way.
     """
-    normal = ((scores - mean) / max(std, 1e-6)).clamp(-clip, clip)
-    return normal - missing_eos_penalty * truncated.float()
+    total = -missing_eos_penalty * truncated.float()
+    for part, weight in zip(parts, weights, strict=True):
+        total = total + weight * part
+    return total
 
 
 def shape_rewards(
@@ -173,3 +179,12 @@ def adapt_kl_coefficient(
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * completions / horizon)
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of "the best of n completions" from the policy they are sampled from, in nats.
+
+    log n - (n - 1) / n (Stiennon et al. 2020, appendix G.3): exact where no completion comes twice
+    and no two score the same, else more than there is (Beirami et al. 2024, arXiv 2401.01879).
+    """
+    return math.log(n) - (n - 1) / n

@@ -1,7 +1,7 @@
 """The models of a PPO run: one frozen base, the adapters on it, the heads beside it.
 
 On the base lie the LoRA adapters `policy`, which learns, and `reward`, which does not; the base
-without an adapter is the reference. The critic is one more adapter that learns, or only a head on
+without an adapter is the reference. A reward model of another base lies beside it (rewards.py). The critic is one more adapter that learns, or only a head on
 the policy, or a whole second model. If all adapters lie on the top layers, what enters those
 layers is kept from the rollout and only they are run again (forward.py).
 """
@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.training.config import PPOConfig
 from rlhf.training.forward import backbone_of, is_trunk_reusable, layers_of, top_layers
 from rlhf.training.models import (
-    RewardStatistics,
     ScalarHead,
     adapter_parameters,
     load_policy,
@@ -30,6 +29,7 @@ from rlhf.training.models import (
     stop_ids,
     use_adapter,
 )
+from rlhf.training.rewards import Source, load_sources
 
 
 class Models(NamedTuple):
@@ -37,9 +37,8 @@ class Models(NamedTuple):
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
-    reward_head: ScalarHead
+    rewards: list[Source]  # whose weighted sum is the score
     value_head: ScalarHead
-    statistics: RewardStatistics
     stop: set[int]
     top: int  # layers that run on the kept states of the trunk below; 0: all layers, on tokens
     layers: nn.Module  # those layers: a part of `model`
@@ -80,17 +79,20 @@ def load_models(config: PPOConfig) -> Models:
     # LoRA's B starts at zero: the first policy is the reference, to the last bit.
     adapter = lora_config(base, config.lora_rank, config.adapter_layers)
     model = get_peft_model(base, adapter, adapter_name="policy")
-    reward_head, statistics = load_reward_adapter(model, config.reward_model, "reward")
+    rewards = load_sources(model, config)
+    shared = next((source.folder for source in rewards if source.adapter), None)
     # The critic sees what the reward model sees (Stiennon et al. 2020), but its head starts at 0:
     # the reward model has only ever judged whole answers, and before the last token its opinion
     # explains the returns worse than saying their mean, which is 0 by normalisation.
     value_head = ScalarHead(base.config.get_text_config().hidden_size).to(base.device)
     nn.init.zeros_(value_head.linear.weight)
     critic = None
-    if config.critic == "adapter":
-        load_reward_adapter(model, config.reward_model, "value")
+    if config.critic == "adapter" and shared:
+        load_reward_adapter(model, shared, "value")
+    elif config.critic == "adapter":  # no reward model on this base: the policy's own features
+        model.add_adapter("value", adapter)
     elif config.critic == "full":
-        critic = load_critic(config)
+        critic = load_critic(config, shared)
     if config.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     top = n_top_layers(model)
@@ -98,20 +100,20 @@ def load_models(config: PPOConfig) -> Models:
     if not config.reuse_trunk or top == n_layers or not is_trunk_reusable(model, top):
         top = 0
     layers = top_layers(backbone_of(model), top) if top else backbone_of(model)
-    models = Models(
-        model, tokenizer, reward_head, value_head, statistics, stop, top, layers, critic
-    )
+    models = Models(model, tokenizer, rewards, value_head, stop, top, layers, critic)
     model.requires_grad_(False)
     for parameter in [*models.policy_parameters(), *models.value_parameters()]:
         parameter.requires_grad_(True)
     return models
 
 
-def load_critic(config: PPOConfig) -> nn.Module:
-    """A backbone of its own, in fp32 because all of it learns, that starts as the reward model's."""
+def load_critic(config: PPOConfig, reward_model: str | None) -> nn.Module:
+    """A backbone of its own, in fp32 because all of it learns, that starts as the reward model's
+    of this base, or as the policy's if there is none."""
     base, _ = load_policy(config.model, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, config.reward_model)
-    critic = model.merge_and_unload().base_model
+    if reward_model:
+        base = PeftModel.from_pretrained(base, reward_model).merge_and_unload()
+    critic = base.base_model
     if config.gradient_checkpointing:
         critic.gradient_checkpointing_enable({"use_reentrant": False})
     return critic

@@ -38,7 +38,7 @@ def start(prompts_file, folder):
         chosen = ppo.prompts_of_step(prompts, 0, config)
         completions = ppo.collect_rollout(models, chosen, config, 0, folder)
         rollout = ppo.score_rollout(models, chosen, completions, config, folder)
-        targets = ppo.make_targets(rollout, models.statistics, config.kl_coefficient, config)
+        targets = ppo.make_targets(rollout, models.rewards, config.kl_coefficient, config)
         return models, prompts, rollout, targets
 
     return start
@@ -87,10 +87,10 @@ def test_the_score_is_read_at_the_end_token_although_it_is_also_the_padding(make
 
     with torch.no_grad(), use_adapter(models.model, "reward"):
         hidden = models.layers(torch.tensor([prompt + completion])).last_hidden_state
-        score = models.reward_head(hidden[0, -1])
+        score = models.rewards[0].head(hidden[0, -1])
 
     assert completion[-1] == models.tokenizer.eos_token_id == models.tokenizer.pad_token_id
-    assert_close(rollout.raw_scores[row], score, atol=1e-4, rtol=1e-4)
+    assert_close(rollout.raw_scores["reward_model"][row], score, atol=1e-4, rtol=1e-4)
     assert rollout.mask.sum(1).tolist() == [len(c.ids) for c in rollout.completions]
 
 
@@ -147,7 +147,7 @@ def test_reusing_the_trunk_changes_no_number(make_top_config, start, critic, fol
     (plain, plain_targets, plain_gradient), (reused, reused_targets, reused_gradient) = found
     assert [c.ids for c in plain.completions] == [c.ids for c in reused.completions]
     assert_close(reused.ref_logprobs, plain.ref_logprobs, atol=1e-5, rtol=0)
-    assert_close(reused.raw_scores, plain.raw_scores, atol=1e-5, rtol=0)
+    assert_close(reused_targets.scores, plain_targets.scores, atol=1e-5, rtol=0)
     assert_close(reused_targets.advantages, plain_targets.advantages, atol=1e-4, rtol=1e-4)
     assert_close(reused_gradient, plain_gradient, atol=1e-6, rtol=1e-3)
 

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
+    best_of_n_kl,
     estimate_advantages,
     explained_variance,
     kl_estimates,
@@ -18,6 +19,7 @@ from rlhf.training.ppo_math import (
     normalise_scores,
     policy_loss,
     shape_rewards,
+    total_scores,
     value_loss,
     whiten,
 )
@@ -79,17 +81,34 @@ def test_k3_is_never_negative(log_ratios):
     assert k3.item() >= -1e-5
 
 
-def test_normalise_scores_clips_then_charges_for_a_missing_end():
-    scores = normalise_scores(
-        tensor([3.0, 100.0, 3.0]),
-        tensor([False, False, True]),
-        mean=1.0,
-        std=2.0,
-        clip=5.0,
-        missing_eos_penalty=0.5,
-    )
+def test_normalise_scores_clips():
+    scores = normalise_scores(tensor([3.0, 100.0]), mean=1.0, std=2.0, clip=5.0)
 
-    assert scores.tolist() == [1.0, 5.0, 0.5]
+    assert scores.tolist() == [1.0, 5.0]
+
+
+def test_total_scores_are_weighted_sums_that_charge_for_a_missing_end():
+    parts = [tensor([1.0, 5.0, 1.0]), tensor([2.0, 2.0, 2.0])]
+
+    scores = total_scores(parts, [1.0, -0.5], tensor([False, False, True]), 0.25)
+
+    assert scores.tolist() == [0.0, 4.0, -0.25]
+
+
+@pytest.mark.parametrize(("n", "kl"), [(1, 0.0), (2, 0.1931472), (16, 1.8350887)])
+def test_kl_of_the_best_of_n(n, kl):
+    assert best_of_n_kl(n) == pytest.approx(kl, abs=1e-7)
+
+
+def test_kl_of_the_best_of_n_by_counting():
+    """A hundred thousand completions, all equally likely and ranked: the best of 4 is rank r or
+    less with probability (r / N)^4."""
+    rank = torch.arange(1, 100_001, dtype=torch.float64) / 100_000
+    best = rank**4 - torch.cat([rank.new_zeros(1), rank[:-1] ** 4])
+
+    kl = (best * (best * 100_000).log()).sum()
+
+    assert float(kl) == pytest.approx(best_of_n_kl(4), abs=1e-4)
 
 
 def test_score_sits_on_the_last_real_token():
