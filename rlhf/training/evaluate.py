@@ -2,63 +2,70 @@
 
 They become comparisons that people judge blind. The reward model's opinion, where one is given,
 is written beside them; nobody who judges sees it.
+
+With `best_of` = n, the new side samples n completions for each that is shown, and the reward model
+chooses: the baseline that needs no training.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
-
-from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
+from rlhf.training.artifacts import RunError, RunFolder
 from rlhf.training.config import EvaluateConfig
 from rlhf.training.data import PromptLine, read_prompts
-from rlhf.training.forward import backbone_of, collate, score
-from rlhf.training.generate import EncodedPrompt, Generated, encode_prompts, generate_all
-from rlhf.training.models import (
-    RewardStatistics,
-    ScalarHead,
-    encode,
-    encode_completion,
-    load_policy,
-    load_reward_adapter,
-)
+from rlhf.training.generate import Generated, encode_prompts, generate_all, generation_batches
+from rlhf.training.models import load_policy
+from rlhf.training.ppo_math import best_of_n_kl
+from rlhf.training.reward_rules import Conversation
+from rlhf.training.rewards import load_judge
+
+Place = tuple[int, int]  # prompt, and which of its completions
+Scores = Mapping[Place, float | None]
 
 
 def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     """prompts.jsonl in, artifact/pairs.jsonl out."""
     lines = read_prompts(folder.path / config.prompts)
     # Different seeds: policies that are still alike shall not write the same completions.
-    new = _answers("new", config.model, lines, config, folder, seed=2 * config.seed)
+    drawn = _answers("new", config.model, lines, config, folder, seed=2 * config.seed)
     old = _answers("old", config.rival, lines, config, folder, seed=2 * config.seed + 1)
-    common = sorted(new.keys() & old.keys())  # two tokenisers may find different prompts too long
-    if not common:
+    # Two tokenisers may find different prompts too long.
+    fitting = {prompt for prompt, _ in drawn} & {prompt for prompt, _ in old}
+    if not fitting:
         raise RunError("no prompt is short enough for both policies: raise max_prompt_tokens")
-    pairs = [
-        Pair(*place, n.completion, o.completion, n.truncated, o.truncated)
-        for place in common
-        for n, o in [(new[place], old[place])]
-    ]
+    drawn, old = (
+        {place: row for place, row in rows.items() if place[0] in fitting} for rows in (drawn, old)
+    )
+    drawn_scores: Scores = dict.fromkeys(drawn)
+    old_scores: Scores = dict.fromkeys(old)
     if config.reward_model:
         folder.phase("scoring")
-        pairs = score_pairs(pairs, lines, config, folder)
+        drawn_scores, old_scores = score_all([drawn, old], lines, config, folder)
+    best = best_places(drawn_scores, config.best_of)
+    new = {place: drawn[chosen] for place, chosen in best.items()}
+    pairs = [
+        Pair(
+            *place,
+            new[place].completion, old[place].completion,
+            new[place].truncated, old[place].truncated,
+            drawn_scores[best[place]], old_scores[place],
+        )
+        for place in sorted(old)
+    ]  # fmt: skip
     with folder.writing_artifact() as artifact:
         rows = [json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs]
         (artifact / "pairs.jsonl").write_text("".join(rows), encoding="utf-8")
-    n_prompts = len({prompt for prompt, _ in common})
     return {
         "n_pairs": len(pairs),
-        "left_out": {"too_long": len(lines) - n_prompts},
-        "length_new": statistics.fmean(new[place].n_tokens for place in common),
-        "length_old": statistics.fmean(old[place].n_tokens for place in common),
+        "left_out": {"too_long": len(lines) - len(fitting)},
+        "length_new": statistics.fmean(row.n_tokens for row in new.values()),
+        "length_old": statistics.fmean(row.n_tokens for row in old.values()),
         **reward_opinion(pairs),
+        **(best_of_result(drawn_scores, best, config.best_of) if config.best_of > 1 else {}),
     }
 
 
@@ -82,91 +89,85 @@ def _answers(
     config: EvaluateConfig,
     folder: RunFolder,
     seed: int,
-) -> dict[tuple[int, int], Generated]:
+) -> dict[Place, Generated]:
     """The policy's completions by (prompt, index). Those of a run before a stop are kept."""
     folder.phase(f"loading the {name} policy")
     policy, tokenizer = load_policy(reference)
     prompts, _ = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
     folder.phase(f"answers of the {name} policy")
-    batches = _n_batches(prompts, config)
+    n = config.completions_per_prompt * (config.best_of if name == "new" else 1)
+    sizes = {
+        side: len(generation_batches(prompts, per_prompt, config.batch_size))
+        for side, per_prompt in (
+            ("new", config.completions_per_prompt * config.best_of),
+            ("old", config.completions_per_prompt),
+        )
+    }
     generated = generate_all(
         policy,
         tokenizer,
         prompts,
-        completions_per_prompt=config.completions_per_prompt,
+        completions_per_prompt=n,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         batch_size=config.batch_size,
         seed=seed,
         kept=folder.path / f"{name}.jsonl",
         folder=folder,
-        done=0 if name == "new" else batches,
-        total=2 * batches,
+        done=0 if name == "new" else sizes["new"],
+        total=sizes["new"] + sizes["old"],
     )
     return {(row.id, row.index): row for row in generated}
 
 
-def _n_batches(prompts: Sequence[EncodedPrompt], config: EvaluateConfig) -> int:
-    return math.ceil(len(prompts) / max(1, config.batch_size // config.completions_per_prompt))
-
-
-def score_pairs(
-    pairs: Sequence[Pair], lines: Sequence[PromptLine], config: EvaluateConfig, folder: RunFolder
-) -> list[Pair]:
-    """The pairs with the reward model's opinion of both completions."""
-    judge = load_judge(Path(config.reward_model))
+def score_all(
+    sides: Iterable[Mapping[Place, Generated]],
+    lines: Sequence[PromptLine],
+    config: EvaluateConfig,
+    folder: RunFolder,
+) -> list[dict[Place, float | None]]:
+    """The reward model's opinion of every completion, in standard deviations of its own scale."""
+    judge = load_judge(config.reward_model)
     messages = {line.id: line.messages for line in lines}
-    prompts = {pair.id: encode(judge.tokenizer, messages[pair.id]) for pair in pairs}
-    scored = []
-    size = max(1, config.batch_size // 2)
-    for start in range(0, len(pairs), size):
-        if folder.should_stop():
-            raise Stopped
-        batch = pairs[start : start + size]
-        new = judge.scores([(prompts[p.id], p.new, p.new_truncated) for p in batch])
-        old = judge.scores([(prompts[p.id], p.old, p.old_truncated) for p in batch])
-        scored += [
-            pair._replace(new_score=a, old_score=b)
-            for pair, a, b in zip(batch, new, old, strict=True)
+    found: list[dict[Place, float | None]] = []
+    for side in sides:
+        conversations = [
+            Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
+            for row in side.values()
         ]
-    return scored
+        scores = judge.scores(conversations, folder.should_stop)
+        found.append(dict(zip(side, scores, strict=True)))
+    return found
 
 
-class Judge(NamedTuple):
-    """A reward model on the policy that it was trained on."""
+def best_places(scores: Scores, n: int) -> dict[Place, Place]:
+    """Which of every n completions of a prompt in a row has the highest score, the first of equals.
 
-    model: PeftModel
-    tokenizer: PreTrainedTokenizerBase
-    head: ScalarHead
-    scale: RewardStatistics
-
-    def scores(self, conversations: Sequence[tuple[list[int], str, bool]]) -> list[float]:
-        """Normalised scores of (prompt ids, completion, truncated), each."""
-        batch = collate(
-            [prompt for prompt, _, _ in conversations],
-            [
-                encode_completion(self.tokenizer, text, truncated=truncated)
-                for _, text, truncated in conversations
-            ],
-            next(self.head.parameters()).device,
-        )
-        with torch.no_grad():
-            raw = score(backbone_of(self.model), self.head, batch)  # (B,)
-        return ((raw - self.scale.mean) / max(self.scale.std, 1e-6)).tolist()
-
-
-def load_judge(folder: Path) -> Judge:
-    """Load a reward model's folder. Its model.json names the policy that its adapter lies on.
-
-    That policy need not be one of the two that are compared: on any other weights the adapter
-    would give wrong scores without a word.
+    Example: n = 2, scores {(7, 0): 0.1, (7, 1): 0.3, (7, 2): 0.2, (7, 3): 0.0} ->
+    {(7, 0): (7, 1), (7, 1): (7, 2)}.
     """
-    if not (folder / "model.json").is_file():
-        raise RunError(f"{folder} is not a reward model: model.json is missing")
-    policy, tokenizer = load_policy(read_json(folder / "model.json"))
-    model = PeftModel.from_pretrained(policy, folder, adapter_name="reward")
-    head, scale = load_reward_adapter(model, folder)
-    return Judge(model, tokenizer, head, scale)
+    best: dict[Place, Place] = {}
+    for place in sorted(scores):
+        prompt, index = place
+        group = (prompt, index // n)
+        if group not in best or (scores[place] or 0.0) > (scores[best[group]] or 0.0):
+            best[group] = place
+    return best
+
+
+def best_of_result(scores: Scores, best: Mapping[Place, Place], n: int) -> dict[str, Any]:
+    """How much the choice gains by the reward model itself, and how far it leads away."""
+    firsts = [scores[prompt, index * n] for prompt, index in best]
+    return {
+        "best_of": n,
+        "kl": best_of_n_kl(n),
+        "score_best": _mean(scores[place] for place in best.values()),
+        "score_first": _mean(firsts),
+    }
+
+
+def _mean(scores: Iterable[float | None]) -> float:
+    return statistics.fmean(score for score in scores if score is not None)
 
 
 def reward_opinion(pairs: Sequence[Pair]) -> dict[str, float | None]:

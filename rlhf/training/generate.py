@@ -256,6 +256,26 @@ def length_buckets(prompts: Sequence[EncodedPrompt], size: int) -> Iterator[list
         yield ordered[start : start + size]
 
 
+class GenerationBatch(NamedTuple):
+    """What is sampled at once: `n` completions each, the first of them number `first`."""
+
+    prompts: list[EncodedPrompt]
+    first: int
+    n: int
+
+
+def generation_batches(
+    prompts: Sequence[EncodedPrompt], completions_per_prompt: int, batch_size: int
+) -> list[GenerationBatch]:
+    """Up to `batch_size` completions each: of several prompts, or a part of those of one."""
+    n = min(completions_per_prompt, batch_size)
+    return [
+        GenerationBatch(bucket, first, min(n, completions_per_prompt - first))
+        for bucket in length_buckets(prompts, batch_size // n)
+        for first in range(0, completions_per_prompt, n)
+    ]
+
+
 class Generated(NamedTuple):
     """One line of completions.jsonl."""
 
@@ -287,8 +307,7 @@ def generate_all(
     stopped or killed run goes on where it was. A batch's seed is its number, so that the text
     does not depend on where the run was interrupted. Progress counts from `done` up to `total`.
     """
-    size = max(1, batch_size // completions_per_prompt)
-    batches = list(length_buckets(prompts, size))
+    batches = generation_batches(prompts, completions_per_prompt, batch_size)
     total = total if total is not None else len(batches)
     finished = read_kept(kept)
     device = next(model.parameters()).device
@@ -303,18 +322,18 @@ def generate_all(
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
         sampled = sample(
             model,
-            [prompt.ids for prompt in batch],
+            [prompt.ids for prompt in batch.prompts],
             stop=stop,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             generator=generator,
-            completions_per_prompt=completions_per_prompt,
+            completions_per_prompt=batch.n,
             should_stop=folder.should_stop,
         )
         finished[number] = [
             Generated(
-                batch[row // completions_per_prompt].line.id,
-                row % completions_per_prompt,
+                batch.prompts[row // batch.n].line.id,
+                batch.first + row % batch.n,
                 decode(tokenizer, completion.ids),
                 len(completion.ids),
                 completion.truncated,
@@ -324,7 +343,7 @@ def generate_all(
         with kept.open("a", encoding="utf-8") as file:
             file.write(json.dumps([number, finished[number]], ensure_ascii=False) + "\n")
         fresh += 1
-        report_batch(folder, batch, finished[number], step=done + number + 1)
+        report_batch(folder, batch.prompts, finished[number], step=done + number + 1)
         per_batch = (time.monotonic() - began) / fresh
         left = total - done - len(finished)
         folder.progress(done + len(finished), total, eta_seconds=per_batch * left)

@@ -7,8 +7,11 @@ from torch.testing import assert_close
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import EvaluateConfig
-from rlhf.training.evaluate import Pair, load_judge, reward_opinion, run
-from rlhf.training.models import encode
+from rlhf.training.evaluate import Pair, best_places, reward_opinion, run
+from rlhf.training.generate import read_kept
+from rlhf.training.ppo_math import best_of_n_kl
+from rlhf.training.reward_rules import Conversation
+from rlhf.training.rewards import load_judge
 
 
 @pytest.fixture
@@ -74,20 +77,57 @@ def test_the_opinion_is_the_share_and_the_mean_of_margins():
 
 def test_scores_are_normalised_and_know_what_was_cut_off(judge_folder):
     judge = load_judge(judge_folder)
-    prompt = encode(judge.tokenizer, [{"role": "user", "content": "Why?"}])
+    prompt = [{"role": "user", "content": "Why?"}]
 
-    whole, cut, again = judge.scores([(prompt, "No.", cut) for cut in (False, True, False)])
+    whole, cut, again = judge.scores(
+        [Conversation(prompt, "No.", 0, truncated) for truncated in (False, True, False)]
+    )
     unscaled = judge._replace(scale=judge.scale._replace(mean=0.0, std=1.0))
 
     assert whole == pytest.approx(again, abs=1e-5)
     assert abs(whole - cut) > 1e-3
-    (raw,) = unscaled.scores([(prompt, "No.", False)])
+    (raw,) = unscaled.scores([Conversation(prompt, "No.", 0, False)])
     assert_close(whole, (raw - 0.1) / 0.5, atol=1e-4, rtol=0)
 
 
 def test_a_reward_model_that_does_not_know_its_policy_is_refused(reward_folder):
     with pytest.raises(RunError, match=r"is not a reward model: model\.json is missing"):
         load_judge(reward_folder)
+
+
+# --- best of n ----------------------------------------------------------------------------------
+def test_the_best_of_every_n_is_the_one_with_the_highest_score():
+    scores = {(7, 0): 0.1, (7, 1): 0.3, (7, 2): 0.2, (7, 3): 0.2, (8, 0): -2, (8, 1): -1}
+
+    assert best_places(scores, 2) == {(7, 0): (7, 1), (7, 1): (7, 2), (8, 0): (8, 1)}
+    assert best_places(dict.fromkeys(scores), 1) == {place: place for place in scores}
+
+
+def test_the_new_side_is_the_best_of_n_by_the_reward_model(config, folder, prompts_file):
+    result = run(replace(config, best_of=5, batch_size=3, completions_per_prompt=2), folder)
+
+    drawn = [row for rows in read_kept(folder.path / "new.jsonl").values() for row in rows]
+    judge = load_judge(config.reward_model)
+    prompts = [json.loads(line) for line in prompts_file.read_text().splitlines()]
+    messages = {prompt["id"]: prompt["messages"] for prompt in prompts}
+    scores = {
+        (row.id, row.index): score
+        for row in drawn
+        for score in judge.scores(
+            [Conversation(messages[row.id], row.completion, 0, row.truncated)]
+        )
+    }
+    pairs = read_pairs(folder)
+    assert [(pair.id, pair.index) for pair in pairs] == [
+        (n, k) for n in range(1, 6) for k in (0, 1)
+    ]
+    assert len(scores) == 50
+    for pair in pairs:
+        group = [scores[pair.id, 5 * pair.index + k] for k in range(5)]
+        assert pair.new_score == pytest.approx(max(group), abs=1e-4)
+    assert (result["best_of"], result["kl"]) == (5, best_of_n_kl(5))
+    assert result["score_best"] == pytest.approx(sum(pair.new_score for pair in pairs) / 10)
+    assert result["score_first"] < result["score_best"]
 
 
 class StopsIn(RunFolder):
@@ -109,6 +149,7 @@ class StopsIn(RunFolder):
 def test_a_stopped_evaluation_ends_as_if_it_had_not_been(
     config, folder, prompts_file, phase, tmp_path
 ):
+    config = replace(config, best_of=2)
     straight = RunFolder(tmp_path / "straight")
     straight.path.mkdir()
     shutil.copy(prompts_file, straight.path)
