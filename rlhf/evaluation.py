@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from django.db.models import F
+from django.db.models import F, Q
 
 from annotator.models import Comparison, Judgment, Purpose, Verdict
 from rlhf.generation import BATCH, Answer, add_completions, compare, read_lines
@@ -48,7 +48,7 @@ def store_pairs(run: Run) -> dict[str, int]:
             for side in ("new", "old")
         )
         pairs = zip(
-            add_completions(run, run.policy, new),
+            add_completions(run, run.policy, new, run.best_of),
             add_completions(run, run.rival, old),
             strict=True,
         )
@@ -98,9 +98,10 @@ def ballots_of(runs: Sequence[Run]) -> dict[str, dict[int, list[str]]]:
     ballots: dict[str, dict[int, list[str]]] = {run.origin: {} for run in runs}
     for origin, comparison in asked.values_list("origin", "pk"):
         ballots[origin][comparison] = []
+    by_new_policy = Q(model_version=F("run__policy")) & ~Q(model_version=F("run__rival"))
     new = set(
         GeneratedCompletion.objects.filter(
-            run__in=runs, model_version=F("run__policy")
+            by_new_policy | Q(best_of__gt=1), run__in=runs
         ).values_list("completion_id", flat=True)
     )
     counted = Judgment.objects.counted().filter(comparison__in=asked)

@@ -105,9 +105,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def add_completions(
-    run: Run, version: ModelVersion, answers: Sequence[Answer]
+    run: Run, version: ModelVersion, answers: Sequence[Answer], best_of: int = 1
 ) -> list[Completion | None]:
-    """One completion per answer, written by `version`; None where its prompt is gone by now."""
+    """One completion per answer, written by `version`; None where its prompt is gone by now.
+
+    Each is the best of `best_of`.
+    """
     prompts = (
         Prompt.objects.filter(project=run.project_id)
         .select_related("project")
@@ -132,6 +135,7 @@ def add_completions(
             run=run,
             sampling=sampling_of(run),
             score=answer.score,
+            best_of=best_of,
         )
         for completion, answer in zip(completions, answers, strict=True)
         if completion is not None

@@ -162,7 +162,9 @@ def facts_of(project: Project) -> Facts:
 
 def _runs_by_kind(project: Project, number: int) -> tuple[dict[str, Run], dict[str, Run]]:
     """The latest run of each kind in the round, and the latest that succeeded."""
-    of_round = project.runs.filter(Q(round_number=number) | Q(kind=RunKind.IMPORT_MODEL))
+    of_round = project.runs.without_best_of().filter(
+        Q(round_number=number) | Q(kind=RunKind.IMPORT_MODEL)
+    )
     newest = (
         of_round.order_by()
         .values_list("kind")

@@ -116,6 +116,11 @@ class RunQuerySet(models.QuerySet["Run"]):
     def active(self) -> Self:
         return self.filter(status__in=ACTIVE)
 
+    def without_best_of(self) -> Self:
+        """Not the evaluations whose new side is the best of several answers: they tell about a
+        reward model, and not about a policy."""
+        return self.filter(Q(config__best_of__isnull=True) | Q(config__best_of=1))
+
 
 class Run(models.Model):
     """One background job.
@@ -202,6 +207,17 @@ class Run(models.Model):
         return f"run-{self.pk}"
 
     @property
+    def best_of(self) -> int:
+        """Of how many answers an evaluation's new side is the best."""
+        return self.config.get("best_of", 1)
+
+    @property
+    def new_side(self) -> str:
+        """Example: "best of 16 of policy-r1-v3"."""
+        assert self.policy is not None
+        return f"best of {self.best_of} of {self.policy}" if self.best_of > 1 else str(self.policy)
+
+    @property
     def is_active(self) -> bool:
         return self.status in ACTIVE
 
@@ -272,6 +288,9 @@ class GeneratedCompletion(models.Model):
     run = models.ForeignKey(Run, models.PROTECT, related_name="completions")
     sampling = models.JSONField()
     score = models.FloatField(null=True, help_text="The reward model's score, if it was asked.")
+    best_of = models.PositiveSmallIntegerField(
+        default=1, help_text="It is the best of so many by that score."
+    )
 
     def __str__(self) -> str:
         return f"{self.completion_id} by {self.model_version}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db.models import Count, Max
 
@@ -94,7 +94,8 @@ def _votes_by_round(project: Project) -> tuple[dict[int, int], int]:
 def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int, str], Run]:
     """The latest success of each kind, by round and kind."""
     newest = (
-        project.runs.filter(round_number__in=list(numbers), status=Status.SUCCEEDED)
+        project.runs.without_best_of()
+        .filter(round_number__in=list(numbers), status=Status.SUCCEEDED)
         .order_by()
         .values("round_number", "kind")
         .annotate(newest=Max("pk"))
@@ -137,6 +138,18 @@ def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
             "reward_model": reward_model,
         }
     return {name: version for name, version in chosen.items() if version is not None}
+
+
+def best_of_n(project: Project, n: int, reward_model: int | None = None) -> dict[str, Any]:
+    """How to find out what a reward model (the newest, if none is named) is worth: the best of n
+    answers by it, against single ones, of the policy that it was trained on."""
+    versions = project.model_versions.filter(kind=ModelKind.REWARD).select_related("parent")
+    if reward_model is not None:
+        versions = versions.filter(pk=reward_model)
+    judge = versions.first()
+    if judge is None:
+        return {"best_of": n}
+    return {"policy": judge.parent, "rival": judge.parent, "reward_model": judge, "best_of": n}
 
 
 def ancestors_of(version: ModelVersion) -> list[ModelVersion]:

@@ -48,6 +48,21 @@ def test_pairs_become_blind_comparisons_before_all_others(run, comparisons):
     assert (old.source, old.is_truncated, old.generated.score) == (run.rival.name, False, -0.5)
 
 
+def test_best_of_several_is_told_from_a_single_answer_of_the_same_policy(run):
+    run.rival, run.config = run.policy, {**run.config, "best_of": 16}
+    run.save()
+    prompt = PromptFactory(project=run.project)
+    write_artifact(run, "pairs.jsonl", [pair(prompt, "the best", "a single one")])
+
+    evaluation.store_pairs(run)
+    comparison = Comparison.objects.get()
+    vote(comparison, "old")
+
+    rate = evaluation.win_rate(run)
+    assert (rate.wins, rate.losses) == (0, 1)
+    assert [e.completion.generated.best_of for e in comparison.entries.all()] == [16, 1]
+
+
 def test_identical_answers_are_counted_and_nobody_is_asked(run):
     prompt = PromptFactory(project=run.project)
     write_artifact(run, "pairs.jsonl", [pair(prompt, "same", "same ")])

@@ -5,6 +5,7 @@ from rlhf.models import Run, RunKind, Status
 from rlhf.runs import RunRefused
 from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
+    SAMPLING,
     EvaluateRunFactory,
     GenerateRunFactory,
     PolicyFactory,
@@ -48,6 +49,18 @@ def test_rounds_stand_side_by_side_newest_first(project):
     assert [row.ppo for row in table] == [second, first]
     assert [row.new_policy for row in table] == [second.outputs.get(), first.outputs.get()]
     assert [row.win_rate.n_comparisons for row in table] == [0, 0]
+
+
+def test_best_of_several_answers_is_not_the_rounds_win_rate(project):
+    make_round(project)
+    plain = project.runs.get(kind=RunKind.EVALUATE)
+    done = {"project": project, "status": Status.SUCCEEDED, "round_number": 1}
+
+    EvaluateRunFactory(**done, config={**SAMPLING, "best_of": 16})
+    assert rounds.rounds_of(project)[0].evaluate == plain
+
+    later = EvaluateRunFactory(**done, config={**SAMPLING, "best_of": 1})
+    assert rounds.rounds_of(project)[0].evaluate == later
 
 
 def test_round_that_has_just_begun_is_empty(project):
@@ -180,3 +193,14 @@ def test_ancestors_lead_from_the_parent_to_the_root(project, django_assert_num_q
 
     with django_assert_num_queries(1):
         assert rounds.ancestors_of(leaf) == [middle, root]
+
+
+# --- best of n ---------------------------------------------------------------------------------
+def test_best_of_n_compares_the_policy_of_a_reward_model_with_itself(project):
+    old, new = RewardModelFactory.create_batch(2, project=project)
+
+    assert rounds.best_of_n(project, 16) == {
+        "policy": new.parent, "rival": new.parent, "reward_model": new, "best_of": 16,
+    }  # fmt: skip
+    assert rounds.best_of_n(project, 4, old.pk)["reward_model"] == old
+    assert rounds.best_of_n(ProjectFactory(), 16) == {"best_of": 16}
