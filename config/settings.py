@@ -60,6 +60,14 @@ def check_time_zone(name: str) -> None:
         raise ValidationError(f"{name!r} is no time zone; write it like Europe/Berlin")
 
 
+def check_dotted_paths(paths: list[str]) -> None:
+    for path in paths:
+        if "." not in path or not all(part.isidentifier() for part in path.split(".")):
+            raise ValidationError(
+                f"{path!r} is not the dotted path of a function: package.module.name"
+            )
+
+
 def check_run_command(command: str) -> None:
     try:
         command.format(python="python", run_dir="run")
@@ -247,6 +255,10 @@ RUN_COMMAND = env.str(
 )
 # Files of `accelerate config`, of which an admin may pick one for a run in several processes.
 ACCELERATE_DIR = Path(env.str("PREFERENDUM_ACCELERATE_DIR", str(DATA_DIR / "accelerate")))
+# The functions that a PPO run may call for rewards, and nothing else: they are code.
+REWARD_FUNCTIONS: list[str] = env.list(
+    "PREFERENDUM_REWARD_FUNCTIONS", [], str.strip, validate=check_dotted_paths
+)
 RUN_MEMORY_LIMIT_MIB = env.int(  # 0: no limit
     "PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0, validate=validate.Range(min=0)
 )

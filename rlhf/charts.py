@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from django.db.models import F, Max, Min, Q
 
 from rlhf.models import Metrics, Run, RunKind, Sample
+from rlhf.training.reward_rules import names_of
 
 MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th
 TABLE_ROWS = 50
@@ -104,8 +105,8 @@ PPO_CHARTS = [
         [
             Chart(
                 "Score",
-                "The reward model's mean score of the answers; 0 is the policy it was "
-                "calibrated on, 1 a standard deviation better.",
+                "The mean score of the answers; a reward model's is 0 for the policy it was "
+                "calibrated on, and 1 a standard deviation better.",
                 [Series("score/mean", "score"), Series("reward/mean", "less the price of KL")],
                 "standard deviations",
             ),
@@ -218,6 +219,40 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.PPO: PPO_CHARTS,
     RunKind.EVALUATE: SAMPLING_CHARTS,
 }
+
+
+def sections_of(run: Run) -> list[Section]:
+    """The charts of its kind, and one of the score's parts where it has several sources."""
+    sections = CHARTS[run.kind]
+    names = reward_names(run)
+    if len(names) < 2:
+        return sections
+    by_source = Chart(
+        "Score by source",
+        "Mean score that each source of rewards gives, before its weight: one that climbs while the "
+        "others fall is what the policy has found easiest to please.",
+        [Series(f"score/{name}", name) for name in names],
+    )
+    first, *others = sections
+    score, *rest = first.charts
+    return [first._replace(charts=[score, by_source, *rest]), *others]
+
+
+def reward_names(run: Run) -> list[str]:
+    if run.kind != RunKind.PPO:
+        return []
+    return names_of(bool(run.config.get("reward_model")), run.config.get("rewards", []))
+
+
+def second_models(run: Run) -> list[tuple[str, int]]:
+    """Reward models that it loaded beside the policy, with the memory in MiB that each took."""
+    reports = run.metrics.filter(step=0).values_list("values", flat=True)
+    return [
+        (name.removeprefix("memory_mib/"), mib)
+        for values in reports
+        for name, mib in values.items()
+        if name.startswith("memory_mib/")
+    ]
 
 
 # --- values ------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ from annotator.models import Export, Project
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind
 from rlhf.processes import accelerate_configs
 from rlhf.training.config import (
+    MOST_COMPLETIONS,
     EvaluateConfig,
     GenerateConfig,
     PPOConfig,
     RewardModelConfig,
 )
+from rlhf.training.reward_rules import Rule, format_lines, parse_lines
 
 
 def whole(label: str, initial: int, help_text: str, low: int = 1, high: int = 10**6) -> Any:
@@ -239,7 +241,10 @@ class RewardModelForm(RunForm):
     )  # fmt: skip
 
     export = forms.ModelChoiceField(
-        Export.objects.none(), empty_label=None, help_text="The votes to learn from."
+        Export.objects.none(),
+        label="Export",
+        empty_label=None,
+        help_text="The votes to learn from.",
     )
     policy = version(
         "Policy", "Where the reward model starts from: the policy that PPO will train."
@@ -287,6 +292,7 @@ class PPOForm(RunForm):
     intro = "Trains the policy to write answers that the reward model scores higher."
     arguments = ("policy", "reward_model")
     advanced = (
+        "rewards", "reward_weight",
         "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "lora_rank",
         "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl", "clip_range", "lam",
         "missing_eos_penalty", "checkpoint_every", "gradient_checkpointing", "accelerate_config",
@@ -294,7 +300,28 @@ class PPOForm(RunForm):
     )  # fmt: skip
 
     policy = version("Policy", "The policy to train; it also stays as the reference.")
-    reward_model = version("Reward model", "It must have been trained on this policy.")
+    reward_model = version(
+        "Reward model",
+        "One that was trained on this policy shares its weights; any other is loaded as a second "
+        "model and needs as much memory again.",
+        required=False,
+    )
+    rewards = forms.CharField(
+        label="More rewards",
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 3, "class": "code", "spellcheck": "false"}),
+        help_text="One a line: length target=80 · regex pattern='thank (you|s)' count=2 · "
+        "sentiment · callable function=package.module.name · reward_model version=NAME. Each takes "
+        "weight=0.2, below 0 for what should not be, name=… and clip=…; values with spaces stand "
+        "in quotes.",
+    )
+    reward_weight = forms.FloatField(
+        label="Weight of the reward model",
+        initial=PPOConfig.reward_weight,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text="The score is the sum of all rewards, each times its weight.",
+    )
     steps = whole("Steps", PPOConfig.steps, "Batches of answers written and learned from.")
     batch_size = whole("Answers per step", PPOConfig.batch_size, "Completions per rollout.")
     max_new_tokens = longest_answer(PPOConfig.max_new_tokens)
@@ -371,6 +398,20 @@ class PPOForm(RunForm):
             "Several GPUs or machines share the work as a file of accelerate's says. Files lie in "
             f"{settings.ACCELERATE_DIR}."
         )
+        self.initial.setdefault("reward_model", self._rows(project, "reward_model").first())
+
+    def clean_rewards(self) -> list[Rule]:
+        try:
+            return parse_lines(self.cleaned_data["rewards"], settings.REWARD_FUNCTIONS)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
+
+    def clean(self) -> None:
+        super().clean()
+        if self.cleaned_data.get("reward_model") is None and self.cleaned_data.get("rewards") == []:
+            self.add_error(
+                "reward_model", "Choose a reward model, or add other rewards under “More settings”."
+            )
 
 
 class EvaluateForm(RunForm):
@@ -387,6 +428,13 @@ class EvaluateForm(RunForm):
     reward_model = version(
         "Reward model", "Its opinion is shown beside the people's.", required=False
     )
+    best_of = whole(
+        "Best of",
+        EvaluateConfig.best_of,
+        "Above 1, the new side shows the best of so many answers by the reward model, and both "
+        "policies may be the same: people then judge the reward model.",
+        high=MOST_COMPLETIONS,
+    )
     max_new_tokens = longest_answer(EvaluateConfig.max_new_tokens)
     temperature = temperature(EvaluateConfig.temperature)
     max_prompts = sample_of_prompts()
@@ -396,6 +444,11 @@ class EvaluateForm(RunForm):
     max_prompt_tokens = longest_prompt(EvaluateConfig.max_prompt_tokens)
     batch_size = batch_size(EvaluateConfig.batch_size)
     seed = seed(EvaluateConfig.seed)
+
+    def clean(self) -> None:
+        super().clean()
+        if self.cleaned_data.get("best_of", 1) > 1 and not self.cleaned_data.get("reward_model"):
+            self.add_error("best_of", "Choose a reward model, which says which answer is the best.")
 
 
 FORMS: dict[str, type[RunForm]] = {
@@ -407,7 +460,8 @@ FORMS: dict[str, type[RunForm]] = {
 def settings_like(run: Run) -> dict[str, Any]:
     """Initial values of the run's form: what it was started with."""
     rows = {name: getattr(run, name) for name in ("policy", "rival", "reward_model", "export")}
-    return {**run.config, **rows, "max_prompts": _number_of_prompts(run)}
+    rewards = format_lines(run.config.get("rewards", []))
+    return {**run.config, **rows, "rewards": rewards, "max_prompts": _number_of_prompts(run)}
 
 
 def _number_of_prompts(run: Run) -> int | None:

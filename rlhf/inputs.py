@@ -19,6 +19,7 @@ from rlhf.generation import prompts_lacking_completions, write_prompts
 from rlhf.models import ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
 from rlhf.training.config import CONFIGS, Config
+from rlhf.training.reward_rules import Rule, check_function, complete
 
 
 class RunRefused(Exception):
@@ -29,13 +30,12 @@ NEEDED: dict[str, list[str]] = {
     RunKind.IMPORT_MODEL: [],
     RunKind.GENERATE: ["policy"],
     RunKind.REWARD_MODEL: ["policy", "export"],
-    RunKind.PPO: ["policy", "reward_model"],
+    RunKind.PPO: ["policy"],
     RunKind.EVALUATE: ["policy", "rival"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
     "rival": "There is no second policy to compare with.",
-    "reward_model": "There is no reward model: train one first.",
     "export": "There is no export to learn from: create one first.",
 }
 VERSION_KINDS = {
@@ -87,10 +87,14 @@ def _check(order: Order) -> None:
     _check_versions(order)
     if order.export is not None:
         _check_export(order.project, order.export)
-    if order.kind == RunKind.PPO:
-        _check_same_base(order)
-    if order.kind == RunKind.EVALUATE and order.policy == order.rival:
-        raise RunRefused(f"{order.policy} cannot be compared with itself: choose another policy.")
+    if order.kind == RunKind.PPO and not (order.reward_model or order.settings.get("rewards")):
+        raise RunRefused("There is nothing to reward: train a reward model first, or add a rule.")
+    is_single = order.settings.get("best_of", 1) == 1
+    if order.kind == RunKind.EVALUATE and order.policy == order.rival and is_single:
+        raise RunRefused(
+            f"{order.policy} cannot be compared with itself: choose another policy, or the best of "
+            "several answers."
+        )
     if order.settings.get("source") == "folder":
         _check_source(order.settings.get("location", ""))
     file = order.settings.get("accelerate_config")
@@ -104,12 +108,14 @@ def _check_versions(order: Order) -> None:
             raise RunRefused(
                 f"{version} is no {VERSION_KINDS[name].label.lower()} of this project."
             )
-        reference = version.reference()
-        for folder in [reference["base"], *reference["adapters"], version.path]:
-            if not Path(folder).is_dir():
-                raise RunRefused(
-                    f"The files of {version} are missing: there is no folder {folder}."
-                )
+        _check_files(version)
+
+
+def _check_files(version: ModelVersion) -> None:
+    reference = version.reference()
+    for folder in [reference["base"], *reference["adapters"], version.path]:
+        if not Path(folder).is_dir():
+            raise RunRefused(f"The files of {version} are missing: there is no folder {folder}.")
 
 
 def _check_export(project: Project, export: Export) -> None:
@@ -128,17 +134,6 @@ def _check_source(location: str) -> None:
         raise RunRefused(f"There is no model folder or file {location}.")
 
 
-def _check_same_base(order: Order) -> None:
-    """A reward model is an adapter: it means something only on the weights it was trained on."""
-    assert order.policy is not None
-    assert order.reward_model is not None
-    if order.reward_model.reference() != order.policy.reference():
-        raise RunRefused(
-            f"{order.reward_model} was trained on {order.reward_model.parent} and cannot score "
-            f"answers of {order.policy}: train a reward model on {order.policy} first."
-        )
-
-
 def _references(order: Order) -> dict[str, Any]:
     """The settings that say where models are."""
     references: dict[str, Any] = {}
@@ -150,7 +145,21 @@ def _references(order: Order) -> dict[str, Any]:
         references["rival"] = order.rival.reference()
     if order.reward_model is not None:
         references["reward_model"] = order.reward_model.path
+    if order.settings.get("rewards"):
+        references["rewards"] = [_reward(order.project, rule) for rule in order.settings["rewards"]]
     return references
+
+
+def _reward(project: Project, rule: Rule) -> Rule:
+    """A source of rewards that may be used, with the folder if it is a reward model."""
+    check_function(complete(rule), settings.REWARD_FUNCTIONS)
+    if rule["kind"] != "reward_model":
+        return rule
+    versions = project.model_versions.filter(kind=ModelKind.REWARD, name=rule["version"])
+    if (version := versions.select_related("parent").first()) is None:
+        raise ValueError(f"this project has no reward model {rule['version']}")
+    _check_files(version)
+    return {**rule, "folder": version.path}
 
 
 def _import_output(values: dict[str, Any]) -> str:

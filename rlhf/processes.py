@@ -154,6 +154,7 @@ def environment(*, online: bool) -> dict[str, str]:
         "PYTHONPATH": str(settings.BASE_DIR),
         "PYTHONUNBUFFERED": "1",
         "PREFERENDUM_MODELS_DIR": str(settings.MODELS_DIR),
+        "PREFERENDUM_REWARD_FUNCTIONS": ",".join(settings.REWARD_FUNCTIONS),
         **({} if online else dict.fromkeys(OFFLINE, "1")),
     }
 

@@ -23,6 +23,7 @@ from rlhf import charts, evaluation, loop, rounds
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, RunForm, settings_like
 from rlhf.models import Run, RunKind, Status
+from rlhf.training.reward_rules import format_lines
 
 PAGE_SIZE = 50
 UNPROCESSABLE = 422
@@ -105,8 +106,13 @@ def new_run(request: HtmxRequest, slug: str, kind: str) -> HttpResponse:
 
 
 def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> dict[str, Any]:
-    """Those of the run that `?like=` names, else what the rounds suggest."""
+    """Those of the run that `?like=` names, else what the rounds suggest.
+
+    `?best_of=16&reward_model=7` suggests an evaluation that shows what a reward model is worth.
+    """
     like = _number(request, "like")
+    if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
+        return rounds.best_of_n(project, n, _number(request, "reward_model"))
     if like is None:
         return {**rounds.suggestions(project, kind)}
     rows = project.runs.select_related("policy", "rival", "reward_model", "export")
@@ -132,10 +138,12 @@ def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     access, run = _get_run(request, slug, pk, Role.REVIEWER)
     table = charts.table_of(run)
     context = _status_context(access, run) | {
-        "sections": charts.CHARTS[run.kind] if run.is_active or table.rows else [],
+        "sections": charts.sections_of(run) if run.is_active or table.rows else [],
         "samples": charts.samples_of(run, _step_asked(request)),
         "table": table,
         "log": charts.log_tail(run.folder / "log.txt"),
+        "second_models": charts.second_models(run) if run.kind == RunKind.PPO else [],
+        "reward_lines": format_lines(run.config.get("rewards", [])).splitlines(),
     }
     return render(request, "rlhf/run.html", context)
 

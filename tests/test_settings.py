@@ -58,6 +58,7 @@ def test_deploy_check_has_no_warnings(tmp_path):
         ("PREFERENDUM_LOG_LEVEL", "loud"),
         ("PREFERENDUM_ORIGINS", "example.org"),
         ("PREFERENDUM_REDIS_URL", "localhost"),
+        ("PREFERENDUM_REWARD_FUNCTIONS", "rewards.py:score"),
         ("PREFERENDUM_RUN_COMMAND", "sbatch"),
         ("PREFERENDUM_RUN_COMMAND", "sbatch {run_dir} {user}"),
         ("PREFERENDUM_RUN_MEMORY_LIMIT_MIB", "lots"),

@@ -84,6 +84,26 @@ def test_every_kind_of_run_has_its_charts():
     assert set(charts.CHARTS) == set(RunKind.values)
 
 
+def test_score_is_charted_by_source_where_there_are_several():
+    rewards = [{"kind": "length", "target": 80}, {"kind": "sentiment", "name": "mood"}]
+    one = RunFactory(kind=RunKind.PPO, config={"reward_model": "/r"})
+    three = RunFactory(kind=RunKind.PPO, config={"reward_model": "/r", "rewards": rewards})
+
+    chart = charts.sections_of(three)[0].charts[1]
+
+    assert charts.sections_of(one) == charts.CHARTS[RunKind.PPO]
+    assert [series.metric for series in chart.series] == [
+        "score/reward_model", "score/length", "score/mood",
+    ]  # fmt: skip
+
+
+def test_second_models_are_known_by_what_they_reported_at_the_start(run):
+    report(run, 0, **{"memory_mib/reward_model": 530, "other": 1})
+    report(run, 1, **{"score/mean": 0.5})
+
+    assert charts.second_models(run) == [("reward_model", 530)]
+
+
 # --- sample answers ----------------------------------------------------------------------------
 def test_latest_answers_stand_beside_the_first_to_the_same_prompt(run):
     first = show(run, 1, 0, RAIN)

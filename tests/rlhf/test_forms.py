@@ -1,10 +1,23 @@
 import pytest
 
-from rlhf.forms import FORMS, GenerateForm, ImportModelForm, PPOForm
+from rlhf.forms import (
+    FORMS,
+    EvaluateForm,
+    GenerateForm,
+    ImportModelForm,
+    PPOForm,
+    RewardModelForm,
+    settings_like,
+)
 from rlhf.models import RunKind
 from rlhf.training.config import CONFIGS
 from tests.factories import ProjectFactory
-from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactory
+from tests.rlhf.factories import (
+    ExportFactory,
+    PolicyFactory,
+    RewardModelFactory,
+    RunFactory,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +47,7 @@ def test_form_as_shown_is_complete_and_says_what_the_config_says(project, kind):
     form = FORMS[kind](project, sent)
 
     assert form.is_valid(), form.errors
-    needed = {"model": {}, "reward_model": "", "source": "embedded", "rival": {}}
+    needed = {"model": {}, "reward_model": "r", "source": "embedded", "rival": {}}
     known = CONFIGS[kind].__dataclass_fields__
     defaults = CONFIGS[kind](**{name: needed[name] for name in needed if name in known})
     assert form.settings == {name: getattr(defaults, name) for name in form.settings}
@@ -68,12 +81,74 @@ def test_each_form_has_a_token_of_its_own(project):
 def test_form_says_what_must_exist_first(project):
     PolicyFactory(project=project)
 
-    assert PPOForm(project).missing() == ["Reward model"]
+    assert RewardModelForm(project).missing() == ["Export"]
 
 
 def test_every_folded_field_exists(project):
     for form in FORMS.values():
         assert [bound.name for bound in form(project).advanced_fields()] == list(form.advanced)
+
+
+# --- rewards and best of n ---------------------------------------------------------------------
+def test_rewards_are_written_one_a_line(project):
+    RewardModelFactory(project=project)
+    lines = "length target=80 weight=-0.2\r\nsentiment"
+
+    form = PPOForm(project, filled_in(PPOForm(project), rewards=lines))
+
+    assert form.is_valid(), form.errors
+    assert form.settings["rewards"] == [
+        {"kind": "length", "target": 80, "weight": -0.2},
+        {"kind": "sentiment"},
+    ]
+
+
+def test_a_bad_reward_is_refused_with_its_line(project, settings):
+    settings.REWARD_FUNCTIONS = ["our.rewards.polite"]
+    RewardModelFactory(project=project)
+
+    def errors(lines):
+        return PPOForm(project, filled_in(PPOForm(project), rewards=lines)).errors
+
+    assert errors("callable function=our.rewards.polite") == {}
+    assert errors("sentiment\ncallable function=os.system") == {
+        "rewards": [
+            "Line 2: os.system is not in PREFERENDUM_REWARD_FUNCTIONS, the list of the functions "
+            "that may be called (our.rewards.polite)."
+        ]
+    }
+
+
+def test_something_must_be_rewarded(project):
+    PolicyFactory(project=project)
+
+    form = PPOForm(project, filled_in(PPOForm(project)))
+    with_rule = PPOForm(project, filled_in(PPOForm(project), rewards="sentiment"))
+
+    assert form.errors == {
+        "reward_model": ["Choose a reward model, or add other rewards under “More settings”."]
+    }
+    assert with_rule.is_valid()
+
+
+def test_rewards_of_a_run_are_lines_again():
+    rules = [{"kind": "regex", "pattern": "a b", "weight": 2.0}]
+    run = RunFactory(kind=RunKind.PPO, config={"rewards": rules, "steps": 3})
+
+    assert settings_like(run)["rewards"] == "regex pattern='a b' weight=2.0"
+
+
+def test_the_best_of_several_needs_a_reward_model(project):
+    reward_model = RewardModelFactory(project=project)
+
+    def errors(**changes):
+        return EvaluateForm(project, filled_in(EvaluateForm(project), **changes)).errors
+
+    assert errors(best_of=16, reward_model=reward_model.pk) == {}
+    assert errors(best_of=16) == {
+        "best_of": ["Choose a reward model, which says which answer is the best."]
+    }
+    assert list(errors(best_of=65, reward_model=reward_model.pk)) == ["best_of"]
 
 
 # --- import model ------------------------------------------------------------------------------

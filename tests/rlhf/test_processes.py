@@ -92,3 +92,11 @@ def test_a_template_without_python_offers_no_processes(settings, tmp_path):
     (tmp_path / "two.yaml").touch()
 
     assert processes.accelerate_configs() == []
+
+
+def test_run_is_told_which_functions_it_may_call(settings):
+    settings.REWARD_FUNCTIONS = ["our.rewards.polite", "our.rewards.short"]
+
+    passed_on = processes.environment(online=False)
+
+    assert passed_on["PREFERENDUM_REWARD_FUNCTIONS"] == "our.rewards.polite,our.rewards.short"

@@ -182,11 +182,47 @@ def test_ppo_reads_training_prompts_and_evaluation_held_out_ones(project):
     assert evaluate.config["rival"] == old.reference()
 
 
-def test_ppo_with_a_reward_model_of_another_base_is_refused(project):
+def test_ppo_takes_a_reward_model_of_another_base_and_rewards_of_many_kinds(project, settings):
+    settings.REWARD_FUNCTIONS = ["our.rewards.polite"]
     reward_model, policy = RewardModelFactory(project=project), PolicyFactory(project=project)
+    PromptFactory(project=project)
+    rewards = [
+        {"kind": "callable", "function": "our.rewards.polite"},
+        {"kind": "reward_model", "version": reward_model.name},
+    ]
 
-    with pytest.raises(runs.RunRefused, match=f"train a reward model on {policy} first"):
-        runs.launch(project, "ppo", {}, round_number=1, policy=policy, reward_model=reward_model)
+    run = runs.launch(project, "ppo", {"rewards": rewards}, round_number=1, policy=policy)
+
+    assert run.config["reward_model"] == ""
+    assert run.config["rewards"] == [rewards[0], {**rewards[1], "folder": reward_model.path}]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ([], "There is nothing to reward"),
+        ([{"kind": "callable", "function": "os.system"}], "os.system is not in PREFERENDUM_REWARD"),
+        ([{"kind": "reward_model", "version": "x"}], "this project has no reward model x"),
+        ([{"kind": "length"}], "length needs target=…"),
+    ],
+)
+def test_ppo_with_wrong_rewards_is_refused(project, rewards, message):
+    policy = PolicyFactory(project=project)
+    RewardModelFactory(name="x")  # of another project
+
+    with pytest.raises(runs.RunRefused, match=message):
+        runs.launch(project, "ppo", {"rewards": rewards}, round_number=1, policy=policy)
+
+
+def test_policy_may_be_compared_with_itself_by_the_best_of_several(project):
+    reward_model = RewardModelFactory(project=project)
+    policy = reward_model.parent
+    PromptFactory(project=project, split="test")
+    sides = {"policy": policy, "rival": policy, "reward_model": reward_model}
+
+    run = runs.launch(project, "evaluate", {"best_of": 16}, round_number=1, **sides)
+
+    assert (run.best_of, run.new_side) == (16, f"best of 16 of {policy.name}")
 
 
 def test_evaluation_without_held_out_prompts_or_second_policy_is_refused(project):

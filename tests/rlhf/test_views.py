@@ -409,6 +409,34 @@ def test_resume_that_is_refused_says_why(client, run, admin):
     assert "there is nothing to resume" in response.content.decode()
 
 
+# --- reward models -----------------------------------------------------------------------------
+def test_project_page_leads_to_the_best_of_16_once_there_is_a_reward_model(client, project, admin):
+    reward_model = RewardModelFactory(project=project)
+    link = f"{url('new_run', 'tea', RunKind.EVALUATE)}?best_of=16"
+    RoundFactory(project=project, policy=reward_model.parent)
+    before = client.get(url("project", "tea")).content.decode()
+
+    RunFactory(project=project, kind=RunKind.REWARD_MODEL, status=Status.SUCCEEDED)
+    page = client.get(url("project", "tea")).content.decode()
+    form = client.get(link).context["form"]
+
+    assert (link in before, link in page) == (False, True)
+    assert form["best_of"].value() == 16
+    assert form["policy"].value() == form["rival"].value() == reward_model.parent.pk
+    assert form["reward_model"].value() == reward_model.pk
+
+
+def test_run_page_names_other_rewards_and_second_models(client, project, admin):
+    config = {"reward_model": "/r", "rewards": [{"kind": "length", "target": 80}]}
+    ppo = RunFactory(project=project, kind=RunKind.PPO, config=config)
+    Metrics.objects.create(run=ppo, step=0, values={"memory_mib/reward_model": 1530})
+
+    page = client.get(ppo.get_absolute_url()).content.decode()
+
+    assert "<code>length target=80</code>" in page
+    assert "1,530 MiB more memory" in page
+
+
 # --- lists -------------------------------------------------------------------------------------
 def test_list_of_runs_takes_the_same_queries_for_one_and_three(
     client, run, admin, django_assert_num_queries
@@ -438,14 +466,14 @@ def test_list_of_model_versions_takes_the_same_queries_for_one_and_three(
 def test_run_page_takes_the_same_queries_however_much_it_reports(
     client, run, admin, django_assert_num_queries
 ):
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         client.get(run.get_absolute_url())
 
     for step in range(4, 8):
         Metrics.objects.create(run=run, step=step, values={"kl/k1": 1.0})
         Sample.objects.create(run=run, step=step, index=0, prompt=[], completion="So.")
 
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         client.get(run.get_absolute_url())
 
 

@@ -96,7 +96,7 @@ def test_two_processes_learn_what_one_learns(make_config, prompts_file, folder, 
     prompts, _ = encode_prompts(models.tokenizer, read_prompts(prompts_file), 256)
     chosen = ppo.prompts_of_step(prompts, 0, config)
     rollout, _ = ppo.make_rollout(models, chosen, config, 0, folder)
-    targets = ppo.make_targets(rollout, models.statistics, config.kl_coefficient, config)
+    targets = ppo.make_targets(rollout, models.rewards, config.kl_coefficient, config)
     torch.save((config, rollout, targets), folder.path / "rollout.pt")
 
     finish(launch("tests.training.update_in_processes", folder.path))
