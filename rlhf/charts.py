@@ -235,6 +235,7 @@ def sections_of(run: Run) -> list[Section]:
     )
     first, *others = sections
     score, *rest = first.charts
+    score = score._replace(explanation="Mean over the answers of the sum of all rewards.", unit="")
     return [first._replace(charts=[score, by_source, *rest]), *others]
 
 

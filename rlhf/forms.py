@@ -14,6 +14,7 @@ from django import forms
 from django.conf import settings
 from django.db.models import QuerySet
 from django.forms import BoundField
+from django.utils.safestring import mark_safe
 
 from annotator.models import Export, Project
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind
@@ -311,10 +312,14 @@ class PPOForm(RunForm):
         required=False,
         strip=False,
         widget=forms.Textarea(attrs={"rows": 3, "class": "code", "spellcheck": "false"}),
-        help_text="One a line: length target=80 · regex pattern='thank (you|s)' count=2 · "
-        "sentiment · callable function=package.module.name · reward_model version=NAME. Each takes "
-        "weight=0.2, below 0 for what should not be, name=… and clip=…; values with spaces stand "
-        "in quotes.",
+        help_text=mark_safe(
+            "One a line: <code>length target=80</code> (tokens; or <code>unit=words</code>), "
+            "<code>regex pattern='thank (you|s)' count=2</code>, <code>sentiment</code>, "
+            "<code>reward_model version=NAME</code>, or <code>callable "
+            "function=package.module.name</code> if the machine allows it. Each takes "
+            "<code>weight=0.2</code> (below 0 for what should not be), <code>clip=5</code> and "
+            "<code>name=…</code>. Values with spaces stand in quotes."
+        ),
     )
     reward_weight = forms.FloatField(
         label="Weight of the reward model",

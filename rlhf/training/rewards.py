@@ -71,7 +71,7 @@ def load_sources(model: PeftModel, config: PPOConfig) -> list[Source]:
             "weight": config.reward_weight, "clip": config.score_clip,
         }  # fmt: skip
         rules = [first, *rules]
-    # What needs no model is checked before anything large is loaded.
+    # Checked before another model is loaded, which takes a while.
     functions = {
         name: load_function(rule["function"], allowed_functions())
         for name, rule in zip(names, rules, strict=True)

@@ -2,6 +2,7 @@ import pytest
 
 from rlhf.training.config import (
     CONFIGS,
+    EvaluateConfig,
     GenerateConfig,
     ImportModelConfig,
     PPOConfig,
@@ -51,6 +52,10 @@ def test_an_unknown_setting_is_named():
             lambda: PPOConfig(MODEL, "r", batch_size=64, minibatches=3),
             "minibatches=3 must divide batch_size=64",
         ),
+        (lambda: PPOConfig(MODEL), "there is nothing to reward"),
+        (lambda: PPOConfig(MODEL, rewards=[{"kind": "length"}]), "length needs target="),
+        (lambda: EvaluateConfig(MODEL, MODEL, "r", best_of=65), "best_of=65 must be between 1"),
+        (lambda: EvaluateConfig(MODEL, MODEL, best_of=2), "best_of=2 needs a reward model"),
         (lambda: PPOConfig(MODEL, "r", lam=1.5), r"lam=1.5 must be in \[0, 1\]"),
         (lambda: PPOConfig(MODEL, "r", clip_range=0), r"clip_range=0 must be in \(0, 1\)"),
     ],

@@ -16,7 +16,7 @@ from rlhf.training.generate import encode_prompts
 from rlhf.training.models import adapter_state, encode, encode_completion, load_policy
 from rlhf.training.ppo_models import load_models
 from rlhf.training.reward_rules import Conversation, parse_lines
-from rlhf.training.rewards import lies_on, load_judge
+from rlhf.training.rewards import lies_on, load_judge, memory_in_use
 from tests.training.conftest import make_reward_model
 
 
@@ -123,8 +123,15 @@ def test_a_reward_model_of_another_base_scores_in_its_own_tokens(
         assert_close(
             rollout.raw_scores["reward_model"][row], head(hidden[0, -1]), atol=1e-5, rtol=0
         )
-    assert models.rewards[0].memory_mib >= 0
+    assert models.rewards[0].memory_mib is not None
     assert "reward" not in models.model.peft_config
+
+
+def test_memory_in_use_grows_with_what_is_loaded():
+    before = memory_in_use()
+    weights = torch.ones(2**24)
+
+    assert memory_in_use() - before > 0.9 * weights.nbytes
 
 
 def test_whether_a_reward_model_shares_the_policys_base_is_said_by_its_model_json(
