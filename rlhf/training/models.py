@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,21 +155,26 @@ def use_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
 
 
 class _MergedLinear(torch.autograd.Function):
-    """x · (W + s·B·A)ᵀ, (…, in) -> (…, out), with the gradients of A (r, in) and B (out, r)."""
+    """x · (W + s·B·A)ᵀ, (…, in) -> (…, out), with the gradients of A (r, in) and B (out, r).
+
+    The sum is made anew for the backward pass: it costs r products per weight where the pass itself
+    costs as many as there are tokens, and all sums together would take as much memory as the model.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, merged: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
-        ctx.save_for_backward(x, merged, a, b)
+        ctx.save_for_backward(x, weight, a, b)
         ctx.scale = scale
-        return F.linear(x, merged, bias)
+        return F.linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, merged, a, b = ctx.saved_tensors
-        gradient = gradients[0]
-        to_x = gradient @ merged if ctx.needs_input_grad[0] else None
+        x, weight, a, b = ctx.saved_tensors
+        gradient, to_x = gradients[0], None
+        if ctx.needs_input_grad[0]:
+            to_x = gradient @ torch.addmm(weight, b, a, alpha=ctx.scale)
         gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)  # (N, out), (N, in)
         to_a = (gradient @ b).mul_(ctx.scale).T @ x
         to_b = gradient.T @ (x @ a.T).mul_(ctx.scale)
@@ -177,10 +183,12 @@ class _MergedLinear(torch.autograd.Function):
 
 @contextmanager
 def merged_adapter(model: PeftModel, name: str) -> Iterator[None]:
-    """`use_adapter` with the adapter added into a copy of the weights: one large product per layer
-    where there were three and the sums. Gradients reach the adapter as they would.
+    """`use_adapter` with the adapter added to the weights: one large product per layer where there
+    were three and the sums. Gradients reach the adapter as they would.
 
-    Only in fp32 (in bf16 the sum is rounded), and only while the adapter does not change.
+    Where gradients are recorded, each layer's sum lives only while the layer is computed. Elsewhere
+    they are made once, when the layer is first used: the adapter must not change in the block. Only
+    in fp32: in bf16 the sum would be rounded.
     """
     adapted = [module for module in adapted_modules(model) if name in module.lora_A]
     with use_adapter(model, name):
@@ -193,16 +201,19 @@ def merged_adapter(model: PeftModel, name: str) -> Iterator[None]:
                 del module.forward
 
 
-@torch.no_grad()
 def _merged_forward(module: LoraLayer, name: str) -> Callable[..., Tensor]:
     base = module.get_base_layer()
-    merged = base.weight + module.get_delta_weight(name)
     a, b, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
+
+    @cache
+    @torch.no_grad()
+    def merged() -> Tensor:
+        return torch.addmm(base.weight, b, a, alpha=scale)
 
     def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
         if torch.is_grad_enabled() and a.requires_grad:
-            return _MergedLinear.apply(x, merged, base.bias, a, b, scale)
-        return F.linear(x, merged, base.bias)
+            return _MergedLinear.apply(x, base.weight, base.bias, a, b, scale)
+        return F.linear(x, merged(), base.bias)
 
     return forward
 
