@@ -188,9 +188,14 @@ PPO_CHARTS = [
         [
             Chart(
                 "Steps left out",
-                "Updates dropped because a number was not finite, and log-ratios that had to be "
-                "clamped; both should stay at 0.",
-                [Series("nonfinite_steps", "not finite"), Series("log_ratio_clamped", "clamped")],
+                "Updates dropped because a number was not finite, log-ratios that had to be "
+                "clamped, and updates not done because the policy had moved far enough; the first "
+                "two should stay at 0.",
+                [
+                    Series("nonfinite_steps", "not finite"),
+                    Series("log_ratio_clamped", "clamped"),
+                    Series("policy/updates_left_out", "far enough"),
+                ],
             ),
             Chart(
                 "Gradient norm",

@@ -101,6 +101,8 @@ class RewardModelConfig(Config):
 
 
 CRITICS = ("head", "adapter", "full")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+MISSING_EOS = ("penalty", "replace", "ramp")
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class PPOConfig(Config):
     learning_rate: float = 1e-4
     value_learning_rate: float = 2e-4
     warmup_steps: float = 0.05  # share of the optimiser steps; then linear to 0
+    critic_warmup_steps: int = 0  # steps at the beginning in which only the critic learns
     adam_eps: float = 1e-5
     max_grad_norm: float = 1.0
     lora_rank: int = 16
@@ -132,13 +135,19 @@ class PPOConfig(Config):
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2
+    clip_range_high: float | None = None  # upwards; None: the same as clip_range
+    dual_clip: float | None = None  # most a bad token's loss may grow, times; None: no limit
+    target_kl_update: float | None = None  # nats per token; beyond it a step's updates end early
     value_clip_range: float | None = 0.2  # None: no clipping
     value_coefficient: float = 0.1
     kl_coefficient: float = 0.05
+    kl_estimator: str = "k1"  # of the penalty in the reward
     target_kl: float | None = None  # nats per completion; adapts kl_coefficient
     kl_horizon: int = 10_000  # completions
     score_clip: float = 5.0  # standard deviations
+    missing_eos: str = "penalty"  # or "replace" the score by it, or "ramp" up to it
     missing_eos_penalty: float = 1.0  # standard deviations, for completions cut off by length
+    missing_eos_ramp: float = 0.2  # share of max_new_tokens, for "ramp"; DAPO's 4096 of 20480
     log_ratio_clamp: float = 20.0
     max_nonfinite_steps: int = 3  # in a row; then the run fails
     gradient_checkpointing: bool = False
@@ -171,7 +180,33 @@ class PPOConfig(Config):
         _require(0 < self.gamma <= 1, f"gamma={self.gamma} must be in (0, 1]")
         _require(0 <= self.lam <= 1, f"lam={self.lam} must be in [0, 1]")
         _require(0 < self.clip_range < 1, f"clip_range={self.clip_range} must be in (0, 1)")
+        high, dual = self.clip_range_high, self.dual_clip
+        _require(
+            high is None or high >= self.clip_range,
+            f"clip_range_high={high} must be at least clip_range={self.clip_range}",
+        )
+        _require(dual is None or dual > 1, f"dual_clip={dual} must be above 1")
         _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0")
+        _require(
+            self.kl_estimator in KL_ESTIMATORS,
+            f"kl_estimator={self.kl_estimator!r} must be one of {KL_ESTIMATORS}",
+        )
+        _require(
+            self.target_kl_update is None or self.target_kl_update > 0,
+            f"target_kl_update={self.target_kl_update} must be above 0",
+        )
+        _require(
+            self.missing_eos in MISSING_EOS,
+            f"missing_eos={self.missing_eos!r} must be one of {MISSING_EOS}",
+        )
+        _require(
+            0 < self.missing_eos_ramp <= 1,
+            f"missing_eos_ramp={self.missing_eos_ramp} must be in (0, 1]",
+        )
+        _require(
+            0 <= self.critic_warmup_steps < self.steps,
+            f"critic_warmup_steps={self.critic_warmup_steps} must be below steps={self.steps}",
+        )
 
 
 MOST_COMPLETIONS = 64  # of which the best is taken

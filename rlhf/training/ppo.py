@@ -46,6 +46,7 @@ from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sampl
 from rlhf.training.models import adapter_state, decode, save_adapter
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
+    charge_missing_end,
     estimate_advantages,
     explained_variance,
     kl_estimates,
@@ -110,8 +111,13 @@ def make_state(models: Models, config: PPOConfig) -> State:
     )
     total = config.steps * config.epochs * config.minibatches  # optimiser steps
     warmup = max(1, round(config.warmup_steps * total))
+    frozen = config.critic_warmup_steps * config.epochs * config.minibatches
+
+    def rate(done: int) -> float:
+        return min((done + 1) / warmup, max(0.0, 1 - done / total))
+
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min((done + 1) / warmup, max(0.0, 1 - done / total))
+        optimizer, [lambda done: 0.0 if done < frozen else rate(done), rate]
     )
     return State(optimizer, scheduler, config.kl_coefficient)
 
@@ -320,14 +326,22 @@ def make_targets(
         )
         for source in sources
     }
-    scores = total_scores(
-        list(parts.values()),
-        [source.weight for source in sources],
+    scores = charge_missing_end(
+        total_scores(list(parts.values()), [source.weight for source in sources]),
+        rollout.mask.sum(1),
         rollout.truncated,
-        config.missing_eos_penalty,
+        mode=config.missing_eos,
+        penalty=config.missing_eos_penalty,
+        limit=config.max_new_tokens,
+        ramp=config.missing_eos_ramp,
     )
     rewards = shape_rewards(
-        scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, kl_coefficient
+        scores,
+        rollout.logprobs,
+        rollout.ref_logprobs,
+        rollout.mask,
+        kl_coefficient,
+        config.kl_estimator,
     )
     advantages, returns = estimate_advantages(
         rewards, rollout.values, rollout.mask, config.gamma, config.lam
@@ -355,23 +369,29 @@ def update(
     config: PPOConfig,
     folder: RunFolder,
 ) -> dict[str, float]:
-    """`epochs` passes in `minibatches` optimiser steps each, accumulated over micro-batches."""
+    """`epochs` passes in `minibatches` optimiser steps each, accumulated over micro-batches.
+
+    If the policy has moved beyond `target_kl_update`, the optimiser steps that are left are not
+    taken. The schedule counts them all the same: a step's learning rate depends on its number only.
+    """
     models.model.train()  # dropout is 0; gradient checkpointing works in training mode only
     sums = Sums()
     ratios: list[float] = []
     norms: dict[str, float] = {}
-    for epoch in range(config.epochs):
-        order = torch.randperm(
-            len(rollout.completions), generator=seeded(config, 2, state.step, epoch)
-        )
-        for minibatch in order.chunk(config.minibatches):
-            state.optimizer.zero_grad(set_to_none=True)
-            is_stopped = True
-            with suppress(Stopped):  # the other processes have to hear of it
-                accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
-                is_stopped = False
-            parallel.sum_gradients(learning_parameters(models), is_stopped=is_stopped)
-            norms = optimiser_step(models, state, config)
+    left = config.epochs * config.minibatches
+    for minibatch in minibatches(len(rollout.completions), state.step, config):
+        state.optimizer.zero_grad(set_to_none=True)
+        moved = None
+        with suppress(Stopped):  # the other processes have to hear of it
+            moved = accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
+        parallel.sum_gradients(learning_parameters(models), is_stopped=moved is None)
+        far = config.target_kl_update
+        if far is not None and sum(parallel.gather(moved)) > far:
+            break
+        norms = optimiser_step(models, state, config)
+        left -= 1
+    for _ in range(left):
+        state.scheduler.step()
     sums.values = parallel.add_up(sums.values)
     n = max(1.0, sums.values["tokens"])
     return {
@@ -379,12 +399,20 @@ def update(
         "policy/clip_fraction": sums.values["clipped"] / n,
         "policy/approx_kl": sums.values["approx_kl"] / n,
         "policy/ratio_first": ratios[0],
+        "policy/updates_left_out": left,
         "value/loss": sums.values["value_loss"] / n,
         "value/clip_fraction": sums.values["value_clipped"] / n,
         "log_ratio_clamped": sums.values["clamped"],
         "nonfinite_steps": state.nonfinite_steps,
         **norms,
     }
+
+
+def minibatches(n: int, step: int, config: PPOConfig) -> Iterator[Tensor]:
+    """The rows of each optimiser step: every pass in an order of its own."""
+    for epoch in range(config.epochs):
+        order = torch.randperm(n, generator=seeded(config, 2, step, epoch))
+        yield from order.chunk(config.minibatches)
 
 
 def accumulate(
@@ -396,14 +424,16 @@ def accumulate(
     folder: RunFolder,
     sums: Sums,
     ratios: list[float],
-) -> None:
+) -> float:
     """Add up the minibatch's gradient over micro-batches: the policy's, then a separate critic's.
 
     Token losses are divided by the tokens of the whole minibatch: the gradient is the same
-    whatever the size of the micro-batches and the number of processes.
+    whatever the size of the micro-batches and the number of processes. Gives back this process's
+    share of how far the policy is from the one that sampled: KL in nats per token.
     """
     tokens = int(rollout.mask[minibatch].sum())
     mine = parallel.share(minibatch)
+    moved = 0.0
 
     def on(values: Tensor, rows: Tensor) -> Tensor:
         return values[rows][rollout.mask[rows]].to(models.device)  # (N,)
@@ -430,12 +460,15 @@ def accumulate(
                 on(targets.advantages, rows),
                 config.clip_range,
                 config.log_ratio_clamp,
+                clip_range_high=config.clip_range_high,
+                dual_clip=config.dual_clip,
             )
             loss = policy.loss / tokens
             if config.critic == "head":
                 loss = loss + add_value(models.value_head(hidden), rows)
             loss.backward()
             ratios.append(float(policy.ratio.mean()))
+            moved += float(policy.approx_kl) / tokens
             sums.add(
                 tokens=len(batch.targets),
                 policy_loss=policy.loss.detach(),
@@ -447,6 +480,7 @@ def accumulate(
         with models.using("value"):
             for rows, batch in batches(models, rollout, mine, "value", config, folder):
                 add_value(state_values(models, batch), rows).backward()
+    return moved
 
 
 def optimiser_step(models: Models, state: State, config: PPOConfig) -> dict[str, float]:

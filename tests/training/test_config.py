@@ -58,6 +58,25 @@ def test_an_unknown_setting_is_named():
         (lambda: EvaluateConfig(MODEL, MODEL, best_of=2), "best_of=2 needs a reward model"),
         (lambda: PPOConfig(MODEL, "r", lam=1.5), r"lam=1.5 must be in \[0, 1\]"),
         (lambda: PPOConfig(MODEL, "r", clip_range=0), r"clip_range=0 must be in \(0, 1\)"),
+        (
+            lambda: PPOConfig(MODEL, "r", clip_range_high=0.1),
+            "clip_range_high=0.1 must be at least clip_range=0.2",
+        ),
+        (lambda: PPOConfig(MODEL, "r", dual_clip=1.0), "dual_clip=1.0 must be above 1"),
+        (lambda: PPOConfig(MODEL, "r", kl_estimator="k4"), "kl_estimator='k4' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", missing_eos="no"), "missing_eos='no' must be one of"),
+        (
+            lambda: PPOConfig(MODEL, "r", target_kl_update=0.0),
+            "target_kl_update=0.0 must be above 0",
+        ),
+        (
+            lambda: PPOConfig(MODEL, "r", missing_eos_ramp=0.0),
+            r"missing_eos_ramp=0.0 must be in \(0, 1\]",
+        ),
+        (
+            lambda: PPOConfig(MODEL, "r", steps=3, critic_warmup_steps=3),
+            "critic_warmup_steps=3 must be below steps=3",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_with_the_value(make, message):

@@ -15,6 +15,7 @@ from rlhf.training.data import read_prompts
 from rlhf.training.forward import backbone_of
 from rlhf.training.generate import encode_prompts, sample
 from rlhf.training.models import adapter_state, load_policy, stop_ids, use_adapter
+from rlhf.training.ppo import copied
 from rlhf.training.ppo_models import load_models
 
 
@@ -204,6 +205,32 @@ def test_optimiser_steps_are_epochs_times_minibatches(
 
     steps = {int(entry["step"]) for entry in state.optimizer.state.values()}
     assert steps == {epochs * minibatches}
+
+
+def test_updates_end_early_when_the_policy_has_moved_too_far(make_config, start, folder):
+    config = make_config(epochs=3, minibatches=2, warmup_steps=0.5, target_kl_update=1e-9)
+    models, _, rollout, targets = start(config)
+    state = ppo.make_state(models, config)
+
+    metrics = ppo.update(models, state, rollout, targets, config, folder)
+
+    # The first minibatch cannot have moved; the schedule counts the five that were not done.
+    assert metrics["policy/updates_left_out"] == 5
+    assert {int(entry["step"]) for entry in state.optimizer.state.values()} == {1}
+    assert state.scheduler.last_epoch == 6
+
+
+def test_only_the_critic_learns_while_it_warms_up(make_config, start, folder):
+    config = make_config(steps=3, critic_warmup_steps=1)
+    models, prompts, *_ = start(config)
+    state = ppo.make_state(models, config)
+    policy, value = copied([*models.policy_parameters()]), copied([*models.value_parameters()])
+
+    ppo.train_step(models, state, prompts, config, folder)
+
+    assert all(map(torch.equal, models.policy_parameters(), policy))
+    assert not all(map(torch.equal, models.value_parameters(), value))
+    assert state.optimizer.param_groups[0]["lr"] > 0
 
 
 def test_the_gradient_that_steps_is_clipped(make_config, start, folder):
