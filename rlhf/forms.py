@@ -304,7 +304,7 @@ class PPOForm(RunForm):
     intro = "Trains the policy to write answers that the reward model scores higher."
     arguments = ("policy", "reward_model")
     advanced = (
-        "rewards", "reward_weight",
+        "rewards", "reward_weight", "completions_per_prompt",
         "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "lora_rank",
         "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl",
         "kl_estimator", "clip_range", "clip_range_high", "dual_clip", "target_kl_update", "lam",
@@ -349,6 +349,12 @@ class PPOForm(RunForm):
         high=10.0,
     )
     learning_rate = decimal("Learning rate", PPOConfig.learning_rate, "Of the policy's adapter.")
+    completions_per_prompt = whole(
+        "Answers per prompt",
+        PPOConfig.completions_per_prompt,
+        "Must divide the answers per step. Several share the work of reading the prompt.",
+        high=4096,
+    )
     epochs = whole("Epochs", PPOConfig.epochs, "Passes over each batch of answers.", high=100)
     minibatches = whole(
         "Minibatches",

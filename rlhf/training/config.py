@@ -116,6 +116,7 @@ class PPOConfig(Config):
     rewards: list[dict[str, Any]] = field(default_factory=list)  # more sources, see reward_rules.py
     steps: int = 20  # rollout batches
     batch_size: int = 32  # completions per rollout
+    completions_per_prompt: int = 1  # of them; they share the prompt's prefill
     epochs: int = 2  # passes over a rollout
     minibatches: int = 2  # optimiser steps per pass
     micro_batch_tokens: int = 1024  # of prompts and completions, per forward and backward
@@ -170,6 +171,11 @@ class PPOConfig(Config):
         _require(
             self.minibatches >= 1 and self.batch_size % self.minibatches == 0,
             f"minibatches={self.minibatches} must divide batch_size={self.batch_size}",
+        )
+        n = self.completions_per_prompt
+        _require(
+            n >= 1 and self.batch_size % n == 0,
+            f"completions_per_prompt={n} must divide batch_size={self.batch_size}",
         )
         _require(
             self.micro_batch_tokens >= 1,

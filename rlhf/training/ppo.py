@@ -133,10 +133,11 @@ def seeded(config: PPOConfig, *numbers: int, device: torch.device | str = "cpu")
 def prompts_of_step(
     prompts: Sequence[EncodedPrompt], step: int, config: PPOConfig
 ) -> list[EncodedPrompt]:
-    """The next `batch_size` prompts of an endless seeded shuffle: each comes once per pass, none is
-    dropped, and fewer prompts than a batch are repeated within it."""
+    """The next prompts of an endless seeded shuffle: each comes once per pass, none is dropped, and
+    fewer prompts than a step needs are repeated within it."""
     chosen = []
-    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
+    n = config.batch_size // config.completions_per_prompt
+    for place in range(step * n, (step + 1) * n):
         epoch, index = divmod(place, len(prompts))
         order = torch.randperm(len(prompts), generator=seeded(config, 0, epoch))
         chosen.append(prompts[int(order[index])])
@@ -192,7 +193,7 @@ def joined(parts: Sequence[Rollout]) -> Rollout:
 def collect_rollout(
     models: Models, prompts: list[EncodedPrompt], config: PPOConfig, step: int, folder: RunFolder
 ) -> list[Sampled]:
-    """One completion per prompt, sampled from the policy."""
+    """The completions of each prompt, next to each other, sampled from the policy."""
     models.model.eval()
     with models.using("policy"):
         return sample(
@@ -201,6 +202,7 @@ def collect_rollout(
             stop=models.stop,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
+            completions_per_prompt=config.completions_per_prompt,
             generator=seeded(config, 1, step, parallel.rank(), device=models.device),
             value_head=models.value_head if config.critic == "head" else None,
             watch=layers_of(models.layers)[1][0] if models.top else None,
@@ -217,6 +219,7 @@ def score_rollout(
     folder: RunFolder,
 ) -> Rollout:
     """Reference log-probabilities, values and scores of the completions, by teacher forcing."""
+    prompts = [prompt for prompt in prompts for _ in range(config.completions_per_prompt)]
     b, t = len(completions), max(len(completion.ids) for completion in completions)
     lengths = torch.tensor([len(completion.ids) for completion in completions])
     mask = torch.arange(t) < lengths.unsqueeze(1)
@@ -685,6 +688,11 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         raise RunError(
             f"{parallel.count()} processes cannot share minibatches of {size} completions: raise "
             "batch_size, lower minibatches, or start fewer processes."
+        )
+    if (n := config.batch_size // config.completions_per_prompt) < parallel.count():
+        raise RunError(
+            f"{parallel.count()} processes cannot share {n} prompts: raise batch_size, lower "
+            "completions_per_prompt, or start fewer processes."
         )
     folder.phase("loading the models")
     models = load_models(config)

@@ -56,6 +56,10 @@ def test_an_unknown_setting_is_named():
         (lambda: PPOConfig(MODEL, rewards=[{"kind": "length"}]), "length needs target="),
         (lambda: EvaluateConfig(MODEL, MODEL, "r", best_of=65), "best_of=65 must be between 1"),
         (lambda: EvaluateConfig(MODEL, MODEL, best_of=2), "best_of=2 needs a reward model"),
+        (
+            lambda: PPOConfig(MODEL, "r", batch_size=8, completions_per_prompt=3),
+            "completions_per_prompt=3 must divide batch_size=8",
+        ),
         (lambda: PPOConfig(MODEL, "r", lam=1.5), r"lam=1.5 must be in \[0, 1\]"),
         (lambda: PPOConfig(MODEL, "r", clip_range=0), r"clip_range=0 must be in \(0, 1\)"),
         (

@@ -307,6 +307,23 @@ def test_prompts_are_shuffled_without_being_dropped_and_cycle(make_config, start
     assert ids[:5] != ids[5:]
 
 
+def test_several_completions_of_a_prompt_are_computed_from_one_prefill(make_config, start):
+    config = make_config(batch_size=8, completions_per_prompt=4)
+    models, _, rollout, targets = start(config)
+
+    ids = [prompt.line.id for prompt in rollout.prompts]
+    with torch.no_grad(), use_adapter(models.model, None):
+        row = rollout.prompts[5].ids + rollout.completions[5].ids
+        logits = models.model(torch.tensor([row])).logits[0] / config.temperature
+    logprobs = logits.log_softmax(-1)[len(rollout.prompts[5].ids) - 1 : -1]
+
+    assert ids == [ids[0]] * 4 + [ids[4]] * 4
+    assert ids[0] != ids[4]
+    expected = logprobs.gather(-1, torch.tensor(rollout.completions[5].ids).unsqueeze(-1))
+    assert_close(rollout.logprobs[5][rollout.mask[5]], expected.squeeze(-1), atol=1e-5, rtol=0)
+    assert float(targets.advantages[rollout.mask].mean()) == pytest.approx(0.0, abs=1e-5)
+
+
 def test_one_prompt_is_enough(make_config, start, folder):
     config = make_config(steps=1)
     models, prompts, *_ = start(config)
