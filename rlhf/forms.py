@@ -305,11 +305,11 @@ class PPOForm(RunForm):
     arguments = ("policy", "reward_model")
     advanced = (
         "rewards", "reward_weight", "completions_per_prompt",
-        "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "lora_rank",
+        "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "train", "lora_rank",
         "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl",
         "kl_estimator", "clip_range", "clip_range_high", "dual_clip", "target_kl_update", "lam",
         "critic_warmup_steps", "missing_eos", "missing_eos_penalty", "missing_eos_ramp",
-        "checkpoint_every", "gradient_checkpointing", "accelerate_config", "seed",
+        "checkpoint_every", "dtype", "gradient_checkpointing", "accelerate_config", "seed",
     )  # fmt: skip
 
     policy = version("Policy", "The policy to train; it also stays as the reference.")
@@ -371,9 +371,20 @@ class PPOForm(RunForm):
     value_learning_rate = decimal(
         "Value learning rate", PPOConfig.value_learning_rate, "Of the value function's adapter."
     )
+    train = forms.ChoiceField(
+        label="What learns",
+        choices=[
+            ("adapter", "An adapter on the policy (LoRA)"),
+            ("full", "The policy's own weights: full fine-tuning"),
+        ],
+        initial=PPOConfig.train,
+        help_text="Full fine-tuning needs 16 more bytes of memory per parameter, 28 while a checkpoint "
+        "is written (2 to 4 GB for SmolLM2-135M), and a learning rate a tenth as high or lower. It "
+        "makes a whole new model; embeddings and vocabulary stay as they are.",
+    )
     lora_rank = whole("LoRA rank", PPOConfig.lora_rank, "Size of the trained adapter.", high=1024)
     adapter_layers = adapter_layers(
-        "The adapter on this many layers, counted from the top; empty: on all. If the reward "
+        "The policy learns in this many layers, counted from the top; empty: on all. If the reward "
         "model's lies no lower, the layers below are computed once per answer."
     )
     critic = forms.ChoiceField(
@@ -447,6 +458,16 @@ class PPOForm(RunForm):
     )
     checkpoint_every = whole(
         "Checkpoint every", PPOConfig.checkpoint_every, "Steps. A crash loses at most these."
+    )
+    dtype = forms.ChoiceField(
+        label="Precision",
+        choices=[
+            ("auto", "bf16 on a GPU, fp32 elsewhere"),
+            ("float32", "fp32: exact"),
+            ("bfloat16", "bf16: half the memory for the frozen weights"),
+        ],
+        initial=PPOConfig.dtype,
+        help_text="Of the weights that do not learn; those that learn are in fp32.",
     )
     gradient_checkpointing = forms.BooleanField(
         required=False, help_text="Saves memory and takes about a third longer."

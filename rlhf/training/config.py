@@ -101,6 +101,8 @@ class RewardModelConfig(Config):
 
 
 CRITICS = ("head", "adapter", "full")
+TRAINED = ("adapter", "full")
+DTYPES = ("auto", "float32", "bfloat16")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 MISSING_EOS = ("penalty", "replace", "ramp")
 
@@ -129,8 +131,9 @@ class PPOConfig(Config):
     critic_warmup_steps: int = 0  # steps at the beginning in which only the critic learns
     adam_eps: float = 1e-5
     max_grad_norm: float = 1.0
+    train: str = "adapter"  # or "full": the policy's own weights, without embeddings and head
     lora_rank: int = 16
-    adapter_layers: int | None = None  # the policy's adapter on this many top layers; None: on all
+    adapter_layers: int | None = None  # the policy learns in this many top layers; None: in all
     critic: str = "adapter"  # or "head", on the policy's own states, or "full", a second model
     reuse_trunk: bool = True  # keep what enters the adapted layers, run only those again
     gamma: float = 1.0
@@ -151,6 +154,7 @@ class PPOConfig(Config):
     missing_eos_ramp: float = 0.2  # share of max_new_tokens, for "ramp"; DAPO's 4096 of 20480
     log_ratio_clamp: float = 20.0
     max_nonfinite_steps: int = 3  # in a row; then the run fails
+    dtype: str = "auto"  # of the frozen weights: "float32", "bfloat16"; auto: bf16 on a GPU
     gradient_checkpointing: bool = False
     checkpoint_every: int = 1  # steps
     samples: int = 4  # answers shown on the run's page per step
@@ -182,6 +186,8 @@ class PPOConfig(Config):
             f"micro_batch_tokens={self.micro_batch_tokens} must be at least 1",
         )
         _check_layers(self.adapter_layers)
+        _require(self.train in TRAINED, f"train={self.train!r} must be one of {TRAINED}")
+        _require(self.dtype in DTYPES, f"dtype={self.dtype!r} must be one of {DTYPES}")
         _require(self.critic in CRITICS, f"critic={self.critic!r} must be one of {CRITICS}")
         _require(0 < self.gamma <= 1, f"gamma={self.gamma} must be in (0, 1]")
         _require(0 <= self.lam <= 1, f"lam={self.lam} must be in [0, 1]")

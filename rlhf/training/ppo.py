@@ -194,10 +194,10 @@ def collect_rollout(
     models: Models, prompts: list[EncodedPrompt], config: PPOConfig, step: int, folder: RunFolder
 ) -> list[Sampled]:
     """The completions of each prompt, next to each other, sampled from the policy."""
-    models.model.eval()
-    with models.using("policy"):
+    models.train(False)
+    with models.using("policy") as layers:
         return sample(
-            models.model,
+            models.writer,
             [prompt.ids for prompt in prompts],
             stop=models.stop,
             max_new_tokens=config.max_new_tokens,
@@ -205,7 +205,7 @@ def collect_rollout(
             completions_per_prompt=config.completions_per_prompt,
             generator=seeded(config, 1, step, parallel.rank(), device=models.device),
             value_head=models.value_head if config.critic == "head" else None,
-            watch=layers_of(models.layers)[1][0] if models.top else None,
+            watch=layers_of(layers)[1][0] if models.top else None,
             should_stop=folder.should_stop,
         )
 
@@ -239,31 +239,31 @@ def score_rollout(
         rollout.entropies[row, mask[row]] = torch.tensor(completion.entropies)
         if completion.values:
             rollout.values[row, mask[row]] = torch.tensor(completion.values)
-    head = vocabulary_head(models.model)
 
-    def logprobs_of(batch: Batch) -> Tensor:
-        return completion_logprobs(models.layers, head, batch, config.temperature)
+    def logprobs_of(model: nn.Module, layers: nn.Module, batch: Batch) -> Tensor:
+        return completion_logprobs(layers, vocabulary_head(model), batch, config.temperature)
 
-    def fill(target: Tensor, name: str | None, compute: Callable[[Batch], Tensor]) -> None:
-        with models.using(name):
-            for rows, batch in batches(models, rollout, torch.arange(b), name, config, folder):
-                found = compute(batch).float().cpu()
+    def fill(target: Tensor, role: str | None, compute: Callable[..., Tensor]) -> None:
+        with models.using(role) as layers:
+            for rows, batch in batches(models, rollout, torch.arange(b), role, config, folder):
+                found = compute(layers, batch=batch).float().cpu()
                 if target.dim() == 2:  # (B, T), of which the tokens of these rows were found
                     found = target[rows].masked_scatter(mask[rows], found)
                 target[rows] = found
 
-    fill(rollout.ref_logprobs, None, logprobs_of)
+    fill(rollout.ref_logprobs, None, partial(logprobs_of, models.model))
     if not models.is_exact:
-        fill(rollout.logprobs, "policy", logprobs_of)
-    if config.critic != "head":
-        fill(rollout.values, "value", partial(state_values, models))
+        fill(rollout.logprobs, "policy", partial(logprobs_of, models.writer))
+    if config.critic != "head" or not models.is_exact:
+        role = "policy" if config.critic == "head" else "value"
+        fill(rollout.values, role, partial(state_values, head=models.value_head))
     said = conversations(models, prompts, completions)
     for source in models.rewards:
         scores = rollout.raw_scores[source.name]
         if source.score_text:
             scores[:] = torch.tensor(source.score_text(said, folder.should_stop))
         else:
-            fill(scores, source.adapter, partial(score, models.layers, source.head))
+            fill(scores, source.adapter, partial(score, head=source.head))
     return rollout
 
 
@@ -277,23 +277,22 @@ def conversations(
     ]
 
 
-def state_values(models: Models, batch: Batch) -> Tensor:
-    """A separate critic's value of the state before each completion token, (N,)."""
-    hidden = hidden_states(models.critic or models.layers, batch)  # (B, L, D)
-    return models.value_head(hidden[batch.before])
+def state_values(layers: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
+    """The critic's value of the state before each completion token, (N,)."""
+    return head(hidden_states(layers, batch)[batch.before])
 
 
 def batches(
     models: Models,
     rollout: Rollout,
     rows: Tensor,
-    name: str | None,
+    role: str | None,
     config: PPOConfig,
     folder: RunFolder,
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """The rows in micro-batches, as the layers under the adapter `name` want them: as the trunk's
-    states, or as tokens. Raises Stopped before the next one if that was asked for."""
-    reuse = models.top and not (name == "value" and models.critic)
+    """The rows in micro-batches, as the layers of the role want them: as the trunk's states, or as
+    tokens. Raises Stopped before the next one if that was asked for."""
+    reuse = models.reuses_trunk(role)
     for group in micro_batches(rows, rollout, config.micro_batch_tokens):
         if folder.should_stop():
             raise Stopped
@@ -377,7 +376,7 @@ def update(
     If the policy has moved beyond `target_kl_update`, the optimiser steps that are left are not
     taken. The schedule counts them all the same: a step's learning rate depends on its number only.
     """
-    models.model.train()  # dropout is 0; gradient checkpointing works in training mode only
+    models.train()
     sums = Sums()
     ratios: list[float] = []
     norms: dict[str, float] = {}
@@ -451,11 +450,11 @@ def accumulate(
         sums.add(value_loss=value.loss.detach(), value_clipped=value.clipped)
         return config.value_coefficient * value.loss / tokens
 
-    with models.using("policy"):
+    with models.using("policy") as layers:
         for rows, batch in batches(models, rollout, mine, "policy", config, folder):
-            hidden = hidden_states(models.layers, batch)[batch.before]  # (N, D)
+            hidden = hidden_states(layers, batch)[batch.before]  # (N, D)
             logprobs, _ = token_logprobs(
-                hidden, vocabulary_head(models.model), batch.targets, config.temperature
+                hidden, vocabulary_head(models.writer), batch.targets, config.temperature
             )
             policy = policy_loss(
                 logprobs,
@@ -480,9 +479,9 @@ def accumulate(
                 clamped=policy.clamped,
             )
     if config.critic != "head":
-        with models.using("value"):
+        with models.using("value") as layers:
             for rows, batch in batches(models, rollout, mine, "value", config, folder):
-                add_value(state_values(models, batch), rows).backward()
+                add_value(state_values(layers, models.value_head, batch), rows).backward()
     return moved
 
 
@@ -522,11 +521,14 @@ def train(
     seconds: list[float] = []
     while state.step < config.steps:
         began = time.monotonic()
-        kept = snapshot(models, state)  # a step that is stopped midway is done again from here
+        # A step that is stopped midway is done again from here, if not from a checkpoint.
+        is_kept = state.step in dict(folder.checkpoints())
+        kept = None if is_kept else copied(snapshot(models, state))
         try:
             metrics = train_step(models, state, prompts, config, folder)
         except Stopped:
-            save_checkpoint(kept, folder)
+            if kept:
+                save_checkpoint(kept, folder)
             raise
         state.step += 1
         folder.metrics(state.step, metrics)
@@ -619,7 +621,7 @@ def report_rollout(
 
 # --- checkpoints ------------------------------------------------------------------------------
 def snapshot(models: Models, state: State) -> dict[str, Any]:
-    """A copy of all that makes the next step what it will be. No random state: it is derived."""
+    """All that makes the next step what it will be. No random state: it is derived."""
     return {
         "step": state.step,
         "kl_coefficient": state.kl_coefficient,
@@ -627,9 +629,10 @@ def snapshot(models: Models, state: State) -> dict[str, Any]:
         "nonfinite_in_a_row": state.nonfinite_in_a_row,
         "first_score": state.first_score,
         "adapters": {name: adapter_state(models.model, name) for name in learning(models)},
-        "value_head": copied(models.value_head.state_dict()),
-        "critic": copied(models.critic.state_dict()) if models.critic else None,
-        "optimizer": copied(state.optimizer.state_dict()),
+        "policy": learnt(models.own_policy) if models.own_policy else None,
+        "value_head": models.value_head.state_dict(),
+        "critic": models.critic.state_dict() if models.critic else None,
+        "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
     }
 
@@ -641,6 +644,11 @@ def learning_parameters(models: Models) -> list[nn.Parameter]:
 def learning(models: Models) -> list[str]:
     """The adapters that learn."""
     return [name for name in ("policy", "value") if name in models.model.peft_config]
+
+
+def learnt(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that learn, by name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def copied(content: Any) -> Any:
@@ -670,6 +678,8 @@ def restore(models: Models, state: State, folder: Path) -> None:
     kept = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     for name in learning(models):
         set_peft_model_state_dict(models.model, kept["adapters"][name], adapter_name=name)
+    if models.own_policy:
+        models.own_policy.load_state_dict(kept["policy"], strict=False)
     if models.critic:
         models.critic.load_state_dict(kept["critic"])
     models.value_head.load_state_dict(kept["value_head"])
@@ -683,7 +693,7 @@ def restore(models: Models, state: State, folder: Path) -> None:
 
 # --- the run ----------------------------------------------------------------------------------
 def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
-    """prompts.jsonl and a reward model in, artifact/ with the policy adapter out."""
+    """prompts.jsonl and a reward model in, artifact/ with the policy out: an adapter, or a model."""
     if (size := config.batch_size // config.minibatches) < parallel.count():
         raise RunError(
             f"{parallel.count()} processes cannot share minibatches of {size} completions: raise "
@@ -707,8 +717,9 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
     final = measure(models, prompts, config, folder)
     if folder.is_writer:
         with folder.writing_artifact() as artifact:
-            save_adapter(models.model, "policy", artifact)
+            save_policy(models, artifact)
     return {
+        "train": config.train,
         "steps": state.step,
         "completions": state.step * config.batch_size,
         "n_prompts": len(prompts),
@@ -720,6 +731,14 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         "length_last": final["length/mean"],
         "nonfinite_steps": state.nonfinite_steps,
     }
+
+
+def save_policy(models: Models, folder: Path) -> None:
+    if models.own_policy:
+        models.own_policy.save_pretrained(folder)
+        models.tokenizer.save_pretrained(folder)
+    else:
+        save_adapter(models.model, "policy", folder)
 
 
 def measure(

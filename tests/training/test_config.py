@@ -60,6 +60,8 @@ def test_an_unknown_setting_is_named():
             lambda: PPOConfig(MODEL, "r", batch_size=8, completions_per_prompt=3),
             "completions_per_prompt=3 must divide batch_size=8",
         ),
+        (lambda: PPOConfig(MODEL, "r", train="head"), "train='head' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", dtype="int8"), "dtype='int8' must be one of"),
         (lambda: PPOConfig(MODEL, "r", lam=1.5), r"lam=1.5 must be in \[0, 1\]"),
         (lambda: PPOConfig(MODEL, "r", clip_range=0), r"clip_range=0 must be in \(0, 1\)"),
         (

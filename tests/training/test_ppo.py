@@ -115,11 +115,11 @@ def test_a_full_critic_starts_with_the_features_of_the_adapter_critic(make_confi
     for critic in ("adapter", "full"):
         models, _, rollout, _ = start(make_config(critic=critic))
         torch.nn.init.ones_(models.value_head.linear.weight)
-        with models.using("value"):
+        with models.using("value") as layers:
             _, batch = next(
                 ppo.batches(models, rollout, torch.arange(4), "value", make_config(), folder)
             )
-            states.append(ppo.state_values(models, batch).detach())
+            states.append(ppo.state_values(layers, models.value_head, batch).detach())
 
     assert_close(states[0], states[1], atol=1e-4, rtol=1e-4)
 
@@ -172,6 +172,105 @@ def test_a_run_with_another_critic_and_a_trunk_resumes_with_the_same_weights(
     assert final_policy(folder) == expected
 
 
+# --- full fine-tuning ---------------------------------------------------------------------------
+@pytest.fixture
+def make_full_config(make_config, top_reward_folder):
+    """The policy's own weights learn, in the top layer or in both."""
+
+    def make(**settings):
+        config = make_config(train="full", **settings)
+        top = replace(config, reward_model=str(top_reward_folder))
+        return top if config.adapter_layers else config
+
+    return make
+
+
+@pytest.mark.parametrize("critic", ["head", "adapter", "full"])
+def test_a_full_policy_starts_as_the_reference(make_full_config, start, folder, critic):
+    config = make_full_config(critic=critic, epochs=1, minibatches=1)
+    models, _, rollout, targets = start(config)
+
+    metrics = ppo.update(models, ppo.make_state(models, config), rollout, targets, config, folder)
+
+    assert_close(rollout.logprobs, rollout.ref_logprobs, atol=1e-5, rtol=0)
+    assert metrics["policy/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("top", "learning"), [(None, {"0", "1", "norm"}), (1, {"1", "norm"})])
+def test_full_fine_tuning_moves_the_layers_and_nothing_else(
+    make_full_config, start, folder, tiny_reference, top, learning
+):
+    config = make_full_config(adapter_layers=top)
+    models, prompts, *_ = start(config)
+    reward = adapter_state(models.model, "reward")
+
+    ppo.train_step(models, ppo.make_state(models, config), prompts, config, folder)
+
+    before = load_policy(tiny_reference)[0].state_dict()
+    after = models.own_policy.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.removeprefix("model.layers.").split(".")[0] for name in moved} == {
+        "model" if part == "norm" else part for part in learning
+    }
+    assert "model.norm.weight" in moved
+    base = models.model.get_base_model()
+    assert torch.equal(base.model.norm.weight, before["model.norm.weight"])
+    assert_close(adapter_state(models.model, "reward"), reward, atol=0, rtol=0)
+
+
+def test_full_fine_tuning_of_the_top_shares_the_trunk_with_the_base(make_full_config, start):
+    models, *_ = start(make_full_config(adapter_layers=1))
+
+    own, base = backbone_of(models.own_policy), backbone_of(models.model)
+
+    assert models.top == 1
+    assert own.layers[0] is base.layers[0]
+    assert own.layers[1] is not base.layers[1]
+    assert own.embed_tokens is base.embed_tokens
+
+
+def test_reusing_the_trunk_changes_no_number_of_a_full_policy(make_full_config, start, folder):
+    found = []
+    for reuse in (False, True):
+        config = make_full_config(adapter_layers=1, reuse_trunk=reuse)
+        models, _, rollout, targets = start(config)
+        found.append((rollout, gradient(models, rollout, targets, config, folder)))
+
+    (plain, plain_gradient), (reused, reused_gradient) = found
+    assert [c.ids for c in plain.completions] == [c.ids for c in reused.completions]
+    assert_close(reused.values, plain.values, atol=1e-5, rtol=0)
+    assert_close(reused_gradient, plain_gradient, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("top", [None, 1])
+def test_a_full_policy_resumes_with_the_same_weights(make_full_config, prompts_file, folder, top):
+    config = make_full_config(adapter_layers=top)
+    ppo.run(config, folder)
+    expected = (folder.path / "artifact" / "model.safetensors").read_bytes()
+    (folder.path / "checkpoint-2").rename(folder.path / "lost")
+
+    ppo.run(config, folder)
+
+    assert (folder.path / "artifact" / "model.safetensors").read_bytes() == expected
+
+
+def test_the_artifact_of_full_fine_tuning_is_the_policy_as_a_whole_model(
+    make_full_config, start, folder, tmp_path
+):
+    config = make_full_config()
+    models, prompts, *_ = start(config)
+    ppo.train_step(models, ppo.make_state(models, config), prompts, config, folder)
+    ids = torch.tensor([prompts[0].ids])
+
+    ppo.save_policy(models, tmp_path / "policy")
+    model, tokenizer = load_policy({"base": str(tmp_path / "policy"), "adapters": []})
+
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, models.own_policy(ids).logits)
+    assert stop_ids(model, tokenizer) == models.stop
+    assert tokenizer.chat_template == models.tokenizer.chat_template
+
+
 # --- the update ---------------------------------------------------------------------------------
 def gradient(models, rollout, targets, config, folder):
     for parameter in [*models.policy_parameters(), *models.value_parameters()]:
@@ -180,6 +279,14 @@ def gradient(models, rollout, targets, config, folder):
     ppo.accumulate(models, rollout, targets, rows, config, folder, ppo.Sums(), [])
     grads = [p.grad for p in [*models.policy_parameters(), *models.value_parameters()]]
     return torch.cat([grad.flatten() for grad in grads])
+
+
+@contextmanager
+def counting_forwards(module):
+    calls = []
+    handle = module.register_forward_pre_hook(lambda *call: calls.append(1))
+    yield calls
+    handle.remove()
 
 
 @pytest.mark.parametrize("tokens", [1, 60])
@@ -261,18 +368,66 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(make_config, start):
     assert state.scheduler.get_last_lr() == [0.0, 0.0]
 
 
-def test_gradient_checkpointing_is_on_and_changes_no_gradient(make_config, start, folder):
-    models, _, rollout, targets = start(make_config())
-    plain = gradient(models, rollout, targets, make_config(), folder)
+def test_gradient_checkpointing_is_on_in_the_update_and_changes_no_gradient(
+    make_config, start, folder
+):
+    forwards, gradients = [], []
+    for on in (False, True):
+        config = make_config(
+            train="full", critic="full", gradient_checkpointing=on,
+            epochs=1, minibatches=1, micro_batch_tokens=9999,
+        )  # fmt: skip
+        models, _, rollout, targets = start(config)
+        state = ppo.make_state(models, config)
+        mlps = [models.own_policy.model.layers[0].mlp, models.critic.layers[0].mlp]
 
-    models, _, rollout, targets = start(make_config(gradient_checkpointing=True))
-    models.model.train()
-    layer = models.model.get_base_model().model.layers[0]
+        with counting_forwards(mlps[0]) as policy, counting_forwards(mlps[1]) as critic:
+            ppo.update(models, state, rollout, targets, config, folder)
 
-    assert layer.gradient_checkpointing
-    assert_close(
-        gradient(models, rollout, targets, make_config(), folder), plain, atol=1e-6, rtol=1e-4
+        forwards.append((len(policy), len(critic)))
+        gradients.append([p.grad for p in models.policy_parameters()])
+
+    assert forwards == [(1, 1), (2, 2)]  # once more on the way back
+    assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
+
+
+# --- reduced precision --------------------------------------------------------------------------
+@pytest.mark.parametrize(("critic", "top"), [("head", None), ("adapter", None), ("adapter", 1)])
+def test_in_bf16_the_first_update_starts_at_ratio_one_too(
+    make_config, start, folder, top_reward_folder, critic, top
+):
+    config = make_config(
+        dtype="bfloat16", critic=critic, adapter_layers=top, epochs=1, minibatches=1
     )
+    if top:
+        config = replace(config, reward_model=str(top_reward_folder))
+    models, _, rollout, targets = start(config)
+
+    metrics = ppo.update(models, ppo.make_state(models, config), rollout, targets, config, folder)
+
+    assert models.top == (top or 0)
+    sampled = [value for completion in rollout.completions for value in completion.logprobs]
+    assert rollout.logprobs[rollout.mask].tolist() != pytest.approx(sampled, abs=1e-6)
+    assert metrics["policy/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["policy/approx_kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_in_bf16_the_layers_compute_in_bf16_and_what_learns_is_fp32(make_config, start, folder):
+    models, _, rollout, targets = start(make_config(dtype="bfloat16"))
+    computed = []
+    handle = (
+        models.model.get_base_model()
+        .model.layers[0]
+        .mlp.register_forward_hook(lambda module, inputs, output: computed.append(output.dtype))
+    )
+
+    gradient(models, rollout, targets, make_config(dtype="bfloat16"), folder)
+    handle.remove()
+
+    assert set(computed) == {torch.bfloat16}
+    learning = [*models.policy_parameters(), *models.value_parameters()]
+    assert {parameter.dtype for parameter in learning} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in learning} == {torch.float32}
 
 
 def test_a_gradient_that_is_not_finite_touches_no_weight_and_three_end_the_run(make_config, start):
