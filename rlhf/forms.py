@@ -309,6 +309,7 @@ class PPOForm(RunForm):
         "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl",
         "kl_estimator", "clip_range", "clip_range_high", "dual_clip", "target_kl_update", "lam",
         "critic_warmup_steps", "missing_eos", "missing_eos_penalty", "missing_eos_ramp",
+        "evaluate_every", "eval_prompts", "keep",
         "checkpoint_every", "dtype", "gradient_checkpointing", "accelerate_config", "seed",
     )  # fmt: skip
 
@@ -455,6 +456,28 @@ class PPOForm(RunForm):
         "Length of the ramp",
         PPOConfig.missing_eos_ramp,
         "Share of the longest answer in which the penalty grows from 0.",
+    )
+    evaluate_every = forms.IntegerField(
+        label="Evaluate every",
+        required=False,
+        min_value=0,
+        help_text="Steps. The policy then answers held-out prompts, always with the same random "
+        "numbers. Empty: four times in all; 0: never.",
+    )
+    eval_prompts = whole(
+        "Held-out prompts",
+        PPOConfig.eval_prompts,
+        "At most so many of those that are held out for evaluation.",
+        high=10_000,
+    )
+    keep = forms.ChoiceField(
+        label="Policy to keep",
+        choices=[
+            ("best", "The best on held-out prompts, by score less the price of KL"),
+            ("last", "The last"),
+        ],
+        initial=PPOConfig.keep,
+        help_text="Without held-out prompts it is the last.",
     )
     checkpoint_every = whole(
         "Checkpoint every", PPOConfig.checkpoint_every, "Steps. A crash loses at most these."

@@ -103,6 +103,7 @@ class RewardModelConfig(Config):
 CRITICS = ("head", "adapter", "full")
 TRAINED = ("adapter", "full")
 DTYPES = ("auto", "float32", "bfloat16")
+KEPT = ("best", "last")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 MISSING_EOS = ("penalty", "replace", "ramp")
 
@@ -157,6 +158,10 @@ class PPOConfig(Config):
     dtype: str = "auto"  # of the frozen weights: "float32", "bfloat16"; auto: bf16 on a GPU
     gradient_checkpointing: bool = False
     checkpoint_every: int = 1  # steps
+    held_out: str = "eval_prompts.jsonl"
+    eval_prompts: int = 32  # held-out prompts at most, drawn when the run is launched
+    evaluate_every: int | None = None  # steps; None: a quarter of them; 0: never
+    keep: str = "best"  # on held-out prompts, or the "last" policy
     samples: int = 4  # answers shown on the run's page per step
     accelerate_config: str = ""  # a file for `accelerate launch`; empty: one process
     seed: int = 0
@@ -188,6 +193,10 @@ class PPOConfig(Config):
         _check_layers(self.adapter_layers)
         _require(self.train in TRAINED, f"train={self.train!r} must be one of {TRAINED}")
         _require(self.dtype in DTYPES, f"dtype={self.dtype!r} must be one of {DTYPES}")
+        _require(self.keep in KEPT, f"keep={self.keep!r} must be one of {KEPT}")
+        every = self.evaluate_every
+        _require(every is None or every >= 0, f"evaluate_every={every} must be at least 0")
+        _require(self.eval_prompts >= 1, f"eval_prompts={self.eval_prompts} must be at least 1")
         _require(self.critic in CRITICS, f"critic={self.critic!r} must be one of {CRITICS}")
         _require(0 < self.gamma <= 1, f"gamma={self.gamma} must be in (0, 1]")
         _require(0 <= self.lam <= 1, f"lam={self.lam} must be in [0, 1]")

@@ -62,6 +62,9 @@ def test_an_unknown_setting_is_named():
         ),
         (lambda: PPOConfig(MODEL, "r", train="head"), "train='head' must be one of"),
         (lambda: PPOConfig(MODEL, "r", dtype="int8"), "dtype='int8' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", keep="all"), "keep='all' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", evaluate_every=-1), "evaluate_every=-1 must be at least 0"),
+        (lambda: PPOConfig(MODEL, "r", eval_prompts=0), "eval_prompts=0 must be at least 1"),
         (lambda: PPOConfig(MODEL, "r", lam=1.5), r"lam=1.5 must be in \[0, 1\]"),
         (lambda: PPOConfig(MODEL, "r", clip_range=0), r"clip_range=0 must be in \(0, 1\)"),
         (

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from rlhf.training import ppo
@@ -406,10 +407,23 @@ def test_in_bf16_the_first_update_starts_at_ratio_one_too(
     metrics = ppo.update(models, ppo.make_state(models, config), rollout, targets, config, folder)
 
     assert models.top == (top or 0)
-    sampled = [value for completion in rollout.completions for value in completion.logprobs]
-    assert rollout.logprobs[rollout.mask].tolist() != pytest.approx(sampled, abs=1e-6)
     assert metrics["policy/ratio_first"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["policy/approx_kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("critic", ["head", "adapter"])
+def test_in_bf16_nothing_kept_from_decoding_is_learned_from(make_config, start, folder, critic):
+    config = make_config(dtype="bfloat16", critic=critic)
+    models, _, rollout, _ = start(config)
+    wrong = [
+        c._replace(logprobs=[9.0] * len(c.ids), values=[9.0] * len(c.ids))
+        for c in rollout.completions
+    ]
+
+    again = ppo.score_rollout(models, rollout.prompts, wrong, config, folder)
+
+    assert torch.equal(again.logprobs, rollout.logprobs)
+    assert torch.equal(again.values, rollout.values)
 
 
 def test_in_bf16_the_layers_compute_in_bf16_and_what_learns_is_fp32(make_config, start, folder):
@@ -573,6 +587,143 @@ def test_a_stop_request_is_seen_at_the_next_token(make_config, start, folder):
 
     assert events(folder, "metrics") == []
     assert [step for step, _ in folder.checkpoints()] == [0]
+
+
+# --- evaluation on held-out prompts -------------------------------------------------------------
+@pytest.fixture
+def held_out_file(folder):
+    questions = ["Where is my cup?", "Can you help me?", "Is the window open?"]
+    lines = [{"id": number, "messages": [{"role": "user", "content": question}]}
+             for number, question in enumerate(questions, 101)]  # fmt: skip
+    path = folder.path / "eval_prompts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def scores_fall(monkeypatch):
+    """A reward model that likes every answer less than all that it was shown before."""
+    calls = []
+
+    def score(layers, head, batch):
+        calls.append(1)
+        return torch.full((len(batch.last),), -10.0 * len(calls))
+
+    monkeypatch.setattr(ppo, "score", score)
+
+
+def policy_in(path):
+    return torch.load(path / "state.pt")["adapters"]["policy"]
+
+
+def is_policy(folder, expected):
+    saved = load_file(folder.path / "artifact" / "adapter_model.safetensors")
+    return all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
+@pytest.mark.usefixtures("prompts_file", "held_out_file", "scores_fall")
+@pytest.mark.parametrize(("keep", "step"), [("best", 2), ("last", 3)])
+def test_the_best_policy_on_held_out_prompts_is_kept_or_the_last(make_config, folder, keep, step):
+    config = make_config(steps=3, evaluate_every=2, keep=keep, score_clip=1e6)
+
+    result = ppo.run(config, folder)
+
+    kept = {found["step"]: found for found in result["evaluations"]}[step]
+    assert [found["step"] for found in result["evaluations"]] == [0, 2, 3]
+    assert (result["best_step"], result["kept_step"], result["n_held_out"]) == (2, step, 3)
+    assert (result["score_last"], result["kl"]) == (kept["score"], kept["kl"])
+    assert result["score_first"] == result["evaluations"][0]["score"]
+    assert result["note"] == "On held-out prompts it is no better than the policy before training."
+    assert is_policy(folder, policy_in(folder.path / f"checkpoint-{step}"))
+    assert not is_policy(folder, policy_in(folder.path / f"checkpoint-{5 - step}"))
+
+
+def test_an_evaluation_is_repeatable_and_says_what_the_objective_is(
+    make_config, start, held_out_file, folder
+):
+    config = make_config(kl_coefficient=0.5, target_kl=1.0, batch_size=2)
+    models, *_ = start(config)
+    for parameter in models.policy_parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    held_out = ppo.read_held_out(models, config, folder)
+    state = ppo.make_state(models, config)
+    state.kl_coefficient = 99.0  # adapted: what is compared stays at the configured price
+
+    first, second = (ppo.evaluate(models, held_out, state, config, folder) for _ in range(2))
+
+    assert first == second
+    assert first["eval/kl"] != 0.0
+    assert first["eval/objective"] == first["eval/score"] - 0.5 * first["eval/kl"]
+
+
+class StopsInEvaluation(RunFolder):
+    """The stop request comes when a rollout follows an update: at the first answer to held-out
+    prompts after training began."""
+
+    was_updated = False
+
+    def phase(self, name):
+        super().phase(name)
+        self.was_updated |= name == "update"
+
+    def should_stop(self):
+        return self.was_updated and self.current_phase == "rollout"
+
+
+def test_a_run_stopped_in_an_evaluation_ends_with_the_same_best(
+    make_config, prompts_file, held_out_file, folder, tmp_path_factory
+):
+    config = make_config(steps=2, evaluate_every=1)
+    other = tmp_path_factory.mktemp("interrupted")
+    for file in (prompts_file, held_out_file):
+        (other / file.name).write_bytes(file.read_bytes())
+    expected = ppo.run(config, folder)
+
+    with pytest.raises(Stopped):
+        ppo.run(config, StopsInEvaluation(other))
+    resumed = ppo.run(config, RunFolder(other))
+
+    assert resumed == expected
+    assert final_policy(RunFolder(other)) == final_policy(folder)
+
+
+def test_a_run_killed_after_a_new_best_still_has_the_one_its_checkpoint_speaks_of(
+    make_config, prompts_file, held_out_file, folder, scores_fall
+):
+    config = make_config(steps=2, evaluate_every=1, checkpoint_every=2, score_clip=1e6)
+    models = load_models(config)
+    state = ppo.make_state(models, config)
+    held_out = ppo.read_held_out(models, config, folder)
+    for step in (0, 1):
+        state.step = step
+        ppo.evaluate(models, held_out, state, config, folder)
+    ppo.save_checkpoint(ppo.snapshot(models, state), folder)
+    state.step, state.evaluations[1]["objective"] = 2, -1e9
+
+    ppo.evaluate(models, held_out, state, config, folder)  # better, and not in a checkpoint yet
+
+    ppo.restore(models, state, folder.path / "checkpoint-1")
+    assert ppo.best(state)["step"] == 1
+    assert sorted(path.name for path in folder.path.glob("best-*")) == ["best-1", "best-2"]
+    ppo.remove_beaten(state, folder)
+    assert [path.name for path in folder.path.glob("best-*")] == ["best-1"]
+
+
+def test_evaluations_are_reported_with_the_steps_they_follow(
+    make_config, prompts_file, held_out_file, folder
+):
+    ppo.run(make_config(steps=3, evaluate_every=2), folder)
+
+    reports = {event["step"]: event["values"] for event in events(folder, "metrics")}
+    assert [step for step, values in reports.items() if "eval/score" in values] == [0, 2, 3]
+    assert "score/mean" in reports[2]
+
+
+def test_without_held_out_prompts_the_last_policy_is_kept(make_config, prompts_file, folder):
+    result = ppo.run(make_config(steps=1), folder)
+
+    assert (result["kept_step"], result["best_step"], result["n_held_out"]) == (1, None, 0)
+    assert result["note"] == "No held-out prompts were evaluated, so the last step was kept."
 
 
 # --- reports ------------------------------------------------------------------------------------
