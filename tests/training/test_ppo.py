@@ -3,6 +3,7 @@ import math
 import resource
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -94,6 +95,23 @@ def test_the_score_is_read_at_the_end_token_although_it_is_also_the_padding(make
     assert completion[-1] == models.tokenizer.eos_token_id == models.tokenizer.pad_token_id
     assert_close(rollout.raw_scores["reward_model"][row], score, atol=1e-4, rtol=1e-4)
     assert rollout.mask.sum(1).tolist() == [len(c.ids) for c in rollout.completions]
+
+
+def test_any_of_several_stop_tokens_spares_the_penalty(make_config, start, folder):
+    config = make_config(batch_size=16, max_new_tokens=20, missing_eos_penalty=3.0)
+    models, prompts, *_ = start(config)
+    full_stop = models.tokenizer.convert_tokens_to_ids(".")
+    models = models._replace(stop={full_stop, *models.stop})
+    prompts = ppo.prompts_of_step(prompts, 0, config)
+
+    rollout, _ = ppo.make_rollout(models, prompts, config, 0, folder)
+    charged = ppo.make_targets(rollout, models.statistics, 0.0, config).scores
+    free = replace(config, missing_eos_penalty=0.0)
+    scores = ppo.make_targets(rollout, models.statistics, 0.0, free).scores
+
+    ends = torch.tensor([completion.ids[-1] for completion in rollout.completions])
+    assert full_stop in ends
+    assert_close(scores - charged, 3.0 * ~torch.isin(ends, torch.tensor(sorted(models.stop))))
 
 
 # --- critics and the trunk ----------------------------------------------------------------------
@@ -301,18 +319,20 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(make_config, start, tok
     assert_close(parts, whole, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("epochs", "minibatches", "tokens"), [(1, 1, 999), (2, 2, 1), (3, 4, 60)])
-def test_optimiser_steps_are_epochs_times_minibatches(
-    make_config, start, folder, epochs, minibatches, tokens
+def test_optimiser_steps_are_epochs_times_minibatches_whatever_the_micro_batch(
+    make_config, start, folder
 ):
-    config = make_config(epochs=epochs, minibatches=minibatches, micro_batch_tokens=tokens)
+    config = make_config(batch_size=4, max_new_tokens=2, critic="head")
     models, _, rollout, targets = start(config)
-    state = ppo.make_state(models, config)
 
-    ppo.update(models, state, rollout, targets, config, folder)
+    for epochs, minibatches, tokens in product((1, 2), (1, 2, 4), (1, 9999)):
+        choice = replace(config, epochs=epochs, minibatches=minibatches, micro_batch_tokens=tokens)
+        state = ppo.make_state(models, choice)
+        ppo.update(models, state, rollout, targets, choice, folder)
 
-    steps = {int(entry["step"]) for entry in state.optimizer.state.values()}
-    assert steps == {epochs * minibatches}
+        steps = {int(entry["step"]) for entry in state.optimizer.state.values()}
+        assert steps == {epochs * minibatches}
+        assert state.scheduler.last_epoch == epochs * minibatches
 
 
 def test_updates_end_early_when_the_policy_has_moved_too_far(make_config, start, folder):
@@ -341,32 +361,70 @@ def test_only_the_critic_learns_while_it_warms_up(make_config, start, folder):
     assert state.optimizer.param_groups[0]["lr"] > 0
 
 
-def test_the_gradient_that_steps_is_clipped(make_config, start, folder):
+def recorded(state, record):
+    """What `record(optimizer)` gives just before each step of the live optimiser."""
+    found = []
+    state.optimizer.register_step_pre_hook(lambda optimizer, *_: found.append(record(optimizer)))
+    return found
+
+
+def norms(optimizer):
+    """Of the gradients that a step is about to use: the policy's and the critic's."""
+    return [
+        float(torch.cat([p.grad.flatten() for p in group["params"]]).norm())
+        for group in optimizer.param_groups
+    ]
+
+
+def test_every_gradient_that_steps_is_clipped(make_config, start, folder):
     config = make_config(max_grad_norm=1e-3)
     models, _, rollout, targets = start(config)
-    gradient(models, rollout, targets, config, folder)
+    state = ppo.make_state(models, config)
+    clipped = recorded(state, norms)
 
-    norms = ppo.optimiser_step(models, ppo.make_state(models, config), config)
+    metrics = ppo.update(models, state, rollout, targets, config, folder)
 
-    clipped = torch.cat([p.grad.flatten() for p in models.policy_parameters()]).norm()
-    assert norms["grad_norm/policy"] > 1e-3
-    assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
+    assert min(metrics["grad_norm/policy"], metrics["grad_norm/value"]) > 1e-3
+    assert clipped == [[pytest.approx(1e-3, rel=1e-2)] * 2] * 4
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero(make_config, start):
-    config = make_config(steps=5, epochs=2, minibatches=2, learning_rate=1.0e-3, warmup_steps=0.2)
-    models, *_ = start(config)
+def test_the_learning_rates_that_step_warm_up_and_fall_to_zero(make_config, start, folder):
+    config = make_config(steps=3, critic_warmup_steps=1, warmup_steps=0.25, batch_size=4,
+                         learning_rate=1.0e-3, value_learning_rate=2.0e-3)  # fmt: skip
+    models, prompts, *_ = start(config)
+    state = ppo.make_state(models, config)
+    rates = recorded(state, lambda optimizer: [group["lr"] for group in optimizer.param_groups])
+
+    for state.step in range(3):
+        ppo.train_step(models, state, prompts, config, folder)
+
+    # Of 12 optimiser steps 3 warm up; in the first 4 the policy waits for the critic.
+    share = [1 / 3, 2 / 3, *(1 - done / 12 for done in range(2, 12))]
+    assert [value for _, value in rates] == pytest.approx([2e-3 * s for s in share])
+    assert [policy for policy, _ in rates] == pytest.approx([0] * 4 + [1e-3 * s for s in share[4:]])
+    assert state.scheduler.get_last_lr() == [0.0, 0.0]
+
+
+def test_log_ratios_that_are_clamped_are_counted(make_config, start, folder):
+    config = make_config(epochs=1, minibatches=1, log_ratio_clamp=5.0)
+    models, _, rollout, targets = start(config)
+    far = rollout._replace(logprobs=rollout.logprobs - 6.0)
+
+    metrics = ppo.update(models, ppo.make_state(models, config), far, targets, config, folder)
+
+    assert metrics["log_ratio_clamped"] == int(rollout.mask.sum())
+
+
+def test_the_kl_coefficient_follows_the_target(make_config, start, folder):
+    config = make_config(target_kl=5.0, kl_horizon=80, kl_coefficient=0.1)
+    models, prompts, *_ = start(config)
     state = ppo.make_state(models, config)
 
-    rates = []
-    for _ in range(20):
-        rates.append(state.scheduler.get_last_lr()[0] / 1e-3)
-        state.optimizer.step()
-        state.scheduler.step()
+    metrics = ppo.train_step(models, state, prompts, config, folder)
 
-    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 0.85])
-    assert rates[-1] == pytest.approx(1 / 20)
-    assert state.scheduler.get_last_lr() == [0.0, 0.0]
+    # The KL of the first step is 0: an error of -1, clipped to -0.2, for 8 of 80 completions
+    assert metrics["kl/coefficient"] == 0.1
+    assert state.kl_coefficient == pytest.approx(0.1 * (1 - 0.2 * 8 / 80))
 
 
 def test_gradient_checkpointing_is_on_in_the_update_and_changes_no_gradient(
