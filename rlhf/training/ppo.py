@@ -51,7 +51,7 @@ from rlhf.training.forward import (
     vocabulary_head,
 )
 from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sample
-from rlhf.training.models import adapter_state, decode, encode, save_adapter
+from rlhf.training.models import adapter_state, decode, save_adapter
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
     charge_missing_end,
@@ -67,6 +67,15 @@ from rlhf.training.ppo_math import (
     whiten,
 )
 from rlhf.training.ppo_models import Models, load_models
+from rlhf.training.ppo_selection import (
+    Evaluation,
+    best,
+    folder_of,
+    is_due,
+    outcome,
+    read_held_out,
+    remove_beaten,
+)
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import Source
 
@@ -106,7 +115,7 @@ class State:
     nonfinite_steps: int = 0  # in all
     nonfinite_in_a_row: int = 0
     first_score: float | None = None
-    evaluations: list[dict[str, float]] = field(default_factory=list)  # the first before training
+    evaluations: list[Evaluation] = field(default_factory=list)  # the first before training
 
 
 # --- setting up -------------------------------------------------------------------------------
@@ -542,7 +551,7 @@ def train(
         try:
             metrics = train_step(models, state, prompts, config, folder)
             state.step += 1
-            if held_out and is_evaluated(state.step, config):
+            if held_out and is_due(state.step, config):
                 metrics |= evaluate(models, held_out, state, config, folder)
         except Stopped:
             if kept:
@@ -555,7 +564,7 @@ def train(
         if state.step % config.checkpoint_every == 0 or state.step == config.steps:
             folder.phase("checkpoint")
             save_checkpoint(snapshot(models, state), folder)
-            remove_beaten(state, folder)
+            remove_beaten(state.evaluations, folder)
     return state
 
 
@@ -637,24 +646,7 @@ def report_rollout(
     path.write_text("".join(lines), encoding="utf-8")
 
 
-# --- evaluation on held-out prompts ------------------------------------------------------------
-def read_held_out(models: Models, config: PPOConfig, folder: RunFolder) -> list[EncodedPrompt]:
-    """The held-out prompts that fit, as many for each process; none if it is not to be evaluated."""
-    path = folder.path / config.held_out
-    if config.evaluate_every == 0 or not path.is_file():
-        return []
-    encoded = [
-        EncodedPrompt(line, encode(models.tokenizer, line.messages)) for line in read_prompts(path)
-    ]
-    fitting = [prompt for prompt in encoded if len(prompt.ids) <= config.max_prompt_tokens]
-    return fitting[: len(fitting) // parallel.count() * parallel.count()]
-
-
-def is_evaluated(step: int, config: PPOConfig) -> bool:
-    every = config.evaluate_every or max(1, config.steps // 4)
-    return step % every == 0 or step == config.steps
-
-
+# --- evaluation -------------------------------------------------------------------------------
 def evaluate(
     models: Models,
     held_out: Sequence[EncodedPrompt],
@@ -662,46 +654,24 @@ def evaluate(
     config: PPOConfig,
     folder: RunFolder,
 ) -> dict[str, float]:
-    """Means per completion on the held-out prompts, drawn with the same random numbers each time.
-    The policy is kept as best-<step> if it is the best so far."""
+    """Answer the held-out prompts, with the same random numbers each time, and keep the policy if it
+    is the best so far. The price of the KL is the configured one, also where it adapts."""
     config = replace(config, completions_per_prompt=1)
     size = config.batch_size // parallel.count() * parallel.count()
-    found = []
+    parts = []
     for start in range(0, len(held_out), size):
         chosen = held_out[start : start + size]
         rollout, _ = make_rollout(models, chosen, config, -1 - start, folder)  # of no step
         targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
         kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
-        found.append(torch.stack([targets.scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))
-    score, k1, k3, length = torch.cat(found, 1).mean(1).tolist()
-    # What PPO maximises, at the configured price of KL also where that adapts.
-    objective = score - config.kl_coefficient * k1
-    state.evaluations.append(
-        {"step": state.step, "objective": objective, "score": score, "kl": k1, "kl_k3": k3,
-         "length": length}
-    )  # fmt: skip
-    if config.keep == "best" and folder.is_writer and best(state) is state.evaluations[-1]:
-        with writing_folder(folder.path / f"best-{state.step}") as path:
+        parts.append(torch.stack([targets.scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))
+    score, k1, k3, length = torch.cat(parts, 1).mean(1).tolist()
+    found = Evaluation(state.step, score - config.kl_coefficient * k1, score, k1, k3, length)
+    state.evaluations.append(found)
+    if config.keep == "best" and folder.is_writer and best(state.evaluations) is found:
+        with writing_folder(folder_of(found, folder)) as path:
             save_policy(models, path)
-    return {
-        "eval/score": score, "eval/kl": k1, "eval/length": length, "eval/objective": objective,
-    }  # fmt: skip
-
-
-def best(state: State) -> dict[str, float] | None:
-    """The evaluation with the highest objective since training began, the first of equals."""
-    return max(state.evaluations[1:], key=lambda found: found["objective"], default=None)
-
-
-def remove_beaten(state: State, folder: RunFolder) -> None:
-    """Remove the policies that are not the best any more. After the checkpoint that says so: a run
-    that goes on from an older one needs the best that was known then."""
-    found = best(state)
-    if found is None or not folder.is_writer:
-        return
-    for path in folder.path.glob("best-*"):
-        if path.name != f"best-{found['step']}":
-            shutil.rmtree(path)
+    return found.metrics
 
 
 # --- checkpoints ------------------------------------------------------------------------------
@@ -713,7 +683,7 @@ def snapshot(models: Models, state: State) -> dict[str, Any]:
         "nonfinite_steps": state.nonfinite_steps,
         "nonfinite_in_a_row": state.nonfinite_in_a_row,
         "first_score": state.first_score,
-        "evaluations": list(state.evaluations),
+        "evaluations": [tuple(found) for found in state.evaluations],
         "adapters": {name: adapter_state(models.model, name) for name in learning(models)},
         "policy": learnt(models.own_policy) if models.own_policy else None,
         "value_head": models.value_head.state_dict(),
@@ -775,7 +745,8 @@ def restore(models: Models, state: State, folder: Path) -> None:
         "step", "kl_coefficient", "nonfinite_steps", "nonfinite_in_a_row", "first_score",
     ):  # fmt: skip
         setattr(state, name, kept[name])
-    state.evaluations = kept.get("evaluations", [])  # missing before there were any
+    # Missing in checkpoints of before there were any.
+    state.evaluations = [Evaluation(*found) for found in kept.get("evaluations", [])]
 
 
 # --- the run ----------------------------------------------------------------------------------
@@ -799,15 +770,19 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
     for source in models.rewards:
         if source.memory_mib is not None:
             folder.metrics(0, {f"memory_mib/{source.name}": source.memory_mib})
-    held_out = read_held_out(models, config, folder)
+    held_out = read_held_out(models.tokenizer, config, folder)
     state = train(models, prompts, config, folder, held_out)
-    found = best(state)
-    outcome = measured(models, prompts, state, config, folder)
+    top = best(state.evaluations)
+    kept = top and (top if config.keep == "best" else state.evaluations[-1])
+    result = (
+        outcome(state.evaluations, kept)
+        if kept
+        else measure(models, prompts, state, config, folder)
+    )
     if folder.is_writer:
         with folder.writing_artifact() as artifact:
-            if found and config.keep == "best":
-                kept = folder.path / f"best-{found['step']}"
-                shutil.copytree(kept, artifact, dirs_exist_ok=True)
+            if kept and config.keep == "best":
+                shutil.copytree(folder_of(kept, folder), artifact, dirs_exist_ok=True)
             else:
                 save_policy(models, artifact)
     return {
@@ -818,49 +793,9 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         "left_out": {"too_long": too_long},
         "nonfinite_steps": state.nonfinite_steps,
         "n_held_out": len(held_out),
-        "best_step": found["step"] if found else None,
-        "evaluations": state.evaluations,
-        **outcome,
-    }
-
-
-def measured(
-    models: Models,
-    prompts: list[EncodedPrompt],
-    state: State,
-    config: PPOConfig,
-    folder: RunFolder,
-) -> dict[str, Any]:
-    """What the kept policy achieves: on held-out prompts, or where there are none on one more
-    rollout, which it does not learn from."""
-    found = best(state)
-    if found is None:
-        folder.phase("measuring the result")
-        final = measure(models, prompts, config, folder)
-        note = "No held-out prompts were evaluated, so the last step was kept."
-        return {
-            "kept_step": state.step,
-            "score_first": state.first_score,
-            "score_last": final["score/mean"],
-            "kl": final["kl/k1"],
-            "kl_k3": final["kl/k3"],
-            "length_last": final["length/mean"],
-            "note": note,
-        }
-    before = state.evaluations[0]
-    kept = found if config.keep == "best" else state.evaluations[-1]
-    is_worse = kept["objective"] <= before["objective"]
-    note = (
-        "On held-out prompts it is no better than the policy before training." if is_worse else ""
-    )
-    return {
-        "kept_step": kept["step"],
-        "score_first": before["score"],
-        "score_last": kept["score"],
-        "kl": kept["kl"],
-        "kl_k3": kept["kl_k3"],
-        "length_last": kept["length"],
-        "note": note,
+        "best_step": top.step if top else None,
+        "evaluations": [found._asdict() for found in state.evaluations],
+        **result,
     }
 
 
@@ -873,10 +808,25 @@ def save_policy(models: Models, folder: Path) -> None:
 
 
 def measure(
-    models: Models, prompts: list[EncodedPrompt], config: PPOConfig, folder: RunFolder
-) -> dict[str, float]:
-    """The finished policy on one more rollout, which it does not learn from."""
+    models: Models,
+    prompts: list[EncodedPrompt],
+    state: State,
+    config: PPOConfig,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    """Without held-out prompts: the finished policy on one more rollout, which it does not learn
+    from."""
+    folder.phase("measuring the result")
     chosen = prompts_of_step(prompts, config.steps, config)
     rollout, _ = make_rollout(models, chosen, config, config.steps, folder)
     targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
-    return rollout_metrics(rollout, targets, make_state(models, config))
+    found = rollout_metrics(rollout, targets, state)
+    return {
+        "kept_step": state.step,
+        "score_first": state.first_score,
+        "score_last": found["score/mean"],
+        "kl": found["kl/k1"],
+        "kl_k3": found["kl/k3"],
+        "length_last": found["length/mean"],
+        "note": "No held-out prompts were evaluated, so the last step was kept.",
+    }

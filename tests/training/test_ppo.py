@@ -19,6 +19,7 @@ from rlhf.training.generate import encode_prompts, sample
 from rlhf.training.models import adapter_state, load_policy, stop_ids, use_adapter
 from rlhf.training.ppo import copied
 from rlhf.training.ppo_models import load_models
+from rlhf.training.ppo_selection import best, read_held_out, remove_beaten
 
 
 @pytest.fixture
@@ -703,7 +704,7 @@ def test_an_evaluation_is_repeatable_and_says_what_the_objective_is(
     models, *_ = start(config)
     for parameter in models.policy_parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    held_out = ppo.read_held_out(models, config, folder)
+    held_out = read_held_out(models.tokenizer, config, folder)
     state = ppo.make_state(models, config)
     state.kl_coefficient = 99.0  # adapted: what is compared stays at the configured price
 
@@ -751,19 +752,19 @@ def test_a_run_killed_after_a_new_best_still_has_the_one_its_checkpoint_speaks_o
     config = make_config(steps=2, evaluate_every=1, checkpoint_every=2, score_clip=1e6)
     models = load_models(config)
     state = ppo.make_state(models, config)
-    held_out = ppo.read_held_out(models, config, folder)
+    held_out = read_held_out(models.tokenizer, config, folder)
     for step in (0, 1):
         state.step = step
         ppo.evaluate(models, held_out, state, config, folder)
     ppo.save_checkpoint(ppo.snapshot(models, state), folder)
-    state.step, state.evaluations[1]["objective"] = 2, -1e9
+    state.step, state.evaluations[1] = 2, state.evaluations[1]._replace(objective=-1e9)
 
     ppo.evaluate(models, held_out, state, config, folder)  # better, and not in a checkpoint yet
 
     ppo.restore(models, state, folder.path / "checkpoint-1")
-    assert ppo.best(state)["step"] == 1
+    assert best(state.evaluations).step == 1
     assert sorted(path.name for path in folder.path.glob("best-*")) == ["best-1", "best-2"]
-    ppo.remove_beaten(state, folder)
+    remove_beaten(state.evaluations, folder)
     assert [path.name for path in folder.path.glob("best-*")] == ["best-1"]
 
 
