@@ -699,7 +699,8 @@ def learning_parameters(models: Models) -> list[nn.Parameter]:
 
 def learning(models: Models) -> list[str]:
     """The adapters that learn."""
-    return [name for name in ("policy", "value") if name in models.model.peft_config]
+    names = ("value",) if models.own_policy else ("policy", "value")
+    return [name for name in names if name in models.model.peft_config]
 
 
 def learnt(model: nn.Module) -> dict[str, Tensor]:
@@ -794,7 +795,6 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         "nonfinite_steps": state.nonfinite_steps,
         "n_held_out": len(held_out),
         "best_step": top.step if top else None,
-        "evaluations": [found._asdict() for found in state.evaluations],
         **result,
     }
 

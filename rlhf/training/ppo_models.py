@@ -105,7 +105,7 @@ class Models(NamedTuple):
 
 def load_models(config: PPOConfig) -> Models:
     """The base with a fresh `policy` adapter, the reward model, and the critic made from it. With
-    full fine-tuning, a copy of the base in place of the adapter."""
+    full fine-tuning, a copy of the base learns in place of the adapter."""
     torch.manual_seed(config.seed)
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     base, tokenizer = load_policy(config.model, dtype=dtype)
@@ -133,7 +133,7 @@ def load_models(config: PPOConfig) -> Models:
         top = 0
     own_policy = None
     if config.train == "full":
-        model.delete_adapter("policy")  # it said which layers are meant
+        # The adapter `policy` has said which layers are meant, and lies idle: peft wants one.
         # A trunk in bf16 gives states that layers in fp32 cannot share.
         top = top if base.dtype == torch.float32 else 0
         own_policy = load_own_policy(config, base, top)

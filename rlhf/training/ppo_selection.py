@@ -81,6 +81,8 @@ def outcome(evaluations: Sequence[Evaluation], kept: Evaluation) -> dict[str, An
     worse = "On held-out prompts it is no better than the policy before training."
     return {
         "kept_step": kept.step,
+        "objective_first": before.objective,
+        "objective_last": kept.objective,
         "score_first": before.score,
         "score_last": kept.score,
         "kl": kept.kl,

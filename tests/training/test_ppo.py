@@ -687,11 +687,13 @@ def test_the_best_policy_on_held_out_prompts_is_kept_or_the_last(make_config, fo
 
     result = ppo.run(config, folder)
 
-    kept = {found["step"]: found for found in result["evaluations"]}[step]
-    assert [found["step"] for found in result["evaluations"]] == [0, 2, 3]
+    found = {event["step"]: event["values"] for event in events(folder, "metrics")}
     assert (result["best_step"], result["kept_step"], result["n_held_out"]) == (2, step, 3)
-    assert (result["score_last"], result["kl"]) == (kept["score"], kept["kl"])
-    assert result["score_first"] == result["evaluations"][0]["score"]
+    assert result["score_first"] == found[0]["eval/score"]
+    assert (result["score_last"], result["kl"]) == (
+        found[step]["eval/score"],
+        found[step]["eval/kl"],
+    )
     assert result["note"] == "On held-out prompts it is no better than the policy before training."
     assert is_policy(folder, policy_in(folder.path / f"checkpoint-{step}"))
     assert not is_policy(folder, policy_in(folder.path / f"checkpoint-{5 - step}"))
