@@ -106,9 +106,9 @@ def test_any_of_several_stop_tokens_spares_the_penalty(make_config, start, folde
     prompts = ppo.prompts_of_step(prompts, 0, config)
 
     rollout, _ = ppo.make_rollout(models, prompts, config, 0, folder)
-    charged = ppo.make_targets(rollout, models.statistics, 0.0, config).scores
+    charged = ppo.make_targets(rollout, models.rewards, 0.0, config).scores
     free = replace(config, missing_eos_penalty=0.0)
-    scores = ppo.make_targets(rollout, models.statistics, 0.0, free).scores
+    scores = ppo.make_targets(rollout, models.rewards, 0.0, free).scores
 
     ends = torch.tensor([completion.ids[-1] for completion in rollout.completions])
     assert full_stop in ends
@@ -260,6 +260,18 @@ def test_reusing_the_trunk_changes_no_number_of_a_full_policy(make_full_config, 
     assert [c.ids for c in plain.completions] == [c.ids for c in reused.completions]
     assert_close(reused.values, plain.values, atol=1e-5, rtol=0)
     assert_close(reused_gradient, plain_gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_full_fine_tuning_on_rules_alone(make_full_config, start, folder):
+    rules = [{"kind": "length", "target": 4}]
+    config = make_full_config(critic="head")
+    config = replace(config, reward_model="", rewards=rules)
+    models, prompts, *_ = start(config)
+    before = copied([*models.policy_parameters()])
+
+    ppo.train_step(models, ppo.make_state(models, config), prompts, config, folder)
+
+    assert not any(map(torch.equal, models.policy_parameters(), before))
 
 
 @pytest.mark.parametrize("top", [None, 1])
