@@ -53,7 +53,7 @@ LENGTH = Chart(
     "Length",
     "Mean length of the answers; if it climbs along with the score, the reward model may simply "
     "like length.",
-    [Series("length/mean", "length")],
+    [Series("length/mean", "length"), Series("eval/length", "on held-out prompts")],
     "tokens",
 )
 CUT_OFF = Chart(
@@ -64,7 +64,13 @@ CUT_OFF = Chart(
 SAMPLING_CHARTS = [
     Section(
         "What are the answers like?",
-        [LENGTH._replace(explanation="Mean length of the answers of each batch."), CUT_OFF],
+        [
+            LENGTH._replace(
+                explanation="Mean length of the answers of each batch.",
+                series=[Series("length/mean", "length")],
+            ),
+            CUT_OFF,
+        ],
     ),
 ]
 
@@ -114,8 +120,22 @@ PPO_CHARTS = [
                 "KL from the reference",
                 "How far the policy has moved: k1 is the plain estimate, k3 a steadier one of "
                 "the same; above about 30 the answers often only please the reward model.",
-                [Series("kl/k1", "k1"), Series("kl/k3", "k3")],
+                [
+                    Series("kl/k1", "k1"),
+                    Series("kl/k3", "k3"),
+                    Series("eval/kl", "k1 on held-out prompts"),
+                ],
                 "nats per answer",
+            ),
+            Chart(
+                "On held-out prompts",
+                "The same measured on prompts that it does not learn from, with the same random "
+                "numbers each time. By score less the price of KL the best step is kept.",
+                [
+                    Series("eval/score", "score"),
+                    Series("eval/objective", "less the price of KL"),
+                ],
+                "standard deviations",
             ),
             LENGTH,
             CUT_OFF,
@@ -188,9 +208,14 @@ PPO_CHARTS = [
         [
             Chart(
                 "Steps left out",
-                "Updates dropped because a number was not finite, and log-ratios that had to be "
-                "clamped; both should stay at 0.",
-                [Series("nonfinite_steps", "not finite"), Series("log_ratio_clamped", "clamped")],
+                "Updates dropped because a number was not finite, log-ratios that had to be "
+                "clamped, and updates not done because the policy had moved far enough; the first "
+                "two should stay at 0.",
+                [
+                    Series("nonfinite_steps", "not finite"),
+                    Series("log_ratio_clamped", "clamped"),
+                    Series("policy/updates_left_out", "far enough"),
+                ],
             ),
             Chart(
                 "Gradient norm",
@@ -257,11 +282,11 @@ def second_models(run: Run) -> list[tuple[str, int]]:
 
 
 # --- values ------------------------------------------------------------------------------------
-def new_values(run: Run, after: int = 0) -> dict[str, Any]:
-    """The reports after a step, by metric, at most `MAX_POINTS` of each.
+def new_values(run: Run, after: int = -1) -> dict[str, Any]:
+    """The reports after a step, by metric, at most `MAX_POINTS` of each. Step 0 is before training.
 
     A resumed run reports steps again: when `attempt` differs from the last answer's, whoever
-    asks starts again from step 0.
+    asks starts again from the beginning.
     """
     reports = _thinned(run.metrics.filter(step__gt=after))
     series: dict[str, dict[str, list[Any]]] = {}

@@ -40,7 +40,7 @@ def collect_ppo(run: Run) -> dict[str, Any]:
 
 
 def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
-    """An adapter on the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
+    """A version that comes from the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
     version = ModelVersion.objects.create(
         project=run.project,
         name=unused_name(run.project, f"{stem}-r{run.round_number}-v{run.pk}"),

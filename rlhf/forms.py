@@ -73,6 +73,17 @@ def longest_prompt(initial: int) -> Any:
     return whole("Longest prompt", initial, text, high=32_768)
 
 
+def optional_decimal(label: str, help_text: str, low: float = 0.0) -> Any:
+    """A field for any number from `low` on, or nothing."""
+    return forms.FloatField(
+        label=label,
+        required=False,
+        min_value=low,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text=help_text,
+    )
+
+
 def adapter_layers(help_text: str) -> Any:
     return forms.IntegerField(
         label="Layers with an adapter", required=False, min_value=1, help_text=help_text
@@ -293,11 +304,13 @@ class PPOForm(RunForm):
     intro = "Trains the policy to write answers that the reward model scores higher."
     arguments = ("policy", "reward_model")
     advanced = (
-        "rewards", "reward_weight",
-        "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "lora_rank",
-        "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl", "clip_range", "lam",
-        "missing_eos_penalty", "checkpoint_every", "gradient_checkpointing", "accelerate_config",
-        "seed",
+        "rewards", "reward_weight", "completions_per_prompt",
+        "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "train", "lora_rank",
+        "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl",
+        "kl_estimator", "clip_range", "clip_range_high", "dual_clip", "target_kl_update", "lam",
+        "critic_warmup_steps", "missing_eos", "missing_eos_penalty", "missing_eos_ramp",
+        "evaluate_every", "eval_prompts", "keep",
+        "checkpoint_every", "dtype", "gradient_checkpointing", "accelerate_config", "seed",
     )  # fmt: skip
 
     policy = version("Policy", "The policy to train; it also stays as the reference.")
@@ -337,6 +350,12 @@ class PPOForm(RunForm):
         high=10.0,
     )
     learning_rate = decimal("Learning rate", PPOConfig.learning_rate, "Of the policy's adapter.")
+    completions_per_prompt = whole(
+        "Answers per prompt",
+        PPOConfig.completions_per_prompt,
+        "Must divide the answers per step. Several share the work of reading the prompt.",
+        high=4096,
+    )
     epochs = whole("Epochs", PPOConfig.epochs, "Passes over each batch of answers.", high=100)
     minibatches = whole(
         "Minibatches",
@@ -353,9 +372,20 @@ class PPOForm(RunForm):
     value_learning_rate = decimal(
         "Value learning rate", PPOConfig.value_learning_rate, "Of the value function's adapter."
     )
+    train = forms.ChoiceField(
+        label="What learns",
+        choices=[
+            ("adapter", "An adapter on the policy (LoRA)"),
+            ("full", "The policy's own weights: full fine-tuning"),
+        ],
+        initial=PPOConfig.train,
+        help_text="Full fine-tuning needs 16 more bytes of memory per parameter, 28 while a checkpoint "
+        "is written (2 to 4 GB for SmolLM2-135M), and a learning rate a tenth as high or lower. It "
+        "makes a whole new model; embeddings and vocabulary stay as they are.",
+    )
     lora_rank = whole("LoRA rank", PPOConfig.lora_rank, "Size of the trained adapter.", high=1024)
     adapter_layers = adapter_layers(
-        "The adapter on this many layers, counted from the top; empty: on all. If the reward "
+        "The policy learns in this many layers, counted from the top; empty: on all. If the reward "
         "model's lies no lower, the layers below are computed once per answer."
     )
     critic = forms.ChoiceField(
@@ -369,25 +399,98 @@ class PPOForm(RunForm):
     )
     temperature = temperature(PPOConfig.temperature)
     max_prompt_tokens = longest_prompt(PPOConfig.max_prompt_tokens)
-    target_kl = forms.FloatField(
-        label="Target KL",
-        required=False,
-        min_value=0,
-        widget=forms.NumberInput(attrs={"step": "any"}),
-        help_text="Nats per completion; the KL coefficient then adapts. Empty: it stays fixed.",
+    target_kl = optional_decimal(
+        "Target KL", "Nats per completion; the KL coefficient then adapts. Empty: it stays fixed."
+    )
+    kl_estimator = forms.ChoiceField(
+        label="KL estimator",
+        choices=[
+            ("k1", "k1: unbiased, may be negative on one answer"),
+            ("k2", "k2: half the squared log-ratio"),
+            ("k3", "k3: never negative"),
+        ],
+        initial=PPOConfig.kl_estimator,
+        help_text="What the KL coefficient multiplies. Only with k1 does the policy follow the "
+        "gradient of the KL itself.",
     )
     clip_range = decimal(
         "Clip range", PPOConfig.clip_range, "How far one update may move a token's probability."
     )
+    clip_range_high = optional_decimal(
+        "Clip range upwards", "If tokens may become likelier by more. Empty: the same."
+    )
+    dual_clip = optional_decimal(
+        "Dual clip",
+        "Above 1: holds the loss of a bad token that became much likelier; 3 is usual. Empty: off.",
+        low=1.0,
+    )
+    target_kl_update = optional_decimal(
+        "End updates at a KL of",
+        "Nats per token between the policy that wrote the answers and the updated one; the rest of "
+        "the step's updates is left out. Empty: never.",
+    )
     lam = decimal("GAE lambda", PPOConfig.lam, "0 trusts the value function, 1 the scores.")
+    critic_warmup_steps = whole(
+        "Steps for the value function alone",
+        PPOConfig.critic_warmup_steps,
+        "At the beginning; the policy does not change in them.",
+        low=0,
+    )
+    missing_eos = forms.ChoiceField(
+        label="Answers that are cut off",
+        choices=[
+            ("penalty", "lose the penalty below"),
+            ("replace", "score minus the penalty, whatever the reward model says"),
+            ("ramp", "pay more and more of the penalty, the nearer to the limit they end"),
+        ],
+        initial=PPOConfig.missing_eos,
+        help_text="What an answer pays that does not end by itself.",
+    )
     missing_eos_penalty = decimal(
         "Penalty for cut-off answers",
         PPOConfig.missing_eos_penalty,
-        "Standard deviations of the score, taken off when an answer does not end by itself.",
+        "Standard deviations of the score.",
         high=100.0,
+    )
+    missing_eos_ramp = decimal(
+        "Length of the ramp",
+        PPOConfig.missing_eos_ramp,
+        "Share of the longest answer in which the penalty grows from 0.",
+    )
+    evaluate_every = forms.IntegerField(
+        label="Evaluate every",
+        required=False,
+        min_value=0,
+        help_text="Steps. The policy then answers held-out prompts, always with the same random "
+        "numbers. Empty: four times in all; 0: never.",
+    )
+    eval_prompts = whole(
+        "Held-out prompts",
+        PPOConfig.eval_prompts,
+        "At most so many of those that are held out for evaluation.",
+        high=10_000,
+    )
+    keep = forms.ChoiceField(
+        label="Policy to keep",
+        choices=[
+            ("best", "The best on held-out prompts, by score less the price of KL"),
+            ("last", "The last"),
+        ],
+        initial=PPOConfig.keep,
+        help_text="Without held-out prompts it is the last.",
     )
     checkpoint_every = whole(
         "Checkpoint every", PPOConfig.checkpoint_every, "Steps. A crash loses at most these."
+    )
+    dtype = forms.ChoiceField(
+        label="Precision",
+        choices=[
+            ("auto", "bf16 on a GPU, fp32 elsewhere"),
+            ("float32", "fp32: exact"),
+            ("bfloat16", "bf16: half the memory for the frozen weights"),
+        ],
+        initial=PPOConfig.dtype,
+        help_text="Of the weights that do not learn; those that learn are in fp32.",
     )
     gradient_checkpointing = forms.BooleanField(
         required=False, help_text="Saves memory and takes about a third longer."

@@ -189,6 +189,9 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         prompts = prompts.filter(split=Split.TRAIN)
     if order.kind == RunKind.REWARD_MODEL:
         limit = values["policy_samples"]
+    if order.kind == RunKind.PPO:
+        held_out = Prompt.objects.filter(project=order.project, split=Split.TEST)
+        write_prompts(folder / values["held_out"], held_out, values["eval_prompts"])
     if not write_prompts(folder / "prompts.jsonl", prompts, limit):
         raise RunRefused(_no_prompts(order))
 

@@ -52,8 +52,9 @@ class ModelKind(models.TextChoices):
 class ModelVersion(models.Model):
     """A policy or reward model with its files, its parent and the run that made it.
 
-    An imported policy is a whole model folder. Everything trained is a LoRA adapter on its
-    parent, so the weights of a version are its root folder plus the adapters down to itself.
+    An imported policy is a whole model folder, and so is one whose weights PPO trained in full.
+    Everything else is a LoRA adapter on its parent, so the weights of a version are those of the
+    nearest whole model plus the adapters down to itself.
     """
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="model_versions")
@@ -77,6 +78,10 @@ class ModelVersion(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("rlhf:model_version", args=[self.project.slug, self.pk])
 
+    @property
+    def is_whole_model(self) -> bool:
+        return self.parent_id is None or self.details.get("train") == "full"
+
     def reference(self) -> dict[str, Any]:
         """What the training code needs to load it: `{"base": folder, "adapters": [folder, …]}`.
 
@@ -85,7 +90,7 @@ class ModelVersion(models.Model):
         if self.kind == ModelKind.REWARD:
             assert self.parent is not None
             return self.parent.reference()
-        if self.parent is None:
+        if self.parent is None or self.is_whole_model:
             return {"base": self.path, "adapters": []}
         parent = self.parent.reference()
         return {"base": parent["base"], "adapters": [*parent["adapters"], self.path]}

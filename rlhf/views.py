@@ -159,7 +159,8 @@ def run_status(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def run_charts(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     _, run = _get_run(request, slug, pk, Role.REVIEWER)
-    return JsonResponse(charts.new_values(run, after=_number(request, "after") or 0))
+    after = _number(request, "after")
+    return JsonResponse(charts.new_values(run, after=-1 if after is None else after))
 
 
 @require_safe

@@ -17,7 +17,7 @@
     isDrawn: false,
   }));
   let values = {}; // metric -> {x: [step, …], y: [value, …]}
-  let lastStep = 0;
+  let lastStep = -1; // the state before training is step 0
   let attempt = null;
 
   // --- values ---------------------------------------------------------------------------------
@@ -28,7 +28,7 @@
     if (attempt !== null && news.attempt !== attempt) {
       // Resumed: the steps since its checkpoint are reported again.
       attempt = news.attempt;
-      lastStep = 0;
+      lastStep = -1;
       values = {};
       return fetchNew();
     }

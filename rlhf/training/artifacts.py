@@ -5,6 +5,7 @@
     log.txt            standard output and error of the process
     stop               exists when the run shall checkpoint and end
     checkpoint-N/      all that is needed to go on after step N
+    best-N/            the policy after step N, if it was the best so far (PPO)
     artifact/          the model or completions that the run made
     result.json        {"status": "succeeded" | "stopped", …}
 

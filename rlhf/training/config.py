@@ -101,6 +101,11 @@ class RewardModelConfig(Config):
 
 
 CRITICS = ("head", "adapter", "full")
+TRAINED = ("adapter", "full")
+DTYPES = ("auto", "float32", "bfloat16")
+KEPT = ("best", "last")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+MISSING_EOS = ("penalty", "replace", "ramp")
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class PPOConfig(Config):
     rewards: list[dict[str, Any]] = field(default_factory=list)  # more sources, see reward_rules.py
     steps: int = 20  # rollout batches
     batch_size: int = 32  # completions per rollout
+    completions_per_prompt: int = 1  # of them; they share the prompt's prefill
     epochs: int = 2  # passes over a rollout
     minibatches: int = 2  # optimiser steps per pass
     micro_batch_tokens: int = 1024  # of prompts and completions, per forward and backward
@@ -123,26 +129,39 @@ class PPOConfig(Config):
     learning_rate: float = 1e-4
     value_learning_rate: float = 2e-4
     warmup_steps: float = 0.05  # share of the optimiser steps; then linear to 0
+    critic_warmup_steps: int = 0  # steps at the beginning in which only the critic learns
     adam_eps: float = 1e-5
     max_grad_norm: float = 1.0
+    train: str = "adapter"  # or "full": the policy's own weights, without embeddings and head
     lora_rank: int = 16
-    adapter_layers: int | None = None  # the policy's adapter on this many top layers; None: on all
+    adapter_layers: int | None = None  # the policy learns in this many top layers; None: in all
     critic: str = "adapter"  # or "head", on the policy's own states, or "full", a second model
     reuse_trunk: bool = True  # keep what enters the adapted layers, run only those again
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2
+    clip_range_high: float | None = None  # upwards; None: the same as clip_range
+    dual_clip: float | None = None  # most a bad token's loss may grow, times; None: no limit
+    target_kl_update: float | None = None  # nats per token; beyond it a step's updates end early
     value_clip_range: float | None = 0.2  # None: no clipping
     value_coefficient: float = 0.1
     kl_coefficient: float = 0.05
+    kl_estimator: str = "k1"  # of the penalty in the reward
     target_kl: float | None = None  # nats per completion; adapts kl_coefficient
     kl_horizon: int = 10_000  # completions
     score_clip: float = 5.0  # standard deviations
+    missing_eos: str = "penalty"  # or "replace" the score by it, or "ramp" up to it
     missing_eos_penalty: float = 1.0  # standard deviations, for completions cut off by length
+    missing_eos_ramp: float = 0.2  # share of max_new_tokens, for "ramp"; DAPO's 4096 of 20480
     log_ratio_clamp: float = 20.0
     max_nonfinite_steps: int = 3  # in a row; then the run fails
+    dtype: str = "auto"  # of the frozen weights: "float32", "bfloat16"; auto: bf16 on a GPU
     gradient_checkpointing: bool = False
     checkpoint_every: int = 1  # steps
+    held_out: str = "eval_prompts.jsonl"
+    eval_prompts: int = 32  # held-out prompts at most, drawn when the run is launched
+    evaluate_every: int | None = None  # steps; None: a quarter of them; 0: never
+    keep: str = "best"  # on held-out prompts, or the "last" policy
     samples: int = 4  # answers shown on the run's page per step
     accelerate_config: str = ""  # a file for `accelerate launch`; empty: one process
     seed: int = 0
@@ -162,16 +181,53 @@ class PPOConfig(Config):
             self.minibatches >= 1 and self.batch_size % self.minibatches == 0,
             f"minibatches={self.minibatches} must divide batch_size={self.batch_size}",
         )
+        n = self.completions_per_prompt
+        _require(
+            n >= 1 and self.batch_size % n == 0,
+            f"completions_per_prompt={n} must divide batch_size={self.batch_size}",
+        )
         _require(
             self.micro_batch_tokens >= 1,
             f"micro_batch_tokens={self.micro_batch_tokens} must be at least 1",
         )
         _check_layers(self.adapter_layers)
+        _require(self.train in TRAINED, f"train={self.train!r} must be one of {TRAINED}")
+        _require(self.dtype in DTYPES, f"dtype={self.dtype!r} must be one of {DTYPES}")
+        _require(self.keep in KEPT, f"keep={self.keep!r} must be one of {KEPT}")
+        every = self.evaluate_every
+        _require(every is None or every >= 0, f"evaluate_every={every} must be at least 0")
+        _require(self.eval_prompts >= 1, f"eval_prompts={self.eval_prompts} must be at least 1")
         _require(self.critic in CRITICS, f"critic={self.critic!r} must be one of {CRITICS}")
         _require(0 < self.gamma <= 1, f"gamma={self.gamma} must be in (0, 1]")
         _require(0 <= self.lam <= 1, f"lam={self.lam} must be in [0, 1]")
         _require(0 < self.clip_range < 1, f"clip_range={self.clip_range} must be in (0, 1)")
+        high, dual = self.clip_range_high, self.dual_clip
+        _require(
+            high is None or high >= self.clip_range,
+            f"clip_range_high={high} must be at least clip_range={self.clip_range}",
+        )
+        _require(dual is None or dual > 1, f"dual_clip={dual} must be above 1")
         _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0")
+        _require(
+            self.kl_estimator in KL_ESTIMATORS,
+            f"kl_estimator={self.kl_estimator!r} must be one of {KL_ESTIMATORS}",
+        )
+        _require(
+            self.target_kl_update is None or self.target_kl_update > 0,
+            f"target_kl_update={self.target_kl_update} must be above 0",
+        )
+        _require(
+            self.missing_eos in MISSING_EOS,
+            f"missing_eos={self.missing_eos!r} must be one of {MISSING_EOS}",
+        )
+        _require(
+            0 < self.missing_eos_ramp <= 1,
+            f"missing_eos_ramp={self.missing_eos_ramp} must be in (0, 1]",
+        )
+        _require(
+            0 <= self.critic_warmup_steps < self.steps,
+            f"critic_warmup_steps={self.critic_warmup_steps} must be below steps={self.steps}",
+        )
 
 
 MOST_COMPLETIONS = 64  # of which the best is taken

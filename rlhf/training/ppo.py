@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlhf.training import parallel
-from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped, write_json
+from rlhf.training.artifacts import (
+    DIVERGED,
+    RunError,
+    RunFolder,
+    Stopped,
+    write_json,
+    writing_folder,
+)
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
 from rlhf.training.forward import (
@@ -46,6 +54,7 @@ from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sampl
 from rlhf.training.models import adapter_state, decode, save_adapter
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
+    charge_missing_end,
     estimate_advantages,
     explained_variance,
     kl_estimates,
@@ -58,6 +67,15 @@ from rlhf.training.ppo_math import (
     whiten,
 )
 from rlhf.training.ppo_models import Models, load_models
+from rlhf.training.ppo_selection import (
+    Evaluation,
+    best,
+    folder_of,
+    is_due,
+    outcome,
+    read_held_out,
+    remove_beaten,
+)
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import Source
 
@@ -97,6 +115,7 @@ class State:
     nonfinite_steps: int = 0  # in all
     nonfinite_in_a_row: int = 0
     first_score: float | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)  # the first before training
 
 
 # --- setting up -------------------------------------------------------------------------------
@@ -110,8 +129,13 @@ def make_state(models: Models, config: PPOConfig) -> State:
     )
     total = config.steps * config.epochs * config.minibatches  # optimiser steps
     warmup = max(1, round(config.warmup_steps * total))
+    frozen = config.critic_warmup_steps * config.epochs * config.minibatches
+
+    def rate(done: int) -> float:
+        return min((done + 1) / warmup, max(0.0, 1 - done / total))
+
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min((done + 1) / warmup, max(0.0, 1 - done / total))
+        optimizer, [lambda done: 0.0 if done < frozen else rate(done), rate]
     )
     return State(optimizer, scheduler, config.kl_coefficient)
 
@@ -127,10 +151,11 @@ def seeded(config: PPOConfig, *numbers: int, device: torch.device | str = "cpu")
 def prompts_of_step(
     prompts: Sequence[EncodedPrompt], step: int, config: PPOConfig
 ) -> list[EncodedPrompt]:
-    """The next `batch_size` prompts of an endless seeded shuffle: each comes once per pass, none is
-    dropped, and fewer prompts than a batch are repeated within it."""
+    """The next prompts of an endless seeded shuffle: each comes once per pass, none is dropped, and
+    fewer prompts than a step needs are repeated within it."""
     chosen = []
-    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
+    n = config.batch_size // config.completions_per_prompt
+    for place in range(step * n, (step + 1) * n):
         epoch, index = divmod(place, len(prompts))
         order = torch.randperm(len(prompts), generator=seeded(config, 0, epoch))
         chosen.append(prompts[int(order[index])])
@@ -186,18 +211,19 @@ def joined(parts: Sequence[Rollout]) -> Rollout:
 def collect_rollout(
     models: Models, prompts: list[EncodedPrompt], config: PPOConfig, step: int, folder: RunFolder
 ) -> list[Sampled]:
-    """One completion per prompt, sampled from the policy."""
-    models.model.eval()
-    with models.using("policy"):
+    """The completions of each prompt, next to each other, sampled from the policy."""
+    models.train(False)
+    with models.using("policy") as layers:
         return sample(
-            models.model,
+            models.writer,
             [prompt.ids for prompt in prompts],
             stop=models.stop,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
+            completions_per_prompt=config.completions_per_prompt,
             generator=seeded(config, 1, step, parallel.rank(), device=models.device),
             value_head=models.value_head if config.critic == "head" else None,
-            watch=layers_of(models.layers)[1][0] if models.top else None,
+            watch=layers_of(layers)[1][0] if models.top else None,
             should_stop=folder.should_stop,
         )
 
@@ -211,6 +237,7 @@ def score_rollout(
     folder: RunFolder,
 ) -> Rollout:
     """Reference log-probabilities, values and scores of the completions, by teacher forcing."""
+    prompts = [prompt for prompt in prompts for _ in range(config.completions_per_prompt)]
     b, t = len(completions), max(len(completion.ids) for completion in completions)
     lengths = torch.tensor([len(completion.ids) for completion in completions])
     mask = torch.arange(t) < lengths.unsqueeze(1)
@@ -230,31 +257,31 @@ def score_rollout(
         rollout.entropies[row, mask[row]] = torch.tensor(completion.entropies)
         if completion.values:
             rollout.values[row, mask[row]] = torch.tensor(completion.values)
-    head = vocabulary_head(models.model)
 
-    def logprobs_of(batch: Batch) -> Tensor:
-        return completion_logprobs(models.layers, head, batch, config.temperature)
+    def logprobs_of(model: nn.Module, layers: nn.Module, batch: Batch) -> Tensor:
+        return completion_logprobs(layers, vocabulary_head(model), batch, config.temperature)
 
-    def fill(target: Tensor, name: str | None, compute: Callable[[Batch], Tensor]) -> None:
-        with models.using(name):
-            for rows, batch in batches(models, rollout, torch.arange(b), name, config, folder):
-                found = compute(batch).float().cpu()
+    def fill(target: Tensor, role: str | None, compute: Callable[..., Tensor]) -> None:
+        with models.using(role) as layers:
+            for rows, batch in batches(models, rollout, torch.arange(b), role, config, folder):
+                found = compute(layers, batch=batch).float().cpu()
                 if target.dim() == 2:  # (B, T), of which the tokens of these rows were found
                     found = target[rows].masked_scatter(mask[rows], found)
                 target[rows] = found
 
-    fill(rollout.ref_logprobs, None, logprobs_of)
+    fill(rollout.ref_logprobs, None, partial(logprobs_of, models.model))
     if not models.is_exact:
-        fill(rollout.logprobs, "policy", logprobs_of)
-    if config.critic != "head":
-        fill(rollout.values, "value", partial(state_values, models))
+        fill(rollout.logprobs, "policy", partial(logprobs_of, models.writer))
+    if config.critic != "head" or not models.is_exact:
+        role = "policy" if config.critic == "head" else "value"
+        fill(rollout.values, role, partial(state_values, head=models.value_head))
     said = conversations(models, prompts, completions)
     for source in models.rewards:
         scores = rollout.raw_scores[source.name]
         if source.score_text:
             scores[:] = torch.tensor(source.score_text(said, folder.should_stop))
         else:
-            fill(scores, source.adapter, partial(score, models.layers, source.head))
+            fill(scores, source.adapter, partial(score, head=source.head))
     return rollout
 
 
@@ -268,23 +295,22 @@ def conversations(
     ]
 
 
-def state_values(models: Models, batch: Batch) -> Tensor:
-    """A separate critic's value of the state before each completion token, (N,)."""
-    hidden = hidden_states(models.critic or models.layers, batch)  # (B, L, D)
-    return models.value_head(hidden[batch.before])
+def state_values(layers: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
+    """The critic's value of the state before each completion token, (N,)."""
+    return head(hidden_states(layers, batch)[batch.before])
 
 
 def batches(
     models: Models,
     rollout: Rollout,
     rows: Tensor,
-    name: str | None,
+    role: str | None,
     config: PPOConfig,
     folder: RunFolder,
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """The rows in micro-batches, as the layers under the adapter `name` want them: as the trunk's
-    states, or as tokens. Raises Stopped before the next one if that was asked for."""
-    reuse = models.top and not (name == "value" and models.critic)
+    """The rows in micro-batches, as the layers of the role want them: as the trunk's states, or as
+    tokens. Raises Stopped before the next one if that was asked for."""
+    reuse = models.reuses_trunk(role)
     for group in micro_batches(rows, rollout, config.micro_batch_tokens):
         if folder.should_stop():
             raise Stopped
@@ -320,14 +346,22 @@ def make_targets(
         )
         for source in sources
     }
-    scores = total_scores(
-        list(parts.values()),
-        [source.weight for source in sources],
+    scores = charge_missing_end(
+        total_scores(list(parts.values()), [source.weight for source in sources]),
+        rollout.mask.sum(1),
         rollout.truncated,
-        config.missing_eos_penalty,
+        mode=config.missing_eos,
+        penalty=config.missing_eos_penalty,
+        limit=config.max_new_tokens,
+        ramp=config.missing_eos_ramp,
     )
     rewards = shape_rewards(
-        scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, kl_coefficient
+        scores,
+        rollout.logprobs,
+        rollout.ref_logprobs,
+        rollout.mask,
+        kl_coefficient,
+        config.kl_estimator,
     )
     advantages, returns = estimate_advantages(
         rewards, rollout.values, rollout.mask, config.gamma, config.lam
@@ -355,23 +389,29 @@ def update(
     config: PPOConfig,
     folder: RunFolder,
 ) -> dict[str, float]:
-    """`epochs` passes in `minibatches` optimiser steps each, accumulated over micro-batches."""
-    models.model.train()  # dropout is 0; gradient checkpointing works in training mode only
+    """`epochs` passes in `minibatches` optimiser steps each, accumulated over micro-batches.
+
+    If the policy has moved beyond `target_kl_update`, the optimiser steps that are left are not
+    taken. The schedule counts them all the same: a step's learning rate depends on its number only.
+    """
+    models.train()
     sums = Sums()
     ratios: list[float] = []
     norms: dict[str, float] = {}
-    for epoch in range(config.epochs):
-        order = torch.randperm(
-            len(rollout.completions), generator=seeded(config, 2, state.step, epoch)
-        )
-        for minibatch in order.chunk(config.minibatches):
-            state.optimizer.zero_grad(set_to_none=True)
-            is_stopped = True
-            with suppress(Stopped):  # the other processes have to hear of it
-                accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
-                is_stopped = False
-            parallel.sum_gradients(learning_parameters(models), is_stopped=is_stopped)
-            norms = optimiser_step(models, state, config)
+    left = config.epochs * config.minibatches
+    for minibatch in minibatches(len(rollout.completions), state.step, config):
+        state.optimizer.zero_grad(set_to_none=True)
+        moved = None
+        with suppress(Stopped):  # the other processes have to hear of it
+            moved = accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
+        parallel.sum_gradients(learning_parameters(models), is_stopped=moved is None)
+        far = config.target_kl_update
+        if far is not None and sum(parallel.gather(moved)) > far:
+            break
+        norms = optimiser_step(models, state, config)
+        left -= 1
+    for _ in range(left):
+        state.scheduler.step()
     sums.values = parallel.add_up(sums.values)
     n = max(1.0, sums.values["tokens"])
     return {
@@ -379,12 +419,20 @@ def update(
         "policy/clip_fraction": sums.values["clipped"] / n,
         "policy/approx_kl": sums.values["approx_kl"] / n,
         "policy/ratio_first": ratios[0],
+        "policy/updates_left_out": left,
         "value/loss": sums.values["value_loss"] / n,
         "value/clip_fraction": sums.values["value_clipped"] / n,
         "log_ratio_clamped": sums.values["clamped"],
         "nonfinite_steps": state.nonfinite_steps,
         **norms,
     }
+
+
+def minibatches(n: int, step: int, config: PPOConfig) -> Iterator[Tensor]:
+    """The rows of each optimiser step: every pass in an order of its own."""
+    for epoch in range(config.epochs):
+        order = torch.randperm(n, generator=seeded(config, 2, step, epoch))
+        yield from order.chunk(config.minibatches)
 
 
 def accumulate(
@@ -396,14 +444,16 @@ def accumulate(
     folder: RunFolder,
     sums: Sums,
     ratios: list[float],
-) -> None:
+) -> float:
     """Add up the minibatch's gradient over micro-batches: the policy's, then a separate critic's.
 
     Token losses are divided by the tokens of the whole minibatch: the gradient is the same
-    whatever the size of the micro-batches and the number of processes.
+    whatever the size of the micro-batches and the number of processes. Gives back this process's
+    share of how far the policy is from the one that sampled: KL in nats per token.
     """
     tokens = int(rollout.mask[minibatch].sum())
     mine = parallel.share(minibatch)
+    moved = 0.0
 
     def on(values: Tensor, rows: Tensor) -> Tensor:
         return values[rows][rollout.mask[rows]].to(models.device)  # (N,)
@@ -418,11 +468,11 @@ def accumulate(
         sums.add(value_loss=value.loss.detach(), value_clipped=value.clipped)
         return config.value_coefficient * value.loss / tokens
 
-    with models.using("policy"):
+    with models.using("policy") as layers:
         for rows, batch in batches(models, rollout, mine, "policy", config, folder):
-            hidden = hidden_states(models.layers, batch)[batch.before]  # (N, D)
+            hidden = hidden_states(layers, batch)[batch.before]  # (N, D)
             logprobs, _ = token_logprobs(
-                hidden, vocabulary_head(models.model), batch.targets, config.temperature
+                hidden, vocabulary_head(models.writer), batch.targets, config.temperature
             )
             policy = policy_loss(
                 logprobs,
@@ -430,12 +480,15 @@ def accumulate(
                 on(targets.advantages, rows),
                 config.clip_range,
                 config.log_ratio_clamp,
+                clip_range_high=config.clip_range_high,
+                dual_clip=config.dual_clip,
             )
             loss = policy.loss / tokens
             if config.critic == "head":
                 loss = loss + add_value(models.value_head(hidden), rows)
             loss.backward()
             ratios.append(float(policy.ratio.mean()))
+            moved += float(policy.approx_kl) / tokens
             sums.add(
                 tokens=len(batch.targets),
                 policy_loss=policy.loss.detach(),
@@ -444,9 +497,10 @@ def accumulate(
                 clamped=policy.clamped,
             )
     if config.critic != "head":
-        with models.using("value"):
+        with models.using("value") as layers:
             for rows, batch in batches(models, rollout, mine, "value", config, folder):
-                add_value(state_values(models, batch), rows).backward()
+                add_value(state_values(layers, models.value_head, batch), rows).backward()
+    return moved
 
 
 def optimiser_step(models: Models, state: State, config: PPOConfig) -> dict[str, float]:
@@ -476,22 +530,33 @@ def optimiser_step(models: Models, state: State, config: PPOConfig) -> dict[str,
 
 # --- training ---------------------------------------------------------------------------------
 def train(
-    models: Models, prompts: list[EncodedPrompt], config: PPOConfig, folder: RunFolder
+    models: Models,
+    prompts: list[EncodedPrompt],
+    config: PPOConfig,
+    folder: RunFolder,
+    held_out: Sequence[EncodedPrompt] = (),
 ) -> State:
     """Roll out, score, shape rewards, estimate advantages, update; until `steps` are done."""
     state = make_state(models, config)
     if checkpoints := folder.checkpoints():
         restore(models, state, checkpoints[-1][1])
+    if held_out and not state.evaluations:
+        folder.metrics(0, evaluate(models, held_out, state, config, folder))
     seconds: list[float] = []
     while state.step < config.steps:
         began = time.monotonic()
-        kept = snapshot(models, state)  # a step that is stopped midway is done again from here
+        # A step that is stopped midway is done again from here, if not from a checkpoint.
+        is_kept = state.step in dict(folder.checkpoints())
+        kept = None if is_kept else copied(snapshot(models, state))
         try:
             metrics = train_step(models, state, prompts, config, folder)
+            state.step += 1
+            if held_out and is_due(state.step, config):
+                metrics |= evaluate(models, held_out, state, config, folder)
         except Stopped:
-            save_checkpoint(kept, folder)
+            if kept:
+                save_checkpoint(kept, folder)
             raise
-        state.step += 1
         folder.metrics(state.step, metrics)
         seconds.append(time.monotonic() - began)
         left = (config.steps - state.step) * sum(seconds[-5:]) / len(seconds[-5:])
@@ -499,6 +564,7 @@ def train(
         if state.step % config.checkpoint_every == 0 or state.step == config.steps:
             folder.phase("checkpoint")
             save_checkpoint(snapshot(models, state), folder)
+            remove_beaten(state.evaluations, folder)
     return state
 
 
@@ -580,19 +646,49 @@ def report_rollout(
     path.write_text("".join(lines), encoding="utf-8")
 
 
+# --- evaluation -------------------------------------------------------------------------------
+def evaluate(
+    models: Models,
+    held_out: Sequence[EncodedPrompt],
+    state: State,
+    config: PPOConfig,
+    folder: RunFolder,
+) -> dict[str, float]:
+    """Answer the held-out prompts, with the same random numbers each time, and keep the policy if it
+    is the best so far. The price of the KL is the configured one, also where it adapts."""
+    config = replace(config, completions_per_prompt=1)
+    size = config.batch_size // parallel.count() * parallel.count()
+    parts = []
+    for start in range(0, len(held_out), size):
+        chosen = held_out[start : start + size]
+        rollout, _ = make_rollout(models, chosen, config, -1 - start, folder)  # of no step
+        targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
+        kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
+        parts.append(torch.stack([targets.scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))
+    score, k1, k3, length = torch.cat(parts, 1).mean(1).tolist()
+    found = Evaluation(state.step, score - config.kl_coefficient * k1, score, k1, k3, length)
+    state.evaluations.append(found)
+    if config.keep == "best" and folder.is_writer and best(state.evaluations) is found:
+        with writing_folder(folder_of(found, folder)) as path:
+            save_policy(models, path)
+    return found.metrics
+
+
 # --- checkpoints ------------------------------------------------------------------------------
 def snapshot(models: Models, state: State) -> dict[str, Any]:
-    """A copy of all that makes the next step what it will be. No random state: it is derived."""
+    """All that makes the next step what it will be. No random state: it is derived."""
     return {
         "step": state.step,
         "kl_coefficient": state.kl_coefficient,
         "nonfinite_steps": state.nonfinite_steps,
         "nonfinite_in_a_row": state.nonfinite_in_a_row,
         "first_score": state.first_score,
+        "evaluations": [tuple(found) for found in state.evaluations],
         "adapters": {name: adapter_state(models.model, name) for name in learning(models)},
-        "value_head": copied(models.value_head.state_dict()),
-        "critic": copied(models.critic.state_dict()) if models.critic else None,
-        "optimizer": copied(state.optimizer.state_dict()),
+        "policy": learnt(models.own_policy) if models.own_policy else None,
+        "value_head": models.value_head.state_dict(),
+        "critic": models.critic.state_dict() if models.critic else None,
+        "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
     }
 
@@ -603,7 +699,13 @@ def learning_parameters(models: Models) -> list[nn.Parameter]:
 
 def learning(models: Models) -> list[str]:
     """The adapters that learn."""
-    return [name for name in ("policy", "value") if name in models.model.peft_config]
+    names = ("value",) if models.own_policy else ("policy", "value")
+    return [name for name in names if name in models.model.peft_config]
+
+
+def learnt(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that learn, by name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def copied(content: Any) -> Any:
@@ -633,6 +735,8 @@ def restore(models: Models, state: State, folder: Path) -> None:
     kept = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     for name in learning(models):
         set_peft_model_state_dict(models.model, kept["adapters"][name], adapter_name=name)
+    if models.own_policy:
+        models.own_policy.load_state_dict(kept["policy"], strict=False)
     if models.critic:
         models.critic.load_state_dict(kept["critic"])
     models.value_head.load_state_dict(kept["value_head"])
@@ -642,15 +746,22 @@ def restore(models: Models, state: State, folder: Path) -> None:
         "step", "kl_coefficient", "nonfinite_steps", "nonfinite_in_a_row", "first_score",
     ):  # fmt: skip
         setattr(state, name, kept[name])
+    # Missing in checkpoints of before there were any.
+    state.evaluations = [Evaluation(*found) for found in kept.get("evaluations", [])]
 
 
 # --- the run ----------------------------------------------------------------------------------
 def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
-    """prompts.jsonl and a reward model in, artifact/ with the policy adapter out."""
+    """prompts.jsonl and a reward model in, artifact/ with the policy out: an adapter, or a model."""
     if (size := config.batch_size // config.minibatches) < parallel.count():
         raise RunError(
             f"{parallel.count()} processes cannot share minibatches of {size} completions: raise "
             "batch_size, lower minibatches, or start fewer processes."
+        )
+    if (n := config.batch_size // config.completions_per_prompt) < parallel.count():
+        raise RunError(
+            f"{parallel.count()} processes cannot share {n} prompts: raise batch_size, lower "
+            "completions_per_prompt, or start fewer processes."
         )
     folder.phase("loading the models")
     models = load_models(config)
@@ -660,31 +771,62 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
     for source in models.rewards:
         if source.memory_mib is not None:
             folder.metrics(0, {f"memory_mib/{source.name}": source.memory_mib})
-    state = train(models, prompts, config, folder)
-    folder.phase("measuring the result")
-    final = measure(models, prompts, config, folder)
+    held_out = read_held_out(models.tokenizer, config, folder)
+    state = train(models, prompts, config, folder, held_out)
+    top = best(state.evaluations)
+    kept = top and (top if config.keep == "best" else state.evaluations[-1])
+    result = (
+        outcome(state.evaluations, kept)
+        if kept
+        else measure(models, prompts, state, config, folder)
+    )
     if folder.is_writer:
         with folder.writing_artifact() as artifact:
-            save_adapter(models.model, "policy", artifact)
+            if kept and config.keep == "best":
+                shutil.copytree(folder_of(kept, folder), artifact, dirs_exist_ok=True)
+            else:
+                save_policy(models, artifact)
     return {
+        "train": config.train,
         "steps": state.step,
         "completions": state.step * config.batch_size,
         "n_prompts": len(prompts),
         "left_out": {"too_long": too_long},
-        "score_first": state.first_score,
-        "score_last": final["score/mean"],
-        "kl": final["kl/k1"],
-        "kl_k3": final["kl/k3"],
-        "length_last": final["length/mean"],
         "nonfinite_steps": state.nonfinite_steps,
+        "n_held_out": len(held_out),
+        "best_step": top.step if top else None,
+        **result,
     }
 
 
+def save_policy(models: Models, folder: Path) -> None:
+    if models.own_policy:
+        models.own_policy.save_pretrained(folder)
+        models.tokenizer.save_pretrained(folder)
+    else:
+        save_adapter(models.model, "policy", folder)
+
+
 def measure(
-    models: Models, prompts: list[EncodedPrompt], config: PPOConfig, folder: RunFolder
-) -> dict[str, float]:
-    """The finished policy on one more rollout, which it does not learn from."""
+    models: Models,
+    prompts: list[EncodedPrompt],
+    state: State,
+    config: PPOConfig,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    """Without held-out prompts: the finished policy on one more rollout, which it does not learn
+    from."""
+    folder.phase("measuring the result")
     chosen = prompts_of_step(prompts, config.steps, config)
     rollout, _ = make_rollout(models, chosen, config, config.steps, folder)
     targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
-    return rollout_metrics(rollout, targets, make_state(models, config))
+    found = rollout_metrics(rollout, targets, state)
+    return {
+        "kept_step": state.step,
+        "score_first": state.first_score,
+        "score_last": found["score/mean"],
+        "kl": found["kl/k1"],
+        "kl_k3": found["kl/k3"],
+        "length_last": found["length/mean"],
+        "note": "No held-out prompts were evaluated, so the last step was kept.",
+    }

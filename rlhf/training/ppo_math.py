@@ -43,14 +43,15 @@ class KL(NamedTuple):
     k3: Tensor
 
 
+def kl_of_tokens(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> KL:
+    """Each token's share of the estimates: (B, T), (B, T), (B, T) -> three (B, T), 0 at padding."""
+    log_r = (ref_logprobs - logprobs).masked_fill(~mask, 0.0)
+    return KL(k1=-log_r, k2=0.5 * log_r**2, k3=log_r.exp() - 1 - log_r)
+
+
 def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> KL:
     """(B, T), (B, T), (B, T) -> three (B,)."""
-    log_r = (ref_logprobs - logprobs).masked_fill(~mask, 0.0)  # (B, T)
-    return KL(
-        k1=-log_r.sum(1),
-        k2=(0.5 * log_r**2).sum(1),
-        k3=(log_r.exp() - 1 - log_r).sum(1),
-    )
+    return KL(*(tokens.sum(1) for tokens in kl_of_tokens(logprobs, ref_logprobs, mask)))
 
 
 def normalise_scores(scores: Tensor, *, mean: float, std: float, clip: float) -> Tensor:
@@ -58,30 +59,57 @@ def normalise_scores(scores: Tensor, *, mean: float, std: float, clip: float) ->
     return ((scores - mean) / max(std, 1e-6)).clamp(-clip, clip)
 
 
-def total_scores(
-    parts: Sequence[Tensor],
-    weights: Sequence[float],
-    truncated: Tensor,
-    missing_eos_penalty: float,
-) -> Tensor:
-    """The weighted sum of the normalised scores of each source, (B,) each, (B,).
+def total_scores(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted sum of the normalised scores of each source, (B,) each, (B,)."""
+    return torch.stack([weight * part for part, weight in zip(parts, weights, strict=True)]).sum(0)
 
-    Completions that were cut off then pay the penalty, so that running to the length limit is
-    never the cheaper way.
+
+def charge_missing_end(
+    scores: Tensor,
+    lengths: Tensor,
+    truncated: Tensor,
+    *,
+    mode: str,
+    penalty: float,
+    limit: int,
+    ramp: float,
+) -> Tensor:
+    """Scores, (B,), after what a completion pays for not ending by itself within `limit` tokens.
+
+    `truncated` says which ones ended with none of the stop tokens. Modes:
+    "penalty": these lose the penalty; running to the limit is never the cheaper way.
+    "replace": their score is -penalty, whatever the reward model says of half an answer (the -1 of
+    Huang et al. 2023 and 2024).
+    "ramp": whoever reaches into the last part of the limit pays, whether it ends there or not:
+    penalty · max(0, (length - (1 - ramp) · limit) / (ramp · limit)). It is the soft overlong
+    punishment of DAPO (arXiv 2503.14476, equation 13).
+
+    Example of the ramp: penalty 1, limit 100, ramp 0.2: 80 tokens pay 0, 90 pay 0.5, 100 pay 1.
     """
-    total = -missing_eos_penalty * truncated.float()
-    for part, weight in zip(parts, weights, strict=True):
-        total = total + weight * part
-    return total
+    if mode == "penalty":
+        return scores - penalty * truncated.float()
+    if mode == "replace":
+        return scores.masked_fill(truncated, -penalty)
+    free = (1 - ramp) * limit
+    return scores - penalty * ((lengths - free) / (limit - free)).clamp(min=0.0)
 
 
 def shape_rewards(
-    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coefficient: float
+    scores: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    mask: Tensor,
+    kl_coefficient: float,
+    kl_estimator: str = "k1",
 ) -> Tensor:
     """Per-token rewards, (B, T): -β·(log π - log π_ref) everywhere, plus the score (B,) at the last
-    real token, which is the end token or where the completion was cut off."""
-    rewards = -kl_coefficient * (logprobs - ref_logprobs)
-    rewards = rewards.masked_fill(~mask, 0.0)
+    real token, which is the end token or where the completion was cut off.
+
+    k1 is the only estimator whose expected gradient, as a reward, is the KL's own; the others
+    punish distance to either side.
+    """
+    kl = getattr(kl_of_tokens(logprobs, ref_logprobs, mask), kl_estimator)
+    rewards = -kl_coefficient * kl
     last = mask.sum(1) - 1
     rewards[torch.arange(len(rewards)), last] += scores
     return rewards
@@ -110,7 +138,7 @@ def estimate_advantages(
 class PolicyLoss(NamedTuple):
     loss: Tensor  # scalar, summed over tokens: the caller divides by the minibatch's tokens
     ratio: Tensor  # (N,), without gradient
-    clipped: Tensor  # tokens where the clipped objective was the smaller one
+    clipped: Tensor  # tokens where a clip decided the objective
     approx_kl: Tensor  # k3 of new against old, summed over tokens
     clamped: Tensor  # tokens whose log-ratio was clamped
 
@@ -121,21 +149,33 @@ def policy_loss(
     advantages: Tensor,
     clip_range: float,
     log_ratio_clamp: float,
+    *,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
 ) -> PolicyLoss:
-    """The clipped surrogate objective, PPO equation 7, negated. All inputs (N,), of real tokens."""
+    """The clipped surrogate objective, PPO equation 7, negated. All inputs (N,), of real tokens.
+
+    `clip_range_high` is the range upwards where it differs (clip-higher of DAPO, arXiv 2503.14476).
+    `dual_clip` = c > 1 holds the loss of a bad token (A < 0) at c·|A|, however much likelier it
+    became (Ye et al. 2020, arXiv 1912.09729, equation 5).
+    """
     log_ratio = logprobs - old_logprobs
     clamped = (log_ratio.detach().abs() > log_ratio_clamp).sum()
     log_ratio = log_ratio.clamp(-log_ratio_clamp, log_ratio_clamp)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    high = clip_range if clip_range_high is None else clip_range_high
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + high)
+    losses = torch.maximum(unclipped, clipped)
+    is_clipped = clipped > unclipped
+    if dual_clip is not None:
+        ceiling = torch.where(advantages < 0, -dual_clip * advantages, torch.inf)
+        is_clipped = is_clipped | (losses > ceiling)
+        losses = torch.minimum(losses, ceiling)
     with torch.no_grad():
         # KL(old ‖ new) on tokens of the old policy: r = new / old, k3 = (r - 1) - log r
         approx_kl = (ratio - 1 - log_ratio).sum()
-        n_clipped = (clipped > unclipped).sum()
-    return PolicyLoss(
-        torch.maximum(unclipped, clipped).sum(), ratio.detach(), n_clipped, approx_kl, clamped
-    )
+    return PolicyLoss(losses.sum(), ratio.detach(), is_clipped.sum(), approx_kl, clamped)
 
 
 class ValueLoss(NamedTuple):

@@ -1,20 +1,25 @@
 """The models of a PPO run: one frozen base, the adapters on it, the heads beside it.
 
 On the base lie the LoRA adapters `policy`, which learns, and `reward`, which does not; the base
-without an adapter is the reference. A reward model of another base lies beside it (rewards.py). The critic is one more adapter that learns, or only a head on
-the policy, or a whole second model. If all adapters lie on the top layers, what enters those
-layers is kept from the rollout and only they are run again (forward.py).
+without an adapter is the reference. A reward model of another base lies beside it (rewards.py). The
+critic is one more adapter that learns, or only a head on the policy, or a whole second model. With
+full fine-tuning the policy is a model beside the base as well. If all that learns or scores lies on
+the top layers, what enters those layers is kept from the rollout and only they are run again
+(forward.py).
+
+A role is "policy", "value", the name of a reward model's adapter, or None for the reference.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.training.config import PPOConfig
 from rlhf.training.forward import backbone_of, is_trunk_reusable, layers_of, top_layers
@@ -43,25 +48,52 @@ class Models(NamedTuple):
     top: int  # layers that run on the kept states of the trunk below; 0: all layers, on tokens
     layers: nn.Module  # those layers: a part of `model`
     critic: nn.Module | None  # a whole model of its own
+    own_policy: PreTrainedModel | None = None  # likewise, with full fine-tuning
 
     @property
     def device(self) -> torch.device:
         return next(self.value_head.parameters()).device
 
     @property
+    def writer(self) -> nn.Module:
+        """The causal language model that samples, when used as the policy."""
+        return self.own_policy or self.model
+
+    @property
     def is_exact(self) -> bool:
         """Decoding and teacher forcing round alike in fp32, but not in bf16."""
-        return next(self.model.parameters()).dtype == torch.float32
+        return next(self.writer.parameters()).dtype == torch.float32
 
-    def using(self, name: str | None) -> AbstractContextManager[None]:
-        """Run the block with this adapter, or with none. A critic of its own needs none."""
-        if name == "value" and self.critic:
-            return nullcontext()
-        if name and self.is_exact:
-            return merged_adapter(self.model, name)
-        return use_adapter(self.model, name)
+    @contextmanager
+    def using(self, role: str | None) -> Iterator[nn.Module]:
+        """Run the block with the role's adapter on the base, if it is one; gives its layers."""
+        if role == "value" and self.critic:
+            yield self.critic
+        elif role == "policy" and self.own_policy:
+            backbone = backbone_of(self.own_policy)
+            yield top_layers(backbone, self.top) if self.top else backbone
+        elif role and next(self.model.parameters()).dtype == torch.float32:
+            with merged_adapter(self.model, role):
+                yield self.layers
+        else:
+            with use_adapter(self.model, role):
+                yield self.layers
+
+    def reuses_trunk(self, role: str | None) -> bool:
+        """Whether the role's layers want the trunk's states in place of tokens."""
+        return self.top > 0 and not (role == "value" and self.critic)
+
+    def train(self, mode: bool = True) -> None:
+        """Dropout is 0; gradient checkpointing works in training mode only."""
+        for model in (self.model, self.critic, self.own_policy):
+            if model:
+                model.train(mode)
 
     def policy_parameters(self) -> list[nn.Parameter]:
+        if self.own_policy:
+            return [
+                parameter for parameter in self.own_policy.parameters() if parameter.requires_grad
+            ]
         return adapter_parameters(self.model, "policy")
 
     def value_parameters(self) -> list[nn.Parameter]:
@@ -72,9 +104,11 @@ class Models(NamedTuple):
 
 
 def load_models(config: PPOConfig) -> Models:
-    """The base with a fresh `policy` adapter, the reward model, and the critic made from it."""
+    """The base with a fresh `policy` adapter, the reward model, and the critic made from it. With
+    full fine-tuning, a copy of the base learns in place of the adapter."""
     torch.manual_seed(config.seed)
-    base, tokenizer = load_policy(config.model)
+    dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
+    base, tokenizer = load_policy(config.model, dtype=dtype)
     stop = stop_ids(base, tokenizer)
     # LoRA's B starts at zero: the first policy is the reference, to the last bit.
     adapter = lora_config(base, config.lora_rank, config.adapter_layers)
@@ -93,18 +127,55 @@ def load_models(config: PPOConfig) -> Models:
         model.add_adapter("value", adapter)
     elif config.critic == "full":
         critic = load_critic(config, shared)
-    if config.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
     top = n_top_layers(model)
     n_layers = len(layers_of(backbone_of(model))[1])
     if not config.reuse_trunk or top == n_layers or not is_trunk_reusable(model, top):
         top = 0
+    own_policy = None
+    if config.train == "full":
+        # The adapter `policy` has said which layers are meant, and lies idle: peft wants one.
+        # A trunk in bf16 gives states that layers in fp32 cannot share.
+        top = top if base.dtype == torch.float32 else 0
+        own_policy = load_own_policy(config, base, top)
+    for part in (base, critic, own_policy):
+        if part and config.gradient_checkpointing:
+            part.gradient_checkpointing_enable({"use_reentrant": False})
     layers = top_layers(backbone_of(model), top) if top else backbone_of(model)
-    models = Models(model, tokenizer, rewards, value_head, stop, top, layers, critic)
     model.requires_grad_(False)
+    models = Models(model, tokenizer, rewards, value_head, stop, top, layers, critic, own_policy)
+    if own_policy:
+        for parameter in tunable_parameters(own_policy, config.adapter_layers):
+            parameter.requires_grad_(True)
     for parameter in [*models.policy_parameters(), *models.value_parameters()]:
         parameter.requires_grad_(True)
     return models
+
+
+def load_own_policy(config: PPOConfig, base: PreTrainedModel, top: int) -> PreTrainedModel:
+    """A second causal language model, in fp32 because it learns. What does not is the base's own
+    where that can be: embeddings and vocabulary head in fp32, the trunk where it is reused."""
+    policy, _ = load_policy(config.model, dtype=torch.float32)
+    if base.dtype == torch.float32:
+        policy.set_input_embeddings(base.get_input_embeddings())
+        policy.set_output_embeddings(base.get_output_embeddings())
+    if top:
+        (_, own), (_, shared) = layers_of(policy.base_model), layers_of(base.base_model)
+        for number in range(len(own) - top):
+            own[number] = shared[number]
+    return policy
+
+
+def tunable_parameters(policy: PreTrainedModel, top: int | None) -> list[nn.Parameter]:
+    """With full fine-tuning: all layers or the top ones, and what follows them, the last norm.
+
+    Embeddings and vocabulary head stay as they are: often they are the same weights, and
+    `token_logprobs` gives the head no gradient.
+    """
+    _, layers = layers_of(policy.base_model)
+    parts = list(policy.base_model.children())
+    after = parts[parts.index(layers) + 1 :]
+    learning = [*layers[len(layers) - (top or len(layers)) :], *after]
+    return [parameter for part in learning for parameter in part.parameters()]
 
 
 def load_critic(config: PPOConfig, reward_model: str | None) -> nn.Module:
@@ -113,7 +184,4 @@ def load_critic(config: PPOConfig, reward_model: str | None) -> nn.Module:
     base, _ = load_policy(config.model, dtype=torch.float32)
     if reward_model:
         base = PeftModel.from_pretrained(base, reward_model).merge_and_unload()
-    critic = base.base_model
-    if config.gradient_checkpointing:
-        critic.gradient_checkpointing_enable({"use_reentrant": False})
-    return critic
+    return base.base_model

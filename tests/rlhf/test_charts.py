@@ -38,6 +38,13 @@ def test_values_are_sorted_by_metric(run):
     }
 
 
+def test_what_was_measured_before_training_is_step_0(run):
+    report(run, 0, **{"eval/score": -0.5})
+
+    assert charts.new_values(run)["series"] == {"eval/score": {"x": [0], "y": [-0.5]}}
+    assert charts.new_values(run, after=0)["series"] == {}
+
+
 def test_only_new_values_are_sent(run):
     report(run, 1, loss=0.7)
     report(run, 2, loss=0.5)

@@ -24,6 +24,15 @@ def test_reference_lists_adapters_from_the_base_up():
     assert second.reference() == {"base": base.path, "adapters": [first.path, second.path]}
 
 
+def test_reference_starts_at_the_nearest_whole_model():
+    base = PolicyFactory()
+    whole = PolicyFactory(project=base.project, parent=base, details={"train": "full"})
+    adapter = PolicyFactory(project=base.project, parent=whole, details={"train": "adapter"})
+
+    assert whole.reference() == {"base": whole.path, "adapters": []}
+    assert adapter.reference() == {"base": whole.path, "adapters": [adapter.path]}
+
+
 def test_reference_of_a_reward_model_is_the_policy_it_was_trained_on():
     policy = PolicyFactory()
 

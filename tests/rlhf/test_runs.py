@@ -177,6 +177,7 @@ def test_ppo_reads_training_prompts_and_evaluation_held_out_ones(project):
     evaluate = runs.launch(project, "evaluate", {}, round_number=1, policy=new, rival=old)
 
     assert [line["id"] for line in lines(ppo.folder / "prompts.jsonl")] == [train.pk]
+    assert [line["id"] for line in lines(ppo.folder / "eval_prompts.jsonl")] == [test.pk]
     assert [line["id"] for line in lines(evaluate.folder / "prompts.jsonl")] == [test.pk]
     assert ppo.config["reward_model"] == reward_model.path
     assert evaluate.config["rival"] == old.reference()

@@ -183,6 +183,16 @@ def test_rounds_are_shown_side_by_side(client, project, policy, admin):
         assert text in page
 
 
+def test_result_of_ppo_says_which_step_was_kept(client, project, admin):
+    result = {"kept_step": 15, "best_step": 15, "n_held_out": 32, "score_first": 0.1,
+              "score_last": 0.9, "steps": 20, "completions": 640}  # fmt: skip
+    run = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED, result=result)
+
+    page = client.get(run.get_absolute_url()).content.decode()
+
+    assert '<dd>step 15 <span class="muted">the best on 32 held-out prompts' in page
+
+
 def test_next_round_starts_and_shows_the_project(client, project, policy, admin):
     RoundFactory(project=project, policy=policy)
     ppo = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED)

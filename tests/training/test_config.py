@@ -56,8 +56,36 @@ def test_an_unknown_setting_is_named():
         (lambda: PPOConfig(MODEL, rewards=[{"kind": "length"}]), "length needs target="),
         (lambda: EvaluateConfig(MODEL, MODEL, "r", best_of=65), "best_of=65 must be between 1"),
         (lambda: EvaluateConfig(MODEL, MODEL, best_of=2), "best_of=2 needs a reward model"),
+        (
+            lambda: PPOConfig(MODEL, "r", batch_size=8, completions_per_prompt=3),
+            "completions_per_prompt=3 must divide batch_size=8",
+        ),
+        (lambda: PPOConfig(MODEL, "r", train="head"), "train='head' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", dtype="int8"), "dtype='int8' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", keep="all"), "keep='all' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", evaluate_every=-1), "evaluate_every=-1 must be at least 0"),
+        (lambda: PPOConfig(MODEL, "r", eval_prompts=0), "eval_prompts=0 must be at least 1"),
         (lambda: PPOConfig(MODEL, "r", lam=1.5), r"lam=1.5 must be in \[0, 1\]"),
         (lambda: PPOConfig(MODEL, "r", clip_range=0), r"clip_range=0 must be in \(0, 1\)"),
+        (
+            lambda: PPOConfig(MODEL, "r", clip_range_high=0.1),
+            "clip_range_high=0.1 must be at least clip_range=0.2",
+        ),
+        (lambda: PPOConfig(MODEL, "r", dual_clip=1.0), "dual_clip=1.0 must be above 1"),
+        (lambda: PPOConfig(MODEL, "r", kl_estimator="k4"), "kl_estimator='k4' must be one of"),
+        (lambda: PPOConfig(MODEL, "r", missing_eos="no"), "missing_eos='no' must be one of"),
+        (
+            lambda: PPOConfig(MODEL, "r", target_kl_update=0.0),
+            "target_kl_update=0.0 must be above 0",
+        ),
+        (
+            lambda: PPOConfig(MODEL, "r", missing_eos_ramp=0.0),
+            r"missing_eos_ramp=0.0 must be in \(0, 1\]",
+        ),
+        (
+            lambda: PPOConfig(MODEL, "r", steps=3, critic_warmup_steps=3),
+            "critic_warmup_steps=3 must be below steps=3",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_with_the_value(make, message):

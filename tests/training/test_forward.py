@@ -57,6 +57,22 @@ def test_padding_does_not_change_log_probabilities(policy):
     assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
+def test_log_probabilities_equal_those_of_a_batch_padded_on_the_left(policy):
+    """As others do it: with a mask, and positions counted from the first real token."""
+    model, _ = policy
+    prompts, completions = [[5], [6, 7, 8, 9]], [[11, 12], [13, 14]]
+    ids = torch.tensor([[0, 0, 0, 5, 11, 12], [6, 7, 8, 9, 13, 14]])
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 3:5]
+    left = (logits / 0.7).log_softmax(-1).gather(-1, ids[:, 4:].unsqueeze(-1))
+
+    ours = logprobs(model, collate(prompts, completions, CPU), 0.7)
+    assert_close(ours, left.flatten(), atol=1e-5, rtol=0)
+
+
 def test_the_score_is_read_at_the_last_real_token(policy):
     layers = backbone_of(policy[0])
     torch.manual_seed(0)

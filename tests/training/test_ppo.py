@@ -3,9 +3,11 @@ import math
 import resource
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from rlhf.training import ppo
@@ -15,7 +17,9 @@ from rlhf.training.data import read_prompts
 from rlhf.training.forward import backbone_of
 from rlhf.training.generate import encode_prompts, sample
 from rlhf.training.models import adapter_state, load_policy, stop_ids, use_adapter
+from rlhf.training.ppo import copied
 from rlhf.training.ppo_models import load_models
+from rlhf.training.ppo_selection import best, read_held_out, remove_beaten
 
 
 @pytest.fixture
@@ -94,6 +98,23 @@ def test_the_score_is_read_at_the_end_token_although_it_is_also_the_padding(make
     assert rollout.mask.sum(1).tolist() == [len(c.ids) for c in rollout.completions]
 
 
+def test_any_of_several_stop_tokens_spares_the_penalty(make_config, start, folder):
+    config = make_config(batch_size=16, max_new_tokens=20, missing_eos_penalty=3.0)
+    models, prompts, *_ = start(config)
+    full_stop = models.tokenizer.convert_tokens_to_ids(".")
+    models = models._replace(stop={full_stop, *models.stop})
+    prompts = ppo.prompts_of_step(prompts, 0, config)
+
+    rollout, _ = ppo.make_rollout(models, prompts, config, 0, folder)
+    charged = ppo.make_targets(rollout, models.rewards, 0.0, config).scores
+    free = replace(config, missing_eos_penalty=0.0)
+    scores = ppo.make_targets(rollout, models.rewards, 0.0, free).scores
+
+    ends = torch.tensor([completion.ids[-1] for completion in rollout.completions])
+    assert full_stop in ends
+    assert_close(scores - charged, 3.0 * ~torch.isin(ends, torch.tensor(sorted(models.stop))))
+
+
 # --- critics and the trunk ----------------------------------------------------------------------
 def test_only_the_named_parts_learn(make_config, start):
     trained = {}
@@ -114,11 +135,11 @@ def test_a_full_critic_starts_with_the_features_of_the_adapter_critic(make_confi
     for critic in ("adapter", "full"):
         models, _, rollout, _ = start(make_config(critic=critic))
         torch.nn.init.ones_(models.value_head.linear.weight)
-        with models.using("value"):
+        with models.using("value") as layers:
             _, batch = next(
                 ppo.batches(models, rollout, torch.arange(4), "value", make_config(), folder)
             )
-            states.append(ppo.state_values(models, batch).detach())
+            states.append(ppo.state_values(layers, models.value_head, batch).detach())
 
     assert_close(states[0], states[1], atol=1e-4, rtol=1e-4)
 
@@ -171,6 +192,117 @@ def test_a_run_with_another_critic_and_a_trunk_resumes_with_the_same_weights(
     assert final_policy(folder) == expected
 
 
+# --- full fine-tuning ---------------------------------------------------------------------------
+@pytest.fixture
+def make_full_config(make_config, top_reward_folder):
+    """The policy's own weights learn, in the top layer or in both."""
+
+    def make(**settings):
+        config = make_config(train="full", **settings)
+        top = replace(config, reward_model=str(top_reward_folder))
+        return top if config.adapter_layers else config
+
+    return make
+
+
+@pytest.mark.parametrize("critic", ["head", "adapter", "full"])
+def test_a_full_policy_starts_as_the_reference(make_full_config, start, folder, critic):
+    config = make_full_config(critic=critic, epochs=1, minibatches=1)
+    models, _, rollout, targets = start(config)
+
+    metrics = ppo.update(models, ppo.make_state(models, config), rollout, targets, config, folder)
+
+    assert_close(rollout.logprobs, rollout.ref_logprobs, atol=1e-5, rtol=0)
+    assert metrics["policy/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("top", "learning"), [(None, {"0", "1", "norm"}), (1, {"1", "norm"})])
+def test_full_fine_tuning_moves_the_layers_and_nothing_else(
+    make_full_config, start, folder, tiny_reference, top, learning
+):
+    config = make_full_config(adapter_layers=top)
+    models, prompts, *_ = start(config)
+    reward = adapter_state(models.model, "reward")
+
+    ppo.train_step(models, ppo.make_state(models, config), prompts, config, folder)
+
+    before = load_policy(tiny_reference)[0].state_dict()
+    after = models.own_policy.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.removeprefix("model.layers.").split(".")[0] for name in moved} == {
+        "model" if part == "norm" else part for part in learning
+    }
+    assert "model.norm.weight" in moved
+    base = models.model.get_base_model()
+    assert torch.equal(base.model.norm.weight, before["model.norm.weight"])
+    assert_close(adapter_state(models.model, "reward"), reward, atol=0, rtol=0)
+
+
+def test_full_fine_tuning_of_the_top_shares_the_trunk_with_the_base(make_full_config, start):
+    models, *_ = start(make_full_config(adapter_layers=1))
+
+    own, base = backbone_of(models.own_policy), backbone_of(models.model)
+
+    assert models.top == 1
+    assert own.layers[0] is base.layers[0]
+    assert own.layers[1] is not base.layers[1]
+    assert own.embed_tokens is base.embed_tokens
+
+
+def test_reusing_the_trunk_changes_no_number_of_a_full_policy(make_full_config, start, folder):
+    found = []
+    for reuse in (False, True):
+        config = make_full_config(adapter_layers=1, reuse_trunk=reuse)
+        models, _, rollout, targets = start(config)
+        found.append((rollout, gradient(models, rollout, targets, config, folder)))
+
+    (plain, plain_gradient), (reused, reused_gradient) = found
+    assert [c.ids for c in plain.completions] == [c.ids for c in reused.completions]
+    assert_close(reused.values, plain.values, atol=1e-5, rtol=0)
+    assert_close(reused_gradient, plain_gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_full_fine_tuning_on_rules_alone(make_full_config, start, folder):
+    rules = [{"kind": "length", "target": 4}]
+    config = make_full_config(critic="head")
+    config = replace(config, reward_model="", rewards=rules)
+    models, prompts, *_ = start(config)
+    before = copied([*models.policy_parameters()])
+
+    ppo.train_step(models, ppo.make_state(models, config), prompts, config, folder)
+
+    assert not any(map(torch.equal, models.policy_parameters(), before))
+
+
+@pytest.mark.parametrize("top", [None, 1])
+def test_a_full_policy_resumes_with_the_same_weights(make_full_config, prompts_file, folder, top):
+    config = make_full_config(adapter_layers=top)
+    ppo.run(config, folder)
+    expected = (folder.path / "artifact" / "model.safetensors").read_bytes()
+    (folder.path / "checkpoint-2").rename(folder.path / "lost")
+
+    ppo.run(config, folder)
+
+    assert (folder.path / "artifact" / "model.safetensors").read_bytes() == expected
+
+
+def test_the_artifact_of_full_fine_tuning_is_the_policy_as_a_whole_model(
+    make_full_config, start, folder, tmp_path
+):
+    config = make_full_config()
+    models, prompts, *_ = start(config)
+    ppo.train_step(models, ppo.make_state(models, config), prompts, config, folder)
+    ids = torch.tensor([prompts[0].ids])
+
+    ppo.save_policy(models, tmp_path / "policy")
+    model, tokenizer = load_policy({"base": str(tmp_path / "policy"), "adapters": []})
+
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, models.own_policy(ids).logits)
+    assert stop_ids(model, tokenizer) == models.stop
+    assert tokenizer.chat_template == models.tokenizer.chat_template
+
+
 # --- the update ---------------------------------------------------------------------------------
 def gradient(models, rollout, targets, config, folder):
     for parameter in [*models.policy_parameters(), *models.value_parameters()]:
@@ -179,6 +311,14 @@ def gradient(models, rollout, targets, config, folder):
     ppo.accumulate(models, rollout, targets, rows, config, folder, ppo.Sums(), [])
     grads = [p.grad for p in [*models.policy_parameters(), *models.value_parameters()]]
     return torch.cat([grad.flatten() for grad in grads])
+
+
+@contextmanager
+def counting_forwards(module):
+    calls = []
+    handle = module.register_forward_pre_hook(lambda *call: calls.append(1))
+    yield calls
+    handle.remove()
 
 
 @pytest.mark.parametrize("tokens", [1, 60])
@@ -192,60 +332,187 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(make_config, start, tok
     assert_close(parts, whole, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("epochs", "minibatches", "tokens"), [(1, 1, 999), (2, 2, 1), (3, 4, 60)])
-def test_optimiser_steps_are_epochs_times_minibatches(
-    make_config, start, folder, epochs, minibatches, tokens
+def test_optimiser_steps_are_epochs_times_minibatches_whatever_the_micro_batch(
+    make_config, start, folder
 ):
-    config = make_config(epochs=epochs, minibatches=minibatches, micro_batch_tokens=tokens)
+    config = make_config(batch_size=4, max_new_tokens=2, critic="head")
+    models, _, rollout, targets = start(config)
+
+    for epochs, minibatches, tokens in product((1, 2), (1, 2, 4), (1, 9999)):
+        choice = replace(config, epochs=epochs, minibatches=minibatches, micro_batch_tokens=tokens)
+        state = ppo.make_state(models, choice)
+        ppo.update(models, state, rollout, targets, choice, folder)
+
+        steps = {int(entry["step"]) for entry in state.optimizer.state.values()}
+        assert steps == {epochs * minibatches}
+        assert state.scheduler.last_epoch == epochs * minibatches
+
+
+def test_updates_end_early_when_the_policy_has_moved_too_far(make_config, start, folder):
+    config = make_config(epochs=3, minibatches=2, warmup_steps=0.5, target_kl_update=1e-9)
     models, _, rollout, targets = start(config)
     state = ppo.make_state(models, config)
 
-    ppo.update(models, state, rollout, targets, config, folder)
+    metrics = ppo.update(models, state, rollout, targets, config, folder)
 
-    steps = {int(entry["step"]) for entry in state.optimizer.state.values()}
-    assert steps == {epochs * minibatches}
+    # The first minibatch cannot have moved; the schedule counts the five that were not done.
+    assert metrics["policy/updates_left_out"] == 5
+    assert {int(entry["step"]) for entry in state.optimizer.state.values()} == {1}
+    assert state.scheduler.last_epoch == 6
 
 
-def test_the_gradient_that_steps_is_clipped(make_config, start, folder):
+def test_only_the_critic_learns_while_it_warms_up(make_config, start, folder):
+    config = make_config(steps=3, critic_warmup_steps=1)
+    models, prompts, *_ = start(config)
+    state = ppo.make_state(models, config)
+    policy, value = copied([*models.policy_parameters()]), copied([*models.value_parameters()])
+
+    ppo.train_step(models, state, prompts, config, folder)
+
+    assert all(map(torch.equal, models.policy_parameters(), policy))
+    assert not all(map(torch.equal, models.value_parameters(), value))
+    assert state.optimizer.param_groups[0]["lr"] > 0
+
+
+def recorded(state, record):
+    """What `record(optimizer)` gives just before each step of the live optimiser."""
+    found = []
+    state.optimizer.register_step_pre_hook(lambda optimizer, *_: found.append(record(optimizer)))
+    return found
+
+
+def norms(optimizer):
+    """Of the gradients that a step is about to use: the policy's and the critic's."""
+    return [
+        float(torch.cat([p.grad.flatten() for p in group["params"]]).norm())
+        for group in optimizer.param_groups
+    ]
+
+
+def test_every_gradient_that_steps_is_clipped(make_config, start, folder):
     config = make_config(max_grad_norm=1e-3)
     models, _, rollout, targets = start(config)
-    gradient(models, rollout, targets, config, folder)
-
-    norms = ppo.optimiser_step(models, ppo.make_state(models, config), config)
-
-    clipped = torch.cat([p.grad.flatten() for p in models.policy_parameters()]).norm()
-    assert norms["grad_norm/policy"] > 1e-3
-    assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_the_learning_rate_warms_up_and_falls_to_zero(make_config, start):
-    config = make_config(steps=5, epochs=2, minibatches=2, learning_rate=1.0e-3, warmup_steps=0.2)
-    models, *_ = start(config)
     state = ppo.make_state(models, config)
+    clipped = recorded(state, norms)
 
-    rates = []
-    for _ in range(20):
-        rates.append(state.scheduler.get_last_lr()[0] / 1e-3)
-        state.optimizer.step()
-        state.scheduler.step()
+    metrics = ppo.update(models, state, rollout, targets, config, folder)
 
-    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 0.85])
-    assert rates[-1] == pytest.approx(1 / 20)
+    assert min(metrics["grad_norm/policy"], metrics["grad_norm/value"]) > 1e-3
+    assert clipped == [[pytest.approx(1e-3, rel=1e-2)] * 2] * 4
+
+
+def test_the_learning_rates_that_step_warm_up_and_fall_to_zero(make_config, start, folder):
+    config = make_config(steps=3, critic_warmup_steps=1, warmup_steps=0.25, batch_size=4,
+                         learning_rate=1.0e-3, value_learning_rate=2.0e-3)  # fmt: skip
+    models, prompts, *_ = start(config)
+    state = ppo.make_state(models, config)
+    rates = recorded(state, lambda optimizer: [group["lr"] for group in optimizer.param_groups])
+
+    for state.step in range(3):
+        ppo.train_step(models, state, prompts, config, folder)
+
+    # Of 12 optimiser steps 3 warm up; in the first 4 the policy waits for the critic.
+    share = [1 / 3, 2 / 3, *(1 - done / 12 for done in range(2, 12))]
+    assert [value for _, value in rates] == pytest.approx([2e-3 * s for s in share])
+    assert [policy for policy, _ in rates] == pytest.approx([0] * 4 + [1e-3 * s for s in share[4:]])
     assert state.scheduler.get_last_lr() == [0.0, 0.0]
 
 
-def test_gradient_checkpointing_is_on_and_changes_no_gradient(make_config, start, folder):
-    models, _, rollout, targets = start(make_config())
-    plain = gradient(models, rollout, targets, make_config(), folder)
+def test_log_ratios_that_are_clamped_are_counted(make_config, start, folder):
+    config = make_config(epochs=1, minibatches=1, log_ratio_clamp=5.0)
+    models, _, rollout, targets = start(config)
+    far = rollout._replace(logprobs=rollout.logprobs - 6.0)
 
-    models, _, rollout, targets = start(make_config(gradient_checkpointing=True))
-    models.model.train()
-    layer = models.model.get_base_model().model.layers[0]
+    metrics = ppo.update(models, ppo.make_state(models, config), far, targets, config, folder)
 
-    assert layer.gradient_checkpointing
-    assert_close(
-        gradient(models, rollout, targets, make_config(), folder), plain, atol=1e-6, rtol=1e-4
+    assert metrics["log_ratio_clamped"] == int(rollout.mask.sum())
+
+
+def test_the_kl_coefficient_follows_the_target(make_config, start, folder):
+    config = make_config(target_kl=5.0, kl_horizon=80, kl_coefficient=0.1)
+    models, prompts, *_ = start(config)
+    state = ppo.make_state(models, config)
+
+    metrics = ppo.train_step(models, state, prompts, config, folder)
+
+    # The KL of the first step is 0: an error of -1, clipped to -0.2, for 8 of 80 completions
+    assert metrics["kl/coefficient"] == 0.1
+    assert state.kl_coefficient == pytest.approx(0.1 * (1 - 0.2 * 8 / 80))
+
+
+def test_gradient_checkpointing_is_on_in_the_update_and_changes_no_gradient(
+    make_config, start, folder
+):
+    forwards, gradients = [], []
+    for on in (False, True):
+        config = make_config(
+            train="full", critic="full", gradient_checkpointing=on,
+            epochs=1, minibatches=1, micro_batch_tokens=9999,
+        )  # fmt: skip
+        models, _, rollout, targets = start(config)
+        state = ppo.make_state(models, config)
+        mlps = [models.own_policy.model.layers[0].mlp, models.critic.layers[0].mlp]
+
+        with counting_forwards(mlps[0]) as policy, counting_forwards(mlps[1]) as critic:
+            ppo.update(models, state, rollout, targets, config, folder)
+
+        forwards.append((len(policy), len(critic)))
+        gradients.append([p.grad for p in models.policy_parameters()])
+
+    assert forwards == [(1, 1), (2, 2)]  # once more on the way back
+    assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
+
+
+# --- reduced precision --------------------------------------------------------------------------
+@pytest.mark.parametrize(("critic", "top"), [("head", None), ("adapter", None), ("adapter", 1)])
+def test_in_bf16_the_first_update_starts_at_ratio_one_too(
+    make_config, start, folder, top_reward_folder, critic, top
+):
+    config = make_config(
+        dtype="bfloat16", critic=critic, adapter_layers=top, epochs=1, minibatches=1
     )
+    if top:
+        config = replace(config, reward_model=str(top_reward_folder))
+    models, _, rollout, targets = start(config)
+
+    metrics = ppo.update(models, ppo.make_state(models, config), rollout, targets, config, folder)
+
+    assert models.top == (top or 0)
+    assert metrics["policy/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["policy/approx_kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("critic", ["head", "adapter"])
+def test_in_bf16_nothing_kept_from_decoding_is_learned_from(make_config, start, folder, critic):
+    config = make_config(dtype="bfloat16", critic=critic)
+    models, _, rollout, _ = start(config)
+    wrong = [
+        c._replace(logprobs=[9.0] * len(c.ids), values=[9.0] * len(c.ids))
+        for c in rollout.completions
+    ]
+
+    again = ppo.score_rollout(models, rollout.prompts, wrong, config, folder)
+
+    assert torch.equal(again.logprobs, rollout.logprobs)
+    assert torch.equal(again.values, rollout.values)
+
+
+def test_in_bf16_the_layers_compute_in_bf16_and_what_learns_is_fp32(make_config, start, folder):
+    models, _, rollout, targets = start(make_config(dtype="bfloat16"))
+    computed = []
+    handle = (
+        models.model.get_base_model()
+        .model.layers[0]
+        .mlp.register_forward_hook(lambda module, inputs, output: computed.append(output.dtype))
+    )
+
+    gradient(models, rollout, targets, make_config(dtype="bfloat16"), folder)
+    handle.remove()
+
+    assert set(computed) == {torch.bfloat16}
+    learning = [*models.policy_parameters(), *models.value_parameters()]
+    assert {parameter.dtype for parameter in learning} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in learning} == {torch.float32}
 
 
 def test_a_gradient_that_is_not_finite_touches_no_weight_and_three_end_the_run(make_config, start):
@@ -278,6 +545,23 @@ def test_prompts_are_shuffled_without_being_dropped_and_cycle(make_config, start
 
     assert sorted(ids[:5]) == sorted(ids[5:]) == [1, 2, 3, 4, 5]
     assert ids[:5] != ids[5:]
+
+
+def test_several_completions_of_a_prompt_are_computed_from_one_prefill(make_config, start):
+    config = make_config(batch_size=8, completions_per_prompt=4)
+    models, _, rollout, targets = start(config)
+
+    ids = [prompt.line.id for prompt in rollout.prompts]
+    with torch.no_grad(), use_adapter(models.model, None):
+        row = rollout.prompts[5].ids + rollout.completions[5].ids
+        logits = models.model(torch.tensor([row])).logits[0] / config.temperature
+    logprobs = logits.log_softmax(-1)[len(rollout.prompts[5].ids) - 1 : -1]
+
+    assert ids == [ids[0]] * 4 + [ids[4]] * 4
+    assert ids[0] != ids[4]
+    expected = logprobs.gather(-1, torch.tensor(rollout.completions[5].ids).unsqueeze(-1))
+    assert_close(rollout.logprobs[5][rollout.mask[5]], expected.squeeze(-1), atol=1e-5, rtol=0)
+    assert float(targets.advantages[rollout.mask].mean()) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_one_prompt_is_enough(make_config, start, folder):
@@ -374,6 +658,145 @@ def test_a_stop_request_is_seen_at_the_next_token(make_config, start, folder):
 
     assert events(folder, "metrics") == []
     assert [step for step, _ in folder.checkpoints()] == [0]
+
+
+# --- evaluation on held-out prompts -------------------------------------------------------------
+@pytest.fixture
+def held_out_file(folder):
+    questions = ["Where is my cup?", "Can you help me?", "Is the window open?"]
+    lines = [{"id": number, "messages": [{"role": "user", "content": question}]}
+             for number, question in enumerate(questions, 101)]  # fmt: skip
+    path = folder.path / "eval_prompts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def scores_fall(monkeypatch):
+    """A reward model that likes every answer less than all that it was shown before."""
+    calls = []
+
+    def score(layers, head, batch):
+        calls.append(1)
+        return torch.full((len(batch.last),), -10.0 * len(calls))
+
+    monkeypatch.setattr(ppo, "score", score)
+
+
+def policy_in(path):
+    return torch.load(path / "state.pt")["adapters"]["policy"]
+
+
+def is_policy(folder, expected):
+    saved = load_file(folder.path / "artifact" / "adapter_model.safetensors")
+    return all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
+@pytest.mark.usefixtures("prompts_file", "held_out_file", "scores_fall")
+@pytest.mark.parametrize(("keep", "step"), [("best", 2), ("last", 3)])
+def test_the_best_policy_on_held_out_prompts_is_kept_or_the_last(make_config, folder, keep, step):
+    config = make_config(steps=3, evaluate_every=2, keep=keep, score_clip=1e6)
+
+    result = ppo.run(config, folder)
+
+    found = {event["step"]: event["values"] for event in events(folder, "metrics")}
+    assert (result["best_step"], result["kept_step"], result["n_held_out"]) == (2, step, 3)
+    assert result["score_first"] == found[0]["eval/score"]
+    assert (result["score_last"], result["kl"]) == (
+        found[step]["eval/score"],
+        found[step]["eval/kl"],
+    )
+    assert result["note"] == "On held-out prompts it is no better than the policy before training."
+    assert is_policy(folder, policy_in(folder.path / f"checkpoint-{step}"))
+    assert not is_policy(folder, policy_in(folder.path / f"checkpoint-{5 - step}"))
+
+
+def test_an_evaluation_is_repeatable_and_says_what_the_objective_is(
+    make_config, start, held_out_file, folder
+):
+    config = make_config(kl_coefficient=0.5, target_kl=1.0, batch_size=2)
+    models, *_ = start(config)
+    for parameter in models.policy_parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    held_out = read_held_out(models.tokenizer, config, folder)
+    state = ppo.make_state(models, config)
+    state.kl_coefficient = 99.0  # adapted: what is compared stays at the configured price
+
+    first, second = (ppo.evaluate(models, held_out, state, config, folder) for _ in range(2))
+
+    assert first == second
+    assert first["eval/kl"] != 0.0
+    assert first["eval/objective"] == first["eval/score"] - 0.5 * first["eval/kl"]
+
+
+class StopsInEvaluation(RunFolder):
+    """The stop request comes when a rollout follows an update: at the first answer to held-out
+    prompts after training began."""
+
+    was_updated = False
+
+    def phase(self, name):
+        super().phase(name)
+        self.was_updated |= name == "update"
+
+    def should_stop(self):
+        return self.was_updated and self.current_phase == "rollout"
+
+
+def test_a_run_stopped_in_an_evaluation_ends_with_the_same_best(
+    make_config, prompts_file, held_out_file, folder, tmp_path_factory
+):
+    config = make_config(steps=2, evaluate_every=1)
+    other = tmp_path_factory.mktemp("interrupted")
+    for file in (prompts_file, held_out_file):
+        (other / file.name).write_bytes(file.read_bytes())
+    expected = ppo.run(config, folder)
+
+    with pytest.raises(Stopped):
+        ppo.run(config, StopsInEvaluation(other))
+    resumed = ppo.run(config, RunFolder(other))
+
+    assert resumed == expected
+    assert final_policy(RunFolder(other)) == final_policy(folder)
+
+
+def test_a_run_killed_after_a_new_best_still_has_the_one_its_checkpoint_speaks_of(
+    make_config, prompts_file, held_out_file, folder, scores_fall
+):
+    config = make_config(steps=2, evaluate_every=1, checkpoint_every=2, score_clip=1e6)
+    models = load_models(config)
+    state = ppo.make_state(models, config)
+    held_out = read_held_out(models.tokenizer, config, folder)
+    for step in (0, 1):
+        state.step = step
+        ppo.evaluate(models, held_out, state, config, folder)
+    ppo.save_checkpoint(ppo.snapshot(models, state), folder)
+    state.step, state.evaluations[1] = 2, state.evaluations[1]._replace(objective=-1e9)
+
+    ppo.evaluate(models, held_out, state, config, folder)  # better, and not in a checkpoint yet
+
+    ppo.restore(models, state, folder.path / "checkpoint-1")
+    assert best(state.evaluations).step == 1
+    assert sorted(path.name for path in folder.path.glob("best-*")) == ["best-1", "best-2"]
+    remove_beaten(state.evaluations, folder)
+    assert [path.name for path in folder.path.glob("best-*")] == ["best-1"]
+
+
+def test_evaluations_are_reported_with_the_steps_they_follow(
+    make_config, prompts_file, held_out_file, folder
+):
+    ppo.run(make_config(steps=3, evaluate_every=2), folder)
+
+    reports = {event["step"]: event["values"] for event in events(folder, "metrics")}
+    assert [step for step, values in reports.items() if "eval/score" in values] == [0, 2, 3]
+    assert "score/mean" in reports[2]
+
+
+def test_without_held_out_prompts_the_last_policy_is_kept(make_config, prompts_file, folder):
+    result = ppo.run(make_config(steps=1), folder)
+
+    assert (result["kept_step"], result["best_step"], result["n_held_out"]) == (1, None, 0)
+    assert result["note"] == "No held-out prompts were evaluated, so the last step was kept."
 
 
 # --- reports ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
     best_of_n_kl,
+    charge_missing_end,
     estimate_advantages,
     explained_variance,
     kl_estimates,
@@ -87,12 +88,10 @@ def test_normalise_scores_clips():
     assert scores.tolist() == [1.0, 5.0]
 
 
-def test_total_scores_are_weighted_sums_that_charge_for_a_missing_end():
+def test_total_scores_are_weighted_sums():
     parts = [tensor([1.0, 5.0, 1.0]), tensor([2.0, 2.0, 2.0])]
 
-    scores = total_scores(parts, [1.0, -0.5], tensor([False, False, True]), 0.25)
-
-    assert scores.tolist() == [0.0, 4.0, -0.25]
+    assert total_scores(parts, [1.0, -0.5]).tolist() == [0.0, 4.0, 0.0]
 
 
 @pytest.mark.parametrize(("n", "kl"), [(1, 0.0), (2, 0.1931472), (16, 1.8350887)])
@@ -111,6 +110,29 @@ def test_kl_of_the_best_of_n_by_counting():
     assert float(kl) == pytest.approx(best_of_n_kl(4), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("penalty", [3.0, 3.0, 1.0]),
+        ("replace", [3.0, 3.0, -2.0]),
+        # the last 4 of 10 tokens: 6 are free, 8 pay half, 10 all
+        ("ramp", [3.0, 2.0, 1.0]),
+    ],
+)
+def test_what_a_completion_pays_for_not_ending_in_time(mode, expected):
+    scores = charge_missing_end(
+        torch.full((3,), 3.0),
+        tensor([6, 8, 10]),
+        tensor([False, False, True]),
+        mode=mode,
+        penalty=2.0,
+        limit=10,
+        ramp=0.4,
+    )
+
+    assert_close(scores, tensor(expected))
+
+
 def test_score_sits_on_the_last_real_token():
     logprobs = tensor([[-1.0, -1.0, -1.0], [-1.0, -1.0, -9.0]])
     ref_logprobs = tensor([[-2.0, -1.0, -1.0], [-1.0, -2.0, -1.0]])
@@ -118,6 +140,19 @@ def test_score_sits_on_the_last_real_token():
     rewards = shape_rewards(tensor([10.0, 20.0]), logprobs, ref_logprobs, MASK, 0.5)
 
     assert rewards.tolist() == [[-0.5, 0.0, 10.0], [0.0, 19.5, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"), [("k1", 1.0), ("k2", 0.5), ("k3", math.exp(-1))]
+)
+def test_the_kl_penalty_is_of_the_estimator_asked_for(estimator, expected):
+    one = tensor([[True]])
+
+    rewards = shape_rewards(
+        tensor([0.0]), tensor([[-1.0]]), tensor([[-2.0]]), one, 0.1, kl_estimator=estimator
+    )
+
+    assert_close(rewards, tensor([[-0.1 * expected]]))
 
 
 def test_advantages_by_hand():
@@ -199,6 +234,44 @@ def test_a_clipped_token_has_no_gradient():
     policy_loss(logprobs, torch.zeros(2), torch.ones(2), 0.2, 20.0).loss.backward()
 
     assert logprobs.grad.tolist() == [0.0, -1.0]
+
+
+def test_the_clip_range_may_be_wider_upwards():
+    logprobs = tensor([1.5, 0.5]).log()
+
+    result = policy_loss(
+        logprobs, torch.zeros(2), tensor([1.0, -1.0]), 0.2, 20.0, clip_range_high=0.4
+    )
+
+    assert_close(result.loss, tensor(-1.4 + 0.8))
+    assert result.clipped == 2
+
+
+def test_dual_clip_holds_the_loss_of_a_bad_token_that_became_likelier():
+    logprobs = tensor([5.0, 2.0, 5.0]).log().requires_grad_()
+
+    result = policy_loss(
+        logprobs, torch.zeros(3), tensor([-2.0, -2.0, 2.0]), 0.2, 20.0, dual_clip=3.0
+    )
+    result.loss.backward()
+
+    # 5·2 is held at 3·2; 2·2 is below that; a good token is clipped at 1.2 as ever
+    assert_close(result.loss.detach(), tensor(6.0 + 4.0 - 2.4))
+    assert result.clipped == 2
+    assert_close(logprobs.grad, tensor([0.0, 4.0, 0.0]))
+
+
+@given(st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=8))
+def test_clips_that_are_out_of_reach_leave_the_loss_as_it_is(tokens):
+    log_ratios, advantages = tensor(tokens).T
+    plain = policy_loss(log_ratios, torch.zeros(len(tokens)), advantages, 0.2, 20.0)
+
+    same = policy_loss(
+        log_ratios, torch.zeros(len(tokens)), advantages, 0.2, 20.0,
+        clip_range_high=0.2, dual_clip=10.0,
+    )  # fmt: skip
+
+    assert (same.loss, same.clipped) == (plain.loss, plain.clipped)
 
 
 def test_policy_loss_clamps_and_counts_huge_ratios():
