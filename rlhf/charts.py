@@ -284,6 +284,7 @@ def new_values(run: Run, after: int = 0) -> dict[str, Any]:
         "attempt": run.attempts,
         "is_active": run.is_active,
         "last_step": reports[-1][0] if reports else after,
+        "alarms": run.alarms,
         "series": series,
     }
 

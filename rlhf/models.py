@@ -165,6 +165,7 @@ class Run(models.Model):
     events_read = models.PositiveBigIntegerField(
         default=0, help_text="Bytes of events.jsonl copied."
     )
+    alarms = models.JSONField(default=list, help_text="Of a PPO run, as alarms.as_json gives them.")
     error = models.TextField(blank=True, help_text="A sentence for the admin.")
     result = models.JSONField(default=dict)
 

@@ -4,6 +4,7 @@ import pytest
 from django.urls import reverse
 
 from annotator.models import Role
+from rlhf.alarms import as_json, find_alarms
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
@@ -153,6 +154,21 @@ def test_annotators_are_not_told_which_policy_was_made(client, project, policy, 
         assert "Blind evaluation" in page
         for secret in (made.name, made.get_absolute_url(), ppo.get_absolute_url()):
             assert (secret in page) == is_told
+
+
+def test_alarms_stand_on_the_runs_page_and_are_counted_in_the_list(client, run, admin):
+    Run.objects.filter(pk=run.pk).update(
+        alarms=as_json(find_alarms([(step, {"kl/k1": 40.0 + step}) for step in (1, 8, 30)]))
+    )
+
+    status = " ".join(client.get(url("run_status", "tea", run.pk)).content.decode().split())
+    runs = " ".join(client.get(url("runs", "tea")).content.decode().split())
+
+    assert "<strong>Red.</strong> KL above 50 nats" in status
+    assert "At step 30." in status
+    assert "At 2 steps, from 1 to 8." in status
+    assert '<span class="alarm-count" data-level="red">2 alarms</span>' in runs
+    assert client.get(url("run_charts", "tea", run.pk)).json()["alarms"][0]["steps"] == [30]
 
 
 # --- the loop ----------------------------------------------------------------------------------
