@@ -12,6 +12,7 @@ run_urls = [
     path("<int:pk>/charts.json", views.run_charts, name="run_charts"),
     path("<int:pk>/metrics/", views.run_metrics, name="run_metrics"),
     path("<int:pk>/samples/", views.run_samples, name="run_samples"),
+    path("<int:pk>/answers/", views.rollouts, name="rollouts"),
     path("<int:pk>/log/", views.run_log, name="run_log"),
     path("<int:pk>/stop/", views.stop_run, name="stop_run"),
     path("<int:pk>/resume/", views.resume_run, name="resume_run"),

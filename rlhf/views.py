@@ -20,12 +20,14 @@ from django_htmx.http import HttpResponseClientRedirect
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role
 from rlhf import charts, evaluation, loop, rounds
+from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, RunForm, settings_like
 from rlhf.models import Run, RunKind, Status
 from rlhf.training.reward_rules import format_lines
 
 PAGE_SIZE = 50
+ANSWERS_PER_PAGE = 20
 UNPROCESSABLE = 422
 
 
@@ -177,6 +179,39 @@ def run_samples(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     samples = charts.samples_of(run, _step_asked(request))
     context = {**access._asdict(), "run": run, "samples": samples}
     return render(request, "rlhf/_run_samples.html", context)
+
+
+@require_safe
+@login_required
+def rollouts(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    if run.kind != RunKind.PPO:
+        raise Http404("only PPO keeps its answers step by step")
+    choice = _answers_asked(request)
+    lines = answers.find_lines(run.folder, choice)
+    page = Paginator(lines, ANSWERS_PER_PAGE).get_page(request.GET.get("page"))
+    context = {
+        **access._asdict(),
+        "run": run,
+        "choice": choice,
+        "is_narrowed": choice != answers.Choice(order=choice.order),
+        "orders": answers.ORDERS.items(),
+        "page": page,
+        "answers": answers.read_answers(run.folder, page),
+        "suspicion": answers.suspicion_in_words(),
+    }
+    return render(request, "rlhf/rollouts.html", context)
+
+
+def _answers_asked(request: HtmxRequest) -> answers.Choice:
+    order = request.GET.get("order", "")
+    return answers.Choice(
+        first=_number(request, "first"),
+        last=_number(request, "last"),
+        order=order if order in answers.ORDERS else "newest",
+        text=request.GET.get("text", "").strip(),
+        suspicious="suspicious" in request.GET,
+    )
 
 
 @require_safe

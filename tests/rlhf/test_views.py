@@ -1,3 +1,4 @@
+import json
 import uuid
 
 import pytest
@@ -43,6 +44,9 @@ def run(project, policy):
     prompt = [{"role": "user", "content": "Why?"}]
     Sample.objects.create(run=run, step=3, index=0, prompt=prompt, completion="Because.")
     (run.folder / "log.txt").write_text("all is well\n")
+    (run.folder / "rollouts").mkdir()
+    line = {"id": 1, "completion": "Because it is blue.", "score": 1.0, "kl": 2.0}
+    (run.folder / "rollouts" / "step-00001.jsonl").write_text(json.dumps(line) + "\n")
     return run
 
 
@@ -76,6 +80,7 @@ def pages_of(run):
         "run_metrics": "kl/k1",
         "run_samples": "Because.",
         "run_log": "all is well",
+        "rollouts": "Because it is blue.",
     }.items():
         addresses[url(name, slug, run.pk)] = text
     addresses[url("model_version", slug, run.policy_id)] = "secret-policy"
@@ -111,7 +116,8 @@ def test_a_run_is_not_reached_through_another_project(client, run):
     other = ProjectFactory(slug="coffee")
     sign_in(client, other, Role.ADMIN)
 
-    for name in ("run", "run_status", "run_charts", "run_metrics", "run_samples", "run_log"):
+    for name in ("run", "run_status", "run_charts", "run_metrics", "run_samples", "run_log",
+                 "rollouts"):  # fmt: skip
         assert client.get(url(name, "coffee", run.pk)).status_code == 404, name
     for name in ("stop_run", "resume_run"):
         assert client.post(url(name, "coffee", run.pk)).status_code == 404, name
@@ -169,6 +175,57 @@ def test_alarms_stand_on_the_runs_page_and_are_counted_in_the_list(client, run, 
     assert "At 2 steps, from 1 to 8." in status
     assert '<span class="alarm-count" data-level="red">2 alarms</span>' in runs
     assert client.get(url("run_charts", "tea", run.pk)).json()["alarms"][0]["steps"] == [30]
+
+
+# --- all answers of a PPO run ------------------------------------------------------------------
+def write_answers(run, *texts):
+    lines = [{"id": 1, "completion": text, "score": 0.0, "kl": 0.0} for text in texts]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.folder / "rollouts" / "step-00001.jsonl").write_text(text)
+
+
+def test_answers_come_in_pages_that_keep_what_was_asked_for(client, run, admin):
+    write_answers(run, *[f"answer {number}." for number in range(25)])
+
+    page = client.get(url("rollouts", "tea", run.pk), {"text": "answer", "order": "score-high"})
+
+    text = page.content.decode()
+    assert "answer 19." in text
+    assert "answer 20." not in text
+    assert "?text=answer&amp;order=score-high&amp;page=2" in text
+    further = client.get(url("rollouts", "tea", run.pk), {"text": "answer", "page": 2})
+    assert "answer 20." in further.content.decode()
+
+
+def test_answers_are_escaped_and_long_ones_folded(client, run, admin):
+    write_answers(run, "<script>alert(1)</script>", "word " * 200)
+
+    text = client.get(url("rollouts", "tea", run.pk)).content.decode()
+
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert text.count("<details>") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "sentence"),
+    [
+        (Status.RUNNING, {}, "The answers appear here after the first step."),
+        (Status.STOPPED, {}, "This run has kept no answers"),
+        (Status.RUNNING, {"text": "x", "first": "²"}, "No answer of this run fits."),
+    ],
+)
+def test_no_answers_are_explained(client, run, admin, status, asked, sentence):
+    Run.objects.filter(pk=run.pk).update(status=status)
+    (run.folder / "rollouts" / "step-00001.jsonl").unlink()
+
+    assert sentence in client.get(url("rollouts", "tea", run.pk), asked).content.decode()
+
+
+def test_only_ppo_has_answers_step_by_step(client, project, admin):
+    run = GenerateRunFactory(project=project)
+
+    assert client.get(url("rollouts", "tea", run.pk)).status_code == 404
 
 
 # --- the loop ----------------------------------------------------------------------------------
