@@ -228,6 +228,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.REWARD_MODEL: REWARD_MODEL_CHARTS,
     RunKind.PPO: PPO_CHARTS,
     RunKind.EVALUATE: SAMPLING_CHARTS,
+    RunKind.PROBE: [],
 }
 
 

@@ -7,6 +7,7 @@ app_name = "rlhf"
 run_urls = [
     path("", views.runs, name="runs"),
     path("new/<str:kind>/", views.new_run, name="new_run"),
+    path("estimate/", views.estimate, name="estimate"),
     path("<int:pk>/", views.run, name="run"),
     path("<int:pk>/status/", views.run_status, name="run_status"),
     path("<int:pk>/charts.json", views.run_charts, name="run_charts"),
