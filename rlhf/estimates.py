@@ -271,7 +271,7 @@ class Comparison(NamedTuple):
     """A value as it was estimated, and as it came out; None if that is not known."""
 
     label: str
-    unit: str
+    unit: str  # empty: seconds, shown as a duration
     estimated: float
     actual: float | None
 
@@ -281,23 +281,14 @@ def comparisons(run: Run) -> list[Comparison]:
     if not run.estimate:
         return []
     took = run.finished - run.started if run.finished and run.started else None
-    minutes = (
-        took.total_seconds() / 60 if took and not run.attempts else None
-    )  # not of all attempts
+    seconds = took.total_seconds() if took and not run.attempts else None  # not of all attempts
     lengths = run.metrics.values_list("values__length/mean", flat=True)
     generated = sum(filter(None, lengths)) * run.config["batch_size"]
-    actual = {
-        "minutes": minutes,
-        "memory_mib": run.result.get("peak_mib"),
-        "tokens_generated": generated or None,
-        "tokens_trained": generated * run.config["epochs"] or None,
-    }
+    learned = generated * run.config["epochs"]
+    expected = run.estimate
     return [
-        Comparison(label, unit, run.estimate[name], actual[name])
-        for name, label, unit in (
-            ("minutes", "Time", "minutes"),
-            ("memory_mib", "Memory", "MiB"),
-            ("tokens_generated", "Written", "tokens"),
-            ("tokens_trained", "Learned from", "tokens"),
-        )
+        Comparison("Time", "", 60 * expected["minutes"], seconds),
+        Comparison("Memory", "MiB", expected["memory_mib"], run.result.get("peak_mib")),
+        Comparison("Written", "tokens", expected["tokens_generated"], generated or None),
+        Comparison("Learned from", "tokens", expected["tokens_trained"], learned or None),
     ]

@@ -217,7 +217,7 @@ def test_actual_minutes_memory_and_tokens_stand_beside_the_estimate(db):
     found = comparisons(run)
 
     assert [(row.label, row.actual) for row in found] == [
-        ("Time", 3.0), ("Memory", 900), ("Written", 170.0), ("Learned from", 340.0),
+        ("Time", 180.0), ("Memory", 900), ("Written", 170.0), ("Learned from", 340.0),
     ]  # fmt: skip
     assert found[2].estimated == 200
     run.attempts = 1
