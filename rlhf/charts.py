@@ -61,6 +61,12 @@ CUT_OFF = Chart(
     "Share of answers that reached the length limit instead of ending by themselves.",
     [Series("length/truncated_share", "cut off")],
 )
+REPETITION = Chart(
+    "Repetition",
+    "Share of three tokens in a row that the same answer has had before; if it climbs along with "
+    "the score, the answers go round in circles.",
+    [Series("repetition/mean", "repetition")],
+)
 SAMPLING_CHARTS = [
     Section(
         "What are the answers like?",
@@ -139,6 +145,7 @@ PPO_CHARTS = [
             ),
             LENGTH,
             CUT_OFF,
+            REPETITION,
             Chart(
                 "Spread of the scores",
                 "Standard deviation within a batch; near 0 there is nothing left to learn from.",
@@ -166,7 +173,10 @@ PPO_CHARTS = [
             Chart(
                 "Change per update",
                 "Approximate KL between the policy before and after the updates of one step.",
-                [Series("policy/approx_kl", "approximate KL")],
+                [
+                    Series("policy/approx_kl", "all updates"),
+                    Series("policy/approx_kl_first", "first, by construction 0"),
+                ],
                 "nats per token",
             ),
             Chart(
@@ -243,6 +253,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.REWARD_MODEL: REWARD_MODEL_CHARTS,
     RunKind.PPO: PPO_CHARTS,
     RunKind.EVALUATE: SAMPLING_CHARTS,
+    RunKind.PROBE: [],
 }
 
 
@@ -299,6 +310,7 @@ def new_values(run: Run, after: int = -1) -> dict[str, Any]:
         "attempt": run.attempts,
         "is_active": run.is_active,
         "last_step": reports[-1][0] if reports else after,
+        "alarms": run.alarms,
         "series": series,
     }
 

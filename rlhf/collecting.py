@@ -18,17 +18,25 @@ from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
 
 def collect_import_model(run: Run) -> dict[str, Any]:
     """A policy; the first of a project begins round 1."""
+    details = {name: value for name, value in run.result.items() if name != "probe"}
     version = ModelVersion.objects.create(
         project=run.project,
         name=unused_name(run.project, run.result["name"]),
         kind=ModelKind.POLICY,
         run=run,
         path=existing_folder(Path(run.result["artifact"])),
-        details=run.result,
+        details=details,
+        probe=run.result.get("probe", {}),
     )
     if not run.project.rounds.exists():
         Round.objects.create(project=run.project, number=1, policy=version)
     return {"model_version": version.pk}
+
+
+def collect_probe(run: Run) -> dict[str, Any]:
+    assert run.policy is not None
+    ModelVersion.objects.filter(pk=run.policy.root().pk).update(probe=run.result["probe"])
+    return {}
 
 
 def collect_reward_model(run: Run) -> dict[str, Any]:
@@ -72,4 +80,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.REWARD_MODEL: collect_reward_model,
     RunKind.PPO: collect_ppo,
     RunKind.EVALUATE: store_pairs,
+    RunKind.PROBE: collect_probe,
 }

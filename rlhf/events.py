@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from rlhf.models import Metrics, Run, Sample
+from rlhf.alarms import as_json, find_alarms
+from rlhf.models import Metrics, Run, RunKind, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ def _sort_in(event: dict[str, Any], reports: Reports) -> None:
 
 
 def store_reports(run: Run, reports: Reports) -> None:
-    """Metrics and samples; a later report of the same step takes the place of the earlier.
+    """Metrics, the alarms they give, and samples; a later report of the same step takes the place
+    of the earlier.
 
     Values of one step may be reported in several parts.
     """
@@ -114,6 +116,9 @@ def store_reports(run: Run, reports: Reports) -> None:
         unique_fields=["run", "step"],
         update_fields=["values"],
     )
+    if run.kind == RunKind.PPO and reports.metrics:
+        alarms = find_alarms(list(run.metrics.values_list("step", "values")))
+        Run.objects.filter(pk=run.pk).update(alarms=as_json(alarms))
     Sample.objects.bulk_create(
         [
             Sample(run=run, step=step, index=index, **fields)

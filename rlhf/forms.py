@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from django import forms
 from django.conf import settings
@@ -18,6 +18,7 @@ from django.utils.safestring import mark_safe
 
 from annotator.models import Export, Project
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.presets import PRESETS, Preset
 from rlhf.processes import accelerate_configs
 from rlhf.training.config import (
     MOST_COMPLETIONS,
@@ -114,19 +115,47 @@ class RunForm(forms.Form):
 
     kind: RunKind
     intro = ""
+    presets: dict[str, Preset] = {}
     arguments: tuple[str, ...] = ()  # fields that `launch` takes by name; the others are settings
     advanced: tuple[str, ...] = ()
 
     token = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+    shown_preset: str  # which one has filled in the fields; empty: none
+    kept: list[str] = []  # labels of fields that it would have changed, but somebody had before
 
     def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.project = project
         self.label_suffix = ""
+        self.shown_preset = self.data.get("preset", "")
         for name, field in self.fields.items():
             if isinstance(field, forms.ModelChoiceField):
                 field.queryset = self._rows(project, name)
                 if field.required and name not in self.initial:
                     self.initial[name] = field.queryset.first()
+
+    @classmethod
+    def filled_in(
+        cls, project: Project, initial: dict[str, Any], preset: str, sent: Any = None
+    ) -> Self:
+        """The form with a preset's settings, but for what somebody has changed.
+
+        `sent` is the form as it was before: with the values of `initial`, of the preset that it
+        names, and of whoever typed.
+        """
+        typed = {}
+        if sent is not None:
+            before = cls.presets.get(sent.get("preset", ""))
+            shown = initial | (before.settings if before else {})
+            form = cls(project, sent, initial=shown)
+            typed = {name: form[name].data for name in form.changed_data if name != "token"}
+        settings = cls.presets[preset].settings
+        form = cls(project, initial=initial | settings | typed)
+        form.shown_preset = preset
+        form.kept = [
+            str(form[name].label) for name in form.fields if name in settings.keys() & typed
+        ]
+        return form
 
     def _rows(self, project: Project, name: str) -> QuerySet[Any]:
         """The rows of the project that may stand in this field, the newest first."""
@@ -134,6 +163,12 @@ class RunForm(forms.Form):
             return Export.objects.filter(project=project).order_by("-pk")
         kind = ModelKind.REWARD if name == "reward_model" else ModelKind.POLICY
         return ModelVersion.objects.filter(project=project, kind=kind).order_by("-pk")
+
+    def as_sent(self) -> Self:
+        """An unbound form as it would come back if nobody changed anything."""
+        shown = {bound.name: bound.value() for bound in self}
+        known = {name: value for name, value in shown.items() if value is not None}
+        return type(self)(self.project, known)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -301,6 +336,7 @@ class RewardModelForm(RunForm):
 
 class PPOForm(RunForm):
     kind = RunKind.PPO
+    presets = PRESETS
     intro = "Trains the policy to write answers that the reward model scores higher."
     arguments = ("policy", "reward_model")
     advanced = (
@@ -559,9 +595,27 @@ class EvaluateForm(RunForm):
             self.add_error("best_of", "Choose a reward model, which says which answer is the best.")
 
 
+class ProbeForm(RunForm):
+    kind = RunKind.PROBE
+    intro = (
+        "Measures how fast and how large a policy is where the trainer runs, so that the form of "
+        "PPO can say what a run will take. Half a minute for a small model."
+    )
+    arguments = ("policy",)
+
+    policy = version("Policy", "It and all that were trained from the same import are alike.")
+
+
 FORMS: dict[str, type[RunForm]] = {
     form.kind: form
-    for form in (ImportModelForm, GenerateForm, RewardModelForm, PPOForm, EvaluateForm)
+    for form in (
+        ImportModelForm,
+        GenerateForm,
+        RewardModelForm,
+        PPOForm,
+        EvaluateForm,
+        ProbeForm,
+    )
 }
 
 

@@ -32,6 +32,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.REWARD_MODEL: ["policy", "export"],
     RunKind.PPO: ["policy"],
     RunKind.EVALUATE: ["policy", "rival"],
+    RunKind.PROBE: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -175,7 +176,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
     """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
     if order.export is not None:
         _copy_export(order.export, folder / "data")
-    if order.kind == RunKind.IMPORT_MODEL:
+    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE):
         return
     values = config.to_dict()
     prompts = Prompt.objects.filter(project=order.project)

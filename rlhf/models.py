@@ -23,6 +23,7 @@ class RunKind(models.TextChoices):
     REWARD_MODEL = "reward_model", "Reward model"
     PPO = "ppo", "PPO"
     EVALUATE = "evaluate", "Evaluate"
+    PROBE = "probe", "Measure speed"
 
 
 class Status(models.TextChoices):
@@ -64,6 +65,10 @@ class ModelVersion(models.Model):
     run = models.ForeignKey("Run", models.PROTECT, null=True, related_name="outputs")
     path = models.CharField(max_length=500)
     details = models.JSONField(default=dict)
+    probe = models.JSONField(
+        default=dict,
+        help_text="Of an imported policy: its speed and size on the trainer's machine.",
+    )
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -81,6 +86,10 @@ class ModelVersion(models.Model):
     @property
     def is_whole_model(self) -> bool:
         return self.parent_id is None or self.details.get("train") == "full"
+
+    def root(self) -> ModelVersion:
+        """The imported policy that it comes from: all its descendants are as large and as fast."""
+        return self if self.parent is None else self.parent.root()
 
     def reference(self) -> dict[str, Any]:
         """What the training code needs to load it: `{"base": folder, "adapters": [folder, …]}`.
@@ -140,6 +149,9 @@ class Run(models.Model):
     # Drawn when the form is shown: the same form sent twice starts one run.
     token = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     config = models.JSONField()
+    estimate = models.JSONField(
+        default=dict, help_text="What it was expected to take; empty if that was not known."
+    )
     policy = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="runs_from")
     rival = models.ForeignKey(
         ModelVersion, models.PROTECT, null=True, related_name="runs_against",
@@ -170,6 +182,7 @@ class Run(models.Model):
     events_read = models.PositiveBigIntegerField(
         default=0, help_text="Bytes of events.jsonl copied."
     )
+    alarms = models.JSONField(default=list, help_text="Of a PPO run, as alarms.as_json gives them.")
     error = models.TextField(blank=True, help_text="A sentence for the admin.")
     result = models.JSONField(default=dict)
 

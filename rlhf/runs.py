@@ -25,6 +25,7 @@ from django_q.brokers import get_broker
 from django_q.tasks import async_task
 
 from annotator.models import Export, Project, User
+from rlhf.estimates import estimate_run
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
 from rlhf.models import (
     RESUMABLE,
@@ -38,7 +39,7 @@ from rlhf.models import (
 )
 from rlhf.supervision import has_ended_unseen, supervise
 from rlhf.training.artifacts import write_json
-from rlhf.training.config import Config
+from rlhf.training.config import Config, PPOConfig
 
 # A run whose message was lost is put in the queue again: soon if nobody works, else now and then.
 REQUEUE_IDLE = timedelta(minutes=1)
@@ -72,6 +73,7 @@ def launch(
         project, kind, round_number, settings, policy, rival, reward_model, export, max_prompts
     )
     config = config_of(order)
+    expected = _estimate(order, config)
     _refuse_second(project, kind, round_number)
     with _staged_folder() as staged:
         try:
@@ -79,7 +81,7 @@ def launch(
             write_json(staged / "config.json", {"kind": kind, "config": config.to_dict()})
         except OSError as error:
             raise RunRefused(f"The run's folder could not be written: {error}.") from error
-        return _create(order, config, token, user, staged)
+        return _create(order, config, expected, token, user, staged)
 
 
 def _refuse_second(project: Project, kind: str, round_number: int) -> None:
@@ -100,7 +102,22 @@ def _staged_folder() -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _create(order: Order, config: Config, token: uuid.UUID, user: User | None, staged: Path) -> Run:
+def _estimate(order: Order, config: Config) -> dict[str, Any]:
+    """Of PPO, if the policy's speed is known."""
+    if not isinstance(config, PPOConfig) or order.policy is None:
+        return {}
+    found = estimate_run(order.policy, order.reward_model, config)
+    return found._asdict() if found else {}
+
+
+def _create(
+    order: Order,
+    config: Config,
+    expected: dict[str, Any],
+    token: uuid.UUID,
+    user: User | None,
+    staged: Path,
+) -> Run:
     """The row, with its folder complete before anybody else can see it."""
     try:
         with transaction.atomic():
@@ -110,6 +127,7 @@ def _create(order: Order, config: Config, token: uuid.UUID, user: User | None, s
                 round_number=order.round_number,
                 token=token,
                 config=config.to_dict(),
+                estimate=expected,
                 policy=order.policy,
                 rival=order.rival,
                 reward_model=order.reward_model,

@@ -34,6 +34,7 @@ from annotator.models import (
     User,
     Verdict,
 )
+from rlhf.alarms import Level
 from rlhf.evaluation import win_rate
 from rlhf.models import GeneratedCompletion, ModelVersion, Run, RunKind, Status
 from rlhf.runs import launch, next_round, run_to_end
@@ -143,6 +144,7 @@ class Report(NamedTuple):
     taste_before: float | None
     taste_after: float | None
     kl: float | None
+    alarms: list[str]
     win_rate: float | None
     win_rate_low: float | None
     seconds: dict[str, float]
@@ -340,11 +342,21 @@ def report(simulation: Simulation, reward_run: Run, ppo_run: Run, evaluation: Ru
         taste_before=rounded(mean_taste(evaluation, evaluation.rival), 3),
         taste_after=rounded(mean_taste(evaluation, evaluation.policy), 3),
         kl=rounded(ppo_run.result["kl"], 2),
+        alarms=serious_alarms(ppo_run),
         win_rate=rounded(rate.rate, 3),
         win_rate_low=rounded(rate.low, 3),
         seconds=simulation.seconds,
         peak_mib=simulation.peak_mib,
     )
+
+
+def serious_alarms(ppo_run: Run) -> list[str]:
+    """Those which say that the score can no longer be trusted."""
+    return [
+        alarm["name"]
+        for alarm in ppo_run.alarms
+        if alarm["level"] == Level.RED and alarm["name"] in ("KL", "reward hacking")
+    ]
 
 
 def rounded(value: float | None, digits: int) -> float | None:

@@ -19,13 +19,17 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role
-from rlhf import charts, evaluation, loop, rounds
+from rlhf import charts, estimates, evaluation, loop, rounds
+from rlhf import rollouts as answers
 from rlhf import runs as run_control
-from rlhf.forms import FORMS, RunForm, settings_like
+from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
+from rlhf.inputs import Order, config_of
 from rlhf.models import Run, RunKind, Status
+from rlhf.training.config import PPOConfig
 from rlhf.training.reward_rules import format_lines
 
 PAGE_SIZE = 50
+ANSWERS_PER_PAGE = 20
 UNPROCESSABLE = 422
 
 
@@ -84,9 +88,14 @@ def new_run(request: HtmxRequest, slug: str, kind: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
     if kind not in FORMS:
         raise Http404("no such kind of run")
-    if request.method != "POST":
+    preset = request.GET.get("preset", "")
+    is_preset = preset in FORMS[kind].presets
+    if request.method != "POST" or is_preset:
         initial = _initial_settings(request, project, RunKind(kind))
-        return _render_form(request, project, FORMS[kind](project, initial=initial))
+        form = FORMS[kind](project, initial=initial)
+        if is_preset:
+            form = FORMS[kind].filled_in(project, initial, preset, request.POST or None)
+        return _render_form(request, project, form)
     form = FORMS[kind](project, request.POST)
     if form.is_valid():
         try:
@@ -114,7 +123,8 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
     if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
         return rounds.best_of_n(project, n, _number(request, "reward_model"))
     if like is None:
-        return {**rounds.suggestions(project, kind)}
+        asked = project.model_versions.filter(pk=_number(request, "policy") or 0).first()
+        return {**rounds.suggestions(project, kind), **({"policy": asked} if asked else {})}
     rows = project.runs.select_related("policy", "rival", "reward_model", "export")
     return settings_like(get_object_or_404(rows, pk=like, kind=kind))
 
@@ -124,7 +134,43 @@ def _render_form(
 ) -> HttpResponse:
     template = "rlhf/_run_form.html" if request.htmx else "rlhf/new_run.html"
     context = {"project": project, "role": Role.ADMIN, "form": form}
+    if isinstance(form, PPOForm):
+        context["outlook"] = _outlook(project, form)
     return render(request, template, context, status=status)
+
+
+@require_POST
+@login_required
+def estimate(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    outlook = _outlook(project, PPOForm(project, request.POST))
+    return render(request, "rlhf/_estimate.html", {"project": project, "outlook": outlook})
+
+
+def _outlook(project: Project, form: PPOForm) -> dict[str, Any]:
+    """The estimate for what the form holds, or a sentence why there is none."""
+    form = form if form.is_bound else form.as_sent()
+    if not form.is_valid():
+        return {"problem": "The estimate appears when the settings are complete."}
+    policy, reward_model = form.cleaned_data["policy"], form.cleaned_data["reward_model"]
+    order = Order(project, RunKind.PPO, 1, form.settings, policy=policy, reward_model=reward_model)
+    try:
+        config = config_of(order)
+    except run_control.RunRefused as refusal:
+        return {"problem": str(refusal)}
+    assert isinstance(config, PPOConfig)
+    measured = estimates.probe_of(policy)
+    found = estimates.estimate_run(policy, reward_model, config)
+    free_mib = estimates.free_memory_mib(measured)
+    return {
+        "policy": policy,
+        "measured": measured,
+        "estimate": found,
+        "free_mib": free_mib,
+        "has_second_model": estimates.needs_second_model(policy, reward_model)
+        or any(rule["kind"] == "reward_model" for rule in config.rewards),
+        "is_too_large": bool(found and free_mib and found.memory_mib > free_mib),
+    }
 
 
 def _go_to(request: HtmxRequest, url: str) -> HttpResponse:
@@ -182,6 +228,39 @@ def run_samples(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 
 @require_safe
 @login_required
+def rollouts(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    if run.kind != RunKind.PPO:
+        raise Http404("only PPO keeps its answers step by step")
+    choice = _answers_asked(request)
+    lines = answers.find_lines(run.folder, choice)
+    page = Paginator(lines, ANSWERS_PER_PAGE).get_page(request.GET.get("page"))
+    context = {
+        **access._asdict(),
+        "run": run,
+        "choice": choice,
+        "is_narrowed": choice != answers.Choice(order=choice.order),
+        "orders": answers.ORDERS.items(),
+        "page": page,
+        "answers": answers.read_answers(run.folder, page),
+        "suspicion": answers.suspicion_in_words(),
+    }
+    return render(request, "rlhf/rollouts.html", context)
+
+
+def _answers_asked(request: HtmxRequest) -> answers.Choice:
+    order = request.GET.get("order", "")
+    return answers.Choice(
+        first=_number(request, "first"),
+        last=_number(request, "last"),
+        order=order if order in answers.ORDERS else "newest",
+        text=request.GET.get("text", "").strip(),
+        suspicious="suspicious" in request.GET,
+    )
+
+
+@require_safe
+@login_required
 def run_log(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     access, run = _get_run(request, slug, pk, Role.REVIEWER)
     context = {**access._asdict(), "run": run, "log": charts.log_tail(run.folder / "log.txt")}
@@ -224,12 +303,15 @@ def _after_action(request: HtmxRequest, access: Access, run: Run) -> HttpRespons
 
 
 def _status_context(access: Access, run: Run) -> dict[str, Any]:
-    is_judged = run.kind == RunKind.EVALUATE and run.status == Status.SUCCEEDED
+    is_done = run.status == Status.SUCCEEDED
+    is_judged = run.kind == RunKind.EVALUATE and is_done
     return {
         **access._asdict(),
         "run": run,
         "outputs": list(run.outputs.all()),
         "win_rate": evaluation.win_rate(run) if is_judged else None,
+        "comparisons": estimates.comparisons(run) if is_done else [],
+        "probe": estimates.probe_in(run.result) if is_done else None,
     }
 
 

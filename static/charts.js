@@ -13,11 +13,13 @@
     element,
     plot: element.querySelector(".chart-plot"),
     latest: element.querySelector(".chart-latest"),
+    alarms: element.querySelector(".chart-alarms"),
     series: JSON.parse(element.dataset.metrics), // [[metric, label], …]
     isDrawn: false,
   }));
   let values = {}; // metric -> {x: [step, …], y: [value, …]}
   let lastStep = -1; // the state before training is step 0
+  let alarms = []; // {metric, level, steps, sentence, …}
   let attempt = null;
 
   // --- values ---------------------------------------------------------------------------------
@@ -40,6 +42,7 @@
         known.x.push(...points.x);
         known.y.push(...points.y);
       }
+      alarms = news.alarms;
       figures.forEach(draw);
     }
     return news.is_active;
@@ -83,6 +86,8 @@
       marker: { color: colour(`--chart-${place + 1}`), size: 7 },
       hovertemplate: `%{y:.4~g}<extra>${label}</extra>`,
     }));
+    const raised = alarms.filter((alarm) => reported.some(([metric]) => metric === alarm.metric));
+    showAlarms(figure, raised);
     const isNonNegative = traces.every((trace) => trace.y.every((y) => y === null || y >= 0));
     const axis = {
       gridcolor: colour("--chart-grid"),
@@ -99,7 +104,7 @@
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(root).fontFamily, color: colour("--chart-text"), size: 12 },
-      showlegend: reported.length > 1,
+      showlegend: reported.length + raised.length > 1,
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
       hovermode: "x",
       hoverlabel: {
@@ -117,7 +122,8 @@
         ...rangeOfNoise(traces),
       },
     };
-    Plotly.react(figure.plot, traces, layout, { displayModeBar: false, responsive: true });
+    const marks = raised.map(marksOf);
+    Plotly.react(figure.plot, [...traces, ...marks], layout, { displayModeBar: false, responsive: true });
     figure.isDrawn = true;
     figure.latest.textContent = reported
       .map(([metric, label]) => {
@@ -125,6 +131,37 @@
         return reported.length > 1 ? `${label} ${text}` : text;
       })
       .join(" · ");
+  }
+
+  // Marks on the curve at the steps of an alarm, told apart by their form too.
+  function marksOf({ metric, level, steps }) {
+    const { x, y } = values[metric];
+    const places = steps.map((step) => x.indexOf(step)).filter((place) => place >= 0);
+    return {
+      x: places.map((place) => x[place]),
+      y: places.map((place) => y[place]),
+      name: `${level} alarm`,
+      type: "scatter",
+      mode: "markers",
+      marker: {
+        color: colour(`--alarm-${level}`),
+        symbol: level === "red" ? "x" : "triangle-up",
+        size: 10,
+        line: { color: colour("--chart-background"), width: 1 },
+      },
+      hoverinfo: "skip",
+    };
+  }
+
+  function showAlarms(figure, raised) {
+    const items = raised.map(({ level, sentence }) => {
+      const item = document.createElement("li");
+      item.dataset.level = level;
+      item.textContent = `${level[0].toUpperCase()}${level.slice(1)}: ${sentence}`;
+      return item;
+    });
+    figure.alarms.replaceChildren(...items);
+    figure.alarms.hidden = !items.length;
   }
 
   // Rounding errors of a constant would fill the whole height.

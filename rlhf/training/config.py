@@ -46,6 +46,7 @@ class ImportModelConfig(Config):
     source: str  # "embedded" (SmolLM2-135M-Instruct), "tiny" (for tests), "hub" or "folder"
     location: str = ""  # hub id or folder; empty for the first two
     output: str = "artifact"  # folder the model is written to
+    measure_speed: bool = True  # here, when all is written; see probe.py
 
     def __post_init__(self) -> None:
         sources = ("embedded", "tiny", "hub", "folder")
@@ -54,6 +55,11 @@ class ImportModelConfig(Config):
             bool(self.location) == (self.source in ("hub", "folder")),
             f"location={self.location!r} does not fit source={self.source!r}",
         )
+
+
+@dataclass(frozen=True)
+class ProbeConfig(Config):
+    model: dict[str, Any]  # a ModelRef: whose speed and size are measured
 
 
 @dataclass(frozen=True)
@@ -287,4 +293,5 @@ CONFIGS: dict[str, type[Config]] = {
     "reward_model": RewardModelConfig,
     "ppo": PPOConfig,
     "evaluate": EvaluateConfig,
+    "probe": ProbeConfig,
 }

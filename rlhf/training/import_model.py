@@ -14,11 +14,14 @@ import fcntl
 import math
 import shutil
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from rlhf.training.artifacts import (
     RunError,
@@ -58,7 +61,28 @@ def run(config: ImportModelConfig, folder: RunFolder) -> dict[str, Any]:
             with writing_folder(output) as target:
                 card = {**origin, **_import(config, folder, target)}
                 write_json(target / CARD, card)
-    return {"artifact": str(output), **card}
+    result = {"artifact": str(output), **card}
+    return {**result, "probe": _probed(output, folder)} if config.measure_speed else result
+
+
+def _probed(output: Path, folder: RunFolder) -> dict[str, Any]:
+    """The model's speed on this machine; empty if it cannot be measured here.
+
+    That is no reason to refuse a model: it may be meant for another machine.
+    """
+    from rlhf.training import probe  # noqa: PLC0415 (takes seconds; a copied model needs no torch)
+
+    needed = 2 * 4 * _count_parameters(output)  # bytes, in fp32, with room to work
+    if needed > psutil.virtual_memory().available:
+        print("its speed was not measured: the memory is too small to train it")  # noqa: T201
+        return {}
+    try:
+        return probe.measure({"base": str(output), "adapters": []}, folder)
+    except Stopped:
+        raise
+    except Exception:
+        traceback.print_exc()
+        return {}
 
 
 @contextmanager

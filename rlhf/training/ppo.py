@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +62,7 @@ from rlhf.training.ppo_math import (
     masked_mean,
     normalise_scores,
     policy_loss,
+    repeated_share,
     shape_rewards,
     total_scores,
     value_loss,
@@ -420,6 +422,7 @@ def update(
         "policy/approx_kl": sums.values["approx_kl"] / n,
         "policy/ratio_first": ratios[0],
         "policy/updates_left_out": left,
+        "policy/approx_kl_first": sums.values["approx_kl_first"],
         "value/loss": sums.values["value_loss"] / n,
         "value/clip_fraction": sums.values["value_clipped"] / n,
         "log_ratio_clamped": sums.values["clamped"],
@@ -487,6 +490,9 @@ def accumulate(
             if config.critic == "head":
                 loss = loss + add_value(models.value_head(hidden), rows)
             loss.backward()
+            if not ratios:
+                first = policy.approx_kl / len(batch.targets)
+                sums.add(approx_kl_first=first / parallel.count())  # the processes' are added up
             ratios.append(float(policy.ratio.mean()))
             moved += float(policy.approx_kl) / tokens
             sums.add(
@@ -613,6 +619,7 @@ def rollout_metrics(rollout: Rollout, targets: Targets, state: State) -> dict[st
         "entropy": float(masked_mean(rollout.entropies, rollout.mask)),
         "length/mean": float(lengths.mean()),
         "length/truncated_share": float(rollout.truncated.float().mean()),
+        "repetition/mean": fmean(repeated_share(each.ids) for each in rollout.completions),
         "value/explained_variance": explained_variance(
             rollout.values, targets.returns, rollout.mask
         ),
@@ -637,7 +644,15 @@ def report_rollout(
         zip(rollout.prompts, rollout.completions, strict=True)
     ):
         text, value = decode(models.tokenizer, completion.ids), float(targets.scores[row])
-        line = {"id": prompt.line.id, "completion": text, "score": value, "kl": float(kl.k1[row])}
+        line = {
+            "id": prompt.line.id,
+            "completion": text,
+            "score": value,
+            "kl": float(kl.k1[row]),
+            "n_tokens": len(completion.ids),
+            "truncated": completion.truncated,
+            "repetition": repeated_share(completion.ids),
+        }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         if row < config.samples:
             folder.sample(step, row, prompt.line.messages, text, value)

@@ -30,6 +30,15 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     return ((values - mean) / (variance + 1e-8).sqrt()).masked_fill(~mask, 0.0)
 
 
+def repeated_share(tokens: Sequence[int], n: int = 3) -> float:
+    """Share of a text's n-grams that it has had before; 0 if it is shorter than two of them.
+
+    Example: [1, 2, 3, 1, 2, 3] has four 3-grams, of which the last repeats the first: 0.25.
+    """
+    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 class KL(NamedTuple):
     """Estimates of KL(policy ‖ reference) per completion, each (B,), in nats.
 

@@ -9,8 +9,31 @@ pytestmark = pytest.mark.e2e
 
 PAGES = (
     "", "compare/", "guidelines/", "comparisons/", "agreement/", "exports/", "runs/",
-    "runs/new/ppo/", "runs/1/", "models/", "import/", "members/", "settings/",
+    "runs/new/ppo/", "runs/new/probe/", "runs/1/", "runs/2/", "runs/2/answers/", "models/", "import/", "members/", "settings/",
 )  # fmt: skip
+
+# One that has ended, with an alarm and two answers.
+PPO_RUN = """
+import json
+from rlhf.alarms import as_json, find_alarms
+from rlhf.models import Metrics, ModelVersion, Run
+from rlhf.training.config import PPOConfig
+
+policy = ModelVersion.objects.get()
+reports = [(1, {"kl/k1": 1.0}), (2, {"kl/k1": 60.0})]
+run = Run.objects.create(
+    project=policy.project, kind="ppo", status="succeeded", policy=policy,
+    config=PPOConfig({}, "reward").to_dict(), alarms=as_json(find_alarms(reports)),
+    result={"score_first": 0.0, "score_last": 1.0, "kl": 60.0, "peak_mib": 900},
+    estimate={"minutes": 1, "memory_mib": 1, "tokens_generated": 1, "tokens_trained": 1},
+)
+for step, values in reports:
+    Metrics.objects.create(run=run, step=step, values=values)
+(run.folder / "rollouts").mkdir(parents=True)
+for step in (1, 2):
+    line = {"id": 1, "completion": "word " * 200, "score": step, "kl": 60.0, "repetition": 0.9}
+    (run.folder / "rollouts" / f"step-0000{step}.jsonl").write_text(json.dumps(line))
+"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -19,6 +42,7 @@ def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, ti
     sign_in(page)
     make_project(page)
     import_tiny_model(page, tiny_folder)
+    app.manage("shell", "-c", PPO_RUN)
 
     found = {}
     for path in PAGES:

@@ -34,6 +34,7 @@ def test_values_are_sorted_by_metric(run):
         "attempt": 0,
         "is_active": True,
         "last_step": 2,
+        "alarms": [],
         "series": {"loss": {"x": [1, 2], "y": [0.7, 0.5]}, "entropy": {"x": [2], "y": [2.0]}},
     }
 

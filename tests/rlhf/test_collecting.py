@@ -39,6 +39,19 @@ def test_import_makes_a_policy_and_the_first_round():
     assert (first.project, first.number, first.policy) == (run.project, 1, version)
 
 
+def test_speed_is_kept_with_the_policy_that_was_imported():
+    imported = PolicyFactory()
+    trained = PolicyFactory(project=imported.project, parent=imported)
+    run = RunFactory(project=imported.project, policy=trained, result={"probe": {"layers": 2}})
+
+    assert collecting.collect_probe(run) == {}
+
+    imported.refresh_from_db()
+    trained.refresh_from_db()
+    assert (imported.probe, trained.probe) == ({"layers": 2}, {})
+    assert trained.root() == imported
+
+
 def test_second_import_leaves_the_rounds_as_they_are():
     existing = RoundFactory()
 

@@ -10,7 +10,8 @@ from rlhf.forms import (
     settings_like,
 )
 from rlhf.models import RunKind
-from rlhf.training.config import CONFIGS
+from rlhf.presets import PRESETS
+from rlhf.training.config import CONFIGS, PPOConfig
 from tests.factories import ProjectFactory
 from tests.rlhf.factories import (
     ExportFactory,
@@ -149,6 +150,41 @@ def test_the_best_of_several_needs_a_reward_model(project):
         "best_of": ["Choose a reward model, which says which answer is the best."]
     }
     assert list(errors(best_of=65, reward_model=reward_model.pk)) == ["best_of"]
+
+
+# --- presets -----------------------------------------------------------------------------------
+def shown(project, preset="", **changes):
+    """The PPO form as it comes back after the preset was shown and somebody changed some fields."""
+    form = PPOForm.filled_in(project, {}, preset) if preset else PPOForm(project)
+    return filled_in(form, preset=preset, **changes)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_is_a_form_that_can_be_sent(project, preset):
+    RewardModelFactory(project=project)
+
+    form = PPOForm(project, filled_in(PPOForm.filled_in(project, {}, preset.key)))
+
+    assert form.is_valid(), form.errors
+    chosen = {name: form.settings[name] for name in preset.settings}
+    assert chosen == preset.settings
+    assert PPOConfig(model={}, reward_model="reward", **form.settings)
+
+
+def test_preset_leaves_alone_what_somebody_has_typed(project):
+    form = PPOForm.filled_in(project, {}, "overnight", shown(project, steps="7", seed="3"))
+
+    assert (form["steps"].value(), form["seed"].value()) == ("7", "3")
+    assert form["batch_size"].value() == PRESETS["overnight"].settings["batch_size"]
+    assert (form.shown_preset, form.kept) == ("overnight", ["Steps"])
+
+
+def test_one_preset_takes_the_place_of_another(project):
+    form = PPOForm.filled_in(project, {}, "quick", shown(project, "overnight"))
+
+    assert form["steps"].value() == PRESETS["quick"].settings["steps"]
+    assert form["target_kl"].value() is None  # which only the other one sets
+    assert form.kept == []
 
 
 # --- import model ------------------------------------------------------------------------------

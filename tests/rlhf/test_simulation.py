@@ -15,6 +15,7 @@ from rlhf.simulation import (
     make_people,
     make_project,
     report,
+    serious_alarms,
     taste,
 )
 from tests.factories import ProjectFactory, PromptFactory
@@ -96,7 +97,16 @@ def test_what_could_not_be_measured_is_none():
     assert (figures.reward_accuracy, figures.reward_accuracy_low) == (None, None)
     assert (figures.taste_before, figures.taste_after) == (None, None)
     assert (figures.alpha, figures.saboteur_rank, figures.win_rate) == (None, None, None)
-    assert (figures.kl, figures.judgments) == (1.23, 0)
+    assert (figures.kl, figures.judgments, figures.alarms) == (1.23, 0, [])
+
+
+@pytest.mark.django_db
+def test_red_alarms_about_kl_and_reward_hacking_are_reported():
+    alarms = [("reward hacking", "red"), ("KL", "red"), ("KL", "yellow"), ("first KL", "red")]
+
+    run = RunFactory(alarms=[{"name": name, "level": level} for name, level in alarms])
+
+    assert serious_alarms(run) == ["reward hacking", "KL"]
 
 
 @pytest.fixture

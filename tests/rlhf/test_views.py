@@ -1,10 +1,17 @@
+import json
 import uuid
+from datetime import timedelta
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from annotator.models import Role
+from rlhf import estimates
+from rlhf.alarms import as_json, find_alarms
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
+from rlhf.presets import PRESETS
+from rlhf.training.config import PPOConfig
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EvaluateRunFactory,
@@ -42,6 +49,9 @@ def run(project, policy):
     prompt = [{"role": "user", "content": "Why?"}]
     Sample.objects.create(run=run, step=3, index=0, prompt=prompt, completion="Because.")
     (run.folder / "log.txt").write_text("all is well\n")
+    (run.folder / "rollouts").mkdir()
+    line = {"id": 1, "completion": "Because it is blue.", "score": 1.0, "kl": 2.0}
+    (run.folder / "rollouts" / "step-00001.jsonl").write_text(json.dumps(line) + "\n")
     return run
 
 
@@ -75,6 +85,7 @@ def pages_of(run):
         "run_metrics": "kl/k1",
         "run_samples": "Because.",
         "run_log": "all is well",
+        "rollouts": "Because it is blue.",
     }.items():
         addresses[url(name, slug, run.pk)] = text
     addresses[url("model_version", slug, run.policy_id)] = "secret-policy"
@@ -110,7 +121,8 @@ def test_a_run_is_not_reached_through_another_project(client, run):
     other = ProjectFactory(slug="coffee")
     sign_in(client, other, Role.ADMIN)
 
-    for name in ("run", "run_status", "run_charts", "run_metrics", "run_samples", "run_log"):
+    for name in ("run", "run_status", "run_charts", "run_metrics", "run_samples", "run_log",
+                 "rollouts"):  # fmt: skip
         assert client.get(url(name, "coffee", run.pk)).status_code == 404, name
     for name in ("stop_run", "resume_run"):
         assert client.post(url(name, "coffee", run.pk)).status_code == 404, name
@@ -153,6 +165,178 @@ def test_annotators_are_not_told_which_policy_was_made(client, project, policy, 
         assert "Blind evaluation" in page
         for secret in (made.name, made.get_absolute_url(), ppo.get_absolute_url()):
             assert (secret in page) == is_told
+
+
+def test_alarms_stand_on_the_runs_page_and_are_counted_in_the_list(client, run, admin):
+    Run.objects.filter(pk=run.pk).update(
+        alarms=as_json(find_alarms([(step, {"kl/k1": 40.0 + step}) for step in (1, 8, 30)]))
+    )
+
+    status = " ".join(client.get(url("run_status", "tea", run.pk)).content.decode().split())
+    runs = " ".join(client.get(url("runs", "tea")).content.decode().split())
+
+    assert "<strong>Red.</strong> KL above 50 nats" in status
+    assert "At step 30." in status
+    assert "At 2 steps, from 1 to 8." in status
+    assert '<span class="alarm-count" data-level="red">2 alarms</span>' in runs
+    assert client.get(url("run_charts", "tea", run.pk)).json()["alarms"][0]["steps"] == [30]
+
+
+# --- presets and estimate of a PPO run --------------------------------------------------------
+MEASURED = {
+    "load_seconds": 1.0, "decode_step": 0.1, "decode_token": 0.01, "layer_forward": 1e-4,
+    "layer_train": 3e-4, "layer_merge": 0.01, "head_forward": 1e-3, "head_train": 2e-3,
+    "resident_mib": 900.0, "parameters": 10**8, "layers": 30, "hidden_size": 576,
+    "vocabulary": 49152, "element_bytes": 4, "layer_parameters": 3.5e6,
+    "adapter_parameters": 10176.0, "cache_bytes": 46080.0, "activation_bytes": 40000.0,
+    "template_tokens": 30, "characters_per_token": 4.4, "host": "calculator", "device": "CPU",
+    "cores": 2, "measured": "2026-11-21T12:00:00+00:00",
+}  # fmt: skip
+
+
+@pytest.fixture
+def measured(project, policy, admin):
+    """A policy whose speed is known, with a reward model on it."""
+    type(policy).objects.filter(pk=policy.pk).update(probe=MEASURED)
+    return RewardModelFactory(project=project, parent=policy)
+
+
+def ppo_form(client, **query):
+    return client.get(url("new_run", "tea", RunKind.PPO), query).context["form"]
+
+
+def test_preset_fills_in_the_form_without_javascript(client, measured):
+    form = ppo_form(client, preset="overnight")
+
+    assert form["steps"].value() == PRESETS["overnight"].settings["steps"]
+    assert form["policy"].value() == measured.parent_id
+    assert ppo_form(client, preset="no such")["steps"].value() == PPOConfig.steps
+
+
+def test_preset_chosen_on_the_form_keeps_what_was_typed_and_starts_nothing(client, measured):
+    sent = {**ppo_form(client).as_sent().data, "steps": "7"}
+
+    address = url("new_run", "tea", RunKind.PPO) + "?preset=quick"
+    response = client.post(address, sent, headers=HTMX)
+
+    assert "Kept as you had set it: Steps." in response.content.decode()
+    assert response.context["form"]["critic"].value() == "head"
+    assert not Run.objects.exists()
+
+
+def test_form_says_what_the_run_will_take(client, measured):
+    page = client.get(url("new_run", "tea", RunKind.PPO)).content.decode()
+
+    assert "Measured on calculator (CPU, 2 cores), 2026-11-21." in page
+
+
+def test_estimate_follows_the_fields(client, measured):
+    sent = ppo_form(client).as_sent().data
+
+    few, many, wrong, empty = (
+        client.post(url("estimate", "tea"), {**sent, **changes}, headers=HTMX)
+        for changes in ({"steps": 10}, {"steps": 20}, {"minibatches": 5}, {"steps": ""})
+    )
+
+    found = [response.context["outlook"]["estimate"] for response in (few, many)]
+    assert found[1].tokens_generated == 2 * found[0].tokens_generated
+    assert "minibatches=5 must divide batch_size=32" in wrong.content.decode()
+    assert "when the settings are complete" in empty.content.decode()
+
+
+def test_form_offers_to_measure_what_has_not_been_measured(client, measured):
+    type(measured).objects.filter(pk=measured.parent_id).update(probe={})
+
+    page = client.get(url("new_run", "tea", RunKind.PPO)).content.decode()
+
+    assert "has not been measured yet" in page
+    address = f"{url('new_run', 'tea', RunKind.PROBE)}?policy={measured.parent_id}"
+    assert address in page
+    assert client.get(address).context["form"]["policy"].value() == measured.parent_id
+
+
+def test_form_warns_if_the_memory_may_not_be_enough(client, measured, settings, monkeypatch):
+    monkeypatch.setattr(estimates.socket, "gethostname", lambda: "calculator")
+    settings.RUN_MEMORY_LIMIT_MIB = 1000
+
+    page = client.get(url("new_run", "tea", RunKind.PPO)).content.decode()
+
+    assert "A run may use 1,000 MiB here at the moment." in page
+
+
+def test_estimate_is_kept_with_the_run_and_shown_beside_what_it_took(client, measured):
+    PromptFactory(project=measured.project, split="train")
+    sent = ppo_form(client).as_sent().data
+    client.post(url("new_run", "tea", RunKind.PPO), sent)
+    run = Run.objects.get()
+    now = timezone.now()
+    Run.objects.update(
+        status=Status.SUCCEEDED, started=now - timedelta(minutes=4), finished=now,
+        result={"peak_mib": 1234},
+    )  # fmt: skip
+
+    page = client.get(run.get_absolute_url()).content.decode()
+
+    assert run.estimate["minutes"] > 1
+    assert "Estimate against actual" in page
+    assert '<td class="number">1,230</td>' in page
+
+
+def test_only_admins_are_given_an_estimate(client, project):
+    sign_in(client, project, Role.REVIEWER)
+
+    assert client.post(url("estimate", "tea")).status_code == 404
+
+
+# --- all answers of a PPO run ------------------------------------------------------------------
+def write_answers(run, *texts):
+    lines = [{"id": 1, "completion": text, "score": 0.0, "kl": 0.0} for text in texts]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.folder / "rollouts" / "step-00001.jsonl").write_text(text)
+
+
+def test_answers_come_in_pages_that_keep_what_was_asked_for(client, run, admin):
+    write_answers(run, *[f"answer {number}." for number in range(25)])
+
+    page = client.get(url("rollouts", "tea", run.pk), {"text": "answer", "order": "score-high"})
+
+    text = page.content.decode()
+    assert "answer 19." in text
+    assert "answer 20." not in text
+    assert "?text=answer&amp;order=score-high&amp;page=2" in text
+    further = client.get(url("rollouts", "tea", run.pk), {"text": "answer", "page": 2})
+    assert "answer 20." in further.content.decode()
+
+
+def test_answers_are_escaped_and_long_ones_folded(client, run, admin):
+    write_answers(run, "<script>alert(1)</script>", "word " * 200)
+
+    text = client.get(url("rollouts", "tea", run.pk)).content.decode()
+
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert text.count("<details>") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "sentence"),
+    [
+        (Status.RUNNING, {}, "The answers appear here after the first step."),
+        (Status.STOPPED, {}, "This run has kept no answers"),
+        (Status.RUNNING, {"text": "x", "first": "²"}, "No answer of this run fits."),
+    ],
+)
+def test_no_answers_are_explained(client, run, admin, status, asked, sentence):
+    Run.objects.filter(pk=run.pk).update(status=status)
+    (run.folder / "rollouts" / "step-00001.jsonl").unlink()
+
+    assert sentence in client.get(url("rollouts", "tea", run.pk), asked).content.decode()
+
+
+def test_only_ppo_has_answers_step_by_step(client, project, admin):
+    run = GenerateRunFactory(project=project)
+
+    assert client.get(url("rollouts", "tea", run.pk)).status_code == 404
 
 
 # --- the loop ----------------------------------------------------------------------------------

@@ -69,6 +69,14 @@ def model(folder, config):
     return {"artifact": str(folder.path / "artifact"), "name": "Toy", "parameters": 3}
 
 
+def probe(folder, config):
+    names = """load_seconds decode_step decode_token layer_forward layer_train layer_merge
+        head_forward head_train resident_mib parameters layers hidden_size vocabulary element_bytes
+        layer_parameters adapter_parameters cache_bytes activation_bytes template_tokens
+        characters_per_token"""
+    return {"probe": {"host": "toy", "device": "CPU", **dict.fromkeys(names.split(), 1.0)}}
+
+
 def completions(folder, config):
     lines = [
         {"id": prompt["id"], "index": index, "completion": f"answer {index}", "truncated": False}
@@ -106,6 +114,7 @@ ARTIFACTS = {
     "reward_model": model,
     "ppo": model,
     "evaluate": pairs,
+    "probe": probe,
 }
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def test_a_configuration_survives_being_saved_and_read(kind, required):
 
 
 def test_an_unknown_setting_is_named():
-    with pytest.raises(ValueError, match=r"unknown setting 'colour'; known are location, output"):
+    with pytest.raises(
+        ValueError, match=r"unknown setting 'colour'; known are location, measure_speed"
+    ):
         ImportModelConfig.from_dict({"source": "tiny", "colour": "red"})
 
 

@@ -3,6 +3,7 @@ import json
 import shutil
 import threading
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,7 +27,7 @@ def folder(tmp_path):
 
 
 def import_folder(source, folder):
-    return run(ImportModelConfig("folder", str(source)), folder)
+    return run(ImportModelConfig("folder", str(source), measure_speed=False), folder)
 
 
 def logits(model_folder):
@@ -81,7 +82,7 @@ def test_another_model_does_not_take_the_place_of_an_imported_one(source, folder
 
 def test_imports_at_the_same_time_wait_for_each_other(source, tmp_path):
     output = str(tmp_path / "shared" / "my-model")
-    config = ImportModelConfig("folder", str(source), output)
+    config = ImportModelConfig("folder", str(source), output, measure_speed=False)
     results = []
 
     def import_once(name):
@@ -241,14 +242,26 @@ def test_the_tiny_model_is_made_on_the_spot(folder):
     result = run(ImportModelConfig("tiny"), folder)
 
     assert (result["name"], result["context_tokens"]) == ("Tiny", 1024)
+    assert result["probe"]["parameters"] == result["parameters"]
     assert result["parameters"] == sum(
         p.numel() for p in AutoModelForCausalLM.from_pretrained(result["artifact"]).parameters()
     )
 
 
+def test_a_model_that_is_too_large_to_measure_here_is_imported_all_the_same(
+    source, folder, monkeypatch
+):
+    nothing_free = psutil.virtual_memory()._replace(available=0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: nothing_free)
+
+    result = run(ImportModelConfig("folder", str(source)), folder)
+
+    assert (result["name"], result["probe"]) == ("my-model", {})
+
+
 @pytest.mark.slow
 def test_the_embedded_model_is_converted_and_writes_sense(folder):
-    result = run(ImportModelConfig("embedded"), folder)
+    result = run(ImportModelConfig("embedded", measure_speed=False), folder)
 
     tokenizer = AutoTokenizer.from_pretrained(result["artifact"])
     model = AutoModelForCausalLM.from_pretrained(result["artifact"])

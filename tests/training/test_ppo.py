@@ -814,6 +814,16 @@ def test_the_run_reports_metrics_samples_and_progress_of_each_step(
     first = events(folder, "metrics")[0]["values"]
     assert first["kl/k1"] == pytest.approx(0.0, abs=1e-5)
     assert result["score_first"] == first["score/mean"]
+    assert first["policy/approx_kl_first"] == pytest.approx(0.0, abs=1e-9)
+    lines = (folder.path / "rollouts" / "step-00001.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert set(kept[0]) == {
+        "id", "completion", "score", "kl", "n_tokens", "truncated", "repetition",
+    }  # fmt: skip
+    for metric, name in [("score/mean", "score"), ("length/mean", "n_tokens"),
+                         ("length/truncated_share", "truncated"),
+                         ("repetition/mean", "repetition")]:  # fmt: skip
+        assert first[metric] == pytest.approx(sum(line[name] for line in kept) / 8, abs=1e-6)
 
 
 def test_all_prompts_too_long_is_a_sentence(make_config, prompts_file, folder):

@@ -19,6 +19,7 @@ from rlhf.training.ppo_math import (
     masked_mean,
     normalise_scores,
     policy_loss,
+    repeated_share,
     shape_rewards,
     total_scores,
     value_loss,
@@ -32,6 +33,20 @@ def test_masked_mean_ignores_what_padding_holds():
     values = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, math.nan]])
 
     assert masked_mean(values, MASK) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share"),
+    [
+        ([1, 2, 3, 1, 2, 3], 0.25),  # 123 231 312 123
+        ([7] * 12, 0.9),  # the same 3-gram ten times
+        ([1, 2, 3, 4], 0.0),
+        ([1, 2], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_repetition_is_the_share_of_three_tokens_that_came_before(tokens, share):
+    assert repeated_share(tokens) == pytest.approx(share)
 
 
 def test_whiten_gives_mean_zero_and_variance_one():

@@ -1,0 +1,294 @@
+"""What a PPO run will take on this machine, before it starts: memory, minutes, tokens.
+
+`estimate` is arithmetic on a probe, the seconds and bytes that rlhf/training/probe.py has measured
+of the model; `estimate_run` finds what it needs to know in the database.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import psutil
+from django.conf import settings
+from django.db.models.functions import Length
+
+from annotator.models import Completion, Prompt, Split
+from rlhf.models import ModelVersion, Run
+from rlhf.training.config import PPOConfig
+
+START_SECONDS = 10.0  # of Python and its libraries
+# Bytes per number that learns: weight, gradient and Adam's two moments; the copy that a stopped
+# step goes back to; and while a checkpoint is written a second copy, and the file in memory.
+LEARNED, KEPT, WRITTEN = 16, 12, 24
+FROZEN = 4
+LOGITS_BYTES = 3 * 4 * 2**23  # forward.LOGITS_AT_ONCE, their probabilities and one more of the size
+SAMPLED_BYTES = 24  # per answer and word of the vocabulary: logits, probabilities, their sums
+BACKWARD = 1.25  # gradients on the way, and what the allocator does not give back
+FULL = 1.5  # a backward pass through everything, against one that reaches only adapters
+SAMPLE = 200  # rows that say how long prompts and answers are
+AT_ONCE = 32  # answers decoded together, where one figure has to do
+MIB = 2**20
+
+
+class Probe(NamedTuple):
+    """One model on one machine. Seconds and bytes are per token, and of one layer where named so."""
+
+    load_seconds: float
+    decode_step: float  # seconds of decoding one token each, whatever the number of answers
+    decode_token: float  # and for each answer besides
+    layer_forward: float
+    layer_train: float  # forward and backward
+    layer_merge: float  # of adding an adapter to a layer's weights, whatever the tokens
+    head_forward: float
+    head_train: float
+    resident_mib: float  # of the process with the model loaded
+    parameters: int
+    layers: int
+    hidden_size: int
+    vocabulary: int
+    element_bytes: int  # 4: fp32
+    layer_parameters: float
+    adapter_parameters: float  # of a layer, per rank
+    cache_bytes: float  # of keys and values, all layers
+    activation_bytes: float
+    template_tokens: float
+    characters_per_token: float
+
+    @classmethod
+    def from_json(cls, measured: Mapping[str, Any]) -> Self:
+        return cls(**{name: measured[name] for name in cls._fields})
+
+    @property
+    def is_exact(self) -> bool:
+        return self.element_bytes == 4
+
+    # Tokens per second, with adapters on all layers.
+    @property
+    def decode_speed(self) -> float:
+        return AT_ONCE / (self.decode_step + AT_ONCE * self.decode_token)
+
+    @property
+    def forward_speed(self) -> float:
+        return 1 / (self.layers * self.layer_forward + self.head_forward)
+
+    @property
+    def train_speed(self) -> float:
+        return 1 / (self.layers * self.layer_train + self.head_train)
+
+    def tokens_of(self, characters: float) -> float:
+        return characters / self.characters_per_token
+
+
+class Estimate(NamedTuple):
+    memory_mib: float  # at most
+    minutes: float
+    tokens_generated: float
+    tokens_trained: float  # each as often as there are epochs
+    prompt_tokens: float  # what it assumes: mean length of a prompt with its template
+    answer_tokens: float  # and of an answer, its end token included
+
+    @property
+    def seconds(self) -> float:
+        return 60 * self.minutes
+
+
+def estimate(
+    config: PPOConfig,
+    probe: Probe,
+    *,
+    prompt_tokens: float,
+    answer_tokens: float,
+    reward_layers: int | None = None,
+) -> Estimate:
+    """What rlhf/training/ppo.py will take. `reward_layers`: where the reward model's adapter lies.
+
+    With B answers a step, p and m tokens of prompt and answer, X = B·(p + m), M = B·m, T the limit,
+    L layers of which the policy's adapter lies on k and the reward model's on r, and `top` =
+    max(k, r) if the trunk is reused, else L; f and g seconds of a layer's forward and training, h
+    and u of the head's, c of merging a layer (0 in bf16, where nothing is merged):
+
+        rollout  B·p·L·f + T·decode_step + M·decode_token + k·c
+        score    reference, reward and an adapter critic X·top·f each, a full critic X·L·f; M·h
+                 for the reference; the same as the reference for the policy in bf16; 2·r·c
+        update   epochs · (X·((top - k)·f + k·g) + M·u), and for the critic as much with r for k
+                 (adapter), X·L·1.5·g (full) or nothing (head); merges once per optimiser step
+
+    A run is its steps, one more rollout and score that measure the result, and loading. Padding,
+    checkpoints, what the length of a conversation adds to attention, other sources of rewards than
+    a reward model on the same base, and sharing the work among processes are left out.
+
+    Memory: the loaded model, adapters and what learns with its optimiser; then the largest of the
+    rollout (merged weights, cache, logits), the update (merged weights, activations of a
+    micro-batch, logits) and the writing of a checkpoint.
+    """
+    seconds = START_SECONDS + probe.load_seconds * (2 if config.critic == "full" else 1)
+    cost = _Cost(config, probe, prompt_tokens, answer_tokens, reward_layers or probe.layers)
+    seconds += config.steps * (cost.rollout() + cost.score() + cost.update())
+    seconds += cost.rollout() + cost.score()
+    generated = config.steps * config.batch_size * answer_tokens
+    return Estimate(
+        memory_mib=probe.resident_mib + cost.memory_bytes() / MIB,
+        minutes=seconds / 60,
+        tokens_generated=generated,
+        tokens_trained=config.epochs * generated,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+    )
+
+
+class _Cost:
+    """The parts of a step, in the letters of `estimate`."""
+
+    def __init__(self, config: PPOConfig, probe: Probe, p: float, m: float, r: int) -> None:
+        self.config, self.probe, self.p, self.m = config, probe, p, m
+        self.k, self.r = min(config.adapter_layers or probe.layers, probe.layers), r
+        self.top = max(self.k, r) if config.reuse_trunk else probe.layers
+        self.x, self.of_answers = config.batch_size * (p + m), config.batch_size * m
+        self.merge = probe.layer_merge if probe.is_exact else 0.0
+
+    def rollout(self) -> float:
+        probe, config = self.probe, self.config
+        prefill = config.batch_size * self.p * probe.layers * probe.layer_forward
+        decode = config.max_new_tokens * probe.decode_step + self.of_answers * probe.decode_token
+        return prefill + decode + self.k * self.merge
+
+    def score(self) -> float:
+        probe, critic = self.probe, self.config.critic
+        one = self.x * self.top * probe.layer_forward
+        reference = one + self.of_answers * probe.head_forward
+        policy = 0.0 if probe.is_exact else reference
+        values = {"head": 0.0, "adapter": one, "full": one * probe.layers / self.top}[critic]
+        merges = self.r * self.merge * (2 if critic == "adapter" else 1)
+        return reference + policy + one + values + merges
+
+    def update(self) -> float:
+        probe, config = self.probe, self.config
+        policy = self._train(self.k) + self.of_answers * probe.head_train
+        full = self.x * probe.layers * FULL * probe.layer_train
+        critic = {"head": 0.0, "adapter": self._train(self.r), "full": full}[config.critic]
+        merged = self.k + (self.r if config.critic == "adapter" else 0)
+        merges = config.minibatches * merged * self.merge
+        return config.epochs * (policy + critic + merges)
+
+    def _train(self, adapted: int) -> float:
+        """Forward through `top` layers and backward through those with the adapter."""
+        probe = self.probe
+        again = probe.layer_forward if self.config.gradient_checkpointing else 0.0
+        backward = adapted * (probe.layer_train + again)
+        return self.x * ((self.top - adapted) * probe.layer_forward + backward)
+
+    def memory_bytes(self) -> float:
+        """What comes to the loaded model."""
+        config, probe = self.config, self.probe
+        of_adapter = config.lora_rank * probe.adapter_parameters
+        critic = {"head": 0.0, "adapter": of_adapter * self.r, "full": probe.parameters}
+        learned = of_adapter * self.k + critic[config.critic]
+        merged = max(self.k, self.r) * probe.layer_parameters * 4 if probe.is_exact else 0.0
+        is_reused = self.top < probe.layers
+        states = self.x * probe.hidden_size * probe.element_bytes if is_reused else 0.0
+        rollout = self.x * probe.cache_bytes + config.batch_size * probe.vocabulary * SAMPLED_BYTES
+        update = BACKWARD * self._activations() + LOGITS_BYTES
+        working = KEPT * learned + merged + states + max(rollout, update)
+        writing = (KEPT + WRITTEN) * learned
+        return FROZEN * of_adapter * self.r + LEARNED * learned + max(working, writing)
+
+    def _activations(self) -> float:
+        config, probe = self.config, self.probe
+        tokens = max(config.micro_batch_tokens, self.p + self.m)
+        layers = {"head": self.k, "adapter": max(self.k, self.r), "full": probe.layers}
+        n = layers[config.critic]
+        if config.gradient_checkpointing:  # what enters each layer, and one layer computed again
+            return tokens * (n * probe.hidden_size * probe.element_bytes + probe.activation_bytes)
+        return tokens * n * probe.activation_bytes
+
+
+# --- of a run that is about to start ------------------------------------------------------------
+def probe_of(policy: ModelVersion) -> dict[str, Any]:
+    """Its speed as it was measured; empty if it was not, or where nobody trains any more."""
+    measured = policy.root().probe
+    trained_on = policy.project.runs.exclude(host="").values_list("host", flat=True).first()
+    return measured if measured and trained_on in (None, measured["host"]) else {}
+
+
+def probe_in(result: Mapping[str, Any]) -> Probe | None:
+    """Of a run's result."""
+    return Probe.from_json(result["probe"]) if result.get("probe") else None
+
+
+def free_memory_mib(measured: Mapping[str, Any]) -> float | None:
+    """What a run may use where the probe was made; None if that is another machine, or a GPU."""
+    if measured.get("host") != socket.gethostname() or measured.get("device") != "CPU":
+        return None
+    free = psutil.virtual_memory().available / MIB
+    return min(free, settings.RUN_MEMORY_LIMIT_MIB or free)
+
+
+def estimate_run(
+    policy: ModelVersion, reward_model: ModelVersion | None, config: PPOConfig
+) -> Estimate | None:
+    """None if the policy's speed has not been measured."""
+    measured = probe_of(policy)
+    if not measured:
+        return None
+    probe = Probe.from_json(measured)
+    reward_layers = config.adapter_layers  # where a critic's adapter lies if there is none to copy
+    if reward_model and reward_model.run and not needs_second_model(policy, reward_model):
+        reward_layers = reward_model.run.config.get("adapter_layers")
+    return estimate(
+        config,
+        probe,
+        prompt_tokens=min(_prompt_tokens(policy, probe), config.max_prompt_tokens),
+        answer_tokens=min(_answer_tokens(policy, probe), config.max_new_tokens),
+        reward_layers=reward_layers,
+    )
+
+
+def needs_second_model(policy: ModelVersion, reward_model: ModelVersion | None) -> bool:
+    """Its adapter lies on other weights, which are loaded besides."""
+    return reward_model is not None and reward_model.reference() != policy.reference()
+
+
+def _prompt_tokens(policy: ModelVersion, probe: Probe) -> float:
+    """Mean over some of the project's prompts, with the chat template."""
+    prompts = Prompt.objects.filter(project=policy.project_id, split=Split.TRAIN)
+    chosen = prompts.order_by("key")[:SAMPLE].values_list("messages", flat=True)
+    lengths = [sum(len(message["content"]) for message in messages) for messages in chosen]
+    mean = sum(lengths) / len(lengths) if lengths else 0.0
+    return probe.template_tokens + probe.tokens_of(mean)
+
+
+def _answer_tokens(policy: ModelVersion, probe: Probe) -> float:
+    """Mean over the newest answers of this policy, with the end token; infinite without any."""
+    written = Completion.objects.filter(generated__model_version=policy).order_by("-pk")
+    lengths = list(written.values_list(Length("text"), flat=True)[:SAMPLE])
+    return probe.tokens_of(sum(lengths) / len(lengths)) + 1 if lengths else float("inf")
+
+
+# --- afterwards ---------------------------------------------------------------------------------
+class Comparison(NamedTuple):
+    """A value as it was estimated, and as it came out; None if that is not known."""
+
+    label: str
+    unit: str  # empty: seconds, shown as a duration
+    estimated: float
+    actual: float | None
+
+
+def comparisons(run: Run) -> list[Comparison]:
+    """Estimate against actual, of a run that has ended well; empty if none was made."""
+    if not run.estimate:
+        return []
+    took = run.finished - run.started if run.finished and run.started else None
+    seconds = took.total_seconds() if took and not run.attempts else None  # not of all attempts
+    lengths = run.metrics.values_list("values__length/mean", flat=True)
+    generated = sum(filter(None, lengths)) * run.config["batch_size"]
+    learned = generated * run.config["epochs"]
+    expected = run.estimate
+    return [
+        Comparison("Time", "", 60 * expected["minutes"], seconds),
+        Comparison("Memory", "MiB", expected["memory_mib"], run.result.get("peak_mib")),
+        Comparison("Written", "tokens", expected["tokens_generated"], generated or None),
+        Comparison("Learned from", "tokens", expected["tokens_trained"], learned or None),
+    ]
