@@ -6,6 +6,7 @@ of the model; `estimate_run` finds what it needs to know in the database.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -101,8 +102,10 @@ def estimate(
     prompt_tokens: float,
     answer_tokens: float,
     reward_layers: int | None = None,
+    held_out: int = 0,
 ) -> Estimate:
-    """What rlhf/training/ppo.py will take. `reward_layers`: where the reward model's adapter lies.
+    """What rlhf/training/ppo.py will take. `reward_layers`: where the reward model's adapter lies;
+    `held_out`: prompts of an evaluation.
 
     With B answers a step, p and m tokens of prompt and answer, X = B·(p + m), M = B·m, T the limit,
     L layers of which the policy's adapter lies on k and the reward model's on r, and `top` =
@@ -113,20 +116,22 @@ def estimate(
         score    reference, reward and an adapter critic X·top·f each, a full critic X·L·f; M·h
                  for the reference; the same as the reference for the policy in bf16; 2·r·c
         update   epochs · (X·((top - k)·f + k·g) + M·u), and for the critic as much with r for k
-                 (adapter), X·L·1.5·g (full) or nothing (head); merges once per optimiser step
+                 (adapter), X·L·1.5·g (full) or nothing (head); g includes merging the layer
 
-    A run is its steps, one more rollout and score that measure the result, and loading. Padding,
+    A run is its steps, the rollout and score of each evaluation (or of one batch that measures the
+    result, if no prompt is held out), and loading. Padding,
     checkpoints, what the length of a conversation adds to attention, other sources of rewards than
     a reward model on the same base, and sharing the work among processes are left out.
 
     Memory: the loaded model, adapters and what learns with its optimiser; then the largest of the
-    rollout (merged weights, cache, logits), the update (merged weights, activations of a
-    micro-batch, logits) and the writing of a checkpoint.
+    rollout (merged weights, cache, logits), the update (activations of a micro-batch, logits) and
+    the writing of a checkpoint.
     """
     seconds = START_SECONDS + probe.load_seconds * (2 if config.critic == "full" else 1)
     cost = _Cost(config, probe, prompt_tokens, answer_tokens, reward_layers or probe.layers)
     seconds += config.steps * (cost.rollout() + cost.score() + cost.update())
-    seconds += cost.rollout() + cost.score()
+    batches = evaluations(config) * held_out / config.batch_size if held_out else 1.0
+    seconds += batches * (cost.rollout() + cost.score())
     generated = config.steps * config.batch_size * answer_tokens
     return Estimate(
         memory_mib=probe.resident_mib + cost.memory_bytes() / MIB,
@@ -136,6 +141,14 @@ def estimate(
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
     )
+
+
+def evaluations(config: PPOConfig) -> int:
+    """How often the held-out prompts are answered: before the first step, regularly, at the end."""
+    if config.evaluate_every == 0:
+        return 0
+    every = config.evaluate_every or max(1, config.steps // 4)
+    return 1 + math.ceil(config.steps / every)
 
 
 class _Cost:
@@ -165,12 +178,11 @@ class _Cost:
 
     def update(self) -> float:
         probe, config = self.probe, self.config
-        policy = self._train(self.k) + self.of_answers * probe.head_train
+        policy = self._train(self.k) * (FULL if config.train == "full" else 1.0)
+        policy += self.of_answers * probe.head_train
         full = self.x * probe.layers * FULL * probe.layer_train
         critic = {"head": 0.0, "adapter": self._train(self.r), "full": full}[config.critic]
-        merged = self.k + (self.r if config.critic == "adapter" else 0)
-        merges = config.minibatches * merged * self.merge
-        return config.epochs * (policy + critic + merges)
+        return config.epochs * (policy + critic)
 
     def _train(self, adapted: int) -> float:
         """Forward through `top` layers and backward through those with the adapter."""
@@ -184,13 +196,15 @@ class _Cost:
         config, probe = self.config, self.probe
         of_adapter = config.lora_rank * probe.adapter_parameters
         critic = {"head": 0.0, "adapter": of_adapter * self.r, "full": probe.parameters}
-        learned = of_adapter * self.k + critic[config.critic]
+        policy = of_adapter if config.train == "adapter" else probe.layer_parameters
+        learned = policy * self.k + critic[config.critic]
         merged = max(self.k, self.r) * probe.layer_parameters * 4 if probe.is_exact else 0.0
         is_reused = self.top < probe.layers
         states = self.x * probe.hidden_size * probe.element_bytes if is_reused else 0.0
         rollout = self.x * probe.cache_bytes + config.batch_size * probe.vocabulary * SAMPLED_BYTES
         update = BACKWARD * self._activations() + LOGITS_BYTES
-        working = KEPT * learned + merged + states + max(rollout, update)
+        kept = KEPT * learned if config.checkpoint_every > 1 else 0.0
+        working = kept + states + max(merged + rollout, update)
         writing = (KEPT + WRITTEN) * learned
         return FROZEN * of_adapter * self.r + LEARNED * learned + max(working, writing)
 
@@ -242,7 +256,12 @@ def estimate_run(
         prompt_tokens=min(_prompt_tokens(policy, probe), config.max_prompt_tokens),
         answer_tokens=min(_answer_tokens(policy, probe), config.max_new_tokens),
         reward_layers=reward_layers,
+        held_out=min(_held_out(policy), config.eval_prompts) if evaluations(config) else 0,
     )
+
+
+def _held_out(policy: ModelVersion) -> int:
+    return Prompt.objects.filter(project=policy.project_id, split=Split.TEST).count()
 
 
 def needs_second_model(policy: ModelVersion, reward_model: ModelVersion | None) -> bool:

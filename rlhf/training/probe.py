@@ -172,6 +172,7 @@ def _seconds(model: PeftModel, folder: RunFolder) -> dict[str, float]:
     n_tokens = batch.inputs["input_ids"].numel()
     states = torch.randn(n_tokens, head.in_features).to(head.weight)
     targets = batch.inputs["input_ids"].flatten()
+    one = collate([[0]], [[0]], head.weight.device)
 
     def forward() -> None:
         with torch.no_grad():
@@ -183,8 +184,8 @@ def _seconds(model: PeftModel, folder: RunFolder) -> dict[str, float]:
         model.zero_grad(set_to_none=True)
 
     def merge() -> None:
-        with _using(model):
-            pass
+        with torch.no_grad(), _using(model):  # sums are made when a layer is first used
+            hidden_states(backbone, one)
 
     def head_forward() -> None:
         with torch.no_grad():

@@ -47,14 +47,14 @@ def seconds(probe=PROBE, reward_layers=None, **changes):
 def test_head_critic_on_all_layers():
     rollout = 300 * 10 * 1e-3 + 40 * 0.5 + 200 * 0.01 + 10 * 0.1
     score = 2 * 500 * 10 * 1e-3 + 200 * 2e-3 + 10 * 0.1
-    update = 2 * (500 * 10 * 3e-3 + 200 * 5e-3 + 2 * 10 * 0.1)
+    update = 2 * (500 * 10 * 3e-3 + 200 * 5e-3)
 
     assert seconds() == pytest.approx(rollout + score + update)
 
 
 def test_adapter_critic_adds_one_pass_of_scoring_and_its_own_update():
     score = 500 * 10 * 1e-3 + 10 * 0.1
-    update = 2 * (500 * 10 * 3e-3 + 2 * 10 * 0.1)
+    update = 2 * 500 * 10 * 3e-3
 
     assert seconds(critic="adapter") == pytest.approx(seconds() + score + update)
 
@@ -69,7 +69,7 @@ def test_trunk_is_reused_if_both_adapters_lie_on_the_top_layers():
     rollout = 300 * 10 * 1e-3 + 40 * 0.5 + 200 * 0.01 + 3 * 0.1
     score = 2 * 500 * 4 * 1e-3 + 200 * 2e-3 + 4 * 0.1
     # Of the top four layers the policy has an adapter on three.
-    update = 2 * (500 * (1 * 1e-3 + 3 * 3e-3) + 200 * 5e-3 + 2 * 3 * 0.1)
+    update = 2 * (500 * (1 * 1e-3 + 3 * 3e-3) + 200 * 5e-3)
 
     assert seconds(adapter_layers=3, reward_layers=4) == pytest.approx(rollout + score + update)
 
@@ -87,10 +87,26 @@ def test_gradient_checkpointing_adds_a_forward_pass():
 
 
 def test_in_bf16_nothing_is_merged_and_the_policy_is_scored_again():
-    merges = 10 * 0.1 + 10 * 0.1 + 2 * 2 * 10 * 0.1
+    merges = 10 * 0.1 + 10 * 0.1
     again = 500 * 10 * 1e-3 + 200 * 2e-3
 
     assert seconds(PROBE._replace(element_bytes=2)) == pytest.approx(seconds() - merges + again)
+
+
+def test_full_fine_tuning_goes_back_through_everything():
+    assert seconds(train="full") == pytest.approx(seconds() + 2 * 0.5 * 500 * 10 * 3e-3)
+
+
+def test_evaluations_are_rollouts_with_their_scores():
+    """Before the first step, after every second one and at the end: of five prompts each."""
+    sizes = {"prompt_tokens": 30, "answer_tokens": 20}
+    config = replace(CONFIG, steps=5, evaluate_every=2)
+
+    more = estimate(config, PROBE, **sizes, held_out=5).seconds
+    less = estimate(config, PROBE, **sizes).seconds
+
+    rollout_and_score = 26.0 + 11.4
+    assert more - less == pytest.approx(4 * 0.5 * rollout_and_score - rollout_and_score)
 
 
 def test_run_is_its_steps_loading_and_one_more_rollout_with_its_scores():
@@ -111,9 +127,17 @@ def memory(probe=PROBE, reward_layers=None, **changes):
 def test_memory_is_adapters_merged_weights_and_activations():
     adapter = 10 * 16 * 2**12 / 2**20  # 0.625 Mi numbers
     fixed = 4 * adapter + 16 * adapter  # the reward model's; the policy's with its optimiser
-    working = 12 * adapter + 4 * 10 / 16 + 1.25 * 1024 * 10 * 2**14 / 2**20 + 96
+    update = 1.25 * 1024 * 10 * 2**14 / 2**20 + 96
 
-    assert memory() == pytest.approx(fixed + working)
+    assert memory() == pytest.approx(fixed + update)
+    assert memory(checkpoint_every=2) == pytest.approx(fixed + update + 12 * adapter)
+
+
+def test_full_fine_tuning_learns_whole_layers():
+    adapter = 10 * 16 * 2**12 / 2**20
+    layers = 10 / 16
+
+    assert memory(train="full") == pytest.approx(memory() + 16 * (layers - adapter))
 
 
 def test_fewer_micro_batch_tokens_need_less_until_the_rollout_is_the_largest():
@@ -121,7 +145,7 @@ def test_fewer_micro_batch_tokens_need_less_until_the_rollout_is_the_largest():
     small = memory(PROBE._replace(vocabulary=2**20), micro_batch_tokens=64)
 
     rollout = (500 * 2**10 + 10 * 2**20 * 24) / 2**20
-    assert small == pytest.approx(20 * adapter + 12 * adapter + 2.5 + rollout)
+    assert small == pytest.approx(20 * adapter + 2.5 + rollout)
 
 
 def test_full_critic_is_largest_while_its_checkpoint_is_written():
