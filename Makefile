@@ -24,10 +24,10 @@ demo:
 # Two test processes on two cores: threads that wait for each other would make both many times slower.
 test test-all: export OMP_NUM_THREADS ?= 1
 test: check
-	$(PY) -m pytest -q -n 2 --dist loadscope -m "not slow" $(TESTS)
+	$(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder -m "not slow" $(TESTS)
 
 test-all: check
-	$(PY) -m pytest -q -n 2 --dist loadscope $(TESTS)
+	$(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder $(TESTS)
 
 check:
 	@bin/setup dev
