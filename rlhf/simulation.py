@@ -104,6 +104,7 @@ PRESETS = {
         ppo={
             "steps": 15, "batch_size": 64, "micro_batch_tokens": 4096, "max_new_tokens": 32,
             "learning_rate": 3e-3, "value_learning_rate": 3e-3, "kl_coefficient": 0.02,
+            "evaluate_every": 5,
         },
         evaluate={"completions_per_prompt": 6, "max_new_tokens": 32, "batch_size": 64},
     ),
@@ -118,7 +119,7 @@ PRESETS = {
         ppo={
             "steps": 10, "batch_size": 32, "max_new_tokens": 64, "epochs": 1, "minibatches": 4,
             "learning_rate": 8e-4, "value_learning_rate": 8e-4, "kl_coefficient": 0.02,
-            "adapter_layers": 10,
+            "adapter_layers": 10, "evaluate_every": 5,
         },
         evaluate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
     ),
