@@ -5,10 +5,13 @@
         [--adapter-layers all|K] [--fixed-length] [--plain]
 
 DIR is a model folder with safetensors, by default the embedded model, converted first; FILE holds one
-{"prompt": [messages]} per line, by default the demo's. Prompts of more than --prompt-tokens are left out. The reward model is a random adapter: its cost is that of a real
-one. --fixed-length lets no token end a completion, so that two implementations do equal work;
+{"prompt": [messages]} per line, by default the demo's. Prompts of more than --prompt-tokens are left
+out. The reward model is a random adapter: its cost is that of a real one. --fixed-length lets no token end a completion, so that two implementations do equal work;
 --plain runs all layers everywhere, also where only the top ones have an adapter. Prints one JSON
 line; seconds are medians over the updates.
+
+Under `accelerate launch --config_file FILE` the processes share each update; one prints, and the
+memory is the sum of theirs.
 """
 
 import argparse
@@ -27,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from peft import get_peft_model
 
-from rlhf.training import ppo
+from rlhf.training import parallel, ppo
 from rlhf.training.artifacts import RunFolder
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
@@ -68,7 +71,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(arguments, Path(folder))))
+        result = measure(arguments, Path(folder))
+    result["peak_rss_mib"] = sum(parallel.gather(result["peak_rss_mib"]))
+    if parallel.rank() == 0:
+        print(json.dumps(result))
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -99,8 +105,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         read_prompts(numbered(arguments.prompts, folder)),
         config.max_prompt_tokens,
     )
-    run_folder = RunFolder(folder)
-    ppo.train(models, prompts, config, run_folder)
+    ppo.train(models, prompts, config, RunFolder(folder))
     steps = [
         event["values"]
         for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines())
@@ -158,6 +163,7 @@ def report(steps: list[dict[str, float]], arguments: argparse.Namespace) -> dict
         "adapter_layers": arguments.adapter_layers,
         "fixed_length": arguments.fixed_length,
         "plain": arguments.plain,
+        "processes": parallel.count(),
         "seconds_per_update": round(whole, 2),
         **{phase: round(value, 2) for phase, value in seconds.items()},
         "completions_per_s": round(arguments.batch / whole, 3),

@@ -2,7 +2,8 @@
 
 The algorithm is that of Ziegler et al. 2019 and Stiennon et al. 2020, with the details that Huang
 et al. 2023 (The N Implementation Details of RLHF with PPO) and 2024 (The N+ …) found to matter;
-docs/ppo.md names the source of each, and ppo_models.py says which models there are.
+docs/ppo.md names the source of each. ppo_models.py says which models there are, ppo_checkpoint.py what
+is kept of a run, ppo_selection.py which policy it ends with.
 
 B completions of up to T tokens; a rollout is one batch of them, N the tokens of some of them in a
 row. Everything random in a step comes from the seed and the step's number, so a resumed run repeats
@@ -11,13 +12,12 @@ exactly what it would have done. Several processes share the work of a step (par
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from peft import set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +34,6 @@ from rlhf.training.artifacts import (
     RunError,
     RunFolder,
     Stopped,
-    write_json,
     writing_folder,
 )
 from rlhf.training.config import PPOConfig
@@ -52,7 +50,8 @@ from rlhf.training.forward import (
     vocabulary_head,
 )
 from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sample
-from rlhf.training.models import adapter_state, decode, save_adapter
+from rlhf.training.models import decode, save_adapter
+from rlhf.training.ppo_checkpoint import State, copied, restore, save_checkpoint, snapshot
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
     charge_missing_end,
@@ -104,20 +103,6 @@ class Targets(NamedTuple):
     rewards: Tensor  # (B, T)
     advantages: Tensor  # (B, T) whitened over the whole batch
     returns: Tensor  # (B, T)
-
-
-@dataclass
-class State:
-    """What changes from step to step: the content of a checkpoint, with the adapters."""
-
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    kl_coefficient: float
-    step: int = 0
-    nonfinite_steps: int = 0  # in all
-    nonfinite_in_a_row: int = 0
-    first_score: float | None = None
-    evaluations: list[Evaluation] = field(default_factory=list)  # the first before training
 
 
 # --- setting up -------------------------------------------------------------------------------
@@ -406,7 +391,7 @@ def update(
         moved = None
         with suppress(Stopped):  # the other processes have to hear of it
             moved = accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
-        parallel.sum_gradients(learning_parameters(models), is_stopped=moved is None)
+        parallel.sum_gradients(models.parameters(), is_stopped=moved is None)
         far = config.target_kl_update
         if far is not None and sum(parallel.gather(moved)) > far:
             break
@@ -687,82 +672,6 @@ def evaluate(
         with writing_folder(folder_of(found, folder)) as path:
             save_policy(models, path)
     return found.metrics
-
-
-# --- checkpoints ------------------------------------------------------------------------------
-def snapshot(models: Models, state: State) -> dict[str, Any]:
-    """All that makes the next step what it will be. No random state: it is derived."""
-    return {
-        "step": state.step,
-        "kl_coefficient": state.kl_coefficient,
-        "nonfinite_steps": state.nonfinite_steps,
-        "nonfinite_in_a_row": state.nonfinite_in_a_row,
-        "first_score": state.first_score,
-        "evaluations": [tuple(found) for found in state.evaluations],
-        "adapters": {name: adapter_state(models.model, name) for name in learning(models)},
-        "policy": learnt(models.own_policy) if models.own_policy else None,
-        "value_head": models.value_head.state_dict(),
-        "critic": models.critic.state_dict() if models.critic else None,
-        "optimizer": state.optimizer.state_dict(),
-        "scheduler": state.scheduler.state_dict(),
-    }
-
-
-def learning_parameters(models: Models) -> list[nn.Parameter]:
-    return [*models.policy_parameters(), *models.value_parameters()]
-
-
-def learning(models: Models) -> list[str]:
-    """The adapters that learn."""
-    names = ("value",) if models.own_policy else ("policy", "value")
-    return [name for name in names if name in models.model.peft_config]
-
-
-def learnt(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that learn, by name."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def copied(content: Any) -> Any:
-    """The same structure with every tensor cloned to the CPU."""
-    if isinstance(content, Tensor):
-        return content.detach().cpu().clone()
-    if isinstance(content, dict):
-        return {key: copied(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [copied(value) for value in content]
-    return content
-
-
-def save_checkpoint(kept: dict[str, Any], folder: RunFolder) -> None:
-    if not folder.is_writer:
-        return
-    # Through memory: torch.save straight to a full disk aborts the process, a file write raises.
-    buffer = io.BytesIO()
-    torch.save(kept, buffer)
-    with folder.writing_checkpoint(kept["step"]) as path:
-        (path / "state.pt").write_bytes(buffer.getbuffer())
-        write_json(path / "state.json", {"step": kept["step"]})
-
-
-def restore(models: Models, state: State, folder: Path) -> None:
-    """Put a checkpoint back. Weights are loaded as data only: no pickled code is run."""
-    kept = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    for name in learning(models):
-        set_peft_model_state_dict(models.model, kept["adapters"][name], adapter_name=name)
-    if models.own_policy:
-        models.own_policy.load_state_dict(kept["policy"], strict=False)
-    if models.critic:
-        models.critic.load_state_dict(kept["critic"])
-    models.value_head.load_state_dict(kept["value_head"])
-    state.optimizer.load_state_dict(kept["optimizer"])
-    state.scheduler.load_state_dict(kept["scheduler"])
-    for name in (
-        "step", "kl_coefficient", "nonfinite_steps", "nonfinite_in_a_row", "first_score",
-    ):  # fmt: skip
-        setattr(state, name, kept[name])
-    # Missing in checkpoints of before there were any.
-    state.evaluations = [Evaluation(*found) for found in kept.get("evaluations", [])]
 
 
 # --- the run ----------------------------------------------------------------------------------

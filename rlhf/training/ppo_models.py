@@ -102,6 +102,10 @@ class Models(NamedTuple):
         )
         return [*critic, *self.value_head.parameters()]
 
+    def parameters(self) -> list[nn.Parameter]:
+        """All that learns."""
+        return [*self.policy_parameters(), *self.value_parameters()]
+
 
 def load_models(config: PPOConfig) -> Models:
     """The base with a fresh `policy` adapter, the reward model, and the critic made from it. With
@@ -146,7 +150,7 @@ def load_models(config: PPOConfig) -> Models:
     if own_policy:
         for parameter in tunable_parameters(own_policy, config.adapter_layers):
             parameter.requires_grad_(True)
-    for parameter in [*models.policy_parameters(), *models.value_parameters()]:
+    for parameter in models.parameters():
         parameter.requires_grad_(True)
     return models
 

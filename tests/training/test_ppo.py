@@ -17,7 +17,7 @@ from rlhf.training.data import read_prompts
 from rlhf.training.forward import backbone_of
 from rlhf.training.generate import encode_prompts, sample
 from rlhf.training.models import adapter_state, load_policy, stop_ids, use_adapter
-from rlhf.training.ppo import copied
+from rlhf.training.ppo_checkpoint import copied, restore, save_checkpoint, snapshot
 from rlhf.training.ppo_models import load_models
 from rlhf.training.ppo_selection import best, read_held_out, remove_beaten
 
@@ -770,12 +770,12 @@ def test_a_run_killed_after_a_new_best_still_has_the_one_its_checkpoint_speaks_o
     for step in (0, 1):
         state.step = step
         ppo.evaluate(models, held_out, state, config, folder)
-    ppo.save_checkpoint(ppo.snapshot(models, state), folder)
+    save_checkpoint(snapshot(models, state), folder)
     state.step, state.evaluations[1] = 2, state.evaluations[1]._replace(objective=-1e9)
 
     ppo.evaluate(models, held_out, state, config, folder)  # better, and not in a checkpoint yet
 
-    ppo.restore(models, state, folder.path / "checkpoint-1")
+    restore(models, state, folder.path / "checkpoint-1")
     assert best(state.evaluations).step == 1
     assert sorted(path.name for path in folder.path.glob("best-*")) == ["best-1", "best-2"]
     remove_beaten(state.evaluations, folder)

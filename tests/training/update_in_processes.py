@@ -19,5 +19,5 @@ config, rollout, targets = torch.load(path / "rollout.pt", weights_only=False)
 models = load_models(config)
 folder = RunFolder(path, is_writer=parallel.rank() == 0)
 metrics = ppo.update(models, ppo.make_state(models, config), rollout, targets, config, folder)
-weights = [parameter.detach() for parameter in ppo.learning_parameters(models)]
+weights = [parameter.detach() for parameter in models.parameters()]
 torch.save((weights, metrics), path / f"weights-{parallel.rank()}.pt")
