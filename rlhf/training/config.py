@@ -213,6 +213,17 @@ class PPOConfig(Config):
             f"clip_range_high={high} must be at least clip_range={self.clip_range}",
         )
         _require(dual is None or dual > 1, f"dual_clip={dual} must be above 1")
+        for name in ("checkpoint_every", "max_nonfinite_steps", "kl_horizon"):
+            value = getattr(self, name)
+            _require(value >= 1, f"{name}={value} must be at least 1")
+        _require(
+            self.target_kl is None or self.target_kl > 0,
+            f"target_kl={self.target_kl} must be above 0, or None",
+        )
+        _require(
+            0 <= self.warmup_steps <= 1,
+            f"warmup_steps={self.warmup_steps} is a share of the optimiser steps: 0 to 1",
+        )
         _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0")
         _require(
             self.kl_estimator in KL_ESTIMATORS,

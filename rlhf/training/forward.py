@@ -139,6 +139,9 @@ def is_trunk_reusable(model: nn.Module, k: int) -> bool:
     inputs whichever way they come, or mixes kinds of attention by the layer's number.
     """
     backbone = backbone_of(model)
+    kinds = getattr(backbone.config, "layer_types", None) or []
+    if kinds[: min(k, len(kinds))] != kinds[len(kinds) - k :]:  # they go by the layer's number
+        return False
     ids = torch.arange(8, device=backbone.device).unsqueeze(0)
     with watching(layers_of(backbone)[1][-k]) as watch:
         whole = backbone(input_ids=ids, use_cache=False).last_hidden_state
@@ -158,8 +161,9 @@ def hidden_states(layers: nn.Module, batch: Batch) -> Tensor:
 # --- log-probabilities ------------------------------------------------------------------------
 class _TokenLogprobs(torch.autograd.Function):
     """As soon as a token's logits are known, so is the gradient of its log-probability with
-    regard to its hidden state: (W[target] - softmax · W) / temperature, D numbers. They are kept
-    for the backward pass in place of V logits, and nothing is computed twice."""
+    regard to its hidden state: (onehot - softmax) · W / temperature, D numbers. They are kept for
+    the backward pass in place of V logits, and nothing is computed twice. The difference is taken in
+    fp32: for a token that is nearly certain, bf16 would leave only rounding of it."""
 
     @staticmethod
     def forward(
@@ -181,8 +185,9 @@ class _TokenLogprobs(torch.autograd.Function):
             logprobs.append(chosen - norm)
             entropies.append(norm - (probabilities * logits).sum(-1))
             if wants_gradient:
-                mean = probabilities.to(weight.dtype) @ weight
-                gradients.append((weight[ids] - mean).div_(temperature))
+                difference = probabilities.neg_()
+                difference[torch.arange(len(ids), device=ids.device), ids] += 1
+                gradients.append((difference.to(weight.dtype) @ weight).div_(temperature))
         if wants_gradient:
             ctx.save_for_backward(torch.cat(gradients))
         entropy = torch.cat(entropies)

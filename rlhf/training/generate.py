@@ -105,7 +105,7 @@ def sample(
             entropies[row, :length].tolist(),
             bool(truncated[row]),
             values[row, :length].tolist() if value_head else [],
-            torch.cat(decoding.states[row]) if watch else None,
+            torch.cat(decoding.states[row]).cpu() if watch else None,
         )
         for row, length in enumerate(lengths.tolist())
     ]

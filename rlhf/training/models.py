@@ -66,14 +66,21 @@ def load_policy(
     return model.eval(), tokenizer
 
 
+DROPOUTS = ("attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
+
+
 def disable_dropout(model: PreTrainedModel) -> None:
-    """Dropout would make the ratio of the first update differ from 1."""
+    """Dropout would make the ratio of the first update differ from 1.
+
+    Attention layers copy the share from the configuration when they are made, as a plain number.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    for name in ("attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"):
-        if hasattr(model.config, name):
-            setattr(model.config, name, 0.0)
+    for owner in (model.config, *model.modules()):
+        for name in DROPOUTS:
+            if isinstance(getattr(owner, name, None), float):
+                setattr(owner, name, 0.0)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -156,8 +157,13 @@ def make_rollout(
     config: PPOConfig,
     step: int,
     folder: RunFolder,
+    *,
+    with_values: bool = True,
 ) -> tuple[Rollout, dict[str, float]]:
-    """Completions of the prompts with their scores, and the seconds that both took."""
+    """Completions of the prompts with their scores, and the seconds that both took.
+
+    The critic is not asked `with_values=False`, where nothing is learnt from them.
+    """
     mine = list(parallel.share(prompts))
     part = None
     started = time.monotonic()
@@ -167,7 +173,7 @@ def make_rollout(
         completions = collect_rollout(models, mine, config, step, folder)
         rolled_out = time.monotonic()
         folder.phase("score")
-        part = score_rollout(models, mine, completions, config, folder)
+        part = score_rollout(models, mine, completions, config, folder, with_values)
     rollout = joined(parallel.gather(part))
     seconds = {
         "seconds/rollout": rolled_out - started,
@@ -222,6 +228,7 @@ def score_rollout(
     completions: list[Sampled],
     config: PPOConfig,
     folder: RunFolder,
+    with_values: bool = True,
 ) -> Rollout:
     """Reference log-probabilities, values and scores of the completions, by teacher forcing."""
     prompts = [prompt for prompt in prompts for _ in range(config.completions_per_prompt)]
@@ -259,7 +266,7 @@ def score_rollout(
     fill(rollout.ref_logprobs, None, partial(logprobs_of, models.model))
     if not models.is_exact:
         fill(rollout.logprobs, "policy", partial(logprobs_of, models.writer))
-    if config.critic != "head" or not models.is_exact:
+    if with_values and (config.critic != "head" or not models.is_exact):
         role = "policy" if config.critic == "head" else "value"
         fill(rollout.values, role, partial(state_values, head=models.value_head))
     said = conversations(models, prompts, completions)
@@ -357,15 +364,12 @@ def make_targets(
 
 
 # --- update -----------------------------------------------------------------------------------
-class Sums:
-    """Sums over the tokens of an update, to be divided once at the end."""
+Sums = dict[str, float]
 
-    def __init__(self) -> None:
-        self.values: dict[str, float] = {}
 
-    def add(self, **values: Tensor | float) -> None:
-        for name, value in values.items():
-            self.values[name] = self.values.get(name, 0.0) + float(value)
+def add(sums: Sums, **values: Tensor | float) -> None:
+    for name, value in values.items():
+        sums[name] += float(value)
 
 
 def update(
@@ -382,15 +386,14 @@ def update(
     taken. The schedule counts them all the same: a step's learning rate depends on its number only.
     """
     models.train()
-    sums = Sums()
-    ratios: list[float] = []
+    sums: Sums = defaultdict(float)  # over the tokens of all updates
     norms: dict[str, float] = {}
     left = config.epochs * config.minibatches
     for minibatch in minibatches(len(rollout.completions), state.step, config):
         state.optimizer.zero_grad(set_to_none=True)
         moved = None
         with suppress(Stopped):  # the other processes have to hear of it
-            moved = accumulate(models, rollout, targets, minibatch, config, folder, sums, ratios)
+            moved = accumulate(models, rollout, targets, minibatch, config, folder, sums)
         parallel.sum_gradients(models.parameters(), is_stopped=moved is None)
         far = config.target_kl_update
         if far is not None and sum(parallel.gather(moved)) > far:
@@ -399,18 +402,18 @@ def update(
         left -= 1
     for _ in range(left):
         state.scheduler.step()
-    sums.values = parallel.add_up(sums.values)
-    n = max(1.0, sums.values["tokens"])
+    total = parallel.add_up(dict(sums))
+    n = max(1.0, total["tokens"])
     return {
-        "policy/loss": sums.values["policy_loss"] / n,
-        "policy/clip_fraction": sums.values["clipped"] / n,
-        "policy/approx_kl": sums.values["approx_kl"] / n,
-        "policy/ratio_first": ratios[0],
+        "policy/loss": total["policy_loss"] / n,
+        "policy/clip_fraction": total["clipped"] / n,
+        "policy/approx_kl": total["approx_kl"] / n,
+        "policy/ratio_first": total["ratio_first"],
         "policy/updates_left_out": left,
-        "policy/approx_kl_first": sums.values["approx_kl_first"],
-        "value/loss": sums.values["value_loss"] / n,
-        "value/clip_fraction": sums.values["value_clipped"] / n,
-        "log_ratio_clamped": sums.values["clamped"],
+        "policy/approx_kl_first": total["approx_kl_first"],
+        "value/loss": total["value_loss"] / n,
+        "value/clip_fraction": total["value_clipped"] / n,
+        "log_ratio_clamped": total["clamped"],
         "nonfinite_steps": state.nonfinite_steps,
         **norms,
     }
@@ -431,7 +434,6 @@ def accumulate(
     config: PPOConfig,
     folder: RunFolder,
     sums: Sums,
-    ratios: list[float],
 ) -> float:
     """Add up the minibatch's gradient over micro-batches: the policy's, then a separate critic's.
 
@@ -453,7 +455,7 @@ def accumulate(
             on(targets.returns, rows),
             config.value_clip_range,
         )
-        sums.add(value_loss=value.loss.detach(), value_clipped=value.clipped)
+        add(sums, value_loss=value.loss.detach(), value_clipped=value.clipped)
         return config.value_coefficient * value.loss / tokens
 
     with models.using("policy") as layers:
@@ -475,12 +477,13 @@ def accumulate(
             if config.critic == "head":
                 loss = loss + add_value(models.value_head(hidden), rows)
             loss.backward()
-            if not ratios:
+            if not sums["tokens"]:  # before any update; the processes' shares are added up
                 first = policy.approx_kl / len(batch.targets)
-                sums.add(approx_kl_first=first / parallel.count())  # the processes' are added up
-            ratios.append(float(policy.ratio.mean()))
+                n = parallel.count()
+                add(sums, ratio_first=policy.ratio.mean() / n, approx_kl_first=first / n)
             moved += float(policy.approx_kl) / tokens
-            sums.add(
+            add(
+                sums,
                 tokens=len(batch.targets),
                 policy_loss=policy.loss.detach(),
                 clipped=policy.clipped,
@@ -531,6 +534,8 @@ def train(
     state = make_state(models, config)
     if checkpoints := folder.checkpoints():
         restore(models, state, checkpoints[-1][1])
+    if state.step and not state.evaluations:  # a checkpoint of before there were evaluations
+        held_out = ()
     if held_out and not state.evaluations:
         folder.metrics(0, evaluate(models, held_out, state, config, folder))
     seconds: list[float] = []
@@ -538,7 +543,7 @@ def train(
         began = time.monotonic()
         # A step that is stopped midway is done again from here, if not from a checkpoint.
         is_kept = state.step in dict(folder.checkpoints())
-        kept = None if is_kept else copied(snapshot(models, state))
+        kept = copied(snapshot(models, state)) if folder.is_writer and not is_kept else None
         try:
             metrics = train_step(models, state, prompts, config, folder)
             state.step += 1
@@ -569,12 +574,12 @@ def train_step(
     chosen = prompts_of_step(prompts, state.step, config)
     rollout, seconds = make_rollout(models, chosen, config, state.step, folder)
     targets = make_targets(rollout, models.rewards, state.kl_coefficient, config)
+    report_rollout(models, rollout, targets, state.step + 1, config, folder)
     folder.phase("update")
     scored = time.monotonic()
     metrics = rollout_metrics(rollout, targets, state)
     metrics |= update(models, state, rollout, targets, config, folder)
     metrics |= seconds | {"seconds/update": time.monotonic() - scored}
-    report_rollout(models, rollout, targets, state.step + 1, config, folder)
     if config.target_kl is not None:
         state.kl_coefficient = adapt_kl_coefficient(
             state.kl_coefficient,
@@ -661,7 +666,8 @@ def evaluate(
     parts = []
     for start in range(0, len(held_out), size):
         chosen = held_out[start : start + size]
-        rollout, _ = make_rollout(models, chosen, config, -1 - start, folder)  # of no step
+        seed = -1 - start  # of no step
+        rollout, _ = make_rollout(models, chosen, config, seed, folder, with_values=False)
         targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
         kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
         parts.append(torch.stack([targets.scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))

@@ -152,3 +152,26 @@ def test_a_model_whose_layers_cannot_be_run_alone_is_found_out(policy, monkeypat
     monkeypatch.setattr(type(backbone), "forward", with_offset)
 
     assert not is_trunk_reusable(model, 1)
+
+
+def test_layers_of_mixed_attention_are_not_run_apart_from_the_trunk(policy, monkeypatch):
+    model, _ = policy
+    kinds = ["sliding_attention", "full_attention"]
+    monkeypatch.setattr(model.config, "layer_types", kinds, raising=False)
+
+    assert not is_trunk_reusable(model, 1)
+
+
+def test_in_bf16_a_nearly_certain_token_has_the_gradient_it_has_in_fp32():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 50, bias=False)
+    hidden = 40 * head.weight[:5].detach()  # the first five tokens are all but certain
+    found = []
+    head.weight.data = head.weight.data.bfloat16().float()  # the same numbers in both
+    for dtype in (torch.float32, torch.bfloat16):
+        states = hidden.bfloat16().to(dtype).detach().requires_grad_()
+        head.to(dtype)
+        token_logprobs(states, head, torch.arange(5), 1.0)[0].sum().backward()
+        found.append(states.grad.float())
+
+    assert_close(found[1], found[0], atol=0.1 * float(found[0].abs().max()), rtol=0.1)

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -10,7 +13,6 @@ from rlhf.training.models import (
     adapter_parameters,
     adapter_state,
     decode,
-    disable_dropout,
     encode,
     encode_completion,
     load_policy,
@@ -174,14 +176,17 @@ def test_all_configured_end_tokens_stop_and_the_tokenizers_too(policy):
     assert stop_ids(model, tokenizer) == {1, 7, tokenizer.eos_token_id}
 
 
-def test_dropout_is_off_in_modules_and_in_the_configuration(tiny_reference):
-    model, _ = load_policy(tiny_reference)
-    model.config.attention_dropout = 0.1
-    model.model.layers[0].mlp.extra = torch.nn.Dropout(0.3)
+def test_dropout_is_off_wherever_a_model_keeps_it(tiny_reference, tmp_path):
+    """Attention layers keep a number of their own, which they read in training mode."""
+    shutil.copytree(tiny_reference["base"], tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["attention_dropout"] = 0.5
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    ids = torch.arange(8).unsqueeze(0)
 
-    disable_dropout(model)
+    model, _ = load_policy({"base": str(tmp_path / "model"), "adapters": []})
 
-    assert (model.config.attention_dropout, model.model.layers[0].mlp.extra.p) == (0.0, 0.0)
+    assert torch.equal(model.train()(ids).logits, model.eval()(ids).logits)
 
 
 def test_a_missing_model_folder_is_named():

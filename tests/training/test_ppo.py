@@ -1,6 +1,10 @@
 import json
 import math
+import multiprocessing
+import os
 import resource
+import signal
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -163,6 +167,7 @@ def test_reusing_the_trunk_changes_no_number(make_top_config, start, critic, fol
         config = make_top_config(critic=critic, reuse_trunk=reuse)
         models, _, rollout, targets = start(config)
         assert models.top == (1 if reuse else 0)
+        move(models)
         found.append((rollout, targets, gradient(models, rollout, targets, config, folder)))
 
     (plain, plain_targets, plain_gradient), (reused, reused_targets, reused_gradient) = found
@@ -254,6 +259,7 @@ def test_reusing_the_trunk_changes_no_number_of_a_full_policy(make_full_config, 
     for reuse in (False, True):
         config = make_full_config(adapter_layers=1, reuse_trunk=reuse)
         models, _, rollout, targets = start(config)
+        move(models)
         found.append((rollout, gradient(models, rollout, targets, config, folder)))
 
     (plain, plain_gradient), (reused, reused_gradient) = found
@@ -304,13 +310,20 @@ def test_the_artifact_of_full_fine_tuning_is_the_policy_as_a_whole_model(
 
 
 # --- the update ---------------------------------------------------------------------------------
+def move(models):
+    """Take the policy away from where it sampled. There half of LoRA's gradient is zero, every ratio
+    is 1 and nothing is clipped."""
+    torch.manual_seed(0)
+    for parameter in models.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+
+
 def gradient(models, rollout, targets, config, folder):
-    for parameter in [*models.policy_parameters(), *models.value_parameters()]:
+    for parameter in models.parameters():
         parameter.grad = None
-    rows = torch.arange(len(rollout.completions))
-    ppo.accumulate(models, rollout, targets, rows, config, folder, ppo.Sums(), [])
-    grads = [p.grad for p in [*models.policy_parameters(), *models.value_parameters()]]
-    return torch.cat([grad.flatten() for grad in grads])
+    rows, sums = torch.arange(len(rollout.completions)), defaultdict(float)
+    ppo.accumulate(models, rollout, targets, rows, config, folder, sums)
+    return torch.cat([parameter.grad.flatten() for parameter in models.parameters()])
 
 
 @contextmanager
@@ -323,10 +336,14 @@ def counting_forwards(module):
 
 @pytest.mark.parametrize("tokens", [1, 60])
 def test_the_gradient_does_not_depend_on_the_micro_batch(make_config, start, tokens, folder):
-    models, _, rollout, targets = start(make_config())
+    config = make_config(clip_range=0.02)
+    models, _, rollout, targets = start(config)
+    move(models)
 
-    whole = gradient(models, rollout, targets, make_config(micro_batch_tokens=10_000), folder)
-    parts = gradient(models, rollout, targets, make_config(micro_batch_tokens=tokens), folder)
+    whole, parts = (
+        gradient(models, rollout, targets, replace(config, micro_batch_tokens=size), folder)
+        for size in (10_000, tokens)
+    )
 
     assert whole.abs().max() > 1e-4
     assert_close(parts, whole, atol=1e-6, rtol=1e-4)
@@ -613,6 +630,47 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights(
     ppo.run(config, resumed)
 
     assert final_policy(resumed) == final_policy(folder)
+
+
+class Fatal(StopsAfter):
+    """A folder that kills the process at the n-th time somebody looks, or in the midst of writing
+    a checkpoint."""
+
+    def should_stop(self):
+        if super().should_stop():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    @contextmanager
+    def writing_checkpoint(self, step, keep=2):
+        with super().writing_checkpoint(step, keep) as path:
+            yield path
+            if step == -self.looks:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+# In the first evaluation, a rollout, scoring, an update, the evaluation after it, and a write.
+@pytest.mark.parametrize("looks", [2, 14, 23, 31, 45, -2])
+def test_a_run_killed_anywhere_ends_with_the_same_weights(
+    make_config, prompts_file, folder, tmp_path_factory, looks
+):
+    config = make_config(evaluate_every=1)
+    other = tmp_path_factory.mktemp("killed")
+    for path in (folder.path, other):
+        for name in ("prompts.jsonl", "eval_prompts.jsonl"):
+            (path / name).write_bytes(prompts_file.read_bytes())
+    ppo.run(config, folder)
+
+    killed = multiprocessing.get_context("fork").Process(
+        target=ppo.run, args=(config, Fatal(other, looks))
+    )
+    killed.start()
+    killed.join()
+    result = ppo.run(config, RunFolder(other))
+
+    assert killed.exitcode == -signal.SIGKILL
+    assert result["best_step"] is not None
+    assert final_policy(RunFolder(other)) == final_policy(folder)
 
 
 def test_a_run_killed_after_a_step_ends_with_the_same_weights(make_config, prompts_file, folder):
