@@ -33,9 +33,9 @@ mixed_precision: 'no'
 @pytest.fixture
 def make_config(tiny_reference, reward_folder):
     def make(**settings):
-        small = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lora_rank": 4, "samples": 2,
+        small = {"reward_model": str(reward_folder), "steps": 2, "batch_size": 8, "max_new_tokens": 8, "lora_rank": 4, "samples": 2,
                  "learning_rate": 1e-3}  # fmt: skip
-        return PPOConfig(tiny_reference, str(reward_folder), **small | settings)
+        return PPOConfig(tiny_reference, **small | settings)
 
     return make
 
@@ -62,7 +62,8 @@ def make_run(tmp_path, prompts_file, make_config):
     def make(name, **settings):
         path = tmp_path / name
         path.mkdir()
-        (path / "prompts.jsonl").write_bytes(prompts_file.read_bytes())
+        for name in ("prompts.jsonl", "eval_prompts.jsonl"):
+            (path / name).write_bytes(prompts_file.read_bytes())
         config = {"kind": "ppo", "config": make_config(**settings).to_dict()}
         (path / "config.json").write_text(json.dumps(config))
         return path
@@ -109,8 +110,13 @@ def test_two_processes_learn_what_one_learns(make_config, prompts_file, folder, 
     assert first[1]["policy/loss"] == pytest.approx(metrics["policy/loss"], abs=1e-6)
 
 
-def test_a_run_of_two_processes_is_stopped_and_resumed_bit_for_bit(make_run, launch):
-    whole, halted = make_run("whole", steps=3), make_run("halted", steps=3)
+def test_a_run_of_two_processes_is_stopped_and_resumed_bit_for_bit(
+    make_run, launch, top_reward_folder
+):
+    """With the trunk's states and the evaluations shared as well."""
+    top = {"reward_model": str(top_reward_folder), "adapter_layers": 1, "evaluate_every": 1}
+    several = {"completions_per_prompt": 2, "target_kl_update": 10.0}
+    whole, halted = (make_run(name, steps=3, **top, **several) for name in ("whole", "halted"))
     finish(launch("rlhf.training", whole))
 
     process = launch("rlhf.training", halted)
@@ -124,7 +130,8 @@ def test_a_run_of_two_processes_is_stopped_and_resumed_bit_for_bit(make_run, lau
     assert result_of(halted)["status"] == "succeeded"
     assert policy_of(halted) == policy_of(whole)
     events = (whole / "events.jsonl").read_text().splitlines()
-    assert sum('"metrics"' in event for event in events) == 3  # one process reports
+    assert sum('"metrics"' in event for event in events) == 4  # one process reports, from step 0
+    assert result_of(whole)["n_held_out"] == 4  # of five, as many for each process
 
 
 def test_no_process_outlives_a_killed_launcher(make_run, launch):
