@@ -24,7 +24,7 @@ START_SECONDS = 10.0  # of Python and its libraries
 # step goes back to; and while a checkpoint is written a second copy, and the file in memory.
 LEARNED, KEPT, WRITTEN = 16, 12, 24
 FROZEN = 4
-LOGITS_BYTES = 3 * 4 * 2**23  # forward.LOGITS_AT_ONCE, their probabilities and one more of the size
+LOGITS_BYTES = 3 * 4 * 2**22  # forward.LOGITS_AT_ONCE, their probabilities and one more of the size
 SAMPLED_BYTES = 24  # per answer and word of the vocabulary: logits, probabilities, their sums
 BACKWARD = 1.25  # gradients on the way, and what the allocator does not give back
 FULL = 1.5  # a backward pass through everything, against one that reaches only adapters

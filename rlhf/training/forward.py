@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-LOGITS_AT_ONCE = 2**23  # numbers; 32 MiB in fp32
+LOGITS_AT_ONCE = 2**22  # numbers; 16 MiB in fp32
 
 
 # --- batches ----------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def memory(probe=PROBE, reward_layers=None, **changes):
 def test_memory_is_adapters_merged_weights_and_activations():
     adapter = 10 * 16 * 2**12 / 2**20  # 0.625 Mi numbers
     fixed = 4 * adapter + 16 * adapter  # the reward model's; the policy's with its optimiser
-    update = 1.25 * 1024 * 10 * 2**14 / 2**20 + 96
+    update = 1.25 * 1024 * 10 * 2**14 / 2**20 + 48
 
     assert memory() == pytest.approx(fixed + update)
     assert memory(checkpoint_every=2) == pytest.approx(fixed + update + 12 * adapter)

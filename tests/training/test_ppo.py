@@ -715,7 +715,7 @@ def test_a_stop_request_is_seen_at_the_next_token(make_config, start, folder):
         ppo.train(models, prompts, config, folder)
 
     assert events(folder, "metrics") == []
-    assert [step for step, _ in folder.checkpoints()] == [0]
+    assert folder.checkpoints() == []  # a run goes on from its beginning without one
 
 
 # --- evaluation on held-out prompts -------------------------------------------------------------
