@@ -58,7 +58,10 @@ class Probe(NamedTuple):
     characters_per_token: float
 
     @classmethod
-    def from_json(cls, measured: Mapping[str, Any]) -> Self:
+    def from_json(cls, measured: Mapping[str, Any]) -> Self | None:
+        """None if something is missing: nothing was measured, or by an earlier version."""
+        if any(measured.get(name) is None for name in cls._fields):
+            return None
         return cls(**{name: measured[name] for name in cls._fields})
 
     @property
@@ -222,13 +225,16 @@ class _Cost:
 def probe_of(policy: ModelVersion) -> dict[str, Any]:
     """Its speed as it was measured; empty if it was not, or where nobody trains any more."""
     measured = policy.root().probe
+    if Probe.from_json(measured) is None:
+        return {}
     trained_on = policy.project.runs.exclude(host="").values_list("host", flat=True).first()
-    return measured if measured and trained_on in (None, measured["host"]) else {}
+    trainer = measured.get("trainer", measured.get("host"))  # older probes know only the process's
+    return measured if trained_on in (None, trainer) else {}
 
 
 def probe_in(result: Mapping[str, Any]) -> Probe | None:
     """Of a run's result."""
-    return Probe.from_json(result["probe"]) if result.get("probe") else None
+    return Probe.from_json(result.get("probe", {}))
 
 
 def free_memory_mib(measured: Mapping[str, Any]) -> float | None:
@@ -243,10 +249,9 @@ def estimate_run(
     policy: ModelVersion, reward_model: ModelVersion | None, config: PPOConfig
 ) -> Estimate | None:
     """None if the policy's speed has not been measured."""
-    measured = probe_of(policy)
-    if not measured:
+    probe = Probe.from_json(probe_of(policy))
+    if probe is None:
         return None
-    probe = Probe.from_json(measured)
     reward_layers = config.adapter_layers  # where a critic's adapter lies if there is none to copy
     if reward_model and reward_model.run and not needs_second_model(policy, reward_model):
         reward_layers = reward_model.run.config.get("adapter_layers")

@@ -165,7 +165,7 @@ def test_gradient_checkpointing_keeps_what_enters_each_layer():
 @pytest.fixture
 def policy(db):
     project = ProjectFactory()
-    return PolicyFactory(project=project, probe={**PROBE._asdict(), "host": "here"})
+    return PolicyFactory(project=project, probe={**PROBE._asdict(), "trainer": "here"})
 
 
 def test_lengths_are_those_of_the_projects_prompts_and_the_policys_answers(policy):
@@ -216,6 +216,21 @@ def test_speed_counts_only_where_the_last_run_ran(policy):
     assert estimate_run(unmeasured, None, CONFIG) is None
     RunFactory(project=policy.project, host="elsewhere", round_number=2)
     assert estimate_run(policy, None, CONFIG) is None
+
+
+def test_speed_counts_though_the_process_ran_in_a_container_of_another_name(policy):
+    policy.probe |= {"host": "1f0c3a"}
+    RunFactory(project=policy.project, host="here")
+
+    assert estimate_run(policy, None, CONFIG)
+
+
+def test_probe_that_lacks_a_field_counts_as_none(policy):
+    policy.probe.pop("layer_merge")
+
+    assert estimates.probe_of(policy) == {}
+    assert estimate_run(policy, None, CONFIG) is None
+    assert estimates.probe_in({"probe": policy.probe}) is None
 
 
 def test_free_memory_is_known_of_this_machine_alone(settings, monkeypatch):
