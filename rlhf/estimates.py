@@ -6,7 +6,6 @@ of the model; `estimate_run` finds what it needs to know in the database.
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -147,11 +146,8 @@ def estimate(
 
 
 def evaluations(config: PPOConfig) -> int:
-    """How often the held-out prompts are answered: before the first step, regularly, at the end."""
-    if config.evaluate_every == 0:
-        return 0
-    every = config.evaluate_every or max(1, config.steps // 4)
-    return 1 + math.ceil(config.steps / every)
+    """How often the held-out prompts are answered, once before the first step."""
+    return 1 + len(config.evaluation_steps) if config.evaluation_steps else 0
 
 
 class _Cost:

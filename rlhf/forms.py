@@ -498,7 +498,7 @@ class PPOForm(RunForm):
         required=False,
         min_value=0,
         help_text="Steps. The policy then answers held-out prompts, always with the same random "
-        "numbers. Empty: four times in all; 0: never.",
+        "numbers, and once before it learns. Empty: up to four times; 0: never.",
     )
     eval_prompts = whole(
         "Held-out prompts",
