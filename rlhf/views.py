@@ -167,8 +167,11 @@ def _outlook(project: Project, form: PPOForm) -> dict[str, Any]:
         "measured": measured,
         "estimate": found,
         "free_mib": free_mib,
-        "has_second_model": estimates.needs_second_model(policy, reward_model)
-        or any(rule["kind"] == "reward_model" for rule in config.rewards),
+        "has_second_model": any(
+            estimates.needs_second_model(policy, version)
+            for version in estimates.reward_models(policy, reward_model, config)
+        ),
+        "has_several_processes": bool(config.accelerate_config),
         "is_too_large": bool(found and free_mib and found.memory_mib > free_mib),
     }
 
