@@ -285,8 +285,8 @@ def _conclude_patiently(run: Run, code: int | None, is_leaving: Callable[[], boo
 def _conclude(run: Run, code: int | None) -> None:
     """Move the row of an ended process to where it ends.
 
-    A result.json is written last and whole, so what it says holds however the process went on to
-    end. `code` is None if nobody saw the process end.
+    A result.json is written whole, after all that matters, so what it says holds however the
+    process went on to end. `code` is None if nobody saw the process end.
     """
     _copy_all_reports(run)
     run.refresh_from_db(fields=["status", "stop_requested"])
