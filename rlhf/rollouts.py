@@ -102,13 +102,14 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_prompts(folder: Path) -> dict[Any, list[dict[str, str]]]:
-    """Messages by the prompt's id."""
+def read_prompts(folder: Path) -> Iterator[tuple[Any, list[dict[str, str]]]]:
+    """Id and messages of each prompt, one at a time: a run may have been given 100 MB of them."""
     try:
         with (folder / "prompts.jsonl").open(encoding="utf-8") as file:
-            return {row["id"]: row["messages"] for row in map(json.loads, file)}
+            for row in map(json.loads, file):
+                yield row["id"], row["messages"]
     except FileNotFoundError:
-        return {}
+        return
 
 
 # --- what is suspicious -----------------------------------------------------------------------
@@ -171,7 +172,7 @@ def _text_filter(folder: Path, text: str) -> Callable[[dict[str, Any]], bool]:
         return lambda row: True
     prompts = {
         key
-        for key, messages in read_prompts(folder).items()
+        for key, messages in read_prompts(folder)
         if any(wanted in message["content"].casefold() for message in messages)
     }
     return lambda row: row["id"] in prompts or wanted in row["completion"].casefold()
@@ -208,8 +209,10 @@ def _sorted(lines: list[Line], order: str) -> list[Line]:
 
 def read_answers(folder: Path, lines: Iterable[Line]) -> Iterator[Answer]:
     """The texts of these lines: of a page, so that few files are opened."""
+    lines = list(lines)
     files = steps_of(folder)
-    prompts = read_prompts(folder)
+    asked = {line.prompt for line in lines}
+    prompts = {key: messages for key, messages in read_prompts(folder) if key in asked}
     rows: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
         if line.step not in rows:
