@@ -5,7 +5,7 @@ docs/ppo.md has the table of alarms. They stop nothing: a person looks, and deci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ CLIP_FRACTION = 0.4
 RATIO_ERROR = 1e-3
 FIRST_KL = 1e-4  # nats per token: log-probabilities that differ by about 0.014
 FIRST_STEPS = 3  # what a run was like at first, and is like now, is a mean over so many
+MOST_MARKS = 100  # steps of one alarm that are kept and marked on its chart
 SCORE_GAIN = 0.5  # standard deviations
 
 
@@ -44,8 +45,9 @@ class Alarm(NamedTuple):
 Points = list[tuple[int, float]]  # (step, value), ascending; what was not finite is left out
 
 
-def find_alarms(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> list[Alarm]:
+def find_alarms(reports: Iterable[tuple[int, Mapping[str, float | None]]]) -> list[Alarm]:
     """The alarms of a run that reported these (step, values), in ascending order; red ones first."""
+    reports = list(reports)
 
     def series(metric: str) -> Points:
         found = [(step, values.get(metric)) for step, values in reports]
@@ -101,11 +103,24 @@ def find_alarms(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> li
 
 
 def as_json(alarms: Sequence[Alarm]) -> list[dict[str, Any]]:
-    """As they are kept with the run, and sent to the charts."""
+    """As they are kept with the run, and sent to the charts: from when to when, at how many steps,
+    and those that are marked."""
     return [
-        {**alarm._asdict(), "step_from": alarm.step_from, "step_to": alarm.step_to}
+        {
+            **alarm._asdict(),
+            "steps": _spread(alarm.steps),
+            "n_steps": len(alarm.steps),
+            "step_from": alarm.step_from,
+            "step_to": alarm.step_to,
+        }
         for alarm in alarms
     ]
+
+
+def _spread(steps: list[int]) -> list[int]:
+    """About `MOST_MARKS` of them, evenly spread, the last among them."""
+    stride = -(-len(steps) // MOST_MARKS)
+    return sorted({*steps[::stride], steps[-1]})
 
 
 def _where(points: Points, holds: Callable[[float], bool]) -> list[int]:

@@ -16,7 +16,7 @@ from django.db.models import F, Max, Min, Q
 from rlhf.models import Metrics, Run, RunKind, Sample
 from rlhf.training.reward_rules import names_of
 
-MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th
+MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th, and those with an alarm
 TABLE_ROWS = 50
 LOG_BYTES = 64 * 1024
 LOG_LINES = 200
@@ -299,7 +299,8 @@ def new_values(run: Run, after: int = -1) -> dict[str, Any]:
     A resumed run reports steps again: when `attempt` differs from the last answer's, whoever
     asks starts again from the beginning.
     """
-    reports = _thinned(run.metrics.filter(step__gt=after))
+    marked = {step for alarm in run.alarms for step in alarm["steps"]}
+    reports = _thinned(run.metrics.filter(step__gt=after), marked)
     series: dict[str, dict[str, list[Any]]] = {}
     for step, values in reports:
         for metric, value in values.items():
@@ -315,11 +316,13 @@ def new_values(run: Run, after: int = -1) -> dict[str, Any]:
     }
 
 
-def _thinned(reports: Any) -> list[tuple[int, dict[str, float | None]]]:
-    """Every n-th step and the last, as (step, values)."""
+def _thinned(reports: Any, marked: set[int]) -> list[tuple[int, dict[str, float | None]]]:
+    """Every n-th step, those marked, and the last, as (step, values)."""
     if (stride := -(-reports.count() // MAX_POINTS)) > 1:
         last = reports.aggregate(last=Max("step"))["last"]
-        reports = reports.annotate(place=F("step") % stride).filter(Q(place=0) | Q(step=last))
+        reports = reports.annotate(place=F("step") % stride).filter(
+            Q(place=0) | Q(step=last) | Q(step__in=marked)
+        )
     return list(reports.values_list("step", "values"))
 
 

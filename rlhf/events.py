@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from rlhf.alarms import as_json, find_alarms
-from rlhf.models import Metrics, Run, RunKind, Sample
+from rlhf.models import Metrics, Run, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +98,7 @@ def _sort_in(event: dict[str, Any], reports: Reports) -> None:
 
 
 def store_reports(run: Run, reports: Reports) -> None:
-    """Metrics, the alarms they give, and samples; a later report of the same step takes the place
-    of the earlier.
+    """Metrics and samples; a later report of the same step takes the place of the earlier.
 
     Values of one step may be reported in several parts.
     """
@@ -116,9 +114,6 @@ def store_reports(run: Run, reports: Reports) -> None:
         unique_fields=["run", "step"],
         update_fields=["values"],
     )
-    if run.kind == RunKind.PPO and reports.metrics:
-        alarms = find_alarms(list(run.metrics.values_list("step", "values")))
-        Run.objects.filter(pk=run.pk).update(alarms=as_json(alarms))
     Sample.objects.bulk_create(
         [
             Sample(run=run, step=step, index=index, **fields)

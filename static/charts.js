@@ -35,14 +35,16 @@
       return fetchNew();
     }
     attempt = news.attempt;
-    if (news.last_step > lastStep) {
+    // They may come later than the values that they are about.
+    const hasNewAlarms = JSON.stringify(news.alarms) !== JSON.stringify(alarms);
+    alarms = news.alarms;
+    if (news.last_step > lastStep || hasNewAlarms) {
       lastStep = news.last_step;
       for (const [metric, points] of Object.entries(news.series)) {
         const known = (values[metric] ??= { x: [], y: [] });
         known.x.push(...points.x);
         known.y.push(...points.y);
       }
-      alarms = news.alarms;
       figures.forEach(draw);
     }
     return news.is_active;

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf.alarms import find_alarms
+from rlhf.alarms import as_json, find_alarms
 
 
 def reports(**series):
@@ -93,3 +93,10 @@ def test_alarm_says_from_when_to_when():
 
     assert (alarm.step_from, alarm.step_to) == (2, 4)
     assert alarm.sentence.startswith("KL above 30 nats: read the answers")
+
+
+def test_of_an_alarm_that_goes_on_and_on_a_hundred_steps_are_kept():
+    (kept,) = as_json(find_alarms(reports(kl=[31] * 1000)))
+
+    assert (kept["step_from"], kept["step_to"], kept["n_steps"]) == (1, 1000, 1000)
+    assert kept["steps"] == [*range(1, 1000, 10), 1000]

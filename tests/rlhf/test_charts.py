@@ -3,6 +3,7 @@ import json
 import pytest
 
 from rlhf import charts
+from rlhf.alarms import as_json, find_alarms
 from rlhf.models import Metrics, RunKind, Sample, Status
 from tests.rlhf.factories import RunFactory
 
@@ -70,6 +71,15 @@ def test_of_a_long_run_every_nth_step_is_sent_and_the_last(run, monkeypatch):
 
     assert values["series"]["loss"]["x"] == [3, 6, 9, 11]
     assert values["last_step"] == 11
+
+
+def test_steps_with_an_alarm_are_sent_of_a_long_run_too(run, monkeypatch):
+    monkeypatch.setattr(charts, "MAX_POINTS", 4)
+    for step in range(1, 12):
+        report(run, step, **{"kl/k1": 40.0 if step in (4, 5) else 1.0})
+    run.alarms = as_json(find_alarms(run.metrics.values_list("step", "values")))
+
+    assert charts.new_values(run)["series"]["kl/k1"]["x"] == [3, 4, 5, 6, 9, 11]
 
 
 def test_table_has_the_newest_steps_first_and_a_column_per_metric(run):
