@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from django.db.models import F, Max, Min, Q
 
 from rlhf.models import Metrics, Run, RunKind, Sample
-from rlhf.training.reward_rules import names_of
+from rlhf.training.reward_rules import FIRST_NAME, names_of
 
 MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th, and those with an alarm
 TABLE_ROWS = 50
 LOG_BYTES = 64 * 1024
 LOG_LINES = 200
+DEVIATIONS = "standard deviations"  # unit of the score that a reward model gives
 
 
 class Series(NamedTuple):
@@ -51,8 +52,8 @@ LEARNING_RATE = Chart(
 )
 LENGTH = Chart(
     "Length",
-    "Mean length of the answers; if it climbs along with the score, the reward model may simply "
-    "like length.",
+    "Mean length of the answers; if it climbs along with the score, length itself may be what is "
+    "rewarded.",
     [Series("length/mean", "length"), Series("eval/length", "on held-out prompts")],
     "tokens",
 )
@@ -120,12 +121,12 @@ PPO_CHARTS = [
                 "The mean score of the answers; a reward model's is 0 for the policy it was "
                 "calibrated on, and 1 a standard deviation better.",
                 [Series("score/mean", "score"), Series("reward/mean", "less the price of KL")],
-                "standard deviations",
+                DEVIATIONS,
             ),
             Chart(
                 "KL from the reference",
                 "How far the policy has moved: k1 is the plain estimate, k3 a steadier one of "
-                "the same; above about 30 the answers often only please the reward model.",
+                "the same; above about 30 a high score often means little.",
                 [
                     Series("kl/k1", "k1"),
                     Series("kl/k3", "k3"),
@@ -141,7 +142,7 @@ PPO_CHARTS = [
                     Series("eval/score", "score"),
                     Series("eval/objective", "less the price of KL"),
                 ],
-                "standard deviations",
+                DEVIATIONS,
             ),
             LENGTH,
             CUT_OFF,
@@ -150,7 +151,7 @@ PPO_CHARTS = [
                 "Spread of the scores",
                 "Standard deviation within a batch; near 0 there is nothing left to learn from.",
                 [Series("score/std", "spread")],
-                "standard deviations",
+                DEVIATIONS,
             ),
         ],
     ),
@@ -258,20 +259,27 @@ CHARTS: dict[str, list[Section]] = {
 
 
 def sections_of(run: Run) -> list[Section]:
-    """The charts of its kind, and one of the score's parts where it has several sources."""
+    """The charts of its kind, in the units of what gave the score, and one of the score's parts
+    where it has several sources."""
     sections = CHARTS[run.kind]
     names = reward_names(run)
-    if len(names) < 2:
+    if names in ([], [FIRST_NAME]):
         return sections
+    first, *others = sections
+    score, *rest = [
+        chart._replace(unit="") if chart.unit == DEVIATIONS else chart for chart in first.charts
+    ]
+    score = score._replace(
+        explanation="Mean over the answers of the sum of all rewards, each times its weight."
+    )
+    if len(names) == 1:
+        return [first._replace(charts=[score, *rest]), *others]
     by_source = Chart(
         "Score by source",
         "Mean score that each source of rewards gives, before its weight: one that climbs while the "
         "others fall is what the policy has found easiest to please.",
         [Series(f"score/{name}", name) for name in names],
     )
-    first, *others = sections
-    score, *rest = first.charts
-    score = score._replace(explanation="Mean over the answers of the sum of all rewards.", unit="")
     return [first._replace(charts=[score, by_source, *rest]), *others]
 
 

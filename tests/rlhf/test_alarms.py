@@ -8,7 +8,7 @@ def reports(**series):
     names = {
         "kl": "kl/k1", "clip": "policy/clip_fraction", "ratio": "policy/ratio_first",
         "first_kl": "policy/approx_kl_first", "explained": "value/explained_variance",
-        "score": "score/mean", "length": "length/mean", "repetition": "repetition/mean",
+        "score": "score/mean", "spread": "score/std", "length": "length/mean", "repetition": "repetition/mean",
     }  # fmt: skip
     n = max(map(len, series.values()))
     return [
@@ -77,6 +77,18 @@ def test_score_that_rises_with_the_length_is_reward_hacking():
         ("reward hacking", "length/mean", "yellow", [5]),
     ]
     assert found(score=[0] * 6, length=length) == []
+
+
+def test_rise_of_the_score_is_measured_by_its_spread_at_first():
+    """As of a rule with a weight of a tenth."""
+    score, length = [0, 0, 0, 0.1, 0.1, 0.1], [10, 10, 10, 16, 22, 31]
+
+    assert found(score=score, length=length) == []
+    assert found(score=score, spread=[0.2] * 6, length=length) == []  # half of it at most
+    assert found(score=score, spread=[0.1] * 3 + [1] * 3, length=length) == [
+        ("reward hacking", "length/mean", "red", [6]),
+        ("reward hacking", "length/mean", "yellow", [5]),
+    ]
 
 
 def test_score_that_rises_with_repetition_is_reward_hacking():

@@ -115,6 +115,18 @@ def test_score_is_charted_by_source_where_there_are_several():
     ]  # fmt: skip
 
 
+def test_score_of_rules_alone_has_no_unit_and_no_reward_model_in_its_words(run):
+    run.config = {"rewards": [{"kind": "length", "target": 80}]}
+
+    first = charts.sections_of(run)[0].charts
+
+    assert [chart.title for chart in first] == [
+        chart.title for chart in charts.CHARTS[RunKind.PPO][0].charts
+    ]
+    assert "standard deviations" not in {chart.unit for chart in first}
+    assert not any("reward model" in chart.explanation for chart in first)
+
+
 def test_second_models_are_known_by_what_they_reported_at_the_start(run):
     report(run, 0, **{"memory_mib/reward_model": 530, "other": 1})
     report(run, 1, **{"score/mean": 0.5})
