@@ -47,6 +47,7 @@
       }
       figures.forEach(draw);
     }
+    if (!news.is_active) figures.filter((figure) => !figure.isDrawn).forEach(leaveOut);
     return news.is_active;
   }
 
@@ -133,6 +134,11 @@
         return reported.length > 1 ? `${label} ${text}` : text;
       })
       .join(" · ");
+  }
+
+  function leaveOut(figure) {
+    figure.latest.textContent = "not reported by this run";
+    figure.plot.hidden = true;
   }
 
   // Marks on the curve at the steps of an alarm, told apart by their form too.
