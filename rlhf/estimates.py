@@ -327,6 +327,7 @@ class Comparison(NamedTuple):
     unit: str  # empty: seconds, shown as a duration
     estimated: float
     actual: float | None
+    note: str = ""
 
 
 def comparisons(run: Run) -> list[Comparison]:
@@ -339,9 +340,18 @@ def comparisons(run: Run) -> list[Comparison]:
     generated = sum(filter(None, lengths)) * run.config["batch_size"]
     learned = generated * run.config["epochs"]
     expected = run.estimate
+    resumed = "not known, because the run was resumed" if run.attempts else ""
     return [
-        Comparison("Time", "", 60 * expected["minutes"], seconds),
-        Comparison("Memory", "MiB", expected["memory_mib"], run.result.get("peak_mib")),
+        Comparison("Time", "", 60 * expected["minutes"], seconds, resumed),
+        Comparison("Memory", "MiB", expected["memory_mib"], *_memory_used(run)),
         Comparison("Written", "tokens", expected["tokens_generated"], generated or None),
         Comparison("Learned from", "tokens", expected["tokens_trained"], learned or None),
     ]
+
+
+def _memory_used(run: Run) -> tuple[float | None, str]:
+    """And what is to be known about it. Only the memory of processes is watched."""
+    if run.estimate.get("device", "CPU") != "CPU":
+        return None, "of the GPU; what was used of it is not measured"
+    note = "of one process; used by all together" if run.config.get("accelerate_config") else ""
+    return run.result.get("peak_mib"), note

@@ -286,7 +286,9 @@ def test_actual_minutes_memory_and_tokens_stand_beside_the_estimate(db):
         ("Time", 180.0), ("Memory", 900), ("Written", 170.0), ("Learned from", 340.0),
     ]  # fmt: skip
     assert found[2].estimated == 200
-    run.attempts = 1
-    assert comparisons(run)[0].actual is None  # it has taken longer than its last attempt
+    run.attempts = 1  # it has taken longer than its last attempt
+    assert comparisons(run)[0][3:] == (None, "not known, because the run was resumed")
+    run.estimate["device"] = "NVIDIA H200"
+    assert comparisons(run)[1][3:] == (None, "of the GPU; what was used of it is not measured")
     run.estimate = {}
     assert comparisons(run) == []
