@@ -349,7 +349,7 @@ def table_of(run: Run) -> Table:
 
 
 # --- sample answers ----------------------------------------------------------------------------
-class Answer(NamedTuple):
+class Pair(NamedTuple):
     now: Sample
     before: Sample | None  # the first answer to the same prompt, at an earlier step
 
@@ -361,7 +361,7 @@ class Samples(NamedTuple):
     previous: int | None
     next: int | None
     last: int | None
-    answers: list[Answer]
+    answers: list[Pair]
 
 
 def samples_of(run: Run, step: int | None = None) -> Samples:
@@ -380,14 +380,14 @@ def samples_of(run: Run, step: int | None = None) -> Samples:
     return Samples(step, steps["last"] is None, **steps, answers=_beside_earlier(run, now))
 
 
-def _beside_earlier(run: Run, now: list[Sample]) -> list[Answer]:
+def _beside_earlier(run: Run, now: list[Sample]) -> list[Pair]:
     # Each step answers other prompts: only the same prompt's answers are worth comparing.
     same_prompt = Q(pk=None)
     for sample in now:
         same_prompt |= Q(prompt=sample.prompt)
     earlier = run.samples.filter(same_prompt, step__lt=now[0].step).order_by("-step", "-index")
     first = {str(sample.prompt): sample for sample in earlier}
-    return [Answer(sample, first.get(str(sample.prompt))) for sample in now]
+    return [Pair(sample, first.get(str(sample.prompt))) for sample in now]
 
 
 # --- the log -----------------------------------------------------------------------------------

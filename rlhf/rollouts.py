@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # no NaN on a page
-FIRST_STEPS = 3  # what a run's answers were like at first
-SUSPICIOUS_KL = 30.0  # nats
+from rlhf.alarms import FIRST_STEPS, KL_YELLOW
+from rlhf.events import NO_NAN
+
 SUSPICIOUS_LENGTH = 2.0  # times the first steps' mean
 SUSPICIOUS_REPETITION = 0.3
 
@@ -49,7 +49,7 @@ class Line(NamedTuple):
     is_suspicious: bool
 
 
-class Answer(NamedTuple):
+class Found(NamedTuple):
     """A line with its texts."""
 
     line: Line
@@ -96,7 +96,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     rows = []
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            rows.append(DECODER.decode(line))
+            rows.append(NO_NAN.decode(line))
         except ValueError:
             continue
     return rows
@@ -135,7 +135,7 @@ def is_suspicious(row: dict[str, Any], baseline: Baseline) -> bool:
         return value is not None and value > limit
 
     return exceeds("score", baseline.score) and (
-        exceeds("kl", SUSPICIOUS_KL)
+        exceeds("kl", KL_YELLOW)
         or exceeds("n_tokens", SUSPICIOUS_LENGTH * baseline.n_tokens)
         or exceeds("repetition", SUSPICIOUS_REPETITION)
     )
@@ -144,7 +144,7 @@ def is_suspicious(row: dict[str, Any], baseline: Baseline) -> bool:
 def suspicion_in_words() -> str:
     return (
         f"Suspicious is an answer whose score is above the 75th percentile of the first "
-        f"{FIRST_STEPS} steps while its KL is above {SUSPICIOUS_KL:g} nats, or it is more than "
+        f"{FIRST_STEPS} steps while its KL is above {KL_YELLOW:g} nats, or it is more than "
         f"{SUSPICIOUS_LENGTH:g} times as long as those steps' mean, or more than "
         f"{SUSPICIOUS_REPETITION:.0%} of its runs of three tokens are repeated."
     )
@@ -207,7 +207,7 @@ def _sorted(lines: list[Line], order: str) -> list[Line]:
     return sorted(lines, key=key)
 
 
-def read_answers(folder: Path, lines: Iterable[Line]) -> Iterator[Answer]:
+def read_answers(folder: Path, lines: Iterable[Line]) -> Iterator[Found]:
     """The texts of these lines: of a page, so that few files are opened."""
     lines = list(lines)
     files = steps_of(folder)
@@ -219,4 +219,4 @@ def read_answers(folder: Path, lines: Iterable[Line]) -> Iterator[Answer]:
             rows[line.step] = read_rows(files[line.step])
         if line.place < len(rows[line.step]):  # a resumed run may write the step again just now
             text = rows[line.step][line.place]["completion"]
-            yield Answer(line, prompts.get(line.prompt, []), text)
+            yield Found(line, prompts.get(line.prompt, []), text)
