@@ -5,7 +5,7 @@ docs/ppo.md has the table of alarms. They stop nothing: a person looks, and deci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ CLIP_FRACTION = 0.4
 RATIO_ERROR = 1e-3
 FIRST_KL = 1e-4  # nats per token: log-probabilities that differ by about 0.014
 FIRST_STEPS = 3  # what a run was like at first, and is like now, is a mean over so many
-SCORE_GAIN = 0.5  # standard deviations
+MOST_MARKS = 100  # steps of one alarm that are kept and marked on its chart
+SCORE_GAIN = 0.5  # of the scores' standard deviation in a batch at first
 
 
 class Level(StrEnum):
@@ -44,8 +45,9 @@ class Alarm(NamedTuple):
 Points = list[tuple[int, float]]  # (step, value), ascending; what was not finite is left out
 
 
-def find_alarms(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> list[Alarm]:
+def find_alarms(reports: Iterable[tuple[int, Mapping[str, float | None]]]) -> list[Alarm]:
     """The alarms of a run that reported these (step, values), in ascending order; red ones first."""
+    reports = list(reports)
 
     def series(metric: str) -> Points:
         found = [(step, values.get(metric)) for step, values in reports]
@@ -54,11 +56,16 @@ def find_alarms(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> li
     kl = series("kl/k1")
     entropy = series("entropy")
     drafts = [
-        *_reward_hacking(series("score/mean"), series("length/mean"), series("repetition/mean")),
+        *_reward_hacking(
+            series("score/mean"),
+            series("score/std"),
+            series("length/mean"),
+            series("repetition/mean"),
+        ),
         Alarm(
             "KL", "kl/k1", Level.RED, _where(kl, lambda value: value > KL_RED),
-            f"KL above {KL_RED:.0f} nats: the policy is far from where the reward model was "
-            "trained, and its scores mean little.",
+            f"KL above {KL_RED:.0f} nats: the policy is far from the answers that people have "
+            "judged, and its scores mean little.",
         ),
         Alarm(
             "KL", "kl/k1", Level.YELLOW, _where(kl, lambda value: KL_YELLOW < value <= KL_RED),
@@ -101,11 +108,24 @@ def find_alarms(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> li
 
 
 def as_json(alarms: Sequence[Alarm]) -> list[dict[str, Any]]:
-    """As they are kept with the run, and sent to the charts."""
+    """As they are kept with the run, and sent to the charts: from when to when, at how many steps,
+    and those that are marked."""
     return [
-        {**alarm._asdict(), "step_from": alarm.step_from, "step_to": alarm.step_to}
+        {
+            **alarm._asdict(),
+            "steps": _spread(alarm.steps),
+            "n_steps": len(alarm.steps),
+            "step_from": alarm.step_from,
+            "step_to": alarm.step_to,
+        }
         for alarm in alarms
     ]
+
+
+def _spread(steps: list[int]) -> list[int]:
+    """About `MOST_MARKS` of them, evenly spread, the last among them."""
+    stride = -(-len(steps) // MOST_MARKS)
+    return sorted({*steps[::stride], steps[-1]})
 
 
 def _where(points: Points, holds: Callable[[float], bool]) -> list[int]:
@@ -130,12 +150,14 @@ def _long_negative(points: Points) -> list[int]:
     return found
 
 
-def _reward_hacking(score: Points, length: Points, repetition: Points) -> list[Alarm]:
+def _reward_hacking(
+    score: Points, spread: Points, length: Points, repetition: Points
+) -> list[Alarm]:
     """The score rises while the answers get much longer, or go round in circles.
 
     What a run is like at a step is the mean of its last `FIRST_STEPS` values.
     """
-    rising = _rising(score)
+    rising = _rising(score, spread)
     alarms: list[Alarm] = []
     for level, factor, share in ((Level.RED, 2.0, 0.3), (Level.YELLOW, 1.5, 0.2)):
         signs = {
@@ -156,16 +178,18 @@ def _reward_hacking(score: Points, length: Points, repetition: Points) -> list[A
                     metric,
                     level,
                     sorted((rising & steps) - known),
-                    f"The score rises while {words}: the policy may please the reward model "
-                    "without becoming better.",
+                    f"The score rises while {words}: the policy may please what gives the "
+                    "score without becoming better.",
                 )
             )
     return alarms
 
 
-def _rising(score: Points) -> set[int]:
-    means = _moving_mean(score)
-    return {step for step, value in means if value > means[0][1] + SCORE_GAIN}
+def _rising(score: Points, spread: Points) -> set[int]:
+    """A reward model's scores have a deviation of 1 at first, those of rules any at all."""
+    means, spreads = _moving_mean(score), _moving_mean(spread)
+    gain = SCORE_GAIN * (spreads[0][1] if spreads else 1.0)
+    return {step for step, value in means if value > means[0][1] + gain}
 
 
 def _run_away(points: Points, factor: float, above: float) -> set[int]:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from django.db.models import F, Max, Min, Q
 
 from rlhf.models import Metrics, Run, RunKind, Sample
-from rlhf.training.reward_rules import names_of
+from rlhf.training.reward_rules import FIRST_NAME, names_of
 
-MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th
+MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th, and those with an alarm
 TABLE_ROWS = 50
 LOG_BYTES = 64 * 1024
 LOG_LINES = 200
+DEVIATIONS = "standard deviations"  # unit of the score that a reward model gives
 
 
 class Series(NamedTuple):
@@ -51,8 +52,8 @@ LEARNING_RATE = Chart(
 )
 LENGTH = Chart(
     "Length",
-    "Mean length of the answers; if it climbs along with the score, the reward model may simply "
-    "like length.",
+    "Mean length of the answers; if it climbs along with the score, length itself may be what is "
+    "rewarded.",
     [Series("length/mean", "length"), Series("eval/length", "on held-out prompts")],
     "tokens",
 )
@@ -120,12 +121,12 @@ PPO_CHARTS = [
                 "The mean score of the answers; a reward model's is 0 for the policy it was "
                 "calibrated on, and 1 a standard deviation better.",
                 [Series("score/mean", "score"), Series("reward/mean", "less the price of KL")],
-                "standard deviations",
+                DEVIATIONS,
             ),
             Chart(
                 "KL from the reference",
                 "How far the policy has moved: k1 is the plain estimate, k3 a steadier one of "
-                "the same; above about 30 the answers often only please the reward model.",
+                "the same; above about 30 a high score often means little.",
                 [
                     Series("kl/k1", "k1"),
                     Series("kl/k3", "k3"),
@@ -141,7 +142,7 @@ PPO_CHARTS = [
                     Series("eval/score", "score"),
                     Series("eval/objective", "less the price of KL"),
                 ],
-                "standard deviations",
+                DEVIATIONS,
             ),
             LENGTH,
             CUT_OFF,
@@ -150,7 +151,7 @@ PPO_CHARTS = [
                 "Spread of the scores",
                 "Standard deviation within a batch; near 0 there is nothing left to learn from.",
                 [Series("score/std", "spread")],
-                "standard deviations",
+                DEVIATIONS,
             ),
         ],
     ),
@@ -258,20 +259,27 @@ CHARTS: dict[str, list[Section]] = {
 
 
 def sections_of(run: Run) -> list[Section]:
-    """The charts of its kind, and one of the score's parts where it has several sources."""
+    """The charts of its kind, in the units of what gave the score, and one of the score's parts
+    where it has several sources."""
     sections = CHARTS[run.kind]
     names = reward_names(run)
-    if len(names) < 2:
+    if names in ([], [FIRST_NAME]):
         return sections
+    first, *others = sections
+    score, *rest = [
+        chart._replace(unit="") if chart.unit == DEVIATIONS else chart for chart in first.charts
+    ]
+    score = score._replace(
+        explanation="Mean over the answers of the sum of all rewards, each times its weight."
+    )
+    if len(names) == 1:
+        return [first._replace(charts=[score, *rest]), *others]
     by_source = Chart(
         "Score by source",
         "Mean score that each source of rewards gives, before its weight: one that climbs while the "
         "others fall is what the policy has found easiest to please.",
         [Series(f"score/{name}", name) for name in names],
     )
-    first, *others = sections
-    score, *rest = first.charts
-    score = score._replace(explanation="Mean over the answers of the sum of all rewards.", unit="")
     return [first._replace(charts=[score, by_source, *rest]), *others]
 
 
@@ -299,7 +307,8 @@ def new_values(run: Run, after: int = -1) -> dict[str, Any]:
     A resumed run reports steps again: when `attempt` differs from the last answer's, whoever
     asks starts again from the beginning.
     """
-    reports = _thinned(run.metrics.filter(step__gt=after))
+    marked = {step for alarm in run.alarms for step in alarm["steps"]}
+    reports = _thinned(run.metrics.filter(step__gt=after), marked)
     series: dict[str, dict[str, list[Any]]] = {}
     for step, values in reports:
         for metric, value in values.items():
@@ -315,11 +324,13 @@ def new_values(run: Run, after: int = -1) -> dict[str, Any]:
     }
 
 
-def _thinned(reports: Any) -> list[tuple[int, dict[str, float | None]]]:
-    """Every n-th step and the last, as (step, values)."""
+def _thinned(reports: Any, marked: set[int]) -> list[tuple[int, dict[str, float | None]]]:
+    """Every n-th step, those marked, and the last, as (step, values)."""
     if (stride := -(-reports.count() // MAX_POINTS)) > 1:
         last = reports.aggregate(last=Max("step"))["last"]
-        reports = reports.annotate(place=F("step") % stride).filter(Q(place=0) | Q(step=last))
+        reports = reports.annotate(place=F("step") % stride).filter(
+            Q(place=0) | Q(step=last) | Q(step__in=marked)
+        )
     return list(reports.values_list("step", "values"))
 
 
@@ -338,7 +349,7 @@ def table_of(run: Run) -> Table:
 
 
 # --- sample answers ----------------------------------------------------------------------------
-class Answer(NamedTuple):
+class Pair(NamedTuple):
     now: Sample
     before: Sample | None  # the first answer to the same prompt, at an earlier step
 
@@ -350,7 +361,7 @@ class Samples(NamedTuple):
     previous: int | None
     next: int | None
     last: int | None
-    answers: list[Answer]
+    answers: list[Pair]
 
 
 def samples_of(run: Run, step: int | None = None) -> Samples:
@@ -369,14 +380,14 @@ def samples_of(run: Run, step: int | None = None) -> Samples:
     return Samples(step, steps["last"] is None, **steps, answers=_beside_earlier(run, now))
 
 
-def _beside_earlier(run: Run, now: list[Sample]) -> list[Answer]:
+def _beside_earlier(run: Run, now: list[Sample]) -> list[Pair]:
     # Each step answers other prompts: only the same prompt's answers are worth comparing.
     same_prompt = Q(pk=None)
     for sample in now:
         same_prompt |= Q(prompt=sample.prompt)
     earlier = run.samples.filter(same_prompt, step__lt=now[0].step).order_by("-step", "-index")
     first = {str(sample.prompt): sample for sample in earlier}
-    return [Answer(sample, first.get(str(sample.prompt))) for sample in now]
+    return [Pair(sample, first.get(str(sample.prompt))) for sample in now]
 
 
 # --- the log -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def collect_import_model(run: Run) -> dict[str, Any]:
         run=run,
         path=existing_folder(Path(run.result["artifact"])),
         details=details,
-        probe=run.result.get("probe", {}),
+        probe=probe_of(run),
     )
     if not run.project.rounds.exists():
         Round.objects.create(project=run.project, number=1, policy=version)
@@ -35,8 +35,15 @@ def collect_import_model(run: Run) -> dict[str, Any]:
 
 def collect_probe(run: Run) -> dict[str, Any]:
     assert run.policy is not None
-    ModelVersion.objects.filter(pk=run.policy.root().pk).update(probe=run.result["probe"])
+    ModelVersion.objects.filter(pk=run.policy.root().pk).update(probe=probe_of(run))
     return {}
+
+
+def probe_of(run: Run) -> dict[str, Any]:
+    """What it has measured, and whose trainer started it: a container or a cluster's node, whose name
+    stands in the probe itself, may never be met again. Empty if nothing was measured."""
+    measured = run.result.get("probe")
+    return {**measured, "trainer": run.host} if measured else {}
 
 
 def collect_reward_model(run: Run) -> dict[str, Any]:

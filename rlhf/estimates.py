@@ -6,9 +6,8 @@ of the model; `estimate_run` finds what it needs to know in the database.
 
 from __future__ import annotations
 
-import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import psutil
@@ -16,7 +15,7 @@ from django.conf import settings
 from django.db.models.functions import Length
 
 from annotator.models import Completion, Prompt, Split
-from rlhf.models import ModelVersion, Run
+from rlhf.models import ModelKind, ModelVersion, Run
 from rlhf.training.config import PPOConfig
 
 START_SECONDS = 10.0  # of Python and its libraries
@@ -58,7 +57,10 @@ class Probe(NamedTuple):
     characters_per_token: float
 
     @classmethod
-    def from_json(cls, measured: Mapping[str, Any]) -> Self:
+    def from_json(cls, measured: Mapping[str, Any]) -> Self | None:
+        """None if something is missing: nothing was measured, or by an earlier version."""
+        if any(measured.get(name) is None for name in cls._fields):
+            return None
         return cls(**{name: measured[name] for name in cls._fields})
 
     @property
@@ -101,37 +103,43 @@ def estimate(
     *,
     prompt_tokens: float,
     answer_tokens: float,
-    reward_layers: int | None = None,
+    reward_layers: Sequence[int] = (),
     held_out: int = 0,
 ) -> Estimate:
-    """What rlhf/training/ppo.py will take. `reward_layers`: where the reward model's adapter lies;
-    `held_out`: prompts of an evaluation.
+    """What rlhf/training/ppo.py will take. `reward_layers`: on how many layers the adapter of each
+    reward model lies that shares the policy's base; `held_out`: prompts of an evaluation.
 
     With B answers a step, p and m tokens of prompt and answer, X = B·(p + m), M = B·m, T the limit,
-    L layers of which the policy's adapter lies on k and the reward model's on r, and `top` =
-    max(k, r) if the trunk is reused, else L; f and g seconds of a layer's forward and training, h
-    and u of the head's, c of merging a layer (0 in bf16, where nothing is merged):
+    n answers per prompt, L layers of which the policy's adapter lies on k, a reward model's on r,
+    and an adapter critic's on v, the first reward model's r, or k if there is none; `top` = the
+    largest of k and all r if the trunk is reused, else L; f and g seconds of a layer's forward and
+    training, h and u of the head's, c of merging a layer (0 in bf16, where nothing is merged):
 
-        rollout  B·p·L·f + T·decode_step + M·decode_token + k·c
-        score    reference, reward and an adapter critic X·top·f each, a full critic X·L·f; M·h
-                 for the reference; the same as the reference for the policy in bf16; 2·r·c
-        update   epochs · (X·((top - k)·f + k·g) + M·u), and for the critic as much with r for k
+        rollout  B/n·p·L·f + T·decode_step + M·decode_token + k·c
+        score    the reference X·top·f + M·h, and as much for the policy in bf16; X·top·f + r·c for
+                 each reward model; X·top·f + v·c for an adapter critic, X·L·f for a full one
+        update   epochs · (X·((top - k)·f + k·g) + M·u), and for the critic X·((top - v)·f + v·g)
                  (adapter), X·L·1.5·g (full) or nothing (head); g includes merging the layer
 
-    A run is its steps, the rollout and score of each evaluation (or of one batch that measures the
-    result, if no prompt is held out), and loading. Padding,
-    checkpoints, what the length of a conversation adds to attention, other sources of rewards than
-    a reward model on the same base, and sharing the work among processes are left out.
+    A run is its steps, the rollout and score of each evaluation in batches of B, one answer per
+    prompt (or of one batch that measures the result, if no prompt is held out), and loading.
+    Padding, checkpoints, what the length of a conversation adds to attention, sources of rewards
+    that share no base with the policy, and sharing the work among processes are left out.
 
     Memory: the loaded model, adapters and what learns with its optimiser; then the largest of the
     rollout (merged weights, cache, logits), the update (activations of a micro-batch, logits) and
     the writing of a checkpoint.
     """
     seconds = START_SECONDS + probe.load_seconds * (2 if config.critic == "full" else 1)
-    cost = _Cost(config, probe, prompt_tokens, answer_tokens, reward_layers or probe.layers)
-    seconds += config.steps * (cost.rollout() + cost.score() + cost.update())
-    batches = evaluations(config) * held_out / config.batch_size if held_out else 1.0
-    seconds += batches * (cost.rollout() + cost.score())
+    cost = _Cost(config, probe, prompt_tokens, answer_tokens, reward_layers)
+    size, prompts = config.batch_size, config.batch_size // config.completions_per_prompt
+    seconds += config.steps * (cost.rollout(size, prompts) + cost.score(size) + cost.update())
+    if held_out:
+        batches = [size] * (held_out // size) + [held_out % size] * (held_out % size > 0)
+        once = sum(cost.rollout(n, n) + cost.score(n) for n in batches)
+        seconds += evaluations(config) * once
+    else:
+        seconds += cost.rollout(size, prompts) + cost.score(size)
     generated = config.steps * config.batch_size * answer_tokens
     return Estimate(
         memory_mib=probe.resident_mib + cost.memory_bytes() / MIB,
@@ -144,44 +152,46 @@ def estimate(
 
 
 def evaluations(config: PPOConfig) -> int:
-    """How often the held-out prompts are answered: before the first step, regularly, at the end."""
-    if config.evaluate_every == 0:
-        return 0
-    every = config.evaluate_every or max(1, config.steps // 4)
-    return 1 + math.ceil(config.steps / every)
+    """How often the held-out prompts are answered, once before the first step."""
+    return 1 + len(config.evaluation_steps) if config.evaluation_steps else 0
 
 
 class _Cost:
     """The parts of a step, in the letters of `estimate`."""
 
-    def __init__(self, config: PPOConfig, probe: Probe, p: float, m: float, r: int) -> None:
+    def __init__(
+        self, config: PPOConfig, probe: Probe, p: float, m: float, rewards: Sequence[int]
+    ) -> None:
         self.config, self.probe, self.p, self.m = config, probe, p, m
-        self.k, self.r = min(config.adapter_layers or probe.layers, probe.layers), r
-        self.top = max(self.k, r) if config.reuse_trunk else probe.layers
+        self.k = min(config.adapter_layers or probe.layers, probe.layers)
+        self.rewards, self.v = rewards, rewards[0] if rewards else self.k
+        self.top = max([self.k, *rewards]) if config.reuse_trunk else probe.layers
         self.x, self.of_answers = config.batch_size * (p + m), config.batch_size * m
         self.merge = probe.layer_merge if probe.is_exact else 0.0
 
-    def rollout(self) -> float:
+    def rollout(self, answers: int, prompts: int) -> float:
         probe, config = self.probe, self.config
-        prefill = config.batch_size * self.p * probe.layers * probe.layer_forward
-        decode = config.max_new_tokens * probe.decode_step + self.of_answers * probe.decode_token
+        prefill = prompts * self.p * probe.layers * probe.layer_forward
+        decode = config.max_new_tokens * probe.decode_step + answers * self.m * probe.decode_token
         return prefill + decode + self.k * self.merge
 
-    def score(self) -> float:
-        probe, critic = self.probe, self.config.critic
-        one = self.x * self.top * probe.layer_forward
-        reference = one + self.of_answers * probe.head_forward
+    def score(self, answers: int) -> float:
+        probe = self.probe
+        of_layer = answers * (self.p + self.m) * probe.layer_forward
+        one = self.top * of_layer
+        reference = one + answers * self.m * probe.head_forward
         policy = 0.0 if probe.is_exact else reference
-        values = {"head": 0.0, "adapter": one, "full": one * probe.layers / self.top}[critic]
-        merges = self.r * self.merge * (2 if critic == "adapter" else 1)
-        return reference + policy + one + values + merges
+        rewards = sum(one + layers * self.merge for layers in self.rewards)
+        adapter, full = one + self.v * self.merge, probe.layers * of_layer
+        values = {"head": 0.0, "adapter": adapter, "full": full}[self.config.critic]
+        return reference + policy + rewards + values
 
     def update(self) -> float:
         probe, config = self.probe, self.config
         policy = self._train(self.k) * (FULL if config.train == "full" else 1.0)
         policy += self.of_answers * probe.head_train
         full = self.x * probe.layers * FULL * probe.layer_train
-        critic = {"head": 0.0, "adapter": self._train(self.r), "full": full}[config.critic]
+        critic = {"head": 0.0, "adapter": self._train(self.v), "full": full}[config.critic]
         return config.epochs * (policy + critic)
 
     def _train(self, adapted: int) -> float:
@@ -195,10 +205,12 @@ class _Cost:
         """What comes to the loaded model."""
         config, probe = self.config, self.probe
         of_adapter = config.lora_rank * probe.adapter_parameters
-        critic = {"head": 0.0, "adapter": of_adapter * self.r, "full": probe.parameters}
+        critic = {"head": 0.0, "adapter": of_adapter * self.v, "full": probe.parameters}
         policy = of_adapter if config.train == "adapter" else probe.layer_parameters
         learned = policy * self.k + critic[config.critic]
-        merged = max(self.k, self.r) * probe.layer_parameters * 4 if probe.is_exact else 0.0
+        merged = (
+            max([self.k, *self.rewards]) * probe.layer_parameters * 4 if probe.is_exact else 0.0
+        )
         is_reused = self.top < probe.layers
         states = self.x * probe.hidden_size * probe.element_bytes if is_reused else 0.0
         rollout = self.x * probe.cache_bytes + config.batch_size * probe.vocabulary * SAMPLED_BYTES
@@ -206,12 +218,13 @@ class _Cost:
         kept = KEPT * learned if config.checkpoint_every > 1 else 0.0
         working = kept + states + max(merged + rollout, update)
         writing = (KEPT + WRITTEN) * learned
-        return FROZEN * of_adapter * self.r + LEARNED * learned + max(working, writing)
+        frozen = FROZEN * of_adapter * sum(self.rewards)
+        return frozen + LEARNED * learned + max(working, writing)
 
     def _activations(self) -> float:
         config, probe = self.config, self.probe
         tokens = max(config.micro_batch_tokens, self.p + self.m)
-        layers = {"head": self.k, "adapter": max(self.k, self.r), "full": probe.layers}
+        layers = {"head": self.k, "adapter": max(self.k, self.v), "full": probe.layers}
         n = layers[config.critic]
         if config.gradient_checkpointing:  # what enters each layer, and one layer computed again
             return tokens * (n * probe.hidden_size * probe.element_bytes + probe.activation_bytes)
@@ -222,13 +235,16 @@ class _Cost:
 def probe_of(policy: ModelVersion) -> dict[str, Any]:
     """Its speed as it was measured; empty if it was not, or where nobody trains any more."""
     measured = policy.root().probe
+    if Probe.from_json(measured) is None:
+        return {}
     trained_on = policy.project.runs.exclude(host="").values_list("host", flat=True).first()
-    return measured if measured and trained_on in (None, measured["host"]) else {}
+    trainer = measured.get("trainer", measured.get("host"))  # older probes know only the process's
+    return measured if trained_on in (None, trainer) else {}
 
 
 def probe_in(result: Mapping[str, Any]) -> Probe | None:
     """Of a run's result."""
-    return Probe.from_json(result["probe"]) if result.get("probe") else None
+    return Probe.from_json(result.get("probe", {}))
 
 
 def free_memory_mib(measured: Mapping[str, Any]) -> float | None:
@@ -243,30 +259,48 @@ def estimate_run(
     policy: ModelVersion, reward_model: ModelVersion | None, config: PPOConfig
 ) -> Estimate | None:
     """None if the policy's speed has not been measured."""
-    measured = probe_of(policy)
-    if not measured:
+    probe = Probe.from_json(probe_of(policy))
+    if probe is None:
         return None
-    probe = Probe.from_json(measured)
-    reward_layers = config.adapter_layers  # where a critic's adapter lies if there is none to copy
-    if reward_model and reward_model.run and not needs_second_model(policy, reward_model):
-        reward_layers = reward_model.run.config.get("adapter_layers")
+    shared = [
+        version
+        for version in reward_models(policy, reward_model, config)
+        if not needs_second_model(policy, version)
+    ]
     return estimate(
         config,
         probe,
         prompt_tokens=min(_prompt_tokens(policy, probe), config.max_prompt_tokens),
         answer_tokens=min(_answer_tokens(policy, probe), config.max_new_tokens),
-        reward_layers=reward_layers,
+        reward_layers=[_adapter_layers(version, probe) for version in shared],
         held_out=min(_held_out(policy), config.eval_prompts) if evaluations(config) else 0,
     )
+
+
+def reward_models(
+    policy: ModelVersion, reward_model: ModelVersion | None, config: PPOConfig
+) -> list[ModelVersion]:
+    """All that a run asks: the one it is given, and those that its rules name."""
+    names = [rule["version"] for rule in config.rewards if rule["kind"] == "reward_model"]
+    named = ModelVersion.objects.filter(
+        project=policy.project_id, kind=ModelKind.REWARD, name__in=names
+    )
+    by_name = {version.name: version for version in named.select_related("parent")}
+    return [*filter(None, [reward_model]), *(by_name[name] for name in names if name in by_name)]
+
+
+def _adapter_layers(reward_model: ModelVersion, probe: Probe) -> int:
+    asked = reward_model.run.config.get("adapter_layers") if reward_model.run else None
+    return min(asked or probe.layers, probe.layers)
 
 
 def _held_out(policy: ModelVersion) -> int:
     return Prompt.objects.filter(project=policy.project_id, split=Split.TEST).count()
 
 
-def needs_second_model(policy: ModelVersion, reward_model: ModelVersion | None) -> bool:
+def needs_second_model(policy: ModelVersion, reward_model: ModelVersion) -> bool:
     """Its adapter lies on other weights, which are loaded besides."""
-    return reward_model is not None and reward_model.reference() != policy.reference()
+    return reward_model.reference() != policy.reference()
 
 
 def _prompt_tokens(policy: ModelVersion, probe: Probe) -> float:
@@ -293,6 +327,7 @@ class Comparison(NamedTuple):
     unit: str  # empty: seconds, shown as a duration
     estimated: float
     actual: float | None
+    note: str = ""
 
 
 def comparisons(run: Run) -> list[Comparison]:
@@ -305,9 +340,18 @@ def comparisons(run: Run) -> list[Comparison]:
     generated = sum(filter(None, lengths)) * run.config["batch_size"]
     learned = generated * run.config["epochs"]
     expected = run.estimate
+    resumed = "not known, because the run was resumed" if run.attempts else ""
     return [
-        Comparison("Time", "", 60 * expected["minutes"], seconds),
-        Comparison("Memory", "MiB", expected["memory_mib"], run.result.get("peak_mib")),
+        Comparison("Time", "", 60 * expected["minutes"], seconds, resumed),
+        Comparison("Memory", "MiB", expected["memory_mib"], *_memory_used(run)),
         Comparison("Written", "tokens", expected["tokens_generated"], generated or None),
         Comparison("Learned from", "tokens", expected["tokens_trained"], learned or None),
     ]
+
+
+def _memory_used(run: Run) -> tuple[float | None, str]:
+    """And what is to be known about it. Only the memory of processes is watched."""
+    if run.estimate.get("device", "CPU") != "CPU":
+        return None, "of the GPU; what was used of it is not measured"
+    note = "of one process; used by all together" if run.config.get("accelerate_config") else ""
+    return run.result.get("peak_mib"), note

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from rlhf.alarms import as_json, find_alarms
-from rlhf.models import Metrics, Run, RunKind, Sample
+from rlhf.models import Metrics, Run, Sample
 
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 2**20  # copied in one transaction
+NO_NAN = json.JSONDecoder(parse_constant=lambda _: None)  # which no page and no database takes
 
 
 class Reports(NamedTuple):
@@ -39,7 +39,7 @@ class Reports(NamedTuple):
 def load_line(line: bytes) -> Any:
     """A line of JSON, without what PostgreSQL refuses: NaN in JSON and NUL characters in text."""
     line = re.sub(rb"(?<!\\)((?:\\\\)*)\\u0000", rb"\1\\ufffd", line)
-    return json.loads(line, parse_constant=lambda _: None)
+    return NO_NAN.decode(line.decode())
 
 
 def read_reports(path: Path, offset: int) -> Reports:
@@ -99,8 +99,7 @@ def _sort_in(event: dict[str, Any], reports: Reports) -> None:
 
 
 def store_reports(run: Run, reports: Reports) -> None:
-    """Metrics, the alarms they give, and samples; a later report of the same step takes the place
-    of the earlier.
+    """Metrics and samples; a later report of the same step takes the place of the earlier.
 
     Values of one step may be reported in several parts.
     """
@@ -116,9 +115,6 @@ def store_reports(run: Run, reports: Reports) -> None:
         unique_fields=["run", "step"],
         update_fields=["values"],
     )
-    if run.kind == RunKind.PPO and reports.metrics:
-        alarms = find_alarms(list(run.metrics.values_list("step", "values")))
-        Run.objects.filter(pk=run.pk).update(alarms=as_json(alarms))
     Sample.objects.bulk_create(
         [
             Sample(run=run, step=step, index=index, **fields)

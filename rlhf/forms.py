@@ -122,6 +122,7 @@ class RunForm(forms.Form):
     token = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
     shown_preset: str  # which one has filled in the fields; empty: none
     kept: list[str] = []  # labels of fields that it would have changed, but somebody had before
+    is_unfolded = False  # it, or somebody before, has changed what is folded otherwise
 
     def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -152,6 +153,7 @@ class RunForm(forms.Form):
         settings = cls.presets[preset].settings
         form = cls(project, initial=initial | settings | typed)
         form.shown_preset = preset
+        form.is_unfolded = not (settings | typed).keys().isdisjoint(cls.advanced)
         form.kept = [
             str(form[name].label) for name in form.fields if name in settings.keys() & typed
         ]
@@ -498,7 +500,7 @@ class PPOForm(RunForm):
         required=False,
         min_value=0,
         help_text="Steps. The policy then answers held-out prompts, always with the same random "
-        "numbers. Empty: four times in all; 0: never.",
+        "numbers, and once before it learns. Empty: up to four times; 0: never.",
     )
     eval_prompts = whole(
         "Held-out prompts",

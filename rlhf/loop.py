@@ -138,7 +138,7 @@ def _without_name(step: Step) -> Step:
 
 # --- reading the rows --------------------------------------------------------------------------
 def facts_of(project: Project) -> Facts:
-    """Eleven queries at most, whatever the project holds."""
+    """Twelve queries at most, whatever the project holds."""
     current = current_round(project)
     number = current.number if current else 1
     latest, succeeded = _runs_by_kind(project, number)
@@ -178,6 +178,9 @@ def _runs_by_kind(project: Project, number: int) -> tuple[dict[str, Run], dict[s
 
 def _votes(project: Project, number: int, purpose: Purpose) -> Votes:
     asked = Comparison.objects.filter(project=project, round_number=number, purpose=purpose)
+    if purpose == Purpose.EVALUATION:  # the round is over when its new policy has been judged
+        others = project.runs.filter(round_number=number, config__best_of__gt=1)
+        asked = asked.exclude(origin__in=[run.origin for run in others.only("pk")])
     asked = asked.order_by()[: COUNT_CAP + 1]
     total = asked.aggregate(rows=Count("pk"), places=Sum("overlap"))
     votes = Judgment.objects.counted().filter(comparison__in=asked.values("pk"))

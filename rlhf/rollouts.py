@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # no NaN on a page
-FIRST_STEPS = 3  # what a run's answers were like at first
-SUSPICIOUS_KL = 30.0  # nats
+from rlhf.alarms import FIRST_STEPS, KL_YELLOW
+from rlhf.events import NO_NAN
+
 SUSPICIOUS_LENGTH = 2.0  # times the first steps' mean
 SUSPICIOUS_REPETITION = 0.3
 
@@ -49,7 +49,7 @@ class Line(NamedTuple):
     is_suspicious: bool
 
 
-class Answer(NamedTuple):
+class Found(NamedTuple):
     """A line with its texts."""
 
     line: Line
@@ -96,19 +96,20 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     rows = []
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            rows.append(DECODER.decode(line))
+            rows.append(NO_NAN.decode(line))
         except ValueError:
             continue
     return rows
 
 
-def read_prompts(folder: Path) -> dict[Any, list[dict[str, str]]]:
-    """Messages by the prompt's id."""
+def read_prompts(folder: Path) -> Iterator[tuple[Any, list[dict[str, str]]]]:
+    """Id and messages of each prompt, one at a time: a run may have been given 100 MB of them."""
     try:
         with (folder / "prompts.jsonl").open(encoding="utf-8") as file:
-            return {row["id"]: row["messages"] for row in map(json.loads, file)}
+            for row in map(json.loads, file):
+                yield row["id"], row["messages"]
     except FileNotFoundError:
-        return {}
+        return
 
 
 # --- what is suspicious -----------------------------------------------------------------------
@@ -134,7 +135,7 @@ def is_suspicious(row: dict[str, Any], baseline: Baseline) -> bool:
         return value is not None and value > limit
 
     return exceeds("score", baseline.score) and (
-        exceeds("kl", SUSPICIOUS_KL)
+        exceeds("kl", KL_YELLOW)
         or exceeds("n_tokens", SUSPICIOUS_LENGTH * baseline.n_tokens)
         or exceeds("repetition", SUSPICIOUS_REPETITION)
     )
@@ -143,7 +144,7 @@ def is_suspicious(row: dict[str, Any], baseline: Baseline) -> bool:
 def suspicion_in_words() -> str:
     return (
         f"Suspicious is an answer whose score is above the 75th percentile of the first "
-        f"{FIRST_STEPS} steps while its KL is above {SUSPICIOUS_KL:g} nats, or it is more than "
+        f"{FIRST_STEPS} steps while its KL is above {KL_YELLOW:g} nats, or it is more than "
         f"{SUSPICIOUS_LENGTH:g} times as long as those steps' mean, or more than "
         f"{SUSPICIOUS_REPETITION:.0%} of its runs of three tokens are repeated."
     )
@@ -171,7 +172,7 @@ def _text_filter(folder: Path, text: str) -> Callable[[dict[str, Any]], bool]:
         return lambda row: True
     prompts = {
         key
-        for key, messages in read_prompts(folder).items()
+        for key, messages in read_prompts(folder)
         if any(wanted in message["content"].casefold() for message in messages)
     }
     return lambda row: row["id"] in prompts or wanted in row["completion"].casefold()
@@ -206,14 +207,16 @@ def _sorted(lines: list[Line], order: str) -> list[Line]:
     return sorted(lines, key=key)
 
 
-def read_answers(folder: Path, lines: Iterable[Line]) -> Iterator[Answer]:
+def read_answers(folder: Path, lines: Iterable[Line]) -> Iterator[Found]:
     """The texts of these lines: of a page, so that few files are opened."""
+    lines = list(lines)
     files = steps_of(folder)
-    prompts = read_prompts(folder)
+    asked = {line.prompt for line in lines}
+    prompts = {key: messages for key, messages in read_prompts(folder) if key in asked}
     rows: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
         if line.step not in rows:
             rows[line.step] = read_rows(files[line.step])
         if line.place < len(rows[line.step]):  # a resumed run may write the step again just now
             text = rows[line.step][line.place]["completion"]
-            yield Answer(line, prompts.get(line.prompt, []), text)
+            yield Found(line, prompts.get(line.prompt, []), text)

@@ -25,7 +25,7 @@ from django_q.brokers import get_broker
 from django_q.tasks import async_task
 
 from annotator.models import Export, Project, User
-from rlhf.estimates import estimate_run
+from rlhf.estimates import estimate_run, probe_of
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
 from rlhf.models import (
     RESUMABLE,
@@ -107,7 +107,8 @@ def _estimate(order: Order, config: Config) -> dict[str, Any]:
     if not isinstance(config, PPOConfig) or order.policy is None:
         return {}
     found = estimate_run(order.policy, order.reward_model, config)
-    return found._asdict() if found else {}
+    device = probe_of(order.policy).get("device", "CPU")
+    return {**found._asdict(), "device": device} if found else {}
 
 
 def _create(

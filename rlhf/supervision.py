@@ -25,6 +25,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections, t
 from django.db.models import Q
 from django.utils import timezone
 
+from rlhf.alarms import as_json, find_alarms
 from rlhf.collecting import COLLECT
 from rlhf.events import end_last_line, load_line, read_reports, store_reports
 from rlhf.models import STARTED, Run, RunKind, Status
@@ -45,6 +46,8 @@ DATABASE_AWAY = (OperationalError, InterfaceError)
 DATABASE_PAUSE_SECONDS = 5.0
 POLL_SECONDS = 0.5
 RENEW_INTERVAL = timedelta(seconds=2)
+ALARM_SECONDS = 5.0  # at least, from one look for alarms to the next
+ALARM_SHARE = 0.05  # of a supervisor's time, at most: a long run has many metrics to read
 LEASE = timedelta(seconds=10)  # a supervisor silent for so long is taken to be dead
 STOP_GRACE = timedelta(seconds=135)  # to notice a stop (15) and to save (120); then SIGTERM
 TERMINATE_GRACE = timedelta(seconds=30)  # then SIGKILL
@@ -150,6 +153,7 @@ def _attend_from_afar(run: Run) -> None:
     if run.is_silent or _result_of(run):
         _conclude(run, None)
     else:
+        _raise_alarms(run)
         _write(run, supervised=None)
 
 
@@ -185,11 +189,17 @@ def _start(run: Run) -> RunProcess:
 
 def _watch(run: Run, process: RunProcess, is_leaving: Callable[[], bool]) -> bool:
     """Whether the process has ended; False if we are to leave before."""
+    alarms_due = 0.0
     while process.is_alive():
         if is_leaving():
             return False
         try:
             _look_after(run, process)
+            if time.monotonic() >= alarms_due:
+                began = time.monotonic()
+                _raise_alarms(run)
+                took = time.monotonic() - began
+                alarms_due = began + took + max(ALARM_SECONDS, took / ALARM_SHARE)
         except DATABASE_AWAY:
             _wait_for_database(run)
         time.sleep(POLL_SECONDS)
@@ -234,6 +244,14 @@ def _copy_reports(run: Run) -> bool:
 def _copy_all_reports(run: Run) -> None:
     while _copy_reports(run):
         pass
+
+
+def _raise_alarms(run: Run) -> None:
+    """What all metrics so far say. They are read outside of the transaction that writes."""
+    if run.kind == RunKind.PPO:
+        alarms = as_json(find_alarms(run.metrics.values_list("step", "values")))
+        if alarms != run.alarms:
+            _write(run, alarms=alarms)
 
 
 def _enforce_limits(run: Run, process: RunProcess, memory_mib: int) -> None:
@@ -285,10 +303,11 @@ def _conclude_patiently(run: Run, code: int | None, is_leaving: Callable[[], boo
 def _conclude(run: Run, code: int | None) -> None:
     """Move the row of an ended process to where it ends.
 
-    A result.json is written last and whole, so what it says holds however the process went on to
-    end. `code` is None if nobody saw the process end.
+    A result.json is written whole, after all that matters, so what it says holds however the
+    process went on to end. `code` is None if nobody saw the process end.
     """
     _copy_all_reports(run)
+    _raise_alarms(run)
     run.refresh_from_db(fields=["status", "stop_requested"])
     result = _result_of(run)
     if result.get("status") == Status.SUCCEEDED:

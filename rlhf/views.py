@@ -24,7 +24,7 @@ from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
 from rlhf.inputs import Order, config_of
-from rlhf.models import Run, RunKind, Status
+from rlhf.models import ModelKind, Run, RunKind, Status
 from rlhf.training.config import PPOConfig
 from rlhf.training.reward_rules import format_lines
 
@@ -97,6 +97,8 @@ def new_run(request: HtmxRequest, slug: str, kind: str) -> HttpResponse:
             form = FORMS[kind].filled_in(project, initial, preset, request.POST or None)
         return _render_form(request, project, form)
     form = FORMS[kind](project, request.POST)
+    if "estimate" in request.POST:
+        return _render_form(request, project, form)
     if form.is_valid():
         try:
             run = run_control.launch(
@@ -149,7 +151,8 @@ def estimate(request: HtmxRequest, slug: str) -> HttpResponse:
 
 def _outlook(project: Project, form: PPOForm) -> dict[str, Any]:
     """The estimate for what the form holds, or a sentence why there is none."""
-    form = form if form.is_bound else form.as_sent()
+    # A form of its own: that a run was refused says nothing about the settings.
+    form = PPOForm(project, form.data) if form.is_bound else form.as_sent()
     if not form.is_valid():
         return {"problem": "The estimate appears when the settings are complete."}
     policy, reward_model = form.cleaned_data["policy"], form.cleaned_data["reward_model"]
@@ -167,8 +170,11 @@ def _outlook(project: Project, form: PPOForm) -> dict[str, Any]:
         "measured": measured,
         "estimate": found,
         "free_mib": free_mib,
-        "has_second_model": estimates.needs_second_model(policy, reward_model)
-        or any(rule["kind"] == "reward_model" for rule in config.rewards),
+        "has_second_model": any(
+            estimates.needs_second_model(policy, version)
+            for version in estimates.reward_models(policy, reward_model, config)
+        ),
+        "has_several_processes": bool(config.accelerate_config),
         "is_too_large": bool(found and free_mib and found.memory_mib > free_mib),
     }
 
@@ -311,6 +317,7 @@ def _status_context(access: Access, run: Run) -> dict[str, Any]:
         "outputs": list(run.outputs.all()),
         "win_rate": evaluation.win_rate(run) if is_judged else None,
         "comparisons": estimates.comparisons(run) if is_done else [],
+        "measured": run.result.get("probe"),
         "probe": estimates.probe_in(run.result) if is_done else None,
     }
 
@@ -348,10 +355,14 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     judged = project.runs.filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy=version)
     evaluations = list(judged.select_related("rival")[:PAGE_SIZE])
     rates = evaluation.win_rates(evaluations)
+    is_policy = version.kind == ModelKind.POLICY
+    measured = estimates.probe_of(version) if is_policy else {}
     context = {
         "project": project,
         "role": role,
         "version": version,
+        "measured": measured,
+        "probe": estimates.Probe.from_json(measured),
         "ancestors": rounds.ancestors_of(version),
         "children": version.children.select_related("run"),
         "rounds": version.rounds.all(),

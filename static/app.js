@@ -77,7 +77,7 @@ function showAlert(text) {
 // A fragment that refreshes itself tries again by itself; only what somebody sent is worth a word.
 function isSent(event) {
   const { verb, elt } = event.detail.requestConfig ?? {};
-  return verb === "post" && elt.matches("form, button");
+  return verb === "post" && elt.matches("form, button, a");
 }
 
 const UNREACHABLE = "The server cannot be reached. Send it again when you are connected.";

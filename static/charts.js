@@ -35,16 +35,19 @@
       return fetchNew();
     }
     attempt = news.attempt;
-    if (news.last_step > lastStep) {
+    // They may come later than the values that they are about.
+    const hasNewAlarms = JSON.stringify(news.alarms) !== JSON.stringify(alarms);
+    alarms = news.alarms;
+    if (news.last_step > lastStep || hasNewAlarms) {
       lastStep = news.last_step;
       for (const [metric, points] of Object.entries(news.series)) {
         const known = (values[metric] ??= { x: [], y: [] });
         known.x.push(...points.x);
         known.y.push(...points.y);
       }
-      alarms = news.alarms;
       figures.forEach(draw);
     }
+    if (!news.is_active) figures.filter((figure) => !figure.isDrawn).forEach(leaveOut);
     return news.is_active;
   }
 
@@ -131,6 +134,11 @@
         return reported.length > 1 ? `${label} ${text}` : text;
       })
       .join(" · ");
+  }
+
+  function leaveOut(figure) {
+    figure.latest.textContent = "not reported by this run";
+    figure.plot.hidden = true;
   }
 
   // Marks on the curve at the steps of an alarm, told apart by their form too.

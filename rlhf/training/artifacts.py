@@ -1,9 +1,11 @@
 """The folder of a run: configuration in; events, checkpoints, artifact and result out.
 
     config.json        {"kind": …, "config": {…}}
+    prompts.jsonl      what it reads; eval_prompts.jsonl (PPO) and data/, an export, besides
     events.jsonl       one JSON object a line: heartbeat, phase, progress, metrics, sample, …
     log.txt            standard output and error of the process
     stop               exists when the run shall checkpoint and end
+    rollouts/          the answers of each step, step-NNNNN.jsonl (PPO)
     checkpoint-N/      all that is needed to go on after step N
     best-N/            the policy after step N, if it was the best so far (PPO)
     artifact/          the model or completions that the run made

@@ -6,6 +6,7 @@ ValueError with the offending value. Paths are absolute, or relative to the run'
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -166,7 +167,7 @@ class PPOConfig(Config):
     checkpoint_every: int = 1  # steps
     held_out: str = "eval_prompts.jsonl"
     eval_prompts: int = 32  # held-out prompts at most, drawn when the run is launched
-    evaluate_every: int | None = None  # steps; None: a quarter of them; 0: never
+    evaluate_every: int | None = None  # steps; None: a quarter of them, rounded up; 0: never
     keep: str = "best"  # on held-out prompts, or the "last" policy
     samples: int = 4  # answers shown on the run's page per step
     accelerate_config: str = ""  # a file for `accelerate launch`; empty: one process
@@ -245,6 +246,17 @@ class PPOConfig(Config):
             0 <= self.critic_warmup_steps < self.steps,
             f"critic_warmup_steps={self.critic_warmup_steps} must be below steps={self.steps}",
         )
+
+    @property
+    def evaluation_steps(self) -> list[int]:
+        """After which steps the policy answers held-out prompts: regularly, and at the end.
+
+        Example: [2, 4, 6, 7] of 7 steps. Empty: never. It also does before the first step.
+        """
+        if self.evaluate_every == 0:
+            return []
+        every = self.evaluate_every or math.ceil(self.steps / 4)
+        return [*range(every, self.steps, every), self.steps]
 
 
 MOST_COMPLETIONS = 64  # of which the best is taken

@@ -51,9 +51,7 @@ def read_held_out(
 
 
 def is_due(step: int, config: PPOConfig) -> bool:
-    """Whether the policy is evaluated after this step: regularly, and at the end."""
-    every = config.evaluate_every or max(1, config.steps // 4)
-    return step % every == 0 or step == config.steps
+    return step in config.evaluation_steps
 
 
 def best(evaluations: Sequence[Evaluation]) -> Evaluation | None:

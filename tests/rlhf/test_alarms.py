@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf.alarms import find_alarms
+from rlhf.alarms import as_json, find_alarms
 
 
 def reports(**series):
@@ -8,7 +8,7 @@ def reports(**series):
     names = {
         "kl": "kl/k1", "clip": "policy/clip_fraction", "ratio": "policy/ratio_first",
         "first_kl": "policy/approx_kl_first", "explained": "value/explained_variance",
-        "score": "score/mean", "length": "length/mean", "repetition": "repetition/mean",
+        "score": "score/mean", "spread": "score/std", "length": "length/mean", "repetition": "repetition/mean",
     }  # fmt: skip
     n = max(map(len, series.values()))
     return [
@@ -79,6 +79,18 @@ def test_score_that_rises_with_the_length_is_reward_hacking():
     assert found(score=[0] * 6, length=length) == []
 
 
+def test_rise_of_the_score_is_measured_by_its_spread_at_first():
+    """As of a rule with a weight of a tenth."""
+    score, length = [0, 0, 0, 0.1, 0.1, 0.1], [10, 10, 10, 16, 22, 31]
+
+    assert found(score=score, length=length) == []
+    assert found(score=score, spread=[0.2] * 6, length=length) == []  # half of it at most
+    assert found(score=score, spread=[0.1] * 3 + [1] * 3, length=length) == [
+        ("reward hacking", "length/mean", "red", [6]),
+        ("reward hacking", "length/mean", "yellow", [5]),
+    ]
+
+
 def test_score_that_rises_with_repetition_is_reward_hacking():
     score = [0, 0, 0, 3, 3, 3]
 
@@ -93,3 +105,10 @@ def test_alarm_says_from_when_to_when():
 
     assert (alarm.step_from, alarm.step_to) == (2, 4)
     assert alarm.sentence.startswith("KL above 30 nats: read the answers")
+
+
+def test_of_an_alarm_that_goes_on_and_on_a_hundred_steps_are_kept():
+    (kept,) = as_json(find_alarms(reports(kl=[31] * 1000)))
+
+    assert (kept["step_from"], kept["step_to"], kept["n_steps"]) == (1, 1000, 1000)
+    assert kept["steps"] == [*range(1, 1000, 10), 1000]

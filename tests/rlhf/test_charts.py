@@ -3,6 +3,7 @@ import json
 import pytest
 
 from rlhf import charts
+from rlhf.alarms import as_json, find_alarms
 from rlhf.models import Metrics, RunKind, Sample, Status
 from tests.rlhf.factories import RunFactory
 
@@ -72,6 +73,15 @@ def test_of_a_long_run_every_nth_step_is_sent_and_the_last(run, monkeypatch):
     assert values["last_step"] == 11
 
 
+def test_steps_with_an_alarm_are_sent_of_a_long_run_too(run, monkeypatch):
+    monkeypatch.setattr(charts, "MAX_POINTS", 4)
+    for step in range(1, 12):
+        report(run, step, **{"kl/k1": 40.0 if step in (4, 5) else 1.0})
+    run.alarms = as_json(find_alarms(run.metrics.values_list("step", "values")))
+
+    assert charts.new_values(run)["series"]["kl/k1"]["x"] == [3, 4, 5, 6, 9, 11]
+
+
 def test_table_has_the_newest_steps_first_and_a_column_per_metric(run):
     report(run, 1, loss=0.7)
     report(run, 2, loss=0.5, entropy=2.0)
@@ -103,6 +113,18 @@ def test_score_is_charted_by_source_where_there_are_several():
     assert [series.metric for series in chart.series] == [
         "score/reward_model", "score/length", "score/mood",
     ]  # fmt: skip
+
+
+def test_score_of_rules_alone_has_no_unit_and_no_reward_model_in_its_words(run):
+    run.config = {"rewards": [{"kind": "length", "target": 80}]}
+
+    first = charts.sections_of(run)[0].charts
+
+    assert [chart.title for chart in first] == [
+        chart.title for chart in charts.CHARTS[RunKind.PPO][0].charts
+    ]
+    assert "standard deviations" not in {chart.unit for chart in first}
+    assert not any("reward model" in chart.explanation for chart in first)
 
 
 def test_second_models_are_known_by_what_they_reported_at_the_start(run):

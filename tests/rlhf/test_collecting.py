@@ -42,13 +42,15 @@ def test_import_makes_a_policy_and_the_first_round():
 def test_speed_is_kept_with_the_policy_that_was_imported():
     imported = PolicyFactory()
     trained = PolicyFactory(project=imported.project, parent=imported)
-    run = RunFactory(project=imported.project, policy=trained, result={"probe": {"layers": 2}})
+    run = RunFactory(
+        project=imported.project, policy=trained, host="here", result={"probe": {"layers": 2}}
+    )
 
     assert collecting.collect_probe(run) == {}
 
     imported.refresh_from_db()
     trained.refresh_from_db()
-    assert (imported.probe, trained.probe) == ({"layers": 2}, {})
+    assert (imported.probe, trained.probe) == ({"layers": 2, "trainer": "here"}, {})
     assert trained.root() == imported
 
 

@@ -31,7 +31,7 @@ CONFIG = PPOConfig(
 )  # fmt: skip
 
 
-def seconds(probe=PROBE, reward_layers=None, **changes):
+def seconds(probe=PROBE, reward_layers=(10,), **changes):
     """Without starting, loading, and the rollout and score that measure the result."""
     config = replace(CONFIG, **changes)
 
@@ -71,15 +71,15 @@ def test_trunk_is_reused_if_both_adapters_lie_on_the_top_layers():
     # Of the top four layers the policy has an adapter on three.
     update = 2 * (500 * (1 * 1e-3 + 3 * 3e-3) + 200 * 5e-3)
 
-    assert seconds(adapter_layers=3, reward_layers=4) == pytest.approx(rollout + score + update)
+    assert seconds(adapter_layers=3, reward_layers=[4]) == pytest.approx(rollout + score + update)
 
 
 def test_without_reuse_all_layers_run_forward_but_only_the_adapted_ones_back():
-    reused = seconds(adapter_layers=3, reward_layers=10)
-    plain = seconds(adapter_layers=3, reward_layers=3, reuse_trunk=False)
+    reused = seconds(adapter_layers=3, reward_layers=[10])
+    plain = seconds(adapter_layers=3, reward_layers=[3], reuse_trunk=False)
 
     assert plain == pytest.approx(reused - 7 * 0.1)  # its reward adapter is merged into fewer
-    assert plain > seconds(adapter_layers=3, reward_layers=3)
+    assert plain > seconds(adapter_layers=3, reward_layers=[3])
 
 
 def test_gradient_checkpointing_adds_a_forward_pass():
@@ -97,20 +97,39 @@ def test_full_fine_tuning_goes_back_through_everything():
     assert seconds(train="full") == pytest.approx(seconds() + 2 * 0.5 * 500 * 10 * 3e-3)
 
 
+def test_without_a_reward_model_on_the_base_no_reward_is_computed_on_it():
+    """Of rules only, or of a reward model with another base; the critic's adapter lies on k layers."""
+    one = 500 * 3 * 1e-3
+
+    rules = seconds(reward_layers=(), adapter_layers=3, critic="adapter")
+    assert seconds(reward_layers=[3], adapter_layers=3, critic="adapter") == pytest.approx(
+        rules + one + 3 * 0.1
+    )
+    assert memory(reward_layers=[3], adapter_layers=3, critic="adapter") == pytest.approx(
+        memory(reward_layers=(), adapter_layers=3, critic="adapter") + 4 * 3 * 16 * 2**12 / 2**20
+    )
+
+
+def test_answers_to_one_prompt_share_reading_it():
+    assert seconds(completions_per_prompt=5) == pytest.approx(seconds() - 0.8 * 300 * 10 * 1e-3)
+
+
 def test_evaluations_are_rollouts_with_their_scores():
-    """Before the first step, after every second one and at the end: of five prompts each."""
-    sizes = {"prompt_tokens": 30, "answer_tokens": 20}
+    """Before the first step, after every second one and at the end: of 15 prompts each, in a batch
+    of ten and one of five, which has as many decoding steps and merges."""
+    sizes = {"prompt_tokens": 30, "answer_tokens": 20, "reward_layers": [10]}
     config = replace(CONFIG, steps=5, evaluate_every=2)
 
-    more = estimate(config, PROBE, **sizes, held_out=5).seconds
+    more = estimate(config, PROBE, **sizes, held_out=15).seconds
     less = estimate(config, PROBE, **sizes).seconds
 
-    rollout_and_score = 26.0 + 11.4
-    assert more - less == pytest.approx(4 * 0.5 * rollout_and_score - rollout_and_score)
+    rollout_and_score, whatever_the_size = 26.0 + 11.4, 40 * 0.5 + 10 * 0.1 + 10 * 0.1
+    of_half = (rollout_and_score + whatever_the_size) / 2
+    assert more - less == pytest.approx(4 * (rollout_and_score + of_half) - rollout_and_score)
 
 
 def test_run_is_its_steps_loading_and_one_more_rollout_with_its_scores():
-    found = estimate(CONFIG, PROBE, prompt_tokens=30, answer_tokens=20)
+    found = estimate(CONFIG, PROBE, prompt_tokens=30, answer_tokens=20, reward_layers=[10])
 
     rollout_and_score = 26.0 + 11.4
     assert found.seconds == pytest.approx(10 + 20 + seconds() + rollout_and_score)
@@ -118,7 +137,7 @@ def test_run_is_its_steps_loading_and_one_more_rollout_with_its_scores():
 
 
 # --- memory -------------------------------------------------------------------------------------
-def memory(probe=PROBE, reward_layers=None, **changes):
+def memory(probe=PROBE, reward_layers=(10,), **changes):
     config = replace(CONFIG, **changes)
     found = estimate(config, probe, prompt_tokens=30, answer_tokens=20, reward_layers=reward_layers)
     return found.memory_mib - 1000
@@ -165,7 +184,7 @@ def test_gradient_checkpointing_keeps_what_enters_each_layer():
 @pytest.fixture
 def policy(db):
     project = ProjectFactory()
-    return PolicyFactory(project=project, probe={**PROBE._asdict(), "host": "here"})
+    return PolicyFactory(project=project, probe={**PROBE._asdict(), "trainer": "here"})
 
 
 def test_lengths_are_those_of_the_projects_prompts_and_the_policys_answers(policy):
@@ -202,6 +221,14 @@ def test_reward_model_of_another_base_says_nothing_about_layers(policy):
     assert estimate_run(policy, other, top) == estimate_run(policy, None, top)
 
 
+def test_reward_model_that_a_rule_names_counts_as_the_first_does(policy):
+    named = RewardModelFactory(project=policy.project, parent=policy, run=RunFactory(config={}))
+    rules = replace(CONFIG, rewards=[{"kind": "reward_model", "version": named.name}])
+
+    assert estimates.reward_models(policy, None, rules) == [named]
+    assert estimate_run(policy, None, rules) == estimate_run(policy, named, CONFIG)
+
+
 def test_policy_is_as_fast_as_the_one_it_was_trained_from(policy):
     child = PolicyFactory(project=policy.project, parent=policy)
 
@@ -216,6 +243,21 @@ def test_speed_counts_only_where_the_last_run_ran(policy):
     assert estimate_run(unmeasured, None, CONFIG) is None
     RunFactory(project=policy.project, host="elsewhere", round_number=2)
     assert estimate_run(policy, None, CONFIG) is None
+
+
+def test_speed_counts_though_the_process_ran_in_a_container_of_another_name(policy):
+    policy.probe |= {"host": "1f0c3a"}
+    RunFactory(project=policy.project, host="here")
+
+    assert estimate_run(policy, None, CONFIG)
+
+
+def test_probe_that_lacks_a_field_counts_as_none(policy):
+    policy.probe.pop("layer_merge")
+
+    assert estimates.probe_of(policy) == {}
+    assert estimate_run(policy, None, CONFIG) is None
+    assert estimates.probe_in({"probe": policy.probe}) is None
 
 
 def test_free_memory_is_known_of_this_machine_alone(settings, monkeypatch):
@@ -244,7 +286,9 @@ def test_actual_minutes_memory_and_tokens_stand_beside_the_estimate(db):
         ("Time", 180.0), ("Memory", 900), ("Written", 170.0), ("Learned from", 340.0),
     ]  # fmt: skip
     assert found[2].estimated == 200
-    run.attempts = 1
-    assert comparisons(run)[0].actual is None  # it has taken longer than its last attempt
+    run.attempts = 1  # it has taken longer than its last attempt
+    assert comparisons(run)[0][3:] == (None, "not known, because the run was resumed")
+    run.estimate["device"] = "NVIDIA H200"
+    assert comparisons(run)[1][3:] == (None, "of the GPU; what was used of it is not measured")
     run.estimate = {}
     assert comparisons(run) == []

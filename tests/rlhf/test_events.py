@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from rlhf import events
-from rlhf.models import Metrics, RunKind, Sample
+from rlhf.models import Metrics, Sample
 from tests.rlhf.factories import RunFactory
 
 
@@ -110,24 +110,6 @@ def test_later_report_of_a_step_replaces_and_completes_the_earlier(path):
     assert list(Metrics.objects.values_list("step", "values")) == [
         (1, {"loss": 0.5, "kl": 0.1}),
         (2, {"loss": 0.3, "kl": 0.2}),
-    ]
-
-
-@pytest.mark.django_db
-def test_alarms_of_a_ppo_run_follow_its_metrics(path):
-    run = RunFactory(kind=RunKind.PPO)
-    write(path, {"type": "metrics", "step": 1, "values": {"kl/k1": 31.0}, "time": 1})
-    first = events.read_reports(path, 0)
-    write(path, {"type": "metrics", "step": 2, "values": {"kl/k1": 51.0}, "time": 2})
-    second = events.read_reports(path, first.offset)
-
-    for reports in (first, second):
-        events.store_reports(run, reports)
-
-    run.refresh_from_db()
-    assert [(a["name"], a["level"], a["steps"]) for a in run.alarms] == [
-        ("KL", "red", [2]),
-        ("KL", "yellow", [1]),
     ]
 
 

@@ -248,6 +248,16 @@ def test_evaluation_waits_for_votes_and_then_closes_the_loop(project, trained):
     assert the_action(project) == ("evaluation", "Start round 2")
 
 
+def test_best_of_n_leaves_a_finished_round_finished(project, trained):
+    EvaluateRunFactory(project=project, status=Status.SUCCEEDED)
+    trained.judge(trained.compare(2, purpose="evaluation"))
+    other = EvaluateRunFactory(project=project, status=Status.SUCCEEDED, config={"best_of": 16})
+    trained.compare(3, purpose="evaluation", origin=other.origin)
+
+    assert the_action(project) == ("evaluation", "Start round 2")
+    assert steps(project)["evaluation"].summary == "2 of 2 votes"
+
+
 # --- runs --------------------------------------------------------------------------------------
 def test_active_run_is_watched(project, turn):
     turn.import_model()
@@ -329,13 +339,13 @@ def test_annotator_is_sent_to_the_queue_once(project, trained):
 def test_strip_takes_the_same_queries_however_much_there_is(
     project, trained, django_assert_num_queries
 ):
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         loop.strip_of(project, Role.ADMIN)
 
     trained.judge(trained.compare(3))
     RunFactory.create_batch(3, project=project, status=Status.FAILED)
 
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         loop.strip_of(project, Role.ADMIN)
 
 

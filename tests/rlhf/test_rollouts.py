@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import pytest
 
@@ -76,6 +77,23 @@ def test_answer_comes_with_its_prompt_or_without_if_it_is_gone(write):
     known, gone = read_answers(folder, find_lines(folder, Choice()))
 
     assert (known.prompt, gone.messages) == ("What is tea?", [])
+
+
+def test_prompts_that_no_answer_asks_for_are_not_kept(write):
+    """Of 20 MB of prompts one is on the page."""
+    folder = write(1, row("a", prompt=2))
+    others = ({"id": key, "messages": [{"content": "x" * 2**16}]} for key in range(3, 300))
+    with (folder / "prompts.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in others)
+    lines = find_lines(folder, Choice(text="tea"))
+
+    tracemalloc.start()
+    (answer,) = read_answers(folder, lines)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert answer.prompt == "What is tea?"
+    assert peak_bytes < 2**21
 
 
 def test_baseline_is_the_upper_quartile_of_the_score_and_the_mean_length(write):

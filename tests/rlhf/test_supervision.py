@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from rlhf import runs, supervision
-from rlhf.models import Metrics, ModelVersion, Round, Run, Sample, Status
+from rlhf.models import Metrics, ModelVersion, Round, Run, RunKind, Sample, Status
 from tests.rlhf.factories import RunFactory
 
 pytestmark = pytest.mark.django_db
@@ -70,6 +70,27 @@ def test_reports_are_copied_once(toy):
     sample = Sample.objects.get()
     assert (sample.step, sample.completion, sample.score) == (60, "Hello", 0.5)
     assert run.events_read == (run.folder / "events.jsonl").stat().st_size
+
+
+def test_alarms_follow_the_metrics_of_ppo(toy):
+    run = RunFactory(kind=RunKind.PPO)
+    event = {"type": "metrics", "step": 7, "values": {"kl/k1": 51.0}, "time": 1}
+    append_event(run, json.dumps(event) + "\n")
+
+    supervised(run)
+
+    assert [(a["name"], a["level"], a["steps"]) for a in run.alarms] == [("KL", "red", [7])]
+
+
+def test_metrics_are_read_for_alarms_now_and_then_and_at_the_end(toy, monkeypatch):
+    read = []
+    monkeypatch.setattr(supervision, "find_alarms", lambda reports: read.append(reports) or [])
+    monkeypatch.setattr(supervision, "ALARM_SECONDS", 1000.0)
+    toy("1")
+
+    supervised(RunFactory(kind=RunKind.PPO))
+
+    assert len(read) == 2  # though it was looked after many times
 
 
 def test_supervising_an_ended_run_does_nothing(toy):

@@ -179,6 +179,8 @@ def test_alarms_stand_on_the_runs_page_and_are_counted_in_the_list(client, run, 
     assert "At step 30." in status
     assert "At 2 steps, from 1 to 8." in status
     assert '<span class="alarm-count" data-level="red">2 alarms</span>' in runs
+    asked = url("rollouts", "tea", run.pk) + "?suspicious=on&amp;first=1&amp;last=8"
+    assert f'<a id="alarm-kl-klk1-yellow" href="{asked}">Suspicious answers of steps 1' in status
     assert client.get(url("run_charts", "tea", run.pk)).json()["alarms"][0]["steps"] == [30]
 
 
@@ -221,6 +223,7 @@ def test_preset_chosen_on_the_form_keeps_what_was_typed_and_starts_nothing(clien
 
     assert "Kept as you had set it: Steps." in response.content.decode()
     assert response.context["form"]["critic"].value() == "head"
+    assert '<details class="card" open>' in response.content.decode()  # the critic stands there
     assert not Run.objects.exists()
 
 
@@ -242,6 +245,63 @@ def test_estimate_follows_the_fields(client, measured):
     assert found[1].tokens_generated == 2 * found[0].tokens_generated
     assert "minibatches=5 must divide batch_size=32" in wrong.content.decode()
     assert "when the settings are complete" in empty.content.decode()
+
+
+def test_estimate_needs_no_javascript_and_starts_nothing(client, measured):
+    sent = {**ppo_form(client).as_sent().data, "steps": "7", "estimate": "yes"}
+
+    response = client.post(url("new_run", "tea", RunKind.PPO), sent)
+
+    assert response.status_code == 200
+    assert response.context["form"]["steps"].value() == "7"
+    assert response.context["outlook"]["estimate"].tokens_generated == 7 * 32 * 64
+    assert not Run.objects.exists()
+
+
+def test_estimate_stays_when_the_run_is_refused(client, measured):
+    active = RunFactory(project=measured.project, kind=RunKind.PPO, status=Status.RUNNING)
+    sent = ppo_form(client).as_sent().data
+
+    response = client.post(url("new_run", "tea", RunKind.PPO), sent)
+
+    assert f"{active} of round 1 is running" in response.content.decode()
+    assert response.context["outlook"]["estimate"].tokens_generated == 20 * 32 * 64
+
+
+def test_measured_speed_stands_on_the_policys_page_and_leads_to_ppo(client, measured):
+    page = client.get(measured.parent.get_absolute_url()).content.decode()
+    run = RunFactory(
+        project=measured.project, kind=RunKind.PROBE, status=Status.SUCCEEDED,
+        policy=measured.parent, result={"probe": MEASURED},
+    )  # fmt: skip
+    result = client.get(run.get_absolute_url()).content.decode()
+
+    for text in (page, result):
+        assert "<dt>Measured on</dt><dd>calculator" in text
+    assert f"{url('new_run', 'tea', RunKind.PPO)}?policy={measured.parent_id}" in result
+
+
+def test_notices_of_the_estimate_tell_of_second_models_and_processes(
+    client, measured, settings, tmp_path
+):
+    settings.ACCELERATE_DIR = tmp_path
+    (tmp_path / "two.yaml").write_text("")
+    sent = ppo_form(client).as_sent().data
+    other = RewardModelFactory(project=measured.project)
+    second, several = "A reward model of another base", "This is what one process would take."
+
+    plain, ruled, changed = (
+        client.post(url("estimate", "tea"), {**sent, **changes}).content.decode()
+        for changes in (
+            {"rewards": f"reward_model version={measured.name} name=again"},
+            {"rewards": f"reward_model version={other.name}"},
+            {"accelerate_config": "two.yaml"},
+        )
+    )
+
+    assert [(second in text, several in text) for text in (plain, ruled, changed)] == [
+        (False, False), (True, False), (False, True),
+    ]  # fmt: skip
 
 
 def test_form_offers_to_measure_what_has_not_been_measured(client, measured):

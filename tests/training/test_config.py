@@ -28,6 +28,17 @@ def test_a_configuration_survives_being_saved_and_read(kind, required):
     assert CONFIGS[kind].from_dict(config.to_dict()) == config
 
 
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"),
+    [(7, None, [2, 4, 6, 7]), (20, None, [5, 10, 15, 20]), (2, None, [1, 2]), (5, 2, [2, 4, 5]),
+     (5, 9, [5]), (5, 0, [])],
+)  # fmt: skip
+def test_policy_is_evaluated_four_times_at_most_or_as_often_as_asked(steps, every, expected):
+    config = PPOConfig(MODEL, "r", steps=steps, evaluate_every=every)
+
+    assert config.evaluation_steps == expected
+
+
 def test_an_unknown_setting_is_named():
     with pytest.raises(
         ValueError, match=r"unknown setting 'colour'; known are location, measure_speed"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlhf.training import probe
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
 from rlhf.training.config import ImportModelConfig
 from rlhf.training.import_model import run
@@ -246,6 +247,21 @@ def test_the_tiny_model_is_made_on_the_spot(folder):
     assert result["parameters"] == sum(
         p.numel() for p in AutoModelForCausalLM.from_pretrained(result["artifact"]).parameters()
     )
+
+
+def test_an_import_that_is_killed_while_it_measures_has_succeeded_all_the_same(
+    source, folder, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt  # as SIGKILL, nothing here catches it
+
+    monkeypatch.setattr(probe, "measure", killed)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(ImportModelConfig("folder", str(source)), folder)
+
+    result = read_json(folder.path / "result.json")
+    assert (result["status"], result["name"]) == ("succeeded", "my-model")
 
 
 def test_a_model_that_is_too_large_to_measure_here_is_imported_all_the_same(
