@@ -217,7 +217,7 @@ class _Cost:
         update = BACKWARD * self._activations() + LOGITS_BYTES
         kept = KEPT * learned if config.checkpoint_every > 1 else 0.0
         working = kept + states + max(merged + rollout, update)
-        writing = (KEPT + WRITTEN) * learned
+        writing = kept + WRITTEN * learned
         frozen = FROZEN * of_adapter * sum(self.rewards)
         return frozen + LEARNED * learned + max(working, writing)
 

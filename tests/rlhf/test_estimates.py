@@ -171,7 +171,7 @@ def test_full_critic_is_largest_while_its_checkpoint_is_written():
     adapter = 10 * 16 * 2**12 / 2**20
     big = PROBE._replace(parameters=100 * 2**20)
 
-    assert memory(big, critic="full") == pytest.approx(4 * adapter + 52 * (adapter + 100))
+    assert memory(big, critic="full") == pytest.approx(4 * adapter + 40 * (adapter + 100))
 
 
 def test_gradient_checkpointing_keeps_what_enters_each_layer():
