@@ -176,7 +176,13 @@ class PPOConfig(Config):
     def __post_init__(self) -> None:
         _check_sampling(self.temperature, self.max_new_tokens, self.batch_size)
         _check_learning(self.learning_rate, self.lora_rank, self.epochs)
-        _require(self.steps >= 1, f"steps={self.steps} must be at least 1")
+        _check_layers(self.adapter_layers)
+        self._check_rewards()
+        self._check_choices()
+        self._check_sizes()
+        self._check_ranges()
+
+    def _check_rewards(self) -> None:
         _require(
             bool(self.reward_model or self.rewards),
             "there is nothing to reward: choose a reward model, or add a rule",
@@ -184,67 +190,57 @@ class PPOConfig(Config):
         for rule in self.rewards:
             complete(rule)
         names_of(bool(self.reward_model), self.rewards)
-        _require(
-            self.minibatches >= 1 and self.batch_size % self.minibatches == 0,
-            f"minibatches={self.minibatches} must divide batch_size={self.batch_size}",
-        )
-        n = self.completions_per_prompt
-        _require(
-            n >= 1 and self.batch_size % n == 0,
-            f"completions_per_prompt={n} must divide batch_size={self.batch_size}",
-        )
-        _require(
-            self.micro_batch_tokens >= 1,
-            f"micro_batch_tokens={self.micro_batch_tokens} must be at least 1",
-        )
-        _check_layers(self.adapter_layers)
-        _require(self.train in TRAINED, f"train={self.train!r} must be one of {TRAINED}")
-        _require(self.dtype in DTYPES, f"dtype={self.dtype!r} must be one of {DTYPES}")
-        _require(self.keep in KEPT, f"keep={self.keep!r} must be one of {KEPT}")
+
+    def _check_choices(self) -> None:
+        choices = {
+            "train": TRAINED, "dtype": DTYPES, "keep": KEPT, "critic": CRITICS,
+            "kl_estimator": KL_ESTIMATORS, "missing_eos": MISSING_EOS,
+        }  # fmt: skip
+        for name, known in choices.items():
+            value = getattr(self, name)
+            _require(value in known, f"{name}={value!r} must be one of {known}")
+
+    def _check_sizes(self) -> None:
+        for name in (
+            "steps", "minibatches", "completions_per_prompt", "micro_batch_tokens", "eval_prompts",
+            "checkpoint_every", "max_nonfinite_steps", "kl_horizon",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _require(value >= 1, f"{name}={value} must be at least 1")
+        for name in ("minibatches", "completions_per_prompt"):
+            value = getattr(self, name)
+            _require(
+                self.batch_size % value == 0,
+                f"{name}={value} must divide batch_size={self.batch_size}",
+            )
         every = self.evaluate_every
         _require(every is None or every >= 0, f"evaluate_every={every} must be at least 0")
-        _require(self.eval_prompts >= 1, f"eval_prompts={self.eval_prompts} must be at least 1")
-        _require(self.critic in CRITICS, f"critic={self.critic!r} must be one of {CRITICS}")
+        _require(
+            0 <= self.critic_warmup_steps < self.steps,
+            f"critic_warmup_steps={self.critic_warmup_steps} must be below steps={self.steps}",
+        )
+
+    def _check_ranges(self) -> None:
         _require(0 < self.gamma <= 1, f"gamma={self.gamma} must be in (0, 1]")
         _require(0 <= self.lam <= 1, f"lam={self.lam} must be in [0, 1]")
         _require(0 < self.clip_range < 1, f"clip_range={self.clip_range} must be in (0, 1)")
+        _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0")
         high, dual = self.clip_range_high, self.dual_clip
         _require(
             high is None or high >= self.clip_range,
             f"clip_range_high={high} must be at least clip_range={self.clip_range}",
         )
         _require(dual is None or dual > 1, f"dual_clip={dual} must be above 1")
-        for name in ("checkpoint_every", "max_nonfinite_steps", "kl_horizon"):
+        for name in ("target_kl", "target_kl_update"):
             value = getattr(self, name)
-            _require(value >= 1, f"{name}={value} must be at least 1")
-        _require(
-            self.target_kl is None or self.target_kl > 0,
-            f"target_kl={self.target_kl} must be above 0, or None",
-        )
+            _require(value is None or value > 0, f"{name}={value} must be above 0, or None")
         _require(
             0 <= self.warmup_steps <= 1,
             f"warmup_steps={self.warmup_steps} is a share of the optimiser steps: 0 to 1",
         )
-        _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0")
-        _require(
-            self.kl_estimator in KL_ESTIMATORS,
-            f"kl_estimator={self.kl_estimator!r} must be one of {KL_ESTIMATORS}",
-        )
-        _require(
-            self.target_kl_update is None or self.target_kl_update > 0,
-            f"target_kl_update={self.target_kl_update} must be above 0",
-        )
-        _require(
-            self.missing_eos in MISSING_EOS,
-            f"missing_eos={self.missing_eos!r} must be one of {MISSING_EOS}",
-        )
         _require(
             0 < self.missing_eos_ramp <= 1,
             f"missing_eos_ramp={self.missing_eos_ramp} must be in (0, 1]",
-        )
-        _require(
-            0 <= self.critic_warmup_steps < self.steps,
-            f"critic_warmup_steps={self.critic_warmup_steps} must be below steps={self.steps}",
         )
 
     @property

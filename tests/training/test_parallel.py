@@ -110,6 +110,7 @@ def test_two_processes_learn_what_one_learns(make_config, prompts_file, folder, 
     assert first[1]["policy/loss"] == pytest.approx(metrics["policy/loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_stopped_and_resumed_bit_for_bit(
     make_run, launch, top_reward_folder
 ):
@@ -134,6 +135,7 @@ def test_a_run_of_two_processes_is_stopped_and_resumed_bit_for_bit(
     assert result_of(whole)["n_held_out"] == 4  # of five, as many for each process
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_launcher(make_run, launch):
     run = make_run("run", steps=1000)
     process = launch("rlhf.training", run)
