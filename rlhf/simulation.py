@@ -9,9 +9,7 @@ that no simulated vote ever stands among real ones.
 
 from __future__ import annotations
 
-import math
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,46 +36,14 @@ from rlhf.alarms import Level
 from rlhf.evaluation import win_rate
 from rlhf.models import GeneratedCompletion, ModelVersion, Run, RunKind, Status
 from rlhf.runs import launch, next_round, run_to_end
-
-# --- taste ------------------------------------------------------------------------------------
-WORDS_PER_POINT = 6.0
-POLITE = re.compile(r"\b(please|thanks?|sorry|welcome|glad|happy to|hope)\b", re.IGNORECASE)
-
-
-def taste(text: str) -> float:
-    """What the simulated annotators truly like, in points: short answers, and a polite word.
-
-    Example: 24 words with one "please" are worth 1 - 24 / 6 = -3.
-    """
-    return min(len(POLITE.findall(text)), 1) - len(text.split()) / WORDS_PER_POINT
+from rlhf.taste import Manner, draw_manner, judge, taste
 
 
 class Annotator(NamedTuple):
-    """How a simulated person departs from the shared taste."""
+    """A simulated person: somebody who can be handed comparisons, and how they judge."""
 
     user: User
-    noise: float  # points: the scale of the logistic error
-    position_bias: float  # points that the left answer gains by being on the left
-    is_saboteur: bool  # votes the wrong way round
-
-
-TIE_POINTS = 0.7  # a smaller difference is not noticed: four words
-SKIP_SHARE = 0.02
-
-
-def judge(annotator: Annotator, texts: list[str], rng: random.Random) -> list[list[int]] | None:
-    """The ranking of two texts, left to right, as tie groups of 0 and 1; None to skip them.
-
-    P(left is better) = 1 / (1 + exp(-(taste difference + bias) / noise)).
-    """
-    if rng.random() < SKIP_SHARE:
-        return None
-    difference = taste(texts[0]) - taste(texts[1])
-    if abs(difference) < TIE_POINTS:
-        return [[0, 1]]
-    seen = (-difference if annotator.is_saboteur else difference) + annotator.position_bias
-    left_wins = rng.random() < 1 / (1 + math.exp(-seen / annotator.noise))
-    return [[0], [1]] if left_wins else [[1], [0]]
+    manner: Manner
 
 
 # --- settings ---------------------------------------------------------------------------------
@@ -200,7 +166,7 @@ class Simulation:
         assignment = queue.claim(self.project, person.user)
         if assignment is None:
             return False
-        answer(assignment, judge(person, texts_of(assignment), self.rng))
+        answer(assignment, judge(person.manner, texts_of(assignment), self.rng))
         return True
 
 
@@ -321,9 +287,7 @@ def make_people(project: Project, number: int, seed: int) -> list[Annotator]:
             user.set_unusable_password()
             user.save()
         Membership.objects.create(project=project, user=user)
-        people.append(
-            Annotator(user, rng.uniform(0.2, 0.6), rng.uniform(-0.1, 0.3), index == number)
-        )
+        people.append(Annotator(user, draw_manner(rng, is_saboteur=index == number)))
     return people
 
 
@@ -332,7 +296,7 @@ def report(simulation: Simulation, reward_run: Run, ppo_run: Run, evaluation: Ru
     project = simulation.project
     rate = win_rate(evaluation)
     ranked = [row.user.pk for row in annotator_statistics(project)]
-    saboteur = next(person.user.pk for person in simulation.people if person.is_saboteur)
+    saboteur = next(person.user.pk for person in simulation.people if person.manner.is_saboteur)
     return Report(
         project=project.slug,
         judgments=project.judgments.filter(voided=None).count(),

@@ -1,5 +1,4 @@
 import json
-import random
 from io import StringIO
 
 import pytest
@@ -9,50 +8,14 @@ from annotator.models import Assignment, Comparison, Project, Role, Split
 from rlhf.models import ModelKind, Round, RunKind, Status
 from rlhf.simulation import (
     PRESETS,
-    Annotator,
     Simulation,
-    judge,
     make_people,
     make_project,
     report,
     serious_alarms,
-    taste,
 )
 from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.factories import EvaluateRunFactory, RunFactory
-
-
-def test_taste_likes_it_short_and_polite():
-    assert taste("one two three four five six") == -1
-    assert taste("please please one two three four") == 0
-
-
-@pytest.mark.parametrize(("is_saboteur", "expected"), [(False, 1.0), (True, 0.0)])
-def test_a_clear_difference_is_seen_by_all_and_turned_round_by_a_saboteur(is_saboteur, expected):
-    annotator = Annotator(None, noise=0.01, position_bias=0.0, is_saboteur=is_saboteur)
-    rng = random.Random(0)
-
-    rankings = [judge(annotator, ["short", "long " * 30], rng) for _ in range(100)]
-
-    judged = [ranking for ranking in rankings if ranking]
-    assert sum(ranking == [[0], [1]] for ranking in judged) / len(judged) == expected
-
-
-def test_a_position_bias_favours_the_left():
-    annotator = Annotator(None, noise=0.5, position_bias=3.0, is_saboteur=False)
-    rng = random.Random(0)
-    texts = ["a b c d e f g h i j k l", "a b c d e f"]  # one point apart
-
-    rankings = [judge(annotator, order, rng) for order in (texts, texts[::-1]) * 100]
-
-    left = sum(ranking == [[0], [1]] for ranking in rankings)
-    assert left > 180
-
-
-def test_a_difference_too_small_to_see_is_a_tie():
-    annotator = Annotator(None, noise=0.5, position_bias=0.0, is_saboteur=False)
-
-    assert judge(annotator, ["same words", "words same"], random.Random(1)) == [[0, 1]]
 
 
 @pytest.mark.django_db
