@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,14 @@ class PromptLine(NamedTuple):
     messages: list[dict[str, str]]
 
 
+class Vote(NamedTuple):
+    """What one annotator said of a pair."""
+
+    annotator: str  # a number, not a name
+    prefers: str  # "chosen", "rejected" or "tie"
+    first: str  # which of the two was shown first: "chosen" or "rejected"
+
+
 class Pair(NamedTuple):
     """One line of data.jsonl: two completions of a prompt and what people said of them."""
 
@@ -27,6 +36,11 @@ class Pair(NamedTuple):
     split: str  # "train" or "test"
     chosen_truncated: bool  # cut off at the length limit: it does not end with the end token
     rejected_truncated: bool
+    n_judgments: int = 1
+    weight: float = 1.0  # how much it counts in the loss, against other pairs
+    margin: float = 0.0  # mean strength of preference for `chosen`
+    tie_share: float = 0.0  # of the judgments; each is in p_chosen as half
+    votes: tuple[Vote, ...] = ()  # one by one; empty where the export does not have them
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
@@ -66,7 +80,38 @@ def _pair(place: str, row: dict[str, Any]) -> Pair:
         split,
         bool(row.get("chosen_truncated", False)),
         bool(row.get("rejected_truncated", False)),
+        n_judgments=int(_number(place, row, "n_judgments", 1, least=1)),
+        weight=_number(place, row, "weight", 1.0, least=0),
+        margin=_number(place, row, "margin", 0.0),
+        tie_share=_number(place, row, "tie_share", 0.0, least=0),
+        votes=_votes(place, row.get("votes") or []),
     )
+
+
+def _number(
+    place: str, row: dict[str, Any], column: str, default: float, least: float = -math.inf
+) -> float:
+    value = row.get(column, default)
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    if not is_number or value < least:
+        limit = "" if least == -math.inf else f" of at least {least:g}"
+        raise RunError(f"{place}: {column} must be a number{limit}, not {value!r}")
+    return float(value)
+
+
+def _votes(place: str, value: Any) -> tuple[Vote, ...]:
+    choices = {"prefers": ("chosen", "rejected", "tie"), "first": ("chosen", "rejected")}
+    if not isinstance(value, list) or not all(
+        isinstance(vote, dict)
+        and isinstance(vote.get("annotator"), str)
+        and all(vote.get(name) in known for name, known in choices.items())
+        for vote in value
+    ):
+        raise RunError(
+            f'{place}: votes must be a list of {{"annotator": text, "prefers": "chosen", '
+            '"rejected" or "tie", "first": "chosen" or "rejected"}'
+        )
+    return tuple(Vote(vote["annotator"], vote["prefers"], vote["first"]) for vote in value)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rlhf.training.artifacts import RunError
-from rlhf.training.data import Pair, PromptLine, read_pairs, read_prompts
+from rlhf.training.data import Pair, PromptLine, Vote, read_pairs, read_prompts
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 ANSWER = [{"role": "assistant", "content": "So."}]
@@ -48,9 +48,19 @@ def test_a_bad_prompt_is_named_by_its_line(write, row, message):
 
 
 def test_a_pair_is_read_with_its_soft_label_and_split(write):
-    path = write({**ROW, "chosen_truncated": True, "margin": 0.0, "n_judgments": 4})
+    path = write({**ROW, "chosen_truncated": True})
 
     assert read_pairs(path) == [Pair(QUESTION, "So.", "No.", 0.75, "test", True, False)]
+
+
+def test_a_pair_is_read_with_all_that_was_said_of_it(write):
+    vote = {"annotator": "7", "prefers": "tie", "first": "rejected"}
+    numbers = {"n_judgments": 4, "weight": 2, "margin": 1.5, "tie_share": 0.25}
+
+    (pair,) = read_pairs(write({**ROW, **numbers, "votes": [vote]}))
+
+    assert pair.votes == (Vote("7", "tie", "rejected"),)
+    assert {name: getattr(pair, name) for name in numbers} == numbers
 
 
 def test_a_plain_preference_dataset_is_read_as_sure_and_for_training(write):
@@ -68,6 +78,10 @@ def test_a_plain_preference_dataset_is_read_as_sure_and_for_training(write):
         ({"chosen": "So."}, "line 2: chosen must be a list of one message of the assistant"),
         ({"rejected": QUESTION}, "line 2: rejected must be a list of one message of the assistant"),
         ({"prompt": "Why?"}, "line 2: prompt must be a list of messages"),
+        ({"weight": float("nan")}, "line 2: weight must be a number of at least 0, not nan"),
+        ({"weight": -1}, "line 2: weight must be a number of at least 0, not -1"),
+        ({"n_judgments": 0}, "line 2: n_judgments must be a number of at least 1, not 0"),
+        ({"votes": [{"annotator": "7"}]}, "line 2: votes must be a list of"),
     ],
 )
 def test_a_bad_pair_is_named_by_its_line_and_column(write, change, message):
