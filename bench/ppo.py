@@ -6,7 +6,9 @@
 
 DIR is a model folder with safetensors, by default the embedded model, converted first; FILE holds one
 {"prompt": [messages]} per line, by default the demo's. Prompts of more than --prompt-tokens are left
-out. The reward model is a random adapter: its cost is that of a real one. --fixed-length lets no token end a completion, so that two implementations do equal work;
+out. The reward model is a random adapter: its cost is that of a real one. --micro-batch is how many
+conversations of mean length are in a forward and backward pass, by their tokens with padding.
+--fixed-length lets no token end a completion, so that two implementations do equal work;
 --plain runs all layers everywhere, also where only the top ones have an adapter. Prints one JSON
 line; seconds are medians over the updates.
 
@@ -29,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from peft import get_peft_model
+from transformers import AutoTokenizer
 
 from rlhf.training import parallel, ppo
 from rlhf.training.artifacts import RunFolder
@@ -81,6 +84,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     top = None if arguments.adapter_layers == "all" else int(arguments.adapter_layers)
     reference = {"base": str(arguments.model or convert_embedded(folder)), "adapters": []}
     make_reward_model(reference, folder / "reward", top)
+    prompts, _ = encode_prompts(
+        AutoTokenizer.from_pretrained(reference["base"]),
+        read_prompts(numbered(arguments.prompts, folder)),
+        arguments.prompt_tokens,
+    )
+    tokens = statistics.fmean(len(prompt.ids) for prompt in prompts) + arguments.response_tokens
     config = PPOConfig(
         model=reference,
         reward_model=str(folder / "reward"),
@@ -88,8 +97,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         batch_size=arguments.batch,
         epochs=arguments.epochs,
         minibatches=1,
-        micro_batch_tokens=arguments.micro_batch
-        * (arguments.prompt_tokens + arguments.response_tokens),
+        micro_batch_tokens=round(arguments.micro_batch * tokens),
         max_prompt_tokens=arguments.prompt_tokens,
         max_new_tokens=arguments.response_tokens,
         critic=arguments.critic,
@@ -100,11 +108,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     models = load_models(config)
     if arguments.fixed_length:
         models = models._replace(stop=set())
-    prompts, _ = encode_prompts(
-        models.tokenizer,
-        read_prompts(numbered(arguments.prompts, folder)),
-        config.max_prompt_tokens,
-    )
     ppo.train(models, prompts, config, RunFolder(folder))
     steps = [
         event["values"]
