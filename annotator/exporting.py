@@ -36,7 +36,7 @@ from annotator.models import (
     Verdict,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: with weight and votes
 BATCH = 500  # comparisons in memory at a time
 COLUMNS = {
     "prompt": "list of messages {role, content}, ending with the user",
@@ -44,12 +44,20 @@ COLUMNS = {
     "rejected": "list of one assistant message: the other completion",
     "p_chosen": "share of the rankings that prefer `chosen`, a tie counting half; 0.5 to 1",
     "n_judgments": "rankings of this pair",
+    "weight": (
+        "how much the pair counts beside others: n_judgments · 2 / K for one of a comparison of K "
+        "completions, whose K (K - 1) / 2 pairs then count as K - 1 choices per ranking"
+    ),
     "margin": "mean strength of preference for `chosen`; 0.0 where strength was not asked",
     "split": "train or test; the same for all pairs of a prompt",
     "comparison": "number of the comparison; those of 3 or more completions give several pairs",
     "prompt_key": "SHA-256 of the prompt",
     "round": "round of the loop in which the comparison was made",
     "tie_share": "share of the rankings that are ties",
+    "votes": (
+        "list of one {annotator, prefers, first} per ranking: the annotator's number as text; "
+        "chosen, rejected or tie; which of the two was shown first, chosen or rejected"
+    ),
     "n_all_bad": "judgments of the comparison that call all its completions bad; not rankings",
     "chosen_source": "model version or import that `chosen` comes from",
     "rejected_source": "model version or import that `rejected` comes from",
@@ -109,6 +117,36 @@ def count_votes(first: int, second: int, ballots: Sequence[Ballot]) -> PairVotes
     return PairVotes(wins, losses, ties, strength)
 
 
+def list_votes(chosen: int, rejected: int, judgments: Sequence[Judgment]) -> list[dict[str, str]]:
+    """What each ranking says of two of its completions, one by one, in the order of the rankings.
+
+    Example: [{"annotator": "7", "prefers": "chosen", "first": "rejected"}]
+    """
+    votes = []
+    for judgment in judgments:
+        place = place_of(judgment.ranking)
+        order = judgment.assignment.order
+        outcome = place[rejected] - place[chosen]
+        votes.append(
+            {
+                "annotator": str(judgment.annotator_id),  # a number: names stay in the database
+                "prefers": "chosen" if outcome > 0 else "rejected" if outcome < 0 else "tie",
+                "first": "chosen" if order.index(chosen) < order.index(rejected) else "rejected",
+            }
+        )
+    return votes
+
+
+def pair_weight(n_judgments: int, n_completions: int) -> float:
+    """How much a pair counts, so that a ranking of K completions counts as K - 1 choices.
+
+    That is how many choices it is under Plackett-Luce: the best of K, the best of the others, and
+    so on. Its K (K - 1) / 2 pairs are no independent votes. Example: 3 rankings of 2 completions
+    weigh 3, and those of 4 completions 1.5 for each of the 6 pairs.
+    """
+    return n_judgments * 2 / n_completions
+
+
 def place_of(ranking: Sequence[Sequence[int]]) -> dict[int, int]:
     """Example: [[7], [5, 6]] -> {7: 0, 5: 1, 6: 1}."""
     return {completion: place for place, group in enumerate(ranking) for completion in group}
@@ -116,14 +154,12 @@ def place_of(ranking: Sequence[Sequence[int]]) -> dict[int, int]:
 
 # --- pairs to rows ----------------------------------------------------------------------------
 def _rows_of(comparison: Comparison, judgments: Sequence[Judgment]) -> Iterator[dict[str, Any]]:
-    ballots = [
-        Ballot(judgment.ranking, judgment.strength)
-        for judgment in judgments
-        if judgment.verdict == Verdict.RANKING
-    ]
-    if not ballots:
+    rankings = [judgment for judgment in judgments if judgment.verdict == Verdict.RANKING]
+    if not rankings:
         return
-    for first, second in combinations(comparison.entries.all(), 2):
+    ballots = [Ballot(judgment.ranking, judgment.strength) for judgment in rankings]
+    entries = comparison.entries.all()
+    for first, second in combinations(entries, 2):
         votes = count_votes(first.completion_id, second.completion_id, ballots)
         chosen, rejected = first.completion, second.completion
         if votes.losses > votes.wins:
@@ -134,13 +170,15 @@ def _rows_of(comparison: Comparison, judgments: Sequence[Judgment]) -> Iterator[
             "rejected": [rejected.message()],
             "p_chosen": votes.p_first,
             "n_judgments": votes.n,
+            "weight": pair_weight(votes.n, len(entries)),
             "margin": votes.strength / votes.n,
             "split": comparison.prompt.split,
             "comparison": comparison.pk,
             "prompt_key": comparison.prompt.key,
             "round": comparison.round_number,
             "tie_share": votes.ties / votes.n,
-            "n_all_bad": len(judgments) - len(ballots),
+            "votes": list_votes(chosen.pk, rejected.pk, rankings),
+            "n_all_bad": len(judgments) - len(rankings),
             "chosen_source": chosen.source,
             "rejected_source": rejected.source,
             "chosen_truncated": chosen.is_truncated,
@@ -157,7 +195,8 @@ def _judged(project: Project, round_number: int) -> QuerySet[Comparison]:
         .filter(pk__in=counted.order_by().values("comparison"))
         .select_related("prompt")
         .prefetch_related(
-            Prefetch("entries", entries), Prefetch("judgments", counted, to_attr="counted")
+            Prefetch("entries", entries),
+            Prefetch("judgments", counted.select_related("assignment"), to_attr="counted"),
         )
         .order_by("pk")
     )

@@ -19,13 +19,14 @@ from annotator.exporting import (
     create_export,
     preview,
 )
-from annotator.models import Export, Purpose, Verdict
+from annotator.models import Export, Judgment, Purpose, Verdict
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
     ProjectFactory,
     PromptFactory,
     UserFactory,
+    completion_ids,
     make_judgment,
 )
 
@@ -59,8 +60,9 @@ def test_a_row_holds_the_pair_and_its_votes(project):
         texts=["worse", "better"],
         round_number=2,
     )
-    for groups in ([[1], [0]], [[1], [0]], [[1, 0]], [[0], [1]]):
-        judge(comparison, *groups)
+    judgments = [
+        judge(comparison, *groups) for groups in ([[1], [0]], [[1], [0]], [[1, 0]], [[0], [1]])
+    ]
     judge(comparison)
 
     (row,) = rows_of(create_export(project))
@@ -72,12 +74,19 @@ def test_a_row_holds_the_pair_and_its_votes(project):
         "rejected": [{"role": "assistant", "content": "worse"}],
         "p_chosen": 0.625,
         "n_judgments": 4,
+        "weight": 4.0,
         "margin": 0.0,
         "split": "test",
         "comparison": comparison.pk,
         "prompt_key": comparison.prompt.key,
         "round": 2,
         "tie_share": 0.25,
+        "votes": [
+            {"annotator": str(judgment.annotator_id), "prefers": prefers, "first": "rejected"}
+            for judgment, prefers in zip(
+                judgments, ["chosen", "chosen", "tie", "rejected"], strict=True
+            )
+        ],
         "n_all_bad": 1,
         "chosen_source": "import",
         "rejected_source": "import",
@@ -105,6 +114,36 @@ def test_a_ranking_of_three_gives_three_pairs(project):
     ]
 
     assert pairs == [("a", "b", 0.5), ("c", "a", 1.0), ("c", "b", 1.0)]
+
+
+def test_a_vote_says_which_of_the_two_its_annotator_saw_first(project):
+    comparison = ComparisonFactory(project=project, texts=["a", "b", "c"])
+    a, b, c = completion_ids(comparison)
+    judge(comparison, [0], [1, 2], order=[c, a, b])
+
+    rows = rows_of(create_export(project))
+
+    said = [(vote["prefers"], vote["first"]) for row in rows for vote in row["votes"]]
+    assert said == [("chosen", "chosen"), ("chosen", "rejected"), ("tie", "rejected")]
+
+
+@pytest.mark.parametrize(("n_completions", "choices"), [(2, 1), (3, 2), (9, 8)])
+def test_the_pairs_of_a_ranking_weigh_as_much_as_its_choices(project, n_completions, choices):
+    comparison = ComparisonFactory(project=project, texts=list("abcdefghi")[:n_completions])
+    judge(comparison, *[[place] for place in range(n_completions)])
+
+    rows = rows_of(create_export(project))
+
+    assert sum(row["weight"] for row in rows) == pytest.approx(choices)
+
+
+def test_nobody_is_named(project):
+    judge(ComparisonFactory(project=project), [0], [1])
+
+    export = create_export(project)
+
+    (username,) = Judgment.objects.values_list("annotator__username", flat=True)
+    assert username not in (export.folder / "data.jsonl").read_text()
 
 
 def test_margin_is_the_mean_signed_strength(project):
