@@ -22,8 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ppo import ROOT, convert_embedded, numbered
-
+from bench.ppo import ROOT, convert_embedded, numbered
 from rlhf.taste import taste
 from rlhf.training import ppo
 from rlhf.training.artifacts import RunFolder

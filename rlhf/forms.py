@@ -110,6 +110,14 @@ def version(label: str, help_text: str, *, required: bool = True) -> Any:
     )
 
 
+class ExportField(forms.ModelChoiceField):
+    """Says so of an export that leaves nothing to measure the reward model by."""
+
+    def label_from_instance(self, export: Any) -> str:
+        counts = export.manifest.get("counts", {})
+        return f"{export}, no pair held out" if counts.get("rows_test") == 0 else str(export)
+
+
 class RunForm(forms.Form):
     """The token, drawn when the form is shown, makes a form that is sent twice start one run."""
 
@@ -285,15 +293,16 @@ class RewardModelForm(RunForm):
     intro = "Learns from an export which answers people prefer, as one number per answer."
     arguments = ("export", "policy")
     advanced = (
-        "batch_size", "micro_batch_size", "lora_rank", "adapter_layers", "max_tokens",
-        "policy_samples", "max_new_tokens", "temperature", "seed",
+        "members", "annotators", "learning_curve", "ties", "label_smoothing", "margin_coefficient",
+        "center_rewards", "batch_size", "micro_batch_tokens", "lora_rank", "adapter_layers",
+        "max_tokens", "min_pairs", "policy_samples", "max_new_tokens", "temperature", "seed",
     )  # fmt: skip
 
-    export = forms.ModelChoiceField(
+    export = ExportField(
         Export.objects.none(),
         label="Export",
         empty_label=None,
-        help_text="The votes to learn from.",
+        help_text="The votes to learn from; held-out ones say how good the reward model is.",
     )
     policy = version(
         "Policy", "Where the reward model starts from: the policy that PPO will train."
@@ -304,14 +313,61 @@ class RewardModelForm(RunForm):
         RewardModelConfig.learning_rate,
         "LoRA needs about ten times the rate of full fine-tuning.",
     )
+    members = whole(
+        "Members",
+        RewardModelConfig.members,
+        "Models trained on differently drawn prompts; where they disagree, the score is unsure. 4 "
+        "on the top layers cost less than 3 times one.",
+        high=16,
+    )
+    annotators = forms.ChoiceField(
+        label="Whom to believe",
+        choices=[
+            ("joint", "Learn how reliable everybody is together with the scores"),
+            ("crowd", "Find it out first, from votes on the same pairs"),
+            ("equal", "Everybody alike"),
+        ],
+        initial=RewardModelConfig.annotators,
+        help_text="Whoever votes at random or the wrong way round counts little or nothing.",
+    )
+    learning_curve = forms.BooleanField(
+        label="Learning curve",
+        required=False,
+        initial=RewardModelConfig.learning_curve,
+        help_text="Also train on 10, 25 and 50 % of the votes, to see what more votes would bring.",
+    )
+    ties = forms.ChoiceField(
+        choices=[
+            ("half", "Half a vote for each of the two"),
+            ("davidson", "An outcome of their own (Davidson)"),
+            ("rao-kupper", "An outcome of their own (Rao and Kupper)"),
+        ],
+        initial=RewardModelConfig.ties,
+        help_text="With many ties, the second or third also learns how near is near enough.",
+    )
+    label_smoothing = decimal(
+        "Label smoothing",
+        RewardModelConfig.label_smoothing,
+        "No label is surer than 1 less this, however many agree.",
+        high=0.49,
+    )
+    margin_coefficient = decimal(
+        "Weight of strength",
+        RewardModelConfig.margin_coefficient,
+        "How much the scores must differ per point of strength that people gave; 0: not at all.",
+        high=100.0,
+    )
+    center_rewards = decimal(
+        "Centring", RewardModelConfig.center_rewards, "Keeps scores near 0; 0.01 is usual, 0: off."
+    )
     batch_size = whole(
         "Batch size", RewardModelConfig.batch_size, "Pairs per optimiser step.", high=4096
     )
-    micro_batch_size = whole(
-        "Micro-batch size",
-        RewardModelConfig.micro_batch_size,
-        "Pairs per forward pass; must divide the batch size. Fewer need less memory.",
-        high=4096,
+    micro_batch_tokens = whole(
+        "Micro-batch tokens",
+        RewardModelConfig.micro_batch_tokens,
+        "Tokens of prompts and answers per forward and backward pass. Fewer need less memory.",
+        high=1_000_000,
     )
     lora_rank = whole(
         "LoRA rank", RewardModelConfig.lora_rank, "Size of the trained adapter.", high=1024
@@ -324,6 +380,11 @@ class RewardModelForm(RunForm):
         "Longest pair",
         RewardModelConfig.max_tokens,
         "Tokens of prompt and answer. Longer pairs are left out and counted.",
+    )
+    min_pairs = whole(
+        "Fewest pairs",
+        RewardModelConfig.min_pairs,
+        "With fewer pairs that people decided the run does not start. Lower it only to try.",
     )
     policy_samples = whole(
         "Answers to calibrate on",

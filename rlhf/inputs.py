@@ -18,7 +18,7 @@ from annotator.models import Export, Project, Prompt, Split
 from rlhf.generation import prompts_lacking_completions, write_prompts
 from rlhf.models import ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
-from rlhf.training.config import CONFIGS, Config
+from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 from rlhf.training.reward_rules import Rule, check_function, complete
 
 
@@ -88,6 +88,7 @@ def _check(order: Order) -> None:
     _check_versions(order)
     if order.export is not None:
         _check_export(order.project, order.export)
+        _check_votes(order.export, order.settings.get("min_pairs", RewardModelConfig.min_pairs))
     if order.kind == RunKind.PPO and not (order.reward_model or order.settings.get("rewards")):
         raise RunRefused("There is nothing to reward: train a reward model first, or add a rule.")
     is_single = order.settings.get("best_of", 1) == 1
@@ -128,6 +129,30 @@ def _check_export(project: Project, export: Export) -> None:
         )
     if not (export.folder / "data.jsonl").is_file():
         raise RunRefused(f"The files of export {export.pk} are missing from {export.folder}.")
+
+
+def _check_votes(export: Export, min_pairs: int) -> None:
+    """By what its manifest counts; which ties are held out, only the run itself can see."""
+    counts = export.manifest.get("counts")
+    if counts is None:
+        return
+    rows, decided = counts["rows"], counts["rows"] - counts["rows_tied"]
+    if not counts["rows_train"]:
+        raise RunRefused(
+            f"All {rows} pairs of export {export.pk} are held out, so there is nothing to learn "
+            "from: judge comparisons of more prompts, and export again."
+        )
+    if not decided:
+        raise RunRefused(
+            f"All {rows} pairs of export {export.pk} are ties, which do not say what people "
+            "prefer: judge more comparisons, and export again."
+        )
+    if (most := min(decided, counts["rows_train"])) < min_pairs:
+        raise RunRefused(
+            f"Export {export.pk} has at most {most} decided pairs to learn from, fewer than "
+            f"{min_pairs}: judge more comparisons and export again, or lower “Fewest pairs” under "
+            "“More settings” if this is only to try."
+        )
 
 
 def _check_source(location: str) -> None:

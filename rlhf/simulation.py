@@ -64,7 +64,7 @@ PRESETS = {
         max_prompts=120,
         generate={"completions_per_prompt": 8, "max_new_tokens": 32, "batch_size": 64},
         reward_model={
-            "epochs": 3, "learning_rate": 3e-3, "batch_size": 16, "micro_batch_size": 16,
+            "epochs": 3, "learning_rate": 3e-3, "batch_size": 16, "micro_batch_tokens": 2048,
             "policy_samples": 64, "max_new_tokens": 32,
         },
         ppo={
@@ -79,7 +79,7 @@ PRESETS = {
         max_prompts=160,
         generate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
         reward_model={
-            "epochs": 2, "learning_rate": 3e-4, "batch_size": 8, "micro_batch_size": 4,
+            "epochs": 2, "learning_rate": 3e-4, "batch_size": 8,
             "policy_samples": 32, "max_new_tokens": 64, "adapter_layers": 10,
         },
         ppo={

@@ -29,6 +29,7 @@ from rlhf.training.artifacts import (
     Stopped,
 )
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
+from rlhf.training.reward_checks import check_input
 
 # What libraries say instead of raising OSError or MemoryError.
 DISK_FULL_WORDS = (
@@ -45,7 +46,7 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 # In the order in which to make them smaller. The last is left out for the reward model, where it
 # only says how many micro-batches make a step.
-SIZES = ("micro_batch_tokens", "micro_batch_size", "batch_size")
+SIZES = ("micro_batch_tokens", "batch_size")
 LENGTHS = ("max_tokens", "max_new_tokens")
 
 
@@ -125,6 +126,9 @@ def _read_config(folder: RunFolder) -> tuple[str, Config]:
 def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     """Each kind has a module of its name. It is imported now because trl alone takes 7 seconds."""
     _prepare_libraries()
+    if isinstance(config, RewardModelConfig):
+        check_input(config, folder)
+    _limit_threads()
     return importlib.import_module(f"rlhf.training.{kind}").run(config, folder)
 
 
@@ -136,6 +140,8 @@ def _prepare_libraries() -> None:
     # slower as soon as anything else (the web server, a browser) wants the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
+def _limit_threads() -> None:
     import torch  # noqa: PLC0415 (takes seconds; after the heartbeat has begun)
 
     if "OMP_NUM_THREADS" not in os.environ:

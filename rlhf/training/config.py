@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from rlhf.training.reward_rules import complete, names_of
 
@@ -16,8 +16,11 @@ from rlhf.training.reward_rules import complete, names_of
 class Config:
     """Reading and writing that all run kinds share."""
 
+    RETIRED: ClassVar[tuple[str, ...]] = ()  # settings of older versions, which mean nothing now
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
+        values = {name: value for name, value in values.items() if name not in cls.RETIRED}
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(set(values) - known):
             raise ValueError(
@@ -80,18 +83,34 @@ class GenerateConfig(Config):
         _require(1 <= n <= 9, f"completions_per_prompt={n} must be between 1 and 9")
 
 
+TIES = ("half", "davidson", "rao-kupper")
+ANNOTATORS = ("joint", "crowd", "equal")
+
+
 @dataclass(frozen=True)
 class RewardModelConfig(Config):
+    RETIRED = ("micro_batch_size",)
+
     model: dict[str, Any]  # the policy whose answers are scored: adapter and head start from it
     data: str = "data"  # folder with data.jsonl and manifest.json
     prompts: str = "prompts.jsonl"  # the policy samples that fix the score's mean and deviation
     epochs: int = 2
     batch_size: int = 8  # pairs per optimiser step
-    micro_batch_size: int = 1  # pairs per forward: memory follows them
+    micro_batch_tokens: int = 1024  # per forward and backward: memory follows them
     learning_rate: float = 2e-4  # LoRA needs about 10x the rate of full fine-tuning
     lora_rank: int = 16
     adapter_layers: int | None = None  # the adapter on this many top layers; None: on all
+    reuse_trunk: bool = True  # keep what enters the adapted layers, for all epochs and members
+    share_prompts: bool = True  # compute a prompt once for all its completions
     max_tokens: int = 1024  # prompt + completion; longer pairs are left out and counted
+    annotators: str = "joint"  # reliability learned with the scores; "crowd", before; or "equal"
+    ties: str = "half"  # a tie is half a vote each way; or "davidson", "rao-kupper": an outcome
+    margin_coefficient: float = 0.0  # times the strength of preference, off the difference
+    label_smoothing: float = 0.0  # nobody is surer than 1 - this
+    center_rewards: float = 0.0  # coefficient of (score + score)²; Eisenstein et al. 2023: 0.01
+    members: int = 1  # of an ensemble: adapters that differ by seed and by drawn prompts
+    learning_curve: bool = False  # also train on 10, 25 and 50 % of the votes
+    min_pairs: int = 20  # to learn from, decided and short enough; with fewer it does not start
     policy_samples: int = 32  # completions sampled to measure the score's mean and deviation
     max_new_tokens: int = 128  # of those samples
     temperature: float = 0.7
@@ -101,10 +120,28 @@ class RewardModelConfig(Config):
         _check_sampling(self.temperature, self.max_new_tokens, self.policy_samples)
         _check_learning(self.learning_rate, self.lora_rank, self.epochs)
         _check_layers(self.adapter_layers)
+        for name in ("batch_size", "micro_batch_tokens", "members"):
+            value = getattr(self, name)
+            _require(value >= 1, f"{name}={value} must be at least 1")
+        _require(self.members <= 16, f"members={self.members} must be at most 16")
+        _require(self.ties in TIES, f"ties={self.ties!r} must be one of {TIES}")
+        _require(self.min_pairs >= 1, f"min_pairs={self.min_pairs} must be at least 1")
         _require(
-            self.batch_size % self.micro_batch_size == 0,
-            f"micro_batch_size={self.micro_batch_size} must divide batch_size={self.batch_size}",
+            self.annotators in ANNOTATORS,
+            f"annotators={self.annotators!r} must be one of {ANNOTATORS}",
         )
+        _require(
+            0 <= self.label_smoothing < 0.5,
+            f"label_smoothing={self.label_smoothing} must be in [0, 0.5)",
+        )
+        _require(
+            self.ties == "half" or not self.label_smoothing,
+            f"label_smoothing={self.label_smoothing} is for ties='half': {self.ties} has doubt of "
+            "its own",
+        )
+        for name in ("margin_coefficient", "center_rewards"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name}={value} must be at least 0")
 
 
 CRITICS = ("head", "adapter", "full")

@@ -208,6 +208,14 @@ def merged_adapter(model: PeftModel, name: str) -> Iterator[None]:
                 del module.forward
 
 
+@contextmanager
+def using_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
+    """Run the block with the adapter, by the faster of the two ways where that is exact."""
+    is_exact = next(model.parameters()).dtype == torch.float32
+    with merged_adapter(model, name) if name and is_exact else use_adapter(model, name):
+        yield
+
+
 def _merged_forward(module: LoraLayer, name: str) -> Callable[..., Tensor]:
     base = module.get_base_layer()
     a, b, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]

@@ -29,10 +29,9 @@ from rlhf.training.models import (
     load_policy,
     load_reward_adapter,
     lora_config,
-    merged_adapter,
     n_top_layers,
     stop_ids,
-    use_adapter,
+    using_adapter,
 )
 from rlhf.training.rewards import Source, load_sources
 
@@ -72,11 +71,8 @@ class Models(NamedTuple):
         elif role == "policy" and self.own_policy:
             backbone = backbone_of(self.own_policy)
             yield top_layers(backbone, self.top) if self.top else backbone
-        elif role and next(self.model.parameters()).dtype == torch.float32:
-            with merged_adapter(self.model, role):
-                yield self.layers
         else:
-            with use_adapter(self.model, role):
+            with using_adapter(self.model, role):
                 yield self.layers
 
     def reuses_trunk(self, role: str | None) -> bool:

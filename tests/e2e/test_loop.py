@@ -75,6 +75,7 @@ def judge_by_keyboard(page, times):
         expect(comparison).not_to_have_attribute("aria-busy", "true")  # a bounce is no verdict
 
 
+SMALL_REWARD_MODEL = {"Epochs": "1", "Answers to calibrate on": "4", "Fewest pairs": "1"}
 SMALL_PPO = {
     "Steps": "3",
     "Answers per step": "8",
@@ -96,7 +97,7 @@ def test_the_whole_loop_in_the_browser(app, page, tiny_folder):
     page.get_by_role("button", name="Export").click()
     expect(page.get_by_text(re.compile("Export 1 is frozen"))).to_be_visible()
 
-    run_to_success(page, "reward_model", {"Epochs": "1", "Answers to calibrate on": "4"})
+    run_to_success(page, "reward_model", SMALL_REWARD_MODEL)
     run_to_success(page, "ppo", SMALL_PPO)
     expect(page.locator(".chart-plot svg").first).to_be_visible()
     run_to_success(page, "evaluate", {"Longest answer": "24"})
@@ -119,7 +120,7 @@ def test_a_killed_trainer_loses_nothing_and_ppo_goes_on(app, page, tiny_folder):
     judge_by_keyboard(page, 6)
     page.goto("/projects/loop/exports/")
     page.get_by_role("button", name="Export").click()
-    run_to_success(page, "reward_model", {"Epochs": "1", "Answers to calibrate on": "4"})
+    run_to_success(page, "reward_model", SMALL_REWARD_MODEL)
 
     start(page, "ppo", {**SMALL_PPO, "Steps": "150"})
     folder = Path(

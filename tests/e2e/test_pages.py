@@ -9,7 +9,8 @@ pytestmark = pytest.mark.e2e
 
 PAGES = (
     "", "compare/", "guidelines/", "comparisons/", "agreement/", "exports/", "runs/",
-    "runs/new/ppo/", "runs/new/probe/", "runs/1/", "runs/2/", "runs/2/answers/", "models/", "import/", "members/", "settings/",
+    "runs/new/ppo/", "runs/new/probe/", "runs/1/", "runs/2/", "runs/2/answers/",
+    "runs/3/", "runs/3/report/", "models/", "import/", "members/", "settings/",
 )  # fmt: skip
 
 # One that has ended, with an alarm and two answers.
@@ -35,12 +36,50 @@ for step in (1, 2):
     (run.folder / "rollouts" / f"step-0000{step}.jsonl").write_text(json.dumps(line))
 """
 
+# One that has been measured on held-out pairs.
+REWARD_MODEL_RUN = """
+import json
+from rlhf.models import ModelVersion, Run
+from rlhf.training.config import RewardModelConfig
+from rlhf.training.data import read_pairs
+from rlhf.training.reward_report import Scored, duplicates, judged_pair, report
+
+policy = ModelVersion.objects.get()
+run = Run.objects.create(
+    project=policy.project, kind="reward_model", status="succeeded", policy=policy,
+    config=RewardModelConfig({}).to_dict(),
+)
+message = [{"role": "assistant", "content": "word " * 200}]
+row = {
+    "prompt": [{"role": "user", "content": "Why?"}], "chosen": message, "rejected": message,
+    "split": "test", "n_judgments": 2,
+    "votes": [{"annotator": name, "prefers": "chosen", "first": "chosen"} for name in "ab"],
+}
+(run.folder / "data").mkdir(parents=True)
+file = run.folder / "data" / "data.jsonl"
+lines = [row | {"prompt": [{"role": "user", "content": f"{n}?"}]} for n in range(40)]
+file.write_text("".join(json.dumps(line) + "\\n" for line in [row | {"split": "train"}, *lines]))
+pairs = read_pairs(file)
+judged = [
+    judged_pair(place, pair, Scored(place / 9 - 1, place), Scored(0.0, 5))
+    for place, pair in enumerate(pairs[1:])
+]
+curve = [
+    {"share": share, "n_votes": int(80 * share), "n_pairs": int(40 * share), "accuracy": share / 2,
+     "accuracy_low": share / 3, "accuracy_high": share}
+    for share in (0.5, 1.0)
+]
+run.result = {"report": report(judged) | {"duplicates": duplicates(pairs)}, "learning_curve": curve}
+run.save()
+"""
+
 
 def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, tiny_folder):
     sign_in(page)
     make_project(page)
     import_tiny_model(page, tiny_folder)
     app.manage("shell", "-c", PPO_RUN)
+    app.manage("shell", "-c", REWARD_MODEL_RUN)
 
     found = {}
     for path in PAGES:

@@ -85,6 +85,16 @@ def test_form_says_what_must_exist_first(project):
     assert RewardModelForm(project).missing() == ["Export"]
 
 
+def test_export_that_holds_nothing_out_says_so(project):
+    some, none = (
+        ExportFactory(project=project, manifest={"counts": {"rows_test": n}}) for n in (3, 0)
+    )
+
+    labels = [label for _, label in RewardModelForm(project).fields["export"].choices]
+
+    assert labels == [f"{none}, no pair held out", str(some)]
+
+
 def test_every_folded_field_exists(project):
     for form in FORMS.values():
         assert [bound.name for bound in form(project).advanced_fields()] == list(form.advanced)

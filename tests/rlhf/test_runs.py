@@ -167,6 +167,34 @@ def test_export_without_pairs_is_refused(project):
         runs.launch(project, "reward_model", {}, round_number=1, policy=policy, export=export)
 
 
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"rows": 9, "rows_train": 0, "rows_tied": 1}, "All 9 pairs of export .* are held out"),
+        ({"rows": 40, "rows_train": 30, "rows_tied": 40}, "All 40 pairs of export .* are ties"),
+        ({"rows": 40, "rows_train": 19, "rows_tied": 0}, "has at most 19 decided pairs to learn"),
+        ({"rows": 40, "rows_train": 30, "rows_tied": 22}, "has at most 18 decided pairs to learn"),
+    ],
+)
+def test_export_with_too_few_votes_is_refused(project, counts, message):
+    export = ExportFactory(project=project, manifest={"counts": counts})
+    policy = PolicyFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match=message):
+        runs.launch(project, "reward_model", {}, round_number=1, policy=policy, export=export)
+
+
+def test_whoever_asks_for_fewer_pairs_may_try(project):
+    counts = {"rows": 4, "rows_train": 3, "rows_tied": 0}
+    export = ExportFactory(project=project, manifest={"counts": counts})
+    models = {"policy": PolicyFactory(project=project), "export": export}
+    PromptFactory(project=project)
+
+    run = runs.launch(project, "reward_model", {"min_pairs": 3}, round_number=1, **models)
+
+    assert run.config["min_pairs"] == 3
+
+
 def test_ppo_reads_training_prompts_and_evaluation_held_out_ones(project):
     reward_model = RewardModelFactory(project=project)
     old, new = reward_model.parent, PolicyFactory(project=project, parent=reward_model.parent)

@@ -56,11 +56,14 @@ def test_an_unknown_setting_is_named():
         (lambda: GenerateConfig(MODEL, completions_per_prompt=10), "completions_per_prompt=10"),
         (lambda: GenerateConfig(MODEL, max_new_tokens=0), "max_new_tokens=0 must be at least 1"),
         (
-            lambda: RewardModelConfig(MODEL, batch_size=8, micro_batch_size=3),
-            "micro_batch_size=3 must divide batch_size=8",
+            lambda: RewardModelConfig(MODEL, ties="davidson", label_smoothing=0.1),
+            "label_smoothing=0.1 is for ties='half'",
         ),
+        (lambda: RewardModelConfig(MODEL, members=17), "members=17 must be at most 16"),
+        (lambda: RewardModelConfig(MODEL, ties="dropped"), "ties='dropped' must be one of"),
         (lambda: RewardModelConfig(MODEL, learning_rate=2), "learning_rate=2 must be between"),
         (lambda: RewardModelConfig(MODEL, epochs=0), "epochs=0 must be at least 1"),
+        (lambda: RewardModelConfig(MODEL, min_pairs=0), "min_pairs=0 must be at least 1"),
         (
             lambda: PPOConfig(MODEL, "r", batch_size=64, minibatches=3),
             "minibatches=3 must divide batch_size=64",

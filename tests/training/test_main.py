@@ -144,12 +144,12 @@ def test_memory_that_torch_does_not_get_is_a_sentence_with_phase_and_sizes(folde
     ("config", "advice"),
     [
         (
-            RewardModelConfig({}, batch_size=8, micro_batch_size=4),
-            "with micro_batch_size=4: try micro_batch_size=2",
+            RewardModelConfig({}, micro_batch_tokens=400),
+            "with micro_batch_tokens=400: try micro_batch_tokens=200",
         ),
         (
-            RewardModelConfig({}, batch_size=8, micro_batch_size=1),
-            "with micro_batch_size=1, max_tokens=1024, max_new_tokens=128: "
+            RewardModelConfig({}, micro_batch_tokens=1),
+            "with micro_batch_tokens=1, max_tokens=1024, max_new_tokens=128: "
             "try max_tokens=512 or max_new_tokens=64",
         ),
         (

@@ -8,52 +8,60 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from trl import RewardTrainer
 
-from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped, read_json
+from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
 from rlhf.training.config import RewardModelConfig
-from rlhf.training.data import Pair, read_pairs
+from rlhf.training.data import read_pairs
 from rlhf.training.forward import backbone_of, collate, score
-from rlhf.training.models import encode, encode_completion, load_policy, load_reward_adapter
+from rlhf.training.models import (
+    encode,
+    encode_completion,
+    load_policy,
+    load_reward_adapter,
+    load_reward_head,
+)
+from rlhf.training.reward_data import EncodedPair, Group
 from rlhf.training.reward_model import (
     HeldOut,
-    SimilarLengths,
-    SoftCollator,
-    encode_pairs,
     make_classifier,
-    make_trainer,
+    mean_scores,
     run,
-    score_conversations,
     score_statistics,
-    share,
-    soft_loss,
-    unused_ending,
+    start_afresh,
 )
+from rlhf.training.reward_trainer import score_head
 from rlhf.training.tiny import write_answer, write_question
 
-PROMPT = [{"role": "user", "content": "Why?"}]
 CPU = torch.device("cpu")
 
 
-def make_pair(chosen="No.", rejected="Try the cup.", p_chosen=1.0, split="train", **truncated):
-    return Pair(
-        PROMPT, chosen, rejected, p_chosen, split,
-        truncated.get("chosen_truncated", False), truncated.get("rejected_truncated", False),
-    )  # fmt: skip
+SIDES = ("chosen", "rejected")
+SABOTEUR = "4"
 
 
 def write_inputs(path, n, seed=0):
-    """n judged pairs of people who like short answers, one in ten undecided; a fifth held out."""
+    """n judged pairs of people who like short answers, one in ten undecided; a fifth held out.
+
+    Three of four annotators say so; the fourth votes the wrong way round.
+    """
     rng = random.Random(seed)
     rows, prompts = [], []
     for number in range(n):
         prompt = [{"role": "user", "content": write_question(rng)}]
         shorter, longer = sorted((write_answer(rng), write_answer(rng)), key=len)
+        is_tie = number % 10 == 1
+        said = {"1": "chosen", "2": "chosen", "3": "chosen", SABOTEUR: "rejected"}
         rows.append({
             "prompt": prompt,
             "chosen": [{"role": "assistant", "content": shorter}],
             "rejected": [{"role": "assistant", "content": longer}],
-            "p_chosen": 0.5 if number % 10 == 1 else 1.0,
+            "p_chosen": 0.5 if is_tie else 0.75,
+            "tie_share": float(is_tie),
+            "n_judgments": 4,
+            "votes": [
+                {"annotator": who, "prefers": "tie" if is_tie else side, "first": rng.choice(SIDES)}
+                for who, side in said.items()
+            ],
             "split": "test" if number % 5 == 0 else "train",
         })  # fmt: skip
         prompts.append({"id": number, "messages": prompt})
@@ -68,26 +76,6 @@ def events(folder, kind):
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_reference):
-    return load_policy(tiny_reference)
-
-
-@pytest.fixture
-def setup(tiny_reference, folder):
-    """A function that makes a trainer of fresh weights for some pairs."""
-
-    def setup(pairs, **settings):
-        config = RewardModelConfig(tiny_reference, lora_rank=4, **settings)
-        policy, tokenizer = load_policy(tiny_reference)
-        train, test, _ = encode_pairs(tokenizer, pairs, config.max_tokens)
-        tokenizer.pad_token_id = unused_ending([*train, *test], [])
-        model = make_classifier(policy, config, tokenizer.pad_token_id)
-        return make_trainer(model, tokenizer, train, HeldOut(test, 4, folder), config)
-
-    return setup
-
-
-@pytest.fixture(scope="module")
 def trained(tiny_reference, tmp_path_factory):
     """The folder and the result of a whole run on 150 pairs."""
     folder = RunFolder(tmp_path_factory.mktemp("trained"))
@@ -96,187 +84,39 @@ def trained(tiny_reference, tmp_path_factory):
     return folder, run(config, folder)
 
 
-# --- data -------------------------------------------------------------------------------------
-def test_a_pair_is_encoded_as_ppo_scores_it(policy):
-    _, tokenizer = policy
-    prompt = encode(tokenizer, PROMPT)
+# --- the model --------------------------------------------------------------------------------
+def test_the_classifier_has_the_policys_own_weights_and_a_head_of_the_right_scale(tiny_reference):
+    policy, _ = load_policy(tiny_reference)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
 
-    ((pair,), _, _) = encode_pairs(tokenizer, [make_pair(rejected_truncated=True)], 100)
-
-    assert pair.chosen_ids == [*prompt, *encode_completion(tokenizer, "No.")]
-    assert pair.rejected_ids == [*prompt, *encode_completion(tokenizer, "Try the cup.")[:-1]]
-    assert (pair.p_chosen, pair.length, pair.longer) == (1.0, len(prompt) + 4, -1)
-
-
-def test_chosen_is_what_most_preferred(policy):
-    _, tokenizer = policy
-
-    (pair, mirrored), _, _ = encode_pairs(
-        tokenizer, [make_pair("No.", "Yes.", 0.25), make_pair("Yes.", "No.", 0.75)], 100
-    )
-
-    assert pair == mirrored
-
-
-def test_pairs_that_are_too_long_are_left_out_and_counted(policy):
-    _, tokenizer = policy
-    fits, long = make_pair(), make_pair(rejected="Try the cup. " * 20)
-
-    train, test, left_out = encode_pairs(tokenizer, [fits, long, fits._replace(split="test")], 40)
-
-    assert (len(train), len(test), left_out) == (1, 1, {"too_long": 1})
-
-
-@pytest.mark.parametrize(
-    ("pairs", "sentence"),
-    [
-        ([], "the export holds no judged comparison"),
-        ([make_pair(split="test")] * 3, "of the export's 3 pairs, all are held out"),
-        (
-            [make_pair(rejected="No. " * 90)] * 2,
-            "all 2 pairs to learn from are longer than max_tok",
-        ),
-    ],
-)
-def test_without_pairs_to_learn_from_the_reason_is_said(policy, pairs, sentence):
-    with pytest.raises(RunError, match=sentence):
-        encode_pairs(policy[1], pairs, 50)
-
-
-def test_the_padding_is_a_token_with_which_no_conversation_ends(policy):
-    (pair,), _, _ = encode_pairs(policy[1], [make_pair()], 100)
-    assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == 2  # the end token
-
-    assert unused_ending([pair], []) == 0
-    assert unused_ending([pair], [[5, 0], [5, 1]]) == 3
-
-
-def test_the_collator_keeps_soft_labels_beside_chosen_and_rejected():
-    rows = [
-        {"chosen_ids": [5, 6, 2], "rejected_ids": [5, 2], "p_chosen": 1.0},
-        {"chosen_ids": [7, 2], "rejected_ids": [7, 8], "p_chosen": 0.5},
-    ]
-
-    batch = SoftCollator(pad_token_id=0)(rows)
-
-    assert batch["input_ids"].tolist() == [[5, 6, 2], [7, 2, 0], [5, 2, 0], [7, 8, 0]]
-    assert batch["p_chosen"].tolist() == [1.0, 0.5]
-
-
-def test_every_epoch_has_all_rows_in_an_order_of_its_own():
-    sampler = SimilarLengths([5, 1, 4, 2, 3, 9, 8, 7, 6, 0], batch_size=4, seed=0)
-    orders = []
-    for epoch in (0, 1, 0):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-
-    assert [sorted(order) for order in orders] == [list(range(10))] * 3
-    assert orders[0] == orders[2] != orders[1]
-
-
-def test_a_batch_has_rows_of_similar_length():
-    lengths = list(range(32))
-
-    order = list(SimilarLengths(lengths, batch_size=4, seed=0))
-
-    batches = [sorted(order[start : start + 4]) for start in range(0, 32, 4)]
-    assert sorted(batches) == [list(range(start, start + 4)) for start in range(0, 32, 4)]
-    assert batches != sorted(batches)
-
-
-# --- loss and score ---------------------------------------------------------------------------
-def test_the_soft_loss_by_hand():
-    margins, p_chosen = torch.tensor([0.0, math.log(3)]), torch.tensor([0.5, 0.75])
-
-    # sigmoid(log 3) = 3/4: the cross-entropy of 3/4 with itself
-    expected = (math.log(2) - (0.75 * math.log(0.75) + 0.25 * math.log(0.25))) / 2
-    assert_close(soft_loss(margins, p_chosen).item(), expected)
-
-
-def test_the_soft_loss_is_that_of_so_many_independent_votes():
-    margin = torch.tensor([0.3])
-
-    votes = [soft_loss(margin, torch.tensor([vote])) for vote in (1.0, 1.0, 1.0, 0.0)]
-
-    assert_close(soft_loss(margin, torch.tensor([0.75])), torch.stack(votes).mean())
-
-
-def test_sure_labels_and_no_labels_are_plain_trl(setup):
-    trainer = setup([make_pair(), make_pair("Yes.", "Open the big door.")])
-    batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
-    plain = {name: tensor for name, tensor in batch.items() if name != "p_chosen"}
-
-    expected = RewardTrainer.compute_loss(trainer, trainer.model, dict(plain))
-
-    assert_close(trainer.compute_loss(trainer.model, dict(batch)), expected)
-    assert_close(trainer.compute_loss(trainer.model, dict(plain)), expected)
-
-
-def test_a_tie_pulls_the_scores_together_and_counts_for_no_accuracy(setup):
-    trainer = setup([make_pair(p_chosen=0.5)])
-    batch = trainer.data_collator([trainer.train_dataset[0]])
-
-    loss = trainer.compute_loss(trainer.model, batch)
-
-    assert loss.item() > math.log(2)  # the least it could be, at equal scores
-    assert trainer._metrics["train"]["accuracy"] == []
-
-
-def test_scores_are_read_at_the_end_token_whatever_the_padding(setup):
-    trainer = setup([make_pair(), make_pair("Yes.", "Open the big door and the old box.")])
-    model, head = trainer.model.eval(), trainer.model.base_model.model.score
-    conversations = [[1, 9, 8, 2], [1, 2], [1, 9, 8, 7, 9, 9, 4, 2]]
-
-    scores = score_conversations(model, conversations, 3, trainer.folder)
-
-    with torch.no_grad():
-        backbone = model.get_base_model().model
-        alone = [head(backbone(torch.tensor([ids]))[0][0, -1]).item() for ids in conversations]
-    assert_close(scores, alone, atol=1e-5, rtol=0)
-
-
-def test_the_classifier_has_the_policys_own_weights_and_a_head_of_the_right_scale(policy):
-    model, _ = load_policy({"base": policy[0].name_or_path, "adapters": []})
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-    classifier = make_classifier(model, RewardModelConfig({}), 0)
+    classifier = make_classifier(policy, RewardModelConfig({}))
+    start_afresh(classifier, 0, 0.0)
 
     base = classifier.get_base_model()
     embeddings = base.model.embed_tokens.weight
-    assert embeddings.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert embeddings.data_ptr() == policy.model.embed_tokens.weight.data_ptr()
     assert torch.equal(embeddings, before["model.embed_tokens.weight"])
-    assert 0.8 < base.score.weight.std() * math.sqrt(65) < 1.2
+    assert 0.8 < score_head(classifier).weight.std() * math.sqrt(65) < 1.2
     trainable = {
         name.split(".")[-3] for name, p in classifier.named_parameters() if p.requires_grad
     }
     assert trainable == {"lora_A", "lora_B", "modules_to_save"}
 
 
-def test_the_micro_batch_size_does_not_change_what_is_learnt(setup):
-    pairs = [make_pair(p_chosen=p) for p in (1.0, 0.75, 0.5, 1.0)]
-    weights = []
-    for size in (1, 2, 4):
-        trainer = setup(pairs, batch_size=4, micro_batch_size=size, epochs=2)
-        trainer.train()
-        weights.append(
-            torch.cat([p.flatten() for p in trainer.model.parameters() if p.requires_grad])
-        )
+def test_members_start_from_different_weights_and_one_seed_from_the_same(tiny_reference):
+    classifier = make_classifier(load_policy(tiny_reference)[0], RewardModelConfig({}))
 
-    assert_close(weights[0], weights[2], atol=1e-5, rtol=0)
-    assert_close(weights[1], weights[2], atol=1e-5, rtol=0)
+    starts = []
+    for seed in (0, 1, 0):
+        start_afresh(classifier, seed, 0.0)
+        learning = [p for p in classifier.parameters() if p.requires_grad]
+        starts.append(torch.cat([parameter.detach().flatten() for parameter in learning]))
+        with torch.no_grad():
+            for parameter in learning:
+                parameter.add_(1)
 
-
-def test_a_loss_that_is_not_finite_ends_the_run(setup):
-    trainer = setup([make_pair()])
-    with torch.no_grad():
-        trainer.model.base_model.model.score.modules_to_save["default"].weight.fill_(math.nan)
-
-    with pytest.raises(
-        RunError, match=r"the loss became nan at step 1: lower the learning"
-    ) as caught:
-        trainer.train()
-
-    assert caught.value.exit_code == DIVERGED
+    assert torch.equal(starts[0], starts[2])
+    assert not torch.equal(starts[0], starts[1])
 
 
 def test_scores_that_are_not_finite_end_the_run():
@@ -285,40 +125,27 @@ def test_scores_that_are_not_finite_end_the_run():
 
 
 # --- held-out pairs ---------------------------------------------------------------------------
-def test_a_share_comes_with_its_wilson_interval():
-    assert share(8, 10) == (0.8, pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert share(0, 0) == (None, None, None)
+def test_accuracies_are_over_decided_pairs():
+    pair = EncodedPair(0, 0, 1, 1.0, 1, 1.0, 0.0, 0.0)
+    same = pair._replace(chosen=0, rejected=2)  # of equal length
+    tie = pair._replace(p_chosen=0.5)
+    group = Group([1], [[7, 2], [6, 6, 2], [8, 2]], [pair, same, tie])
+
+    found = HeldOut([group], None, None).evaluation([[1.0, 0.0, 2.0]])
+
+    assert (found["n_test"], found["accuracy"], found["longer_accuracy"]) == (2, 0.5, 0.25)
+    assert found["margin"] == pytest.approx((1 - 1) / 2)
 
 
-def test_accuracies_are_over_decided_pairs(setup, folder):
-    pairs = [
-        make_pair("No.", "Open the big door.", split="test"),
-        make_pair("Open the big door.", "No.", split="test"),
-        make_pair("Open the big door.", "No.", split="test"),
-        make_pair("Yes.", "No.", split="test"),  # of equal length
-        make_pair("Open the big door.", "No.", 0.5, split="test"),
-    ]
-    trainer = setup([make_pair(), *pairs])
-    (held_out,) = (c.held_out for c in trainer.callback_handler.callbacks if hasattr(c, "held_out"))
+def test_without_held_out_pairs_the_accuracy_is_unknown():
+    found = HeldOut([], None, None).evaluation([])
 
-    result = held_out.evaluate(trainer.model, 7)
-
-    (event,) = events(folder, "metrics")
-    assert (result["n_test"], result["longer_accuracy"]) == (4, 2.5 / 4)
-    assert result["accuracy"] in (0.25, 0.5, 0.75)  # of 1 and 2, 3 only one side can be right
-    assert event["step"] == 7
-    assert event["values"]["eval_accuracy"] == result["accuracy"]
+    assert found.pop("n_test") == 0
+    assert set(found.values()) == {None}
 
 
-def test_without_held_out_pairs_the_accuracy_is_unknown(setup, folder):
-    trainer = setup([make_pair()])
-
-    result = HeldOut([], 4, folder).evaluate(trainer.model, 1)
-
-    assert result == dict.fromkeys(
-        ["loss", "accuracy", "accuracy_low", "accuracy_high", "longer_accuracy", "longer_low",
-         "longer_high"]
-    ) | {"n_test": 0}  # fmt: skip
+def test_an_ensembles_score_is_the_mean_of_its_members():
+    assert mean_scores([[[1.0, 2.0], [3.0]], [[3.0, 2.0], [5.0]]]) == [[2.0, 2.0], [4.0]]
 
 
 # --- the whole run ----------------------------------------------------------------------------
@@ -331,6 +158,15 @@ def test_a_reward_model_learns_that_short_answers_are_liked(trained):
     assert result["longer_accuracy"] < 0.2
 
 
+def test_whoever_votes_the_wrong_way_round_is_not_believed(trained):
+    _, result = trained
+
+    weights = {who: found["weight"] for who, found in result["annotators"].items()}
+
+    assert weights.pop(SABOTEUR) < 0.1
+    assert min(weights.values()) > 0.5
+
+
 def test_a_run_reports_progress_and_metrics_of_every_step(trained):
     folder, _ = trained
 
@@ -339,10 +175,15 @@ def test_a_run_reports_progress_and_metrics_of_every_step(trained):
         per_step[event["step"]] |= event["values"].keys()
     training = {"loss", "accuracy", "margin", "learning_rate", "grad_norm"}
     held_out = {"eval_loss", "eval_accuracy", "eval_margin"}
-    assert training | held_out == per_step[15] == per_step[30]
-    assert per_step[14] == training
-    assert [e["step"] for e in events(folder, "progress") if e["total"] == 30] == [*range(1, 31)]
-    assert [e["step"] for e in events(folder, "checkpoint")] == [30]
+    last = max(per_step)
+    first_epoch, second_epoch = (step for step in per_step if held_out <= per_step[step])
+    assert second_epoch == last
+    assert training | held_out == per_step[first_epoch] == per_step[last]
+    assert per_step[last - 1] == training
+    assert [e["step"] for e in events(folder, "progress") if e["total"] == last] == [
+        *range(1, last + 1)
+    ]
+    assert [e["step"] for e in events(folder, "checkpoint")] == [last]
 
 
 def test_the_artifact_is_an_adapter_for_the_language_model_with_a_head_beside(trained):
@@ -414,14 +255,50 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tiny_reference, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_stopping_within_a_step_saves_the_step_before(setup, folder):
-    trainer = setup([make_pair()] * 8, batch_size=4, micro_batch_size=1)
-    reporter = next(c for c in trainer.callback_handler.callbacks if hasattr(c, "held_out"))
-    trainer.state.global_step = 3
-    folder.interrupt()
+def test_an_ensemble_that_was_stopped_in_its_second_member_goes_on_bit_for_bit(
+    tiny_reference, tmp_path
+):
+    config = RewardModelConfig(
+        tiny_reference, epochs=1, lora_rank=4, max_new_tokens=20, members=2, learning_curve=True,
+        adapter_layers=1,
+    )  # fmt: skip
+    results = []
+    for name in ("straight", "stopped"):
+        path = tmp_path / name
+        path.mkdir()
+        write_inputs(path, 40)
+        if name == "stopped":
+            with pytest.raises(Stopped):
+                run(config, StopsAt(path, step=4))
+            assert [each.name for each in (path / "trained").iterdir()] == ["member-0"]
+        result = run(config, RunFolder(path))
+        members = [path / "artifact", path / "artifact" / "members" / "1"]
+        weights = [load_file(member / "adapter_model.safetensors") for member in members]
+        results.append((result, weights))
 
-    with pytest.raises(Stopped):
-        reporter.on_substep_end(trainer.args, trainer.state, trainer.control)
+    (result, straight), (again, stopped) = results
+    assert result == again
+    assert all(
+        torch.equal(one[name], other[name])
+        for one, other in zip(straight, stopped, strict=True)
+        for name in one
+    )
+    assert not any(torch.equal(straight[0][name], straight[1][name]) for name in straight[0])
+    assert [point["share"] for point in result["learning_curve"]] == [0.1, 0.25, 0.5, 1.0]
+    assert result["learning_curve"][-1]["n_pairs"] == 32
+    assert result["report"]["accuracy"]["value"] == result["accuracy"]
+
+
+def test_ties_as_an_outcome_teach_how_near_is_near_enough(tiny_reference, tmp_path):
+    write_inputs(tmp_path, 60)
+    config = RewardModelConfig(
+        tiny_reference, epochs=1, lora_rank=4, max_new_tokens=20, ties="davidson"
+    )
+
+    result = run(config, RunFolder(tmp_path))
+
+    assert 0 < result["tie_share"] < 0.5  # one pair in ten is a tie
+    assert load_reward_head(tmp_path / "artifact")[0].linear.weight.shape == (1, 64)
 
 
 def test_a_run_on_an_empty_export_says_so(tiny_reference, folder):

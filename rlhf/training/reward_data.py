@@ -1,0 +1,240 @@
+"""Votes as a reward model learns from them: prompts with their distinct completions, and pairs of those.
+
+Every completion is run through the model once, in however many pairs it stands: completions of a
+prompt lie in one group, and the pairs name them by number.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.training.artifacts import RunError
+from rlhf.training.data import Pair, Vote
+from rlhf.training.models import encode, encode_completion
+
+
+class EncodedPair(NamedTuple):
+    """Two completions of one group and what people said of them. "Chosen" is what most preferred."""
+
+    place: int  # in the list of pairs that were read
+    chosen: int  # places of the two in their group
+    rejected: int
+    p_chosen: float  # at least 1/2
+    n_judgments: int
+    weight: float
+    margin: float
+    tie_share: float
+    votes: tuple[Vote, ...] = ()
+
+    @property
+    def is_decided(self) -> bool:
+        return self.p_chosen != 0.5
+
+
+class Group(NamedTuple):
+    """A prompt, distinct completions of it, and the judged pairs of those, as tokens."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+    pairs: list[EncodedPair]
+    number: int = 0  # among all groups of the run
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+class Encoded(NamedTuple):
+    train: list[Group]
+    test: list[Group]
+    left_out: dict[str, int]  # pairs, by reason
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    max_tokens: int,
+    group_tokens: int,
+) -> Encoded:
+    """The groups to learn from, those held out, and how many pairs were left out for which reason.
+
+    No pair is cut: one with a conversation of more than `max_tokens` tokens is left out. A prompt with
+    more completions than fit into `group_tokens` gets several groups. Raises RunError if nothing is
+    left to learn.
+    """
+    splits: dict[str, dict[tuple[int, ...], list[Group]]] = {"train": {}, "test": {}}
+    too_long = 0
+    for place, pair in enumerate(pairs):
+        prompt = encode(tokenizer, pair.prompt)
+        chosen = encode_completion(tokenizer, pair.chosen, truncated=pair.chosen_truncated)
+        rejected = encode_completion(tokenizer, pair.rejected, truncated=pair.rejected_truncated)
+        if len(prompt) + max(len(chosen), len(rejected)) > max_tokens:
+            too_long += 1
+            continue
+        groups = splits[pair.split].setdefault(tuple(prompt), [])
+        group = _group_for(groups, prompt, (chosen, rejected), group_tokens)
+        group.pairs.append(_encoded(pair, place, *map(group.completions.index, (chosen, rejected))))
+    if not splits["train"]:
+        raise RunError(_nothing_to_learn(pairs, max_tokens))
+    train = [group for groups in splits["train"].values() for group in groups]
+    test = [group for groups in splits["test"].values() for group in groups]
+    return Encoded(numbered(train, 0), numbered(test, len(train)), {"too_long": too_long})
+
+
+def numbered(groups: Sequence[Group], first: int) -> list[Group]:
+    return [group._replace(number=number) for number, group in enumerate(groups, first)]
+
+
+def _group_for(
+    groups: list[Group], prompt: list[int], completions: Sequence[list[int]], group_tokens: int
+) -> Group:
+    """The first group of the prompt that has both completions or room for them; else a new one."""
+    for group in groups:
+        added = [ids for ids in completions if ids not in group.completions]
+        if not added or group.n_tokens + sum(map(len, added)) <= group_tokens:
+            break
+    else:
+        group = Group(prompt, [], [])
+        groups.append(group)
+    for ids in completions:
+        if ids not in group.completions:
+            group.completions.append(ids)
+    return group
+
+
+def _encoded(pair: Pair, place: int, chosen: int, rejected: int) -> EncodedPair:
+    p_chosen, margin, votes = pair.p_chosen, pair.margin, pair.votes
+    if p_chosen < 0.5:
+        chosen, rejected, p_chosen, margin = rejected, chosen, 1 - p_chosen, -margin
+        votes = tuple(turned(vote) for vote in votes)
+    return EncodedPair(
+        place, chosen, rejected, p_chosen, pair.n_judgments, pair.weight, margin, pair.tie_share,
+        votes,
+    )  # fmt: skip
+
+
+def turned(vote: Vote) -> Vote:
+    """The same vote on the pair with its sides exchanged."""
+    other = {"chosen": "rejected", "rejected": "chosen", "tie": "tie"}
+    return Vote(vote.annotator, other[vote.prefers], other[vote.first])
+
+
+def _nothing_to_learn(pairs: Sequence[Pair], max_tokens: int) -> str:
+    n_train = sum(pair.split == "train" for pair in pairs)
+    if n_train == 0:
+        return (
+            f"there are no pairs to learn from: of the export's {len(pairs)} pairs, all are held "
+            "out. Judge comparisons of more prompts, and export again"
+            if pairs
+            else "there are no pairs to learn from: the export holds no judged comparison"
+        )
+    return (
+        f"all {n_train} pairs to learn from are longer than max_tokens={max_tokens}: raise it, or "
+        "judge shorter completions"
+    )
+
+
+def n_pairs(groups: Sequence[Group]) -> int:
+    return sum(len(group.pairs) for group in groups)
+
+
+def with_mean_weight_1(groups: Sequence[Group]) -> list[Group]:
+    """The same with weights that say what a pair counts against the average pair. Pairs that count
+    nothing are dropped."""
+    weights = [pair.weight for group in groups for pair in group.pairs]
+    total = sum(weights)
+    if total == 0:
+        raise RunError("all pairs to learn from have weight 0: none of them would count")
+    kept = sum(weight > 0 for weight in weights)
+    return [
+        group._replace(pairs=pairs)
+        for group in groups
+        if (
+            pairs := [
+                pair._replace(weight=pair.weight * kept / total)
+                for pair in group.pairs
+                if pair.weight > 0
+            ]
+        )
+    ]
+
+
+def bootstrap(groups: Sequence[Group], seed: int) -> list[Group]:
+    """Groups drawn with replacement, as weights: each counts as often as a Poisson variable of mean 1
+    says (Oza and Russell 2001), so a member does not see about a third of the prompts. Prompts are
+    drawn, not pairs: those of one prompt are not independent."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.poisson(torch.ones(len(groups)), generator).tolist()
+    if not any(counts):
+        counts = [1.0] * len(groups)
+    return with_mean_weight_1([
+        group._replace(pairs=[pair._replace(weight=pair.weight * n) for pair in group.pairs])
+        for group, n in zip(groups, counts, strict=True)
+    ])  # fmt: skip
+
+
+def share_of_votes(groups: Sequence[Group], share: float, seed: int) -> list[Group]:
+    """The first groups in a random order, up to that share of all judgments, at least one group.
+
+    Smaller shares are contained in larger ones of the same seed.
+    """
+    order = random.Random(seed).sample(list(groups), len(groups))
+    wanted = share * sum(pair.n_judgments for group in groups for pair in group.pairs)
+    chosen: list[Group] = []
+    for group in order:
+        if chosen and wanted <= 0:
+            break
+        chosen.append(group)
+        wanted -= sum(pair.n_judgments for pair in group.pairs)
+    return chosen
+
+
+POOL = 8  # batches sorted together: larger pools pad less, and mix less
+
+
+def epoch_batches(
+    groups: Sequence[Group], batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The places of the groups of each optimiser step: all groups once, in an order that seed and
+    epoch alone decide, those of similar length together, which need little padding.
+
+    A batch has up to `batch_size` pairs, or one group that has more.
+    """
+    rng = random.Random(seed * 1_000_003 + epoch)
+    order = rng.sample(range(len(groups)), len(groups))
+    pools = _filled(order, [len(group.pairs) for group in groups], POOL * batch_size)
+    batches = [
+        batch
+        for pool in pools
+        for batch in _filled(
+            sorted(pool, key=lambda place: groups[place].n_tokens),
+            [len(group.pairs) for group in groups],
+            batch_size,
+        )
+    ]
+    rng.shuffle(batches)
+    return batches
+
+
+def _filled(places: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Example: places [2, 0, 1] of sizes [1, 1, 3], at most 3 -> [[2], [0, 1]]."""
+    lists: list[list[int]] = []
+    room = 0
+    for place in places:
+        if not lists or sizes[place] > room:
+            lists.append([])
+            room = most
+        lists[-1].append(place)
+        room -= sizes[place]
+    return lists
+
+
+def column(pairs: Sequence[EncodedPair], name: str) -> Tensor:
+    """(pairs,) of a number of theirs."""
+    return torch.tensor([float(getattr(pair, name)) for pair in pairs])

@@ -1,0 +1,303 @@
+"""Scores of many completions at the cost of few tokens: shared prompts, and a trunk that is kept.
+
+A row is a prompt followed by one completion or several. Each completion sees the prompt and itself, and
+counts its positions on from the prompt's end, so that its score is what it would be alone; the prompt is
+computed once. Where adapters lie on the top k layers only, what enters layer L - k does not change in
+training: it is computed once for every row and kept, in memory or in a file, for all epochs, all members
+of an ensemble and all evaluations.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from rlhf.training.artifacts import DISK_FULL, RunError, Stopped
+from rlhf.training.forward import (
+    backbone_of,
+    is_trunk_reusable,
+    layers_of,
+    similar_lengths,
+    top_layers,
+    watching,
+)
+from rlhf.training.models import n_top_layers, using_adapter
+from rlhf.training.reward_data import Group
+
+MOST_IN_MEMORY = 2**30  # bytes of trunk states; more go to a file
+TOKENS_AT_ONCE = 2048  # per forward without gradients, padding included
+
+
+# --- rows -------------------------------------------------------------------------------------
+class Row(NamedTuple):
+    """A prompt and one completion or more, as they run through the model together."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+class Batch(NamedTuple):
+    """B rows of up to L tokens, with C completions in all."""
+
+    inputs: dict[str, Tensor]  # as the backbone takes them
+    row: Tensor  # (C,) of each completion
+    end: Tensor  # (C,) column of its last token
+
+
+def collate_rows(
+    rows: Sequence[Row], device: torch.device, states: Sequence[Tensor] | None = None
+) -> Batch:
+    """One micro-batch, padded on the right. `states`, the trunk's of each row (tokens, D), take the
+    place of the tokens.
+
+    Example: prompt [5, 6] with completions [7, 2] and [8] -> input_ids [5, 6, 7, 2, 8], position_ids
+    [0, 1, 2, 3, 2], ends [3, 4]; the 8 sees 5, 6 and itself. Rows of one completion each need no
+    mask: under causal attention no real token sees the padding.
+    """
+    inputs: dict[str, Tensor] = {}
+    if states is not None:
+        inputs["inputs_embeds"] = pad_sequence(list(states), batch_first=True).to(device)
+    else:
+        ids = [torch.tensor([*row.prompt, *chain(*row.completions)]) for row in rows]
+        inputs["input_ids"] = pad_sequence(ids, batch_first=True).to(device)
+    if any(len(row.completions) > 1 for row in rows):
+        segments, positions = zip(*map(_layout, rows), strict=True)
+        inputs["position_ids"] = pad_sequence(list(positions), batch_first=True).to(device)
+        inputs["attention_mask"] = _mask(pad_sequence(list(segments), batch_first=True)).to(device)
+    places = [(number, end) for number, row in enumerate(rows) for end in _ends(row)]
+    row_of, end_of = torch.tensor(places).T
+    return Batch(inputs, row_of.to(device), end_of.to(device))
+
+
+def _layout(row: Row) -> tuple[Tensor, Tensor]:
+    """Of each token its segment, 0 for the prompt, 1 for the first completion, …, and its position."""
+    start = len(row.prompt)
+    segments = [0] * start
+    positions = list(range(start))
+    for number, completion in enumerate(row.completions, 1):
+        segments += [number] * len(completion)
+        positions += range(start, start + len(completion))
+    return torch.tensor(segments), torch.tensor(positions)
+
+
+def _mask(segments: Tensor) -> Tensor:
+    """(B, L) -> (B, 1, L, L): may token i see token j? Padding counts as prompt: it sees something,
+    so that no row of the softmax is empty, and comes after all that counts."""
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    of_prompt = segments.unsqueeze(1) == 0
+    of_the_same = segments.unsqueeze(1) == segments.unsqueeze(2)
+    return (causal & (of_prompt | of_the_same)).unsqueeze(1)
+
+
+def _ends(row: Row) -> Iterator[int]:
+    """Column of each completion's last token; of one that says nothing, the prompt's last."""
+    end = len(row.prompt) - 1
+    for completion in row.completions:
+        end += len(completion)
+        yield end if completion else len(row.prompt) - 1
+
+
+def row_scores(layers: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
+    """Raw scores under the active adapter, (C,), read at each completion's last token."""
+    hidden = layers(**batch.inputs, use_cache=False).last_hidden_state  # (B, L, D)
+    return head(hidden[batch.row, batch.end]).squeeze(-1)
+
+
+@torch.no_grad()
+def shares_prompts(model: nn.Module) -> bool:
+    """Whether completions that share a row score as each would alone: not where a model attends in
+    windows, has its own idea of positions, or takes no mask. In bf16 the two round differently."""
+    backbone = backbone_of(model)
+    if getattr(backbone.config.get_text_config(), "sliding_window", None):
+        return False
+    together = [Row([1, 2, 3, 4], [[5, 6], [7], [5, 8, 9]])]
+    alone = [Row([1, 2, 3, 4], [completion]) for completion in together[0].completions]
+    try:
+        found, expected = (
+            backbone(**batch.inputs, use_cache=False).last_hidden_state[batch.row, batch.end]
+            for batch in (collate_rows(rows, backbone.device) for rows in (together, alone))
+        )
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False
+    exact = expected.dtype == torch.float32
+    return torch.allclose(found, expected, atol=1e-5 if exact else 0.1, rtol=1e-4 if exact else 0.1)
+
+
+# --- trunk states -----------------------------------------------------------------------------
+class _Enough(Exception):
+    """All that was asked for has been computed."""
+
+
+@torch.no_grad()
+def trunk_states(backbone: PreTrainedModel, k: int, batch: Batch) -> Tensor:
+    """What enters the last k layers, (B, L, D). They are not run."""
+    with watching(layers_of(backbone)[1][-k]) as watch:
+
+        def leave(*_: object) -> None:
+            raise _Enough
+
+        # Hooks run in the order they were made: the states are kept by now.
+        handle = layers_of(backbone)[1][-k].register_forward_pre_hook(leave)
+        try:
+            backbone(**batch.inputs, use_cache=False)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+    assert watch is not None
+    return watch.states
+
+
+class TrunkStates:
+    """What enters the top layers, for each of a number of rows: (tokens, D) in the model's dtype."""
+
+    def __init__(self, rows: Sequence[Row], like: Tensor, file: Path) -> None:
+        """`like` has the size D, dtype and device of a state. Raises RunError if the disk is full."""
+        lengths = [row.n_tokens for row in rows]
+        self.ends = torch.tensor(lengths).cumsum(0).tolist()
+        self.lengths = lengths
+        shape = (sum(lengths), like.shape[-1])
+        n_bytes = math.prod(shape) * like.element_size()
+        self.file = file if n_bytes > MOST_IN_MEMORY else None
+        if self.file:
+            _reserve(self.file, n_bytes)
+            flat = torch.from_file(str(self.file), True, math.prod(shape), dtype=like.dtype)
+            self.states = flat.view(shape)
+        else:
+            self.states = torch.empty(shape, dtype=like.dtype)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.states[self.ends[row] - self.lengths[row] : self.ends[row]]
+
+    def close(self) -> None:
+        if self.file:
+            self.file.unlink(missing_ok=True)
+
+
+def _reserve(file: Path, n_bytes: int) -> None:
+    """A page of a sparse file that cannot be written would kill the process without a word."""
+    try:
+        with file.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, n_bytes)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        if error.errno != errno.ENOSPC:
+            raise
+        raise RunError(
+            f"{n_bytes / 1e9:.1f} GB of disk space are needed in {file.parent} for the lower layers' "
+            "states: make room, or switch reuse_trunk off",
+            DISK_FULL,
+        ) from error
+
+
+# --- scoring ----------------------------------------------------------------------------------
+class Scorer:
+    """The rows of some groups of completions, and how a reward model scores them."""
+
+    def __init__(
+        self, model: PeftModel, groups: Sequence[Group], *, share_prompts: bool, reuse_trunk: bool
+    ) -> None:
+        self.model = model
+        self.groups = list(groups)
+        self.rows: list[Row] = []
+        self.rows_of: list[list[int]] = []  # of each group
+        is_shared = share_prompts and shares_prompts(model)
+        for group in groups:
+            together = [Row(group.prompt, group.completions)]
+            alone = [Row(group.prompt, [completion]) for completion in group.completions]
+            added = together if is_shared else alone
+            self.rows_of.append(list(range(len(self.rows), len(self.rows) + len(added))))
+            self.rows += added
+        top = n_top_layers(model)
+        n_layers = len(layers_of(backbone_of(model))[1])
+        self.top = top if reuse_trunk and top < n_layers and is_trunk_reusable(model, top) else 0
+        self.states: TrunkStates | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def layers(self) -> nn.Module:
+        backbone = backbone_of(self.model)
+        return top_layers(backbone, self.top) if self.top else backbone
+
+    def keep_trunk(self, file: Path, should_stop: Callable[[], bool]) -> None:
+        """Compute the lower layers' states of all rows, if they can be used again.
+
+        Batches are made in one way only, so that a resumed run has the same states to the last bit.
+        """
+        if not self.top or self.states:
+            return
+        backbone = backbone_of(self.model)
+        states = TrunkStates(self.rows, backbone.get_input_embeddings().weight, file)
+        for places in similar_lengths([row.n_tokens for row in self.rows], TOKENS_AT_ONCE):
+            if should_stop():
+                raise Stopped
+            batch = collate_rows([self.rows[place] for place in places], self.device)
+            computed = trunk_states(backbone, self.top, batch)
+            for place, of_row in zip(places, computed, strict=True):
+                states[place].copy_(of_row[: states.lengths[place]])
+        self.states = states
+
+    def close(self) -> None:
+        if self.states:
+            self.states.close()
+
+    def scores(self, rows: Sequence[int]) -> Tensor:
+        """Raw scores of all completions of these rows, (C,), row after row."""
+        states = [self.states[row] for row in rows] if self.states else None
+        batch = collate_rows([self.rows[row] for row in rows], self.device, states)
+        with using_adapter(self.model, "default"):
+            return row_scores(self.layers, self.model.get_base_model().score, batch)
+
+    @torch.no_grad()
+    def score_groups(
+        self, groups: Sequence[int], should_stop: Callable[[], bool]
+    ) -> list[list[float]]:
+        """Of each group the scores of its completions."""
+        rows = [row for group in groups for row in self.rows_of[group]]
+        found: dict[int, list[float]] = {}
+        lengths = [self.rows[row].n_tokens for row in rows]
+        for places in similar_lengths(lengths, TOKENS_AT_ONCE):
+            if should_stop():
+                raise Stopped
+            chosen = [rows[place] for place in places]
+            sizes = [len(self.rows[row].completions) for row in chosen]
+            for row, values in zip(chosen, self.scores(chosen).split(sizes), strict=True):
+                found[row] = values.tolist()
+        return [list(chain(*(found[row] for row in self.rows_of[group]))) for group in groups]
+
+    def micro_batches(self, groups: Sequence[int], tokens: int) -> Iterator[list[int]]:
+        """The groups, those of similar length together, in micro-batches of up to `tokens` tokens with
+        their padding, or of one group: a group is never divided, because its pairs are not."""
+        batch: list[int] = []
+        n_rows = 0
+        for group in sorted(groups, key=self._longest):
+            n_added = len(self.rows_of[group])
+            if batch and (n_rows + n_added) * self._longest(group) > tokens:
+                yield batch
+                batch, n_rows = [], 0
+            batch.append(group)
+            n_rows += n_added
+        if batch:
+            yield batch
+
+    def _longest(self, group: int) -> int:
+        return max(self.rows[row].n_tokens for row in self.rows_of[group])
