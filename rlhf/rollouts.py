@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,12 +58,16 @@ class Found(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """As one text; who speaks is said only where there are several turns."""
-        if len(self.messages) == 1:
-            return self.messages[0]["content"]
-        return "\n\n".join(
-            f"{message['role'].capitalize()}: {message['content']}" for message in self.messages
-        )
+        return as_text(self.messages)
+
+
+def as_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as one text; who speaks is said only where there are several turns."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(
+        f"{message['role'].capitalize()}: {message['content']}" for message in messages
+    )
 
 
 class Baseline(NamedTuple):

@@ -14,6 +14,7 @@ run_urls = [
     path("<int:pk>/metrics/", views.run_metrics, name="run_metrics"),
     path("<int:pk>/samples/", views.run_samples, name="run_samples"),
     path("<int:pk>/answers/", views.rollouts, name="rollouts"),
+    path("<int:pk>/report/", views.reward_report, name="reward_report"),
     path("<int:pk>/log/", views.run_log, name="run_log"),
     path("<int:pk>/stop/", views.stop_run, name="stop_run"),
     path("<int:pk>/resume/", views.resume_run, name="resume_run"),

@@ -19,7 +19,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role
-from rlhf import charts, estimates, evaluation, loop, rounds
+from rlhf import annotators, charts, estimates, evaluation, loop, reward_reports, rounds
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
@@ -267,6 +267,16 @@ def _answers_asked(request: HtmxRequest) -> answers.Choice:
 
 @require_safe
 @login_required
+def reward_report(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    access, run = _get_run(request, slug, pk, Role.REVIEWER)
+    if reward_reports.report_of(run) is None:
+        raise Http404("this run has no report on a reward model")
+    context = {**access._asdict(), "run": run, **reward_reports.page_of(run)}
+    return render(request, "rlhf/reward_report.html", context)
+
+
+@require_safe
+@login_required
 def run_log(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     access, run = _get_run(request, slug, pk, Role.REVIEWER)
     context = {**access._asdict(), "run": run, "log": charts.log_tail(run.folder / "log.txt")}
@@ -317,8 +327,10 @@ def _status_context(access: Access, run: Run) -> dict[str, Any]:
         "outputs": list(run.outputs.all()),
         "win_rate": evaluation.win_rate(run) if is_judged else None,
         "comparisons": estimates.comparisons(run) if is_done else [],
+        "annotators": annotators.annotators_of(run) if is_done else [],
         "measured": run.result.get("probe"),
         "probe": estimates.probe_in(run.result) if is_done else None,
+        "summary": reward_reports.summary(run) if is_done else "",
     }
 
 

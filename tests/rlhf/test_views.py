@@ -12,7 +12,7 @@ from rlhf.alarms import as_json, find_alarms
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
 from rlhf.presets import PRESETS
 from rlhf.training.config import PPOConfig
-from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
+from tests.factories import MembershipFactory, ProjectFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import (
     EvaluateRunFactory,
     GenerateRunFactory,
@@ -21,6 +21,7 @@ from tests.rlhf.factories import (
     RoundFactory,
     RunFactory,
     make_comparison,
+    make_judgment,
 )
 
 pytestmark = pytest.mark.django_db
@@ -689,6 +690,38 @@ def test_run_page_names_other_rewards_and_second_models(client, project, admin):
 
     assert "<code>length target=80</code>" in page
     assert "1,530 MiB more memory" in page
+
+
+def test_result_names_annotators_the_least_reliable_first(client, project, admin):
+    prompt = PromptFactory(project=project)
+    good, bad = (
+        make_judgment(comparison, comparison.completions.all()).annotator
+        for comparison in (make_comparison(prompt, "a", "b"), make_comparison(prompt, "a", "c"))
+    )
+    stranger = UserFactory(username="somebody-elsewhere")
+    neutral = {"position_bias": 0.0, "length_bias": 0.0, "weight": 1.0, "n_votes": 40}
+    result = {
+        "annotators": {
+            str(good.pk): {**neutral, "reliability": 1.1, "position_bias": 1.0},
+            str(bad.pk): {**neutral, "reliability": 0.02, "weight": 0.019},
+            str(stranger.pk): {**neutral, "reliability": 1.0},
+        }
+    }
+    run = RunFactory(
+        project=project, kind=RunKind.REWARD_MODEL, status=Status.SUCCEEDED, result=result
+    )
+
+    page = client.get(run.get_absolute_url())
+
+    rows = [(row.name, round(row.first_shown, 2)) for row in page.context["annotators"]]
+    assert rows == [
+        (bad.username, 0.5), (f"Annotator {stranger.pk}", 0.5), (good.username, 0.73)
+    ]  # fmt: skip
+    text = page.content.decode()
+    assert "Annotators as the reward model sees them" in text
+    assert f'<th scope="row">{bad.username}</th>' in text
+    assert "2\u00a0%" in text
+    assert stranger.username not in text
 
 
 # --- lists -------------------------------------------------------------------------------------
