@@ -102,7 +102,7 @@ def test_the_last_of_the_simulated_people_is_the_saboteur():
 
     people = make_people(project, 4, seed=0)
 
-    assert [person.is_saboteur for person in people] == [False, False, False, True]
+    assert [person.manner.is_saboteur for person in people] == [False, False, False, True]
     assert set(project.memberships.values_list("role", flat=True)) == {Role.ANNOTATOR}
     assert not people[0].user.has_usable_password()
 
