@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from annotator.models import Message
+if TYPE_CHECKING:  # so that files can be read without Django
+    from annotator.models import Message
 
 MAX_LINE_BYTES = 2**20
 MAX_SOURCE_LENGTH = 200  # of the column in the database
