@@ -23,10 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.preference_data import Selection, select_pairs
 from transformers import AutoTokenizer
 
 from bench.ppo import convert_embedded
+from bench.preference_data import Selection, select_pairs
 from rlhf.training.artifacts import RunFolder
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.models import load_policy

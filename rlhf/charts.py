@@ -149,8 +149,11 @@ PPO_CHARTS = [
             REPETITION,
             Chart(
                 "Spread of the scores",
-                "Standard deviation within a batch; near 0 there is nothing left to learn from.",
-                [Series("score/std", "spread")],
+                "Standard deviation within a batch; near 0 there is nothing left to learn from. "
+                "Disagreement is that between the members of an ensemble, for the same answer: if it "
+                "climbs with the score, the policy has found answers that they were not taught "
+                "about.",
+                [Series("score/std", "spread"), Series("score/disagreement", "disagreement")],
                 DEVIATIONS,
             ),
         ],

@@ -107,7 +107,8 @@ def estimate(
     held_out: int = 0,
 ) -> Estimate:
     """What rlhf/training/ppo.py will take. `reward_layers`: on how many layers the adapter of each
-    reward model lies that shares the policy's base; `held_out`: prompts of an evaluation.
+    reward model lies that shares the policy's base, one for each of its members; `held_out`: prompts
+    of an evaluation.
 
     With B answers a step, p and m tokens of prompt and answer, X = B·(p + m), M = B·m, T the limit,
     n answers per prompt, L layers of which the policy's adapter lies on k, a reward model's on r,
@@ -117,7 +118,8 @@ def estimate(
 
         rollout  B/n·p·L·f + T·decode_step + M·decode_token + k·c
         score    the reference X·top·f + M·h, and as much for the policy in bf16; X·top·f + r·c for
-                 each reward model; X·top·f + v·c for an adapter critic, X·L·f for a full one
+                 each adapter of a reward model; X·top·f + v·c for an adapter critic, X·L·f for a
+                 full one
         update   epochs · (X·((top - k)·f + k·g) + M·u), and for the critic X·((top - v)·f + v·g)
                  (adapter), X·L·1.5·g (full) or nothing (head); g includes merging the layer
 
@@ -272,7 +274,9 @@ def estimate_run(
         probe,
         prompt_tokens=min(_prompt_tokens(policy, probe), config.max_prompt_tokens),
         answer_tokens=min(_answer_tokens(policy, probe), config.max_new_tokens),
-        reward_layers=[_adapter_layers(version, probe) for version in shared],
+        reward_layers=[
+            _adapter_layers(version, probe) for version in shared for _ in range(_members(version))
+        ],
         held_out=min(_held_out(policy), config.eval_prompts) if evaluations(config) else 0,
     )
 
@@ -292,6 +296,11 @@ def reward_models(
 def _adapter_layers(reward_model: ModelVersion, probe: Probe) -> int:
     asked = reward_model.run.config.get("adapter_layers") if reward_model.run else None
     return min(asked or probe.layers, probe.layers)
+
+
+def _members(reward_model: ModelVersion) -> int:
+    """How many adapters it has: one, unless it is an ensemble."""
+    return reward_model.details.get("members", 1)
 
 
 def _held_out(policy: ModelVersion) -> int:

@@ -91,6 +91,26 @@ def adapter_layers(help_text: str) -> Any:
     )
 
 
+def ensemble() -> Any:
+    """How the members of a reward model become one score."""
+    return forms.ChoiceField(
+        label="Several members",
+        choices=[
+            ("mean", "The mean of their scores"),
+            ("worst", "The lowest: what one of them dislikes is not rewarded"),
+            ("uncertainty", "The mean, less the price of their disagreement"),
+        ],
+        initial=PPOConfig.ensemble,
+        help_text="How the scores of a reward model with several members become one. One with a "
+        "single member scores the same whatever stands here.",
+    )
+
+
+def uncertainty_coefficient() -> Any:
+    text = "Score that each standard deviation between the members costs, where it has a price."
+    return decimal("Price of disagreement", PPOConfig.uncertainty_coefficient, text, high=100.0)
+
+
 def sample_of_prompts() -> Any:
     return forms.IntegerField(
         label="At most so many prompts",
@@ -403,7 +423,7 @@ class PPOForm(RunForm):
     intro = "Trains the policy to write answers that the reward model scores higher."
     arguments = ("policy", "reward_model")
     advanced = (
-        "rewards", "reward_weight", "completions_per_prompt",
+        "rewards", "reward_weight", "ensemble", "uncertainty_coefficient", "completions_per_prompt",
         "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "train", "lora_rank",
         "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl",
         "kl_estimator", "clip_range", "clip_range_high", "dual_clip", "target_kl_update", "lam",
@@ -427,7 +447,8 @@ class PPOForm(RunForm):
         help_text=mark_safe(
             "One a line: <code>length target=80</code> (tokens; or <code>unit=words</code>), "
             "<code>regex pattern='thank (you|s)' count=2</code>, <code>sentiment</code>, "
-            "<code>reward_model version=NAME</code>, or <code>callable "
+            "<code>reward_model version=NAME</code> (<code>ensemble=worst</code> or "
+            "<code>uncertainty</code> if it has several members), or <code>callable "
             "function=package.module.name</code> if the machine allows it. Each takes "
             "<code>weight=0.2</code> (below 0 for what should not be), <code>clip=5</code> and "
             "<code>name=…</code>. Values with spaces stand in quotes."
@@ -439,6 +460,8 @@ class PPOForm(RunForm):
         widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
         help_text="The score is the sum of all rewards, each times its weight.",
     )
+    ensemble = ensemble()
+    uncertainty_coefficient = uncertainty_coefficient()
     steps = whole("Steps", PPOConfig.steps, "Batches of answers written and learned from.")
     batch_size = whole("Answers per step", PPOConfig.batch_size, "Completions per rollout.")
     max_new_tokens = longest_answer(PPOConfig.max_new_tokens)
@@ -628,7 +651,10 @@ class EvaluateForm(RunForm):
         "queue, without knowing who wrote what."
     )
     arguments = ("policy", "rival", "reward_model", "max_prompts")
-    advanced = ("completions_per_prompt", "max_prompt_tokens", "batch_size", "seed")
+    advanced = (
+        "ensemble", "uncertainty_coefficient", "completions_per_prompt", "max_prompt_tokens",
+        "batch_size", "seed",
+    )  # fmt: skip
 
     policy = version("New policy", "The one that should be better.")
     rival = version("Old policy", "The one it is compared with.")
@@ -642,6 +668,8 @@ class EvaluateForm(RunForm):
         "policies may be the same: people then judge the reward model.",
         high=MOST_COMPLETIONS,
     )
+    ensemble = ensemble()
+    uncertainty_coefficient = uncertainty_coefficient()
     max_new_tokens = longest_answer(EvaluateConfig.max_new_tokens)
     temperature = temperature(EvaluateConfig.temperature)
     max_prompts = sample_of_prompts()

@@ -5,7 +5,8 @@
 Nothing is indexed: one pass over the files of the steps asked for keeps a few numbers of each
 line, and only the texts of the page that is shown are read again. For 32,000 answers that is a
 third of a second; an index would have to be kept true while a run goes on and when it is resumed.
-Runs that did not report length and repetition have None for them.
+Runs that did not report length and repetition have None for them, and so has the disagreement of a
+reward model that has one member.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ORDERS = {
     "n_tokens-high": "Longest",
     "n_tokens-low": "Shortest",
     "repetition-high": "Most repetition",
+    "disagreement-high": "Members disagree most",
 }
 
 
@@ -45,6 +47,7 @@ class Line(NamedTuple):
     kl: float | None
     n_tokens: int | None
     repetition: float | None
+    disagreement: float | None
     truncated: bool
     is_suspicious: bool
 
@@ -191,6 +194,7 @@ def _line(step: int, place: int, row: dict[str, Any], baseline: Baseline) -> Lin
         row.get("kl"),
         row.get("n_tokens"),
         row.get("repetition"),
+        row.get("disagreement"),
         bool(row.get("truncated")),
         is_suspicious(row, baseline),
     )

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
-from rlhf.training.reward_rules import complete, names_of
+from rlhf.training.reward_rules import check_ensemble, complete, names_of
 
 
 class Config:
@@ -160,6 +160,8 @@ class PPOConfig(Config):
     reward_model: str = ""  # folder of the reward adapter, head and score statistics; or rewards
     prompts: str = "prompts.jsonl"
     reward_weight: float = 1.0  # of the reward model in the sum of all sources
+    ensemble: str = "mean"  # of its members' scores; or the "worst", or less their "uncertainty"
+    uncertainty_coefficient: float = 1.0  # of the members' standard deviation, for "uncertainty"
     rewards: list[dict[str, Any]] = field(default_factory=list)  # more sources, see reward_rules.py
     steps: int = 20  # rollout batches
     batch_size: int = 32  # completions per rollout
@@ -227,6 +229,7 @@ class PPOConfig(Config):
         for rule in self.rewards:
             complete(rule)
         names_of(bool(self.reward_model), self.rewards)
+        check_ensemble(self.ensemble, self.uncertainty_coefficient)
 
     def _check_choices(self) -> None:
         choices = {
@@ -303,6 +306,8 @@ class EvaluateConfig(Config):
     prompts: str = "prompts.jsonl"
     completions_per_prompt: int = 1  # pairs per prompt
     best_of: int = 1  # the new side is the best of so many completions by the reward model
+    ensemble: str = "mean"  # how its members choose together, as in PPOConfig
+    uncertainty_coefficient: float = 1.0
     max_new_tokens: int = 128
     max_prompt_tokens: int = 512
     temperature: float = 0.7
@@ -319,6 +324,7 @@ class EvaluateConfig(Config):
             self.best_of == 1 or bool(self.reward_model),
             f"best_of={self.best_of} needs a reward model to choose by",
         )
+        check_ensemble(self.ensemble, self.uncertainty_coefficient)
 
 
 def _check_sampling(temperature: float, max_new_tokens: int, batch_size: int) -> None:

@@ -135,7 +135,9 @@ def score_all(
             Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
             for row in side.values()
         ]
-        scores = judge.scores(conversations, folder.should_stop)
+        scores = judge.scores(
+            conversations, folder.should_stop, config.ensemble, config.uncertainty_coefficient
+        )
         found.append(dict(zip(side, scores, strict=True)))
     return found
 

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from rlhf.training.artifacts import RunError, read_json, write_json
-from rlhf.training.forward import backbone_of, layers_of
+from rlhf.training.forward import backbone_of, is_trunk_reusable, layers_of
 
 Message = dict[str, str]
 
@@ -246,6 +246,14 @@ def n_top_layers(model: PeftModel) -> int:
     return len(layers) - next(number for number, n in enumerate(adapted) if n)
 
 
+def n_reusing_layers(model: PeftModel) -> int:
+    """How many top layers hold all adapters and can run on the kept states of the trunk below; 0: the
+    model has to run as a whole."""
+    top = n_top_layers(model)
+    is_whole = top == len(layers_of(backbone_of(model))[1])
+    return 0 if is_whole or not is_trunk_reusable(model, top) else top
+
+
 def adapter_parameters(model: PeftModel, name: str) -> list[nn.Parameter]:
     return [
         parameter
@@ -296,6 +304,13 @@ def save_reward_head(head: ScalarHead, statistics: RewardStatistics, folder: Pat
         folder / "head.safetensors",
     )
     write_json(folder / "reward.json", statistics._asdict())
+
+
+def member_folders(folder: str | Path) -> list[Path]:
+    """Where the members of a reward model lie: the first in the folder itself, the others of an
+    ensemble in members/1, members/2, …"""
+    others = (Path(folder) / "members").glob("[0-9]*")
+    return [Path(folder), *sorted(others, key=lambda path: int(path.name))]
 
 
 def load_reward_head(folder: str | Path) -> tuple[ScalarHead, RewardStatistics]:

@@ -52,6 +52,7 @@ from rlhf.training.ppo_checkpoint import State, copied, restore, save_checkpoint
 from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
     charge_missing_end,
+    disagreement_of,
     estimate_advantages,
     kl_estimates,
     normalise_scores,
@@ -205,7 +206,7 @@ def score_rollout(
         ref_logprobs=torch.zeros(b, t),
         values=torch.zeros(b, t),
         entropies=torch.zeros(b, t),
-        raw_scores={source.name: torch.zeros(b) for source in models.rewards},
+        raw_scores={s.name: torch.zeros(b, len(s.statistics)) for s in models.rewards},
         truncated=torch.tensor([completion.truncated for completion in completions]),
     )
     for row, completion in enumerate(completions):
@@ -233,11 +234,11 @@ def score_rollout(
         fill(rollout.values, role, partial(state_values, head=models.value_head))
     said = conversations(models, prompts, completions)
     for source in models.rewards:
-        scores = rollout.raw_scores[source.name]
+        scores = rollout.raw_scores[source.name]  # (B, M)
         if source.score_text:
-            scores[:] = torch.tensor(source.score_text(said, folder.should_stop))
-        else:
-            fill(scores, source.adapter, partial(score, head=source.head))
+            scores[:] = source.score_text(said, folder.should_stop)
+        for place, member in enumerate(source.members):
+            fill(scores[:, place], member.adapter, partial(score, head=member.head))
     return rollout
 
 
@@ -293,15 +294,12 @@ def make_targets(
     rollout: Rollout, sources: Sequence[Source], kl_coefficient: float, config: PPOConfig
 ) -> Targets:
     """Scores to rewards to advantages and returns."""
-    parts = {
-        source.name: normalise_scores(
-            rollout.raw_scores[source.name],
-            mean=source.statistics.mean,
-            std=source.statistics.std,
-            clip=source.clip,
-        )
+    members = {
+        source.name: normalise_scores(rollout.raw_scores[source.name], source.statistics)
         for source in sources
-    }
+    }  # (B, M) each
+    parts = {source.name: source.combine(members[source.name]) for source in sources}
+    ensemble = next((scores for scores in members.values() if scores.shape[1] > 1), None)
     scores = charge_missing_end(
         total_scores(list(parts.values()), [source.weight for source in sources]),
         rollout.mask.sum(1),
@@ -322,7 +320,14 @@ def make_targets(
     advantages, returns = estimate_advantages(
         rewards, rollout.values, rollout.mask, config.gamma, config.lam
     )
-    return Targets(parts, scores, rewards, whiten(advantages, rollout.mask), returns)
+    return Targets(
+        parts,
+        scores,
+        rewards,
+        whiten(advantages, rollout.mask),
+        returns,
+        None if ensemble is None else disagreement_of(ensemble),
+    )
 
 
 # --- update -----------------------------------------------------------------------------------

@@ -63,9 +63,36 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> KL:
     return KL(*(tokens.sum(1) for tokens in kl_of_tokens(logprobs, ref_logprobs, mask)))
 
 
-def normalise_scores(scores: Tensor, *, mean: float, std: float, clip: float) -> Tensor:
-    """Raw scores of one source to units of standard deviations, clipped to ±clip, (B,)."""
-    return ((scores - mean) / max(std, 1e-6)).clamp(-clip, clip)
+def normalise_scores(scores: Tensor, statistics: Sequence[tuple[float, float]]) -> Tensor:
+    """Raw scores of the M members of one source, (B, M), each in its own standard deviations.
+
+    `statistics` are the members' means and deviations.
+    """
+    columns = zip(scores.unbind(1), statistics, strict=True)
+    return torch.stack([(column - mean) / max(std, 1e-6) for column, (mean, std) in columns], 1)
+
+
+def combine_members(scores: Tensor, ensemble: str, uncertainty_coefficient: float) -> Tensor:
+    """What the M members of a reward model say together, (B, M) -> (B,). One member says the same
+    in all modes, to the last bit.
+
+    "mean"; "worst", the lowest; "uncertainty", the mean less the coefficient times the
+    disagreement. They are MO, WCO and UWO of Coste et al. 2023 (arXiv 2310.02743), but that theirs
+    subtracts the variance: the deviation is in the score's own unit.
+
+    Example: members that say 1 and 3, with a coefficient of 0.5, give 2, 1 and 2 - 0.5 · 1 = 1.5.
+    """
+    if ensemble == "worst":
+        return scores.amin(1)
+    mean = scores.mean(1)
+    if ensemble == "uncertainty":
+        return mean - uncertainty_coefficient * disagreement_of(scores)
+    return mean
+
+
+def disagreement_of(scores: Tensor) -> Tensor:
+    """Standard deviation over the members, (B, M) -> (B,); 0 with one member."""
+    return scores.std(1, correction=0)
 
 
 def total_scores(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -1,7 +1,8 @@
 """The models of a PPO run: one frozen base, the adapters on it, the heads beside it.
 
-On the base lie the LoRA adapters `policy`, which learns, and `reward`, which does not; the base
-without an adapter is the reference. A reward model of another base lies beside it (rewards.py). The
+On the base lie the LoRA adapters `policy`, which learns, and `reward`, which does not (several if
+the reward model has members); the base without an adapter is the reference. A reward model of
+another base lies beside it (rewards.py). The
 critic is one more adapter that learns, or only a head on the policy, or a whole second model. With
 full fine-tuning the policy is a model beside the base as well. If all that learns or scores lies on
 the top layers, what enters those layers is kept from the rollout and only they are run again
@@ -22,14 +23,14 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.training.config import PPOConfig
-from rlhf.training.forward import backbone_of, is_trunk_reusable, layers_of, top_layers
+from rlhf.training.forward import backbone_of, layers_of, top_layers
 from rlhf.training.models import (
     ScalarHead,
     adapter_parameters,
     load_policy,
     load_reward_adapter,
     lora_config,
-    n_top_layers,
+    n_reusing_layers,
     stop_ids,
     using_adapter,
 )
@@ -114,7 +115,7 @@ def load_models(config: PPOConfig) -> Models:
     adapter = lora_config(base, config.lora_rank, config.adapter_layers)
     model = get_peft_model(base, adapter, adapter_name="policy")
     rewards = load_sources(model, config)
-    shared = next((source.folder for source in rewards if source.adapter), None)
+    shared = next((source.folder for source in rewards if source.members), None)
     # The critic sees what the reward model sees (Stiennon et al. 2020), but its head starts at 0:
     # the reward model has only ever judged whole answers, and before the last token its opinion
     # explains the returns worse than saying their mean, which is 0 by normalisation.
@@ -127,10 +128,7 @@ def load_models(config: PPOConfig) -> Models:
         model.add_adapter("value", adapter)
     elif config.critic == "full":
         critic = load_critic(config, shared)
-    top = n_top_layers(model)
-    n_layers = len(layers_of(backbone_of(model))[1])
-    if not config.reuse_trunk or top == n_layers or not is_trunk_reusable(model, top):
-        top = 0
+    top = n_reusing_layers(model) if config.reuse_trunk else 0
     own_policy = None
     if config.train == "full":
         # The adapter `policy` has said which layers are meant, and lies idle: peft wants one.

@@ -34,7 +34,7 @@ class Rollout(NamedTuple):
     ref_logprobs: Tensor  # (B, T)
     values: Tensor  # (B, T) of the state before each token
     entropies: Tensor  # (B, T)
-    raw_scores: dict[str, Tensor]  # (B,) by source of rewards
+    raw_scores: dict[str, Tensor]  # (B, M) by source of rewards, of each of its M members
     truncated: Tensor  # (B,)
 
 
@@ -46,6 +46,7 @@ class Targets(NamedTuple):
     rewards: Tensor  # (B, T)
     advantages: Tensor  # (B, T) whitened over the whole batch
     returns: Tensor  # (B, T)
+    disagreement: Tensor | None = None  # (B,) of the first source with several members
 
 
 def joined(parts: Sequence[Rollout]) -> Rollout:
@@ -53,8 +54,8 @@ def joined(parts: Sequence[Rollout]) -> Rollout:
     width = max(part.mask.shape[1] for part in parts)
 
     def join(values: Sequence[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {name: join([value[name] for value in values]) for name in values[0]}
+        if isinstance(values[0], dict):  # (B, M) each
+            return {name: torch.cat([value[name] for value in values]) for name in values[0]}
         if values[0].dim() == 2:  # (B, T)
             values = [F.pad(value, (0, width - value.shape[1])) for value in values]
         return torch.cat(list(values))
@@ -71,11 +72,13 @@ def rollout_metrics(rollout: Rollout, targets: Targets, state: State) -> dict[st
     """docs/ppo.md defines each. Only real tokens count."""
     kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
     lengths = rollout.mask.sum(1).float()
+    several = targets.disagreement
     return {
         "score/mean": float(targets.scores.mean()),
         "score/std": float(targets.scores.std(correction=0)),
         "score/raw_mean": float(next(iter(rollout.raw_scores.values())).mean()),
         **{f"score/{name}": float(part.mean()) for name, part in targets.parts.items()},
+        **({} if several is None else {"score/disagreement": float(several.mean())}),
         "reward/mean": float(targets.rewards.sum(1).mean()),
         "kl/k1": float(kl.k1.mean()),
         "kl/k3": float(kl.k3.mean()),
@@ -117,6 +120,8 @@ def report_rollout(
             "truncated": completion.truncated,
             "repetition": repeated_share(completion.ids),
         }
+        if targets.disagreement is not None:
+            line["disagreement"] = float(targets.disagreement[row])
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         if row < config.samples:
             folder.sample(step, row, prompt.line.messages, text, value)

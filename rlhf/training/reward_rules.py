@@ -38,6 +38,7 @@ class Setting(NamedTuple):
 
 
 SHARED = {"name": Setting(str, ""), "weight": Setting(float, 1.0), "clip": Setting(float, 5.0)}
+ENSEMBLES = ("mean", "worst", "uncertainty")  # how members of a reward model become one score
 SCALE = {"mean": Setting(float, 0.0), "std": Setting(float, 1.0)}
 KINDS: dict[str, dict[str, Setting]] = {
     "length": {"target": Setting(int), "unit": Setting(str, "tokens"), **SCALE, **SHARED},
@@ -45,10 +46,16 @@ KINDS: dict[str, dict[str, Setting]] = {
     "sentiment": {**SCALE, **SHARED},
     "callable": {"function": Setting(str), **SCALE, **SHARED},
     # Its mean and deviation are saved with it. The web process looks up the folder.
-    "reward_model": {"version": Setting(str), "folder": Setting(str, ""), **SHARED},
+    "reward_model": {
+        "version": Setting(str),
+        "folder": Setting(str, ""),
+        "ensemble": Setting(str, "mean"),
+        "uncertainty_coefficient": Setting(float, 1.0),
+        **SHARED,
+    },
 }
 FIRST_NAME = "reward_model"  # of the reward model that a run names apart from the list
-RESERVED_NAMES = ("mean", "std", "raw_mean")  # of metrics: score/mean is the sum of all
+RESERVED_NAMES = ("mean", "std", "raw_mean", "disagreement")  # of metrics: score/mean is the sum
 LONGEST_PATTERN = 500  # characters
 MOST_REPETITIONS = 10_000  # the compiled pattern holds what is repeated as often as it says
 
@@ -87,6 +94,18 @@ def _check(rule: Rule) -> None:
         raise ValueError(f"unit={rule['unit']} must be tokens or words")
     if rule["kind"] == "regex":
         _check_pattern(rule["pattern"])
+    if rule["kind"] == "reward_model":
+        check_ensemble(rule["ensemble"], rule["uncertainty_coefficient"])
+
+
+def check_ensemble(ensemble: str, uncertainty_coefficient: float) -> None:
+    """Raises ValueError if members cannot be combined like this."""
+    if ensemble not in ENSEMBLES:
+        raise ValueError(f"ensemble={ensemble} must be one of {', '.join(ENSEMBLES)}")
+    if not 0 <= uncertainty_coefficient < math.inf:
+        raise ValueError(
+            f"uncertainty_coefficient={uncertainty_coefficient} must be a number of at least 0"
+        )
 
 
 def _check_pattern(pattern: str) -> None:

@@ -4,6 +4,9 @@ A reward model that was trained on the very policy that PPO starts from is one m
 base in memory, and scores the trunk's states that the rollout kept (ppo.py). Every other source is
 shown text: a reward model on weights of its own, which has its own tokenizer and chat template, or
 a rule (reward_rules.py).
+
+A reward model may be an ensemble of M members, each an adapter and a head on the same base. Every
+source gives M raw scores per completion, a rule or a single reward model one.
 """
 
 from __future__ import annotations
@@ -17,12 +20,21 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, Stopped, read_json
 from rlhf.training.config import PPOConfig
-from rlhf.training.forward import collate, score, similar_lengths
+from rlhf.training.forward import (
+    Batch,
+    backbone_of,
+    collate,
+    layers_of,
+    score,
+    similar_lengths,
+    top_layers,
+    watching,
+)
 from rlhf.training.models import (
     RewardStatistics,
     ScalarHead,
@@ -31,7 +43,11 @@ from rlhf.training.models import (
     load_policy,
     load_reward_adapter,
     load_reward_head,
+    member_folders,
+    n_reusing_layers,
+    using_adapter,
 )
+from rlhf.training.ppo_math import combine_members, normalise_scores
 from rlhf.training.reward_rules import (
     Conversation,
     Rule,
@@ -44,21 +60,35 @@ from rlhf.training.reward_rules import (
 
 TOKENS_AT_ONCE = 2048  # scored together, padding included
 
-ScoreText = Callable[[Sequence[Conversation], Callable[[], bool]], list[float]]
+ScoreText = Callable[[Sequence[Conversation], Callable[[], bool]], Tensor]  # raw scores, (B, M)
+
+
+class Member(NamedTuple):
+    """One member of a reward model: its adapter on the base, by name, and its head."""
+
+    adapter: str
+    head: ScalarHead
 
 
 class Source(NamedTuple):
-    """One term of the reward. Its raw scores are normalised, clipped and weighted."""
+    """One term of the reward. The raw scores of its members are normalised, and combined; the
+    outcome is clipped and weighted."""
 
     name: str
     weight: float
-    statistics: RewardStatistics
     clip: float
+    statistics: Sequence[RewardStatistics]  # of each member
+    ensemble: str = "mean"
+    uncertainty_coefficient: float = 1.0
     folder: str = ""  # of a reward model on the shared base:
-    adapter: str = ""
-    head: ScalarHead | None = None
+    members: Sequence[Member] = ()
     score_text: ScoreText | None = None  # of every other source
     memory_mib: int | None = None  # of a reward model on weights of its own
+
+    def combine(self, members: Tensor) -> Tensor:
+        """The members' normalised scores as one, clipped, (B, M) -> (B,)."""
+        combined = combine_members(members, self.ensemble, self.uncertainty_coefficient)
+        return combined.clamp(-self.clip, self.clip)
 
 
 def load_sources(model: PeftModel, config: PPOConfig) -> list[Source]:
@@ -69,6 +99,8 @@ def load_sources(model: PeftModel, config: PPOConfig) -> list[Source]:
         first = {
             "kind": "reward_model", "folder": config.reward_model,
             "weight": config.reward_weight, "clip": config.score_clip,
+            "ensemble": config.ensemble,
+            "uncertainty_coefficient": config.uncertainty_coefficient,
         }  # fmt: skip
         rules = [first, *rules]
     # Checked before another model is loaded, which takes a while.
@@ -80,17 +112,16 @@ def load_sources(model: PeftModel, config: PPOConfig) -> list[Source]:
     sources: list[Source] = []
     for name, rule in zip(names, rules, strict=True):
         if rule["kind"] == "reward_model":
-            n_shared = sum(bool(source.adapter) for source in sources)
-            adapter = f"reward_{n_shared + 1}" if n_shared else "reward"
-            sources.append(_load_reward_model(model, config, name, rule, adapter))
+            n_shared = sum(len(source.members) for source in sources)
+            sources.append(_load_reward_model(model, config, name, rule, n_shared))
             continue
         if rule["kind"] == "callable":
             score_all = partial(call_function, rule["function"], functions[name])
         else:
             score_all = partial(scores_of, rule)
-        statistics = RewardStatistics(rule["mean"], rule["std"])
+        statistics = [RewardStatistics(rule["mean"], rule["std"])]
         sources.append(
-            Source(name, rule["weight"], statistics, rule["clip"], score_text=_at_once(score_all))
+            Source(name, rule["weight"], rule["clip"], statistics, score_text=_at_once(score_all))
         )
     return sources
 
@@ -106,25 +137,42 @@ def _at_once(score_all: Callable[[Sequence[Conversation]], list[float]]) -> Scor
 
     def score_text(
         conversations: Sequence[Conversation], should_stop: Callable[[], bool]
-    ) -> list[float]:
+    ) -> Tensor:
         if should_stop():
             raise Stopped
-        return score_all(conversations)
+        return torch.tensor(score_all(conversations)).unsqueeze(1)
 
     return score_text
 
 
 def _load_reward_model(
-    model: PeftModel, config: PPOConfig, name: str, rule: Rule, adapter: str
+    model: PeftModel, config: PPOConfig, name: str, rule: Rule, n_shared: int
 ) -> Source:
-    folder, weight, clip = rule["folder"], rule["weight"], rule["clip"]
+    """`n_shared` says how many adapters of reward models are on the base already."""
+    folder, combination = rule["folder"], (rule["ensemble"], rule["uncertainty_coefficient"])
     if lies_on(folder, config.model):
-        head, statistics = load_reward_adapter(model, folder, adapter)
-        return Source(name, weight, statistics, clip, folder, adapter, head)
+        members, statistics = _load_members(model, member_folders(folder), n_shared)
+        return Source(name, rule["weight"], rule["clip"], statistics, *combination, folder, members)
     before = memory_in_use()
     judge = load_judge(folder)
     added = max(0, memory_in_use() - before) // 2**20
-    return Source(name, weight, judge.scale, clip, score_text=judge.raw_scores, memory_mib=added)
+    return Source(
+        name, rule["weight"], rule["clip"], judge.statistics, *combination,
+        score_text=judge.raw_scores, memory_mib=added,
+    )  # fmt: skip
+
+
+def _load_members(
+    model: PeftModel, folders: Sequence[Path], n_loaded: int
+) -> tuple[list[Member], list[RewardStatistics]]:
+    """Put these adapters on the model, as reward, reward_2, reward_3, … after those it has."""
+    members, statistics = [], []
+    for number, folder in enumerate(folders, n_loaded + 1):
+        adapter = f"reward_{number}" if number > 1 else "reward"
+        head, scale = load_reward_adapter(model, folder, adapter)
+        members.append(Member(adapter, head))
+        statistics.append(scale)
+    return members, statistics
 
 
 def lies_on(folder: str | Path, policy: dict[str, Any]) -> bool:
@@ -146,57 +194,88 @@ def memory_in_use() -> int:
 
 
 class Judge(NamedTuple):
-    """A reward model on weights of its own: text in, score out."""
+    """A reward model on weights of its own: text in, scores out."""
 
-    layers: nn.Module  # the backbone, the reward adapter merged in
+    model: nn.Module  # with the one adapter merged in, or a PeftModel with several
     tokenizer: PreTrainedTokenizerBase
-    head: ScalarHead
-    scale: RewardStatistics
+    members: Sequence[Member]
+    statistics: Sequence[RewardStatistics]  # of each member
+    top: int = 0  # layers that hold the adapters of several; 0: they run as a whole
 
     @torch.no_grad()
     def raw_scores(
         self, conversations: Sequence[Conversation], should_stop: Callable[[], bool]
-    ) -> list[float]:
-        """In its own tokens. Raises Stopped before the next micro-batch if that was asked for."""
+    ) -> Tensor:
+        """In its own tokens, (B, M). Raises Stopped before the next micro-batch if that was asked
+        for."""
         prompts = [encode(self.tokenizer, c.prompt) for c in conversations]
         completions = [
             encode_completion(self.tokenizer, c.completion, truncated=c.truncated)
             for c in conversations
         ]
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        scores = [0.0] * len(conversations)
+        scores = torch.zeros(len(conversations), len(self.members))
         for rows in similar_lengths(lengths, TOKENS_AT_ONCE):
             if should_stop():
                 raise Stopped
             batch = collate(
                 [prompts[row] for row in rows],
                 [completions[row] for row in rows],
-                next(self.head.parameters()).device,
+                next(self.members[0].head.parameters()).device,
             )
-            for row, value in zip(rows, score(self.layers, self.head, batch).tolist(), strict=True):
-                scores[row] = value
+            scores[rows] = self._score(batch).cpu()
         return scores
+
+    def _score(self, batch: Batch) -> Tensor:
+        """One micro-batch, (B, M). What lies below the members' layers runs once for all."""
+        backbone = backbone_of(self.model)
+        if len(self.members) == 1:
+            return score(backbone, self.members[0].head, batch).unsqueeze(1)
+        layers, found = backbone, []
+        below = layers_of(backbone)[1][-self.top] if self.top else None
+        for adapter, head in self.members:
+            with using_adapter(self.model, adapter), watching(below) as watch:
+                found.append(score(layers, head, batch))
+            if watch:
+                batch = batch._replace(inputs={"inputs_embeds": watch.states})
+                layers, below = top_layers(backbone, self.top), None
+        return torch.stack(found, 1)
 
     def scores(
         self,
         conversations: Sequence[Conversation],
         should_stop: Callable[[], bool] = lambda: False,
+        ensemble: str = "mean",
+        uncertainty_coefficient: float = 1.0,
     ) -> list[float]:
-        """In standard deviations of its policy's own answers."""
-        raw = self.raw_scores(conversations, should_stop)
-        return [(value - self.scale.mean) / max(self.scale.std, 1e-6) for value in raw]
+        """In standard deviations of its policy's own answers; those of members combined."""
+        raw = self.raw_scores(conversations, should_stop).double()
+        members = normalise_scores(raw, self.statistics)
+        return combine_members(members, ensemble, uncertainty_coefficient).tolist()
 
 
 def load_judge(folder: str | Path) -> Judge:
-    """Load a reward model's folder. Its model.json names the policy that its adapter lies on.
+    """Load a reward model's folder. Its model.json names the policy that its adapters lie on.
 
-    On any other weights the adapter would give wrong scores without a word.
+    On any other weights an adapter would give wrong scores without a word.
     """
     folder = Path(folder)
     if not (folder / "model.json").is_file():
         raise RunError(f"{folder} is not a reward model: model.json is missing")
-    head, scale = load_reward_head(folder)
+    first, *others = member_folders(folder)
+    head, scale = load_reward_head(first)
     policy = read_json(folder / "model.json")
-    merged = {"base": policy["base"], "adapters": [*policy["adapters"], str(folder)]}
-    model, tokenizer = load_policy(merged)
-    return Judge(model.base_model, tokenizer, head.to(model.device), scale)
+    if not others:
+        merged = {"base": policy["base"], "adapters": [*policy["adapters"], str(first)]}
+        model, tokenizer = load_policy(merged)
+        return Judge(model, tokenizer, [Member("", head.to(model.device))], [scale])
+    base, tokenizer = load_policy(policy)
+    model = PeftModel.from_pretrained(base, str(first), adapter_name="reward")
+    members, statistics = _load_members(model, others, 1)
+    return Judge(
+        model,
+        tokenizer,
+        [Member("reward", head.to(base.device)), *members],
+        [scale, *statistics],
+        n_reusing_layers(model),
+    )

@@ -221,6 +221,24 @@ def test_reward_model_of_another_base_says_nothing_about_layers(policy):
     assert estimate_run(policy, other, top) == estimate_run(policy, None, top)
 
 
+def test_each_member_of_a_reward_model_scores_apart(policy):
+    """A pass through all layers and a merge of them, each step and once for the result."""
+    one, four = (
+        RewardModelFactory(
+            project=policy.project, parent=policy, run=RunFactory(config={}), details=details
+        )
+        for details in ({}, {"members": 4})
+    )
+
+    found = [estimate_run(policy, each, CONFIG) for each in (one, four)]
+
+    tokens = 10 * (found[0].prompt_tokens + found[0].answer_tokens)
+    score = tokens * 10 * 1e-3 + 10 * 0.1
+    assert found[1].seconds == pytest.approx(found[0].seconds + 2 * 3 * score)
+    adapter = 10 * 16 * 2**12 / 2**20
+    assert found[1].memory_mib == pytest.approx(found[0].memory_mib + 3 * 4 * adapter)
+
+
 def test_reward_model_that_a_rule_names_counts_as_the_first_does(policy):
     named = RewardModelFactory(project=policy.project, parent=policy, run=RunFactory(config={}))
     rules = replace(CONFIG, rewards=[{"kind": "reward_model", "version": named.name}])

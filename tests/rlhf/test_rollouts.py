@@ -62,6 +62,14 @@ def test_answers_are_sorted_by_any_of_their_numbers(write, order, expected):
     assert texts(folder, order=order) == expected
 
 
+def test_answers_that_members_disagree_about_come_first_and_those_without_members_last(write):
+    folder = write(
+        1, row("alone"), row("little") | {"disagreement": 0.1}, row("much") | {"disagreement": 2}
+    )
+
+    assert texts(folder, order="disagreement-high") == ["much", "little", "alone"]
+
+
 def test_text_is_found_in_prompt_and_answer_in_any_case(write):
     folder = write(
         1, row("Because.", prompt=1), row("A DRINK", prompt=2), row("drink water", prompt=1)

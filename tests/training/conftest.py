@@ -1,4 +1,4 @@
-"""One tiny model for all training tests, and a reward model on it that likes long answers."""
+"""One tiny model for all training tests, and reward models with random tastes on it."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from rlhf.training.artifacts import RunFolder
+from rlhf.training.artifacts import RunFolder, write_json
 from rlhf.training.models import (
     RewardStatistics,
     ScalarHead,
@@ -47,9 +47,29 @@ def top_reward_folder(tiny_reference, tmp_path_factory):
     return make_reward_model(tiny_reference, tmp_path_factory.mktemp("top-reward"), top=1)
 
 
-def make_reward_model(reference, folder, top=None):
+@pytest.fixture(scope="session")
+def ensemble_folder(tiny_reference, tmp_path_factory):
+    return make_ensemble(tiny_reference, tmp_path_factory.mktemp("ensemble"))
+
+
+@pytest.fixture(scope="session")
+def top_ensemble_folder(tiny_reference, tmp_path_factory):
+    return make_ensemble(tiny_reference, tmp_path_factory.mktemp("top-ensemble"), top=1)
+
+
+def make_ensemble(reference, folder, top=None, members=3):
+    """A reward model with several members; each is as good a reward model by itself."""
+    for number in range(members):
+        member = folder / "members" / str(number) if number else folder
+        member.mkdir(parents=True, exist_ok=True)
+        make_reward_model(reference, member, top, seed=number + 1)
+        write_json(member / "model.json", reference)
+    return folder
+
+
+def make_reward_model(reference, folder, top=None, seed=1):
     """A reward adapter with random weights: a fixed taste, though nobody's."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     base, _ = load_policy(reference)
     model = get_peft_model(base, lora_config(base, 4, top), adapter_name="reward")
     for path, parameter in model.named_parameters():
@@ -57,7 +77,7 @@ def make_reward_model(reference, folder, top=None):
             torch.nn.init.normal_(parameter, std=0.02)
     save_adapter(model, "reward", folder)
     head = ScalarHead(base.config.hidden_size)
-    save_reward_head(head, RewardStatistics(mean=0.1, std=0.5), folder)
+    save_reward_head(head, RewardStatistics(mean=0.1 * seed, std=0.5 * seed), folder)
     return folder
 
 

@@ -73,6 +73,14 @@ def test_an_unknown_setting_is_named():
         (lambda: EvaluateConfig(MODEL, MODEL, "r", best_of=65), "best_of=65 must be between 1"),
         (lambda: EvaluateConfig(MODEL, MODEL, best_of=2), "best_of=2 needs a reward model"),
         (
+            lambda: EvaluateConfig(MODEL, MODEL, "r", ensemble="best"),
+            "ensemble=best must be one of mean, worst, uncertainty",
+        ),
+        (
+            lambda: PPOConfig(MODEL, "r", uncertainty_coefficient=-1),
+            "uncertainty_coefficient=-1 must be a number of at least 0",
+        ),
+        (
             lambda: PPOConfig(MODEL, "r", batch_size=8, completions_per_prompt=3),
             "completions_per_prompt=3 must divide batch_size=8",
         ),

@@ -9,6 +9,7 @@ from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import EvaluateConfig
 from rlhf.training.evaluate import Pair, best_places, reward_opinion, run
 from rlhf.training.generate import read_kept
+from rlhf.training.models import RewardStatistics
 from rlhf.training.ppo_math import best_of_n_kl
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import load_judge
@@ -82,7 +83,7 @@ def test_scores_are_normalised_and_know_what_was_cut_off(judge_folder):
     whole, cut, again = judge.scores(
         [Conversation(prompt, "No.", 0, truncated) for truncated in (False, True, False)]
     )
-    unscaled = judge._replace(scale=judge.scale._replace(mean=0.0, std=1.0))
+    unscaled = judge._replace(statistics=[RewardStatistics(mean=0.0, std=1.0)])
 
     assert whole == pytest.approx(again, abs=1e-5)
     assert abs(whole - cut) > 1e-3
@@ -128,6 +129,20 @@ def test_the_new_side_is_the_best_of_n_by_the_reward_model(config, folder, promp
     assert (result["best_of"], result["kl"]) == (5, best_of_n_kl(5))
     assert result["score_best"] == pytest.approx(sum(pair.new_score for pair in pairs) / 10)
     assert result["score_first"] < result["score_best"]
+
+
+def test_members_are_combined_as_the_run_says(config, ensemble_folder, folder, prompts_file):
+    config = replace(config, reward_model=str(ensemble_folder), best_of=3)
+    judge = load_judge(ensemble_folder)
+    prompts = [json.loads(line) for line in prompts_file.read_text().splitlines()]
+    messages = {prompt["id"]: prompt["messages"] for prompt in prompts}
+
+    for ensemble in ("mean", "worst"):
+        run(replace(config, ensemble=ensemble), folder)
+        for pair in read_pairs(folder):
+            said = Conversation(messages[pair.id], pair.new, 0, pair.new_truncated)
+            (expected,) = judge.scores([said], ensemble=ensemble)
+            assert pair.new_score == pytest.approx(expected, abs=1e-4)
 
 
 class StopsIn(RunFolder):

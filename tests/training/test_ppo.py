@@ -95,10 +95,10 @@ def test_the_score_is_read_at_the_end_token_although_it_is_also_the_padding(make
 
     with torch.no_grad(), use_adapter(models.model, "reward"):
         hidden = models.layers(torch.tensor([prompt + completion])).last_hidden_state
-        score = models.rewards[0].head(hidden[0, -1])
+        score = models.rewards[0].members[0].head(hidden[0, -1])
 
     assert completion[-1] == models.tokenizer.eos_token_id == models.tokenizer.pad_token_id
-    assert_close(rollout.raw_scores["reward_model"][row], score, atol=1e-4, rtol=1e-4)
+    assert_close(rollout.raw_scores["reward_model"][row, 0], score, atol=1e-4, rtol=1e-4)
     assert rollout.mask.sum(1).tolist() == [len(c.ids) for c in rollout.completions]
 
 

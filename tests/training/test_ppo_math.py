@@ -13,6 +13,8 @@ from rlhf.training.ppo_math import (
     adapt_kl_coefficient,
     best_of_n_kl,
     charge_missing_end,
+    combine_members,
+    disagreement_of,
     estimate_advantages,
     explained_variance,
     kl_estimates,
@@ -25,6 +27,7 @@ from rlhf.training.ppo_math import (
     value_loss,
     whiten,
 )
+from rlhf.training.reward_rules import ENSEMBLES
 
 MASK = tensor([[True, True, True], [True, True, False]])
 
@@ -97,10 +100,30 @@ def test_k3_is_never_negative(log_ratios):
     assert k3.item() >= -1e-5
 
 
-def test_normalise_scores_clips():
-    scores = normalise_scores(tensor([3.0, 100.0]), mean=1.0, std=2.0, clip=5.0)
+def test_normalise_scores_measures_each_member_by_its_own_scale():
+    scores = normalise_scores(tensor([[3.0, 3.0], [1.0, 1.0]]), [(1.0, 2.0), (0.0, 0.5)])
 
-    assert scores.tolist() == [1.0, 5.0]
+    assert scores.tolist() == [[1.0, 6.0], [0.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "expected"),
+    [("mean", [2.0, -1.0]), ("worst", [1.0, -1.0]), ("uncertainty", [1.5, -1.0])],
+)
+def test_members_that_disagree_count_for_less(ensemble, expected):
+    members = tensor([[1.0, 3.0], [-1.0, -1.0]])
+
+    assert disagreement_of(members).tolist() == [1.0, 0.0]
+    assert combine_members(members, ensemble, 0.5).tolist() == expected
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_one_member_says_the_same_to_the_last_bit(ensemble):
+    scores = torch.randn(1000, generator=torch.manual_seed(0))
+
+    members = normalise_scores(scores.unsqueeze(1), [(0.1, 0.3)])
+
+    assert torch.equal(combine_members(members, ensemble, 0.7), (scores - 0.1) / 0.3)
 
 
 def test_total_scores_are_weighted_sums():

@@ -30,6 +30,7 @@ from rlhf.training.reward_model import (
     start_afresh,
 )
 from rlhf.training.reward_trainer import score_head
+from rlhf.training.rewards import load_judge
 from rlhf.training.tiny import write_answer, write_question
 
 CPU = torch.device("cpu")
@@ -286,6 +287,7 @@ def test_an_ensemble_that_was_stopped_in_its_second_member_goes_on_bit_for_bit(
     assert not any(torch.equal(straight[0][name], straight[1][name]) for name in straight[0])
     assert [point["share"] for point in result["learning_curve"]] == [0.1, 0.25, 0.5, 1.0]
     assert result["learning_curve"][-1]["n_pairs"] == 32
+    assert len(load_judge(tmp_path / "straight" / "artifact").members) == result["members"] == 2
     assert result["report"]["accuracy"]["value"] == result["accuracy"]
 
 

@@ -87,6 +87,12 @@ def test_any_text_is_read_or_refused_with_its_line(text):
         ("regex pattern='(", "No closing quotation"),
         ("reward_model version=x mean=1", "reward_model has no setting 'mean'"),
         ("reward_model version=x folder=/", "a reward model is named by version=…"),
+        ("reward_model version=x ensemble=min", "ensemble=min must be one of mean, worst,"),
+        (
+            "reward_model version=x uncertainty_coefficient=inf",
+            "uncertainty_coefficient=inf must be a number of at least 0",
+        ),
+        ("sentiment name=disagreement", "name=disagreement is the name of another metric"),
         ("callable function=os.getcwd", "os.getcwd is not in PREFERENDUM_REWARD_FUNCTIONS"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from rlhf.training import ppo
 from rlhf.training.artifacts import RunError, write_json
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
+from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.generate import encode_prompts
 from rlhf.training.models import adapter_state, encode, encode_completion, load_policy
 from rlhf.training.ppo_models import load_models
@@ -113,7 +114,7 @@ def test_a_reward_model_of_another_base_scores_in_its_own_tokens(
 
     reference = json.loads((other_reward_folder / "model.json").read_text())
     reward_model, tokenizer = load_policy({**reference, "adapters": [str(other_reward_folder)]})
-    head = load_judge(other_reward_folder).head
+    head = load_judge(other_reward_folder).members[0].head
     for row, completion in enumerate(rollout.completions):
         text = models.tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
         ids = encode(tokenizer, rollout.prompts[row].line.messages)
@@ -121,7 +122,7 @@ def test_a_reward_model_of_another_base_scores_in_its_own_tokens(
         with torch.no_grad():
             hidden = reward_model.base_model(torch.tensor([ids])).last_hidden_state
         assert_close(
-            rollout.raw_scores["reward_model"][row], head(hidden[0, -1]), atol=1e-5, rtol=0
+            rollout.raw_scores["reward_model"][row, 0], head(hidden[0, -1]), atol=1e-5, rtol=0
         )
     assert models.rewards[0].memory_mib is not None
     assert "reward" not in models.model.peft_config
@@ -155,6 +156,125 @@ def test_two_reward_models_share_the_base(make_config, reward_folder, prompts_fi
     first, second = rollout.raw_scores["reward_model"], rollout.raw_scores["reward_model_2"]
     assert_close(first, second, atol=1e-5, rtol=0)
     assert len(first.unique()) > 1
+
+
+# --- several members ----------------------------------------------------------------------------
+@pytest.fixture(params=["all layers", "top layer"])
+def ensemble(request, ensemble_folder, top_ensemble_folder):
+    """A folder with three members, and on how many layers their adapters lie."""
+    is_whole = request.param == "all layers"
+    return (ensemble_folder, None) if is_whole else (top_ensemble_folder, 1)
+
+
+def test_each_member_scores_a_rollout_as_it_would_alone(
+    ensemble, make_config, prompts_file, folder
+):
+    path, top = ensemble
+    models, rollout, _ = scored(make_config(path, adapter_layers=top), prompts_file, folder)
+
+    assert models.top == (top or 0)
+    together = rollout.raw_scores["reward_model"]  # (B, 3)
+    assert together.std(1).min() > 1e-3
+    for number in (1, 2):
+        alone = make_config(path / "members" / str(number), adapter_layers=top)
+        _, rollout, _ = scored(alone, prompts_file, folder)
+        assert_close(together[:, [number]], rollout.raw_scores["reward_model"], atol=1e-5, rtol=0)
+
+
+def test_each_member_scores_text_as_it_would_alone(ensemble):
+    path, _ = ensemble
+    said = [
+        Conversation([{"role": "user", "content": question}], answer, 3, truncated=False)
+        for question, answer in (("Why?", "No."), ("Tell me about my lamp.", "It is old and red."))
+    ]
+
+    together = load_judge(path).raw_scores(said, lambda: False)  # (2, 3)
+
+    assert together.std(1).min() > 1e-3
+    for number in (1, 2):
+        alone = load_judge(path / "members" / str(number)).raw_scores(said, lambda: False)
+        assert_close(together[:, [number]], alone, atol=1e-5, rtol=0)
+
+
+def test_what_lies_below_the_members_runs_once_for_all(top_ensemble_folder):
+    judge = load_judge(top_ensemble_folder)
+    said = Conversation([{"role": "user", "content": "Why?"}], "No.", 2, truncated=False)
+    runs = {0: 0, 1: 0}
+    for number, layer in enumerate(layers_of(backbone_of(judge.model))[1]):
+        layer.register_forward_hook(
+            lambda *_, number=number: runs.update({number: runs[number] + 1})
+        )
+
+    judge.raw_scores([said], lambda: False)
+
+    assert runs == {0: 1, 1: 3}
+
+
+def test_members_are_normalised_one_by_one_and_then_combined(
+    make_config, ensemble_folder, prompts_file, folder
+):
+    config = make_config(ensemble_folder, ensemble="worst", missing_eos_penalty=0.0)
+    models, rollout, targets = scored(config, prompts_file, folder)
+    raw = rollout.raw_scores["reward_model"]
+    members = torch.stack([(raw[:, n] - 0.1 * (n + 1)) / (0.5 * (n + 1)) for n in range(3)], 1)
+
+    (source,) = models.rewards
+    uncertain = source._replace(ensemble="uncertainty", uncertainty_coefficient=2.0)
+
+    assert_close(targets.scores, members.min(1).values)
+    assert_close(targets.disagreement, members.std(1, correction=0))
+    less = ppo.make_targets(rollout, [uncertain], 0.0, config).scores
+    assert_close(less, members.mean(1) - 2 * members.std(1, correction=0))
+
+
+def test_a_rule_may_name_an_ensemble_too(make_config, ensemble_folder, prompts_file, folder):
+    rule = {
+        "kind": "reward_model", "version": "x", "folder": str(ensemble_folder), "ensemble": "worst",
+    }  # fmt: skip
+    config = replace(make_config("", "sentiment"), rewards=[rule], missing_eos_penalty=0.0)
+
+    _, rollout, targets = scored(config, prompts_file, folder)
+    _, _, first = scored(
+        make_config(ensemble_folder, ensemble="worst", missing_eos_penalty=0.0),
+        prompts_file,
+        folder,
+    )
+
+    assert rollout.raw_scores["reward_model"].shape == (8, 3)
+    assert_close(targets.scores, first.scores, atol=1e-5, rtol=0)
+
+
+def test_disagreement_of_members_is_reported_and_kept_with_each_answer(
+    make_config, ensemble_folder, reward_folder, prompts_file, folder
+):
+    def lines():
+        text = (folder.path / "rollouts" / "step-00001.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    ppo.run(make_config(ensemble_folder, steps=1), folder)
+
+    kept = [line["disagreement"] for line in lines()]
+    assert metrics(folder)[1]["score/disagreement"] == pytest.approx(sum(kept) / 8, abs=1e-6)
+    assert min(kept) > 0
+
+
+def test_one_member_reports_no_disagreement(make_config, reward_folder, prompts_file, folder):
+    ppo.run(make_config(reward_folder, steps=1), folder)
+
+    lines = (folder.path / "rollouts" / "step-00001.jsonl").read_text().splitlines()
+    assert "score/disagreement" not in metrics(folder)[1]
+    assert not any("disagreement" in json.loads(line) for line in lines)
+
+
+def test_the_critic_of_an_ensemble_starts_as_its_first_member(
+    make_config, ensemble_folder, reward_folder
+):
+    models = load_models(make_config(ensemble_folder))
+
+    first, value = (adapter_state(models.model, name) for name in ("reward", "value"))
+
+    assert_close(value, first, atol=0, rtol=0)
+    assert {"reward", "reward_2", "reward_3"} < models.model.peft_config.keys()
 
 
 @pytest.mark.parametrize("critic", ["head", "adapter", "full"])
