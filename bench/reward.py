@@ -32,7 +32,14 @@ from rlhf.training.config import RewardModelConfig
 from rlhf.training.models import load_policy
 from rlhf.training.reward_data import encode_pairs, numbered
 from rlhf.training.reward_forward import Scorer
-from rlhf.training.reward_model import HeldOut, make_classifier, mean_scores, plan, start_afresh
+from rlhf.training.reward_model import (
+    HeldOut,
+    make_classifier,
+    mean_scores,
+    plan,
+    score_statistics,
+    start_afresh,
+)
 from rlhf.training.reward_trainer import PreferenceTrainer, Reporter, train
 
 
@@ -102,7 +109,8 @@ def measure(
         train(trainer)
         seconds += time.monotonic() - began
         scores.append(test.report(number))
-    return report(test.evaluation(mean_scores(scores)), seconds, selection, arguments)
+    scales = [score_statistics(list(itertools.chain(*of_member))) for of_member in scores]
+    return report(test.evaluation(mean_scores(scores, scales)), seconds, selection, arguments)
 
 
 def scorer_of(classifier: Any, groups: Any, config: RewardModelConfig) -> Scorer:

@@ -26,13 +26,12 @@ from transformers import PreTrainedModel
 from rlhf.training.artifacts import DISK_FULL, RunError, Stopped
 from rlhf.training.forward import (
     backbone_of,
-    is_trunk_reusable,
     layers_of,
     similar_lengths,
     top_layers,
     watching,
 )
-from rlhf.training.models import n_top_layers, using_adapter
+from rlhf.training.models import n_reusing_layers, using_adapter
 from rlhf.training.reward_data import Group
 
 MOST_IN_MEMORY = 2**30  # bytes of trunk states; more go to a file
@@ -224,9 +223,7 @@ class Scorer:
             added = together if is_shared else alone
             self.rows_of.append(list(range(len(self.rows), len(self.rows) + len(added))))
             self.rows += added
-        top = n_top_layers(model)
-        n_layers = len(layers_of(backbone_of(model))[1])
-        self.top = top if reuse_trunk and top < n_layers and is_trunk_reusable(model, top) else 0
+        self.top = n_reusing_layers(model) if reuse_trunk else 0
         self.states: TrunkStates | None = None
 
     @property

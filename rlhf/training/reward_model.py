@@ -122,18 +122,18 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         for each in trainings
     }
     members = [found[f"member-{number}"] for number in range(config.members)]
-    scores = mean_scores([member["test"] for member in members])
+    scales = [RewardStatistics(**member["scale"]) for member in members]
+    scores = mean_scores([member["test"] for member in members], scales)
     evaluation = held_out.evaluation(scores)
     write_artifact(folder, config)
-    scale = RewardStatistics(**members[0]["scale"])
     curve = None
     if config.learning_curve:
         curve = learning_curve(trainings, found, held_out, evaluation, encoded.train)
     shutil.rmtree(folder.path / "trained")
     return {
         **evaluation,
-        "score_mean": scale.mean,
-        "score_std": scale.std,
+        "score_mean": scales[0].mean,
+        "score_std": scales[0].std,
         "members": config.members,
         "n_train": n_pairs(encoded.train),
         "left_out": encoded.left_out,
@@ -476,10 +476,21 @@ class HeldOut:
                     yield ((chosen > rejected) - (chosen < rejected) + 1) / 2
 
 
-def mean_scores(members: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
-    """The ensemble's score of each completion of each group: the mean of its members'."""
+def mean_scores(
+    members: Sequence[Sequence[Sequence[float]]], scales: Sequence[RewardStatistics]
+) -> list[list[float]]:
+    """The ensemble's score of each completion of each group: the mean of its members', each in its own
+    deviations, as PPO takes it; times their mean deviation, so that it is in logits like theirs."""
+    if len(members) == 1:
+        return [list(of_group) for of_group in members[0]]
+    deviation = sum(scale.std for scale in scales) / len(scales)
     return [
-        [sum(values) / len(values) for values in zip(*of_group, strict=True)]
+        [
+            deviation
+            * sum((v - s.mean) / max(s.std, 1e-6) for v, s in zip(values, scales, strict=True))
+            / len(scales)
+            for values in zip(*of_group, strict=True)
+        ]
         for of_group in zip(*members, strict=True)
     ]
 

@@ -14,6 +14,7 @@ from rlhf.training.config import RewardModelConfig
 from rlhf.training.data import read_pairs
 from rlhf.training.forward import backbone_of, collate, score
 from rlhf.training.models import (
+    RewardStatistics,
     encode,
     encode_completion,
     load_policy,
@@ -145,8 +146,12 @@ def test_without_held_out_pairs_the_accuracy_is_unknown():
     assert set(found.values()) == {None}
 
 
-def test_an_ensembles_score_is_the_mean_of_its_members():
-    assert mean_scores([[[1.0, 2.0], [3.0]], [[3.0, 2.0], [5.0]]]) == [[2.0, 2.0], [4.0]]
+def test_an_ensembles_score_is_the_mean_of_its_members_in_their_own_deviations():
+    members = [[[1.0, 2.0], [3.0]], [[10.0, 30.0], [20.0]]]
+    scales = [RewardStatistics(1.0, 1.0), RewardStatistics(10.0, 10.0)]
+
+    assert mean_scores(members, scales) == [[0.0, 5.5 * 1.5], [5.5 * 1.5]]
+    assert mean_scores(members[:1], scales[:1]) == members[0]
 
 
 # --- the whole run ----------------------------------------------------------------------------
