@@ -30,6 +30,7 @@ from annotator.models import (
     Membership,
     Message,
     Project,
+    QueueOrder,
     User,
     Verdict,
     canonical_key,
@@ -88,9 +89,10 @@ def held_by(project: Project, annotator: User) -> Assignment | None:
 
 
 def _open_for(project: Project, annotator: User) -> QuerySet[Comparison]:
-    """In the order of the partial index, without which SQLite would read the closed ones too."""
-    queue = Comparison.objects.open().filter(project=project).order_by("-priority", "draw")
-    return queue.not_handled_by(annotator)
+    """In the order of the partial index, without which SQLite would read the closed ones too; from
+    its end, which people who are asked in an order handle last."""
+    queue = Comparison.objects.open().filter(project=project)
+    return queue.order_by("priority", "-place", "-draw").not_handled_by(annotator)
 
 
 def _has_open(project: Project, annotator: User) -> bool:
@@ -108,9 +110,11 @@ def _lock_next(project: Project, annotator: User) -> Comparison | None:
 
 
 def _find_next(project: Project, annotator: User, *, wait: bool) -> Comparison | None:
-    """Goes through the priorities from the highest, and within one starts at a random place of
-    the index and wraps around, so that annotators rarely meet and the cost does not grow with
-    the queue. Rows that others hold locked are passed over, unless `wait`.
+    """Goes through the priorities from the highest. Within one, comparisons are drawn: it starts
+    at a random place of the index and wraps around, so that annotators rarely meet. Those that
+    have a place in the order of questions follow, or come before the drawn ones, from where the
+    annotator is. All are ranges of the index, so the cost does not grow with the queue. Rows that others
+    hold locked are passed over, unless `wait`.
     """
     candidates = (
         _open_for(project, annotator)
@@ -118,14 +122,46 @@ def _find_next(project: Project, annotator: User, *, wait: bool) -> Comparison |
         .select_for_update(skip_locked=not wait, of=("self",), no_key=True)
     )
     start = random.random()
+    drawn = [Q(place=None, draw__gte=start), Q(place=None, draw__lt=start)]
+    last = _last_place(project, annotator)
+    ordered = [Q(place__isnull=False)] if last is None else [Q(place__gt=last), Q(place__lte=last)]
+    parts = ordered + drawn if _asks_in_order(project) else drawn + ordered
     priority = _highest_priority(project, below=None)
     while priority is not None:
-        for part in (Q(draw__gte=start), Q(draw__lt=start)):
+        for part in parts:
             level = candidates.filter(part, priority=priority)
-            if comparison := level.order_by("draw").first():
+            if comparison := level.order_by("place", "draw").first():
                 return comparison
         priority = _highest_priority(project, below=priority)
     return None
+
+
+def _asks_in_order(project: Project) -> bool:
+    """Whether this claim looks into the active arm first: all but the random arm's share do."""
+    if project.queue_order == QueueOrder.DRAWN:
+        return False
+    return random.random() * 100 >= project.random_percent
+
+
+def _last_place(project: Project, annotator: User) -> float | None:
+    """Where this person is in the order. They have handled what comes before, but for the little that
+    others have given back meanwhile: with `overlap` places each, all of it may still be open, and
+    looking through it again at each claim would take longer and longer.
+    """
+    if project.queue_order == QueueOrder.DRAWN or project.ordered is None:
+        return None
+    asked = Judgment.objects.filter(
+        project=project,
+        annotator=annotator,
+        created__gte=project.ordered,
+        comparison__place__isnull=False,
+    )
+    return asked.order_by("-created").values_list("comparison__place", flat=True).first()
+
+
+def forget_order(project: Project) -> None:
+    """All comparisons are drawn again. What arm they were in stays, for the report."""
+    project.comparisons.filter(place__isnull=False).update(place=None)
 
 
 def _highest_priority(project: Project, below: int | None) -> int | None:

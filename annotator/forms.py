@@ -12,8 +12,9 @@ from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.utils.text import slugify
 
+from annotator.assignment import forget_order
 from annotator.importing import read_lines
-from annotator.models import Assignment, Project, Role, User, Verdict
+from annotator.models import Assignment, Project, QueueOrder, Role, User, Verdict
 
 RESERVED_SLUGS = {"new"}
 # What the two-answer page's buttons send: places from left to right as tie groups, or a verdict.
@@ -61,22 +62,30 @@ class UndoForm(forms.Form):
 class ProjectForm(forms.ModelForm):
     class Meta:
         model = Project
-        fields = ["name", "guidelines", "overlap", "lease_minutes", "held_out_percent"]
+        fields = [
+            "name", "guidelines", "overlap", "lease_minutes", "held_out_percent", "queue_order",
+            "random_percent",
+        ]  # fmt: skip
         labels = {
             "overlap": "Judgments per comparison",
             "lease_minutes": "Lease (minutes)",
             "held_out_percent": "Held out (percent)",
+            "queue_order": "Order of questions",
+            "random_percent": "At random (percent)",
         }
         widgets = {"guidelines": forms.Textarea(attrs={"rows": 14})}
 
     def save(self, commit: bool = True) -> Project:
-        """A new project gets a slug from its name; a change of guidelines, a new version."""
+        """A new project gets a slug from its name; a change of guidelines, a new version. An order
+        of questions that is turned off is forgotten: the next one is made with a newer model."""
         if not self.instance.pk:
             self.instance.slug = unused_slug(self.cleaned_data["name"])
         elif "guidelines" in self.changed_data:
             self.instance.guideline_version = F("guideline_version") + 1
         project = super().save(commit)
         project.refresh_from_db()
+        if project.queue_order == QueueOrder.DRAWN and "queue_order" in self.changed_data:
+            forget_order(project)
         return project
 
 

@@ -55,6 +55,18 @@ class Split(models.TextChoices):
     TEST = "test", "Held out"
 
 
+class QueueOrder(models.TextChoices):
+    DRAWN = "drawn", "Drawn at random"
+    INFORMATIVE = "informative", "Most informative first"
+
+
+class Arm(models.TextChoices):
+    """How the comparisons of a prompt are asked once the informative ones come first."""
+
+    ACTIVE = "active", "Most informative first"
+    RANDOM = "random", "Drawn at random"  # for comparison with the others, for ever
+
+
 class ProjectQuerySet(models.QuerySet["Project"]):
     """What a user may see is decided here, once, for pages, commands and API alike."""
 
@@ -94,6 +106,21 @@ class Project(models.Model):
         default=25,
         validators=[MinValueValidator(1), MaxValueValidator(90)],
         help_text="Share of new prompts kept out of training, for honest evaluation.",
+    )
+    queue_order = models.CharField(
+        max_length=11,
+        choices=QueueOrder.choices,
+        default=QueueOrder.DRAWN,
+        help_text="A run with a reward model finds out which questions are informative.",
+    )
+    random_percent = models.PositiveSmallIntegerField(
+        default=20,
+        validators=[MinValueValidator(1), MaxValueValidator(99)],
+        help_text="Share of the questions that stays drawn at random, to see whether the order "
+        "pays. A prompt that has been given to one of the two sides stays there.",
+    )
+    ordered = models.DateTimeField(
+        null=True, editable=False, help_text="When the order of questions was made last."
     )
     created = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -263,6 +290,10 @@ class Comparison(models.Model):
     # Where this comparison stands in the queue among those of its priority: drawn once, so that
     # a claim can start anywhere in the index and no query ever orders by random().
     draw = models.FloatField(default=random_draw, editable=False)
+    # Given once, when the first order of questions is made that has this comparison.
+    arm = models.CharField(max_length=6, choices=Arm.choices, blank=True, editable=False)
+    # In the active arm: those of its priority are asked from the lowest place on. None: drawn.
+    place = models.FloatField(null=True, editable=False)
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ComparisonQuerySet.as_manager()
@@ -276,7 +307,7 @@ class Comparison(models.Model):
         ]
         indexes = [
             models.Index(
-                fields=["project", "-priority", "draw"],
+                fields=["project", "-priority", "place", "draw"],
                 condition=Q(taken__lt=F("overlap")),
                 name="open_comparisons",
             ),

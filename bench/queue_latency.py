@@ -1,10 +1,12 @@
 """Milliseconds of claim and record in one large project, and lines imported per second.
 
     python bench/queue_latency.py [--comparisons 100000] [--judgments 300] [--handled 10000]
+        [--ordered]
 
 The annotator has handled some comparisons that are still open for others, so that every claim
 has to pass over them. `done_ms` is a claim of somebody who has handled them all: it looks at
-each open comparison once, the one case whose cost grows with the project. Prints one JSON line.
+each open comparison once, the one case whose cost grows with the project. With `--ordered` four
+in five are asked in an order, and the annotator has handled its beginning. Prints one JSON line.
 The database is that of DATABASE_URL, which must be an empty one, or else a new SQLite file.
 """
 
@@ -26,6 +28,7 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=100_000)
     parser.add_argument("--judgments", type=int, default=300)
     parser.add_argument("--handled", type=int, default=10_000)
+    parser.add_argument("--ordered", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         prepare_django(folder)
@@ -48,6 +51,8 @@ def prepare_django(folder: str) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, float | int | str]:
     from django.db import connection
+    from django.db.models import F
+    from django.utils import timezone
 
     from annotator import assignment
     from annotator.importing import import_jsonl
@@ -63,7 +68,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | int | str]:
     )
     imported, import_ms = timed(import_jsonl, project, lines)
     pks = list(Comparison.objects.values_list("pk", flat=True))
-    handle(project, annotator, random.sample(pks, arguments.handled))
+    random.shuffle(pks)
+    if arguments.ordered:
+        project.queue_order, project.ordered = "informative", timezone.now()
+        project.save()
+        in_order = Comparison.objects.filter(draw__lt=0.8)
+        in_order.update(arm="active", place=F("draw"))
+        pks = list(in_order.order_by("place").values_list("pk", flat=True))
+    handle(project, annotator, pks[: arguments.handled])
     claim_ms, record_ms = [], []
     for _ in range(arguments.judgments):
         claimed, ms = timed(assignment.claim, project, annotator)

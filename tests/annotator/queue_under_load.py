@@ -33,12 +33,14 @@ from django.utils import timezone  # noqa: E402
 from annotator import assignment as queue  # noqa: E402
 from annotator.importing import import_jsonl  # noqa: E402
 from annotator.models import (  # noqa: E402
+    Arm,
     Assignment,
     AssignmentState,
     Comparison,
     Judgment,
     Membership,
     Project,
+    QueueOrder,
     User,
     Verdict,
 )
@@ -54,7 +56,9 @@ def main():
     call_command("migrate", verbosity=0)
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(PROCESSES, share_barrier, [spawn.Barrier(EVERYBODY)]) as pool:
-        scenarios = [claims, one_persons_claims, one_persons_verdicts, expired_leases, work]
+        scenarios = [
+            claims, claims_in_order, one_persons_claims, one_persons_verdicts, expired_leases, work,
+        ]  # fmt: skip
         print(json.dumps({scenario.__name__: scenario() for scenario in scenarios}))  # noqa: T201
 
 
@@ -69,6 +73,21 @@ def claims():
     project, people = new_project("claims", n_comparisons=EVERYBODY, overlap=1)
     results = at_once(do_claim, [(project.pk, person) for person in people])
     return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
+
+
+def claims_in_order():
+    """The same where the most informative come first: they are what is handed out."""
+    project, people = new_project("order", n_comparisons=2 * EVERYBODY, overlap=1)
+    Project.objects.filter(pk=project.pk).update(queue_order=QueueOrder.INFORMATIVE)
+    Comparison.objects.filter(project=project).update(arm=Arm.ACTIVE, place=F("draw"))
+    results = at_once(do_claim, [(project.pk, person) for person in people])
+    free = Comparison.objects.open().filter(project=project)
+    return {
+        "distinct": len(set(results)),
+        "best_left": free.order_by("place").first().place,
+        "worst_asked": project.comparisons.filter(taken=1).order_by("-place").first().place,
+        **state_of(project),
+    }
 
 
 def one_persons_claims():
@@ -100,6 +119,9 @@ def expired_leases():
 def work():
     """People judge, skip, undo, come late and close their pages until nothing is left for them."""
     project, people = new_project("day", n_comparisons=20, overlap=3)
+    Project.objects.filter(pk=project.pk).update(queue_order=QueueOrder.INFORMATIVE)
+    half = list(project.comparisons.values_list("pk", flat=True)[:10])
+    Comparison.objects.filter(pk__in=half).update(arm=Arm.ACTIVE, place=F("draw"))
     watch = threading.Event()
     broken: list[int] = []
     watcher = threading.Thread(target=watch_project, args=(project.pk, watch, broken))

@@ -1,5 +1,6 @@
 """Who is handed what, and what becomes of their verdicts."""
 
+import random
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from annotator.assignment import (
     Progress,
     QueueState,
     claim,
+    forget_order,
     last_judgment,
     payload_hash,
     progress,
@@ -21,7 +23,15 @@ from annotator.assignment import (
     shown,
     undo_last,
 )
-from annotator.models import Assignment, AssignmentState, Comparison, Judgment, Verdict
+from annotator.models import (
+    Arm,
+    Assignment,
+    AssignmentState,
+    Comparison,
+    Judgment,
+    QueueOrder,
+    Verdict,
+)
 from tests.factories import (
     AssignmentFactory,
     ComparisonFactory,
@@ -168,6 +178,116 @@ def test_claim_and_record_ask_equally_many_questions(project, anna, n, django_as
         assignment = claim(project, anna)
     with django_assert_num_queries(6):
         say(assignment, Verdict.RANKING, [[pk] for pk in assignment.order])
+
+
+# --- the order of questions ---------------------------------------------------------------------
+@pytest.fixture
+def in_order():
+    """A project that asks the most informative questions first, and one in five at random."""
+    return ProjectFactory(queue_order=QueueOrder.INFORMATIVE, random_percent=20)
+
+
+def placed(project, place, **fields):
+    return ComparisonFactory(project=project, arm=Arm.ACTIVE, place=place, **fields)
+
+
+def handed_out(project, annotator):
+    """The places of all that this person is handed, in order."""
+    places = []
+    while assignment := claim(project, annotator):
+        places.append(assignment.comparison.place)
+        say(assignment)
+    return places
+
+
+def test_claim_asks_the_lowest_place_first(in_order):
+    anna = MembershipFactory(project=in_order).user
+    for place in (0.9, 0.2, 1.3, 0.5):
+        placed(in_order, place)
+
+    assert handed_out(in_order, anna) == [0.2, 0.5, 0.9, 1.3]
+
+
+def test_claim_asks_higher_priorities_before_lower_places(in_order):
+    anna = MembershipFactory(project=in_order).user
+    placed(in_order, 0.2)
+    ComparisonFactory(project=in_order, priority=10)
+
+    assert handed_out(in_order, anna) == [None, 0.2]
+
+
+def test_claim_draws_one_in_five_and_the_rest_when_one_side_is_done(in_order):
+    anna = MembershipFactory(project=in_order).user
+    for place in range(80):
+        placed(in_order, float(place))
+    ComparisonFactory.create_batch(20, project=in_order, arm=Arm.RANDOM)
+    random.seed(1)
+
+    places = handed_out(in_order, anna)
+
+    assert sorted(place for place in places if place is not None) == list(range(80))
+    assert places.count(None) == 20
+    assert 4 <= places[:50].count(None) <= 16  # of 10 expected, ± 2 standard deviations
+
+
+def test_each_of_several_people_is_asked_the_best_question_they_may_get(in_order):
+    anna, ben = (MembershipFactory(project=in_order).user for _ in range(2))
+    best, second = placed(in_order, 0.1, overlap=2), placed(in_order, 0.2, overlap=2)
+    make_judgment(best, anna)
+
+    assert claim(in_order, anna).comparison == second
+    assert claim(in_order, ben).comparison == best
+
+
+def test_claim_goes_on_where_the_person_is_and_begins_anew_with_a_new_order(in_order):
+    anna = MembershipFactory(project=in_order).user
+    in_order.ordered = timezone.now()
+    make_judgment(placed(in_order, 0.2, overlap=2), anna)
+    before, behind = placed(in_order, 0.1), placed(in_order, 0.3)
+
+    held = claim(in_order, anna)
+    release(held)
+    in_order.ordered = timezone.now()
+
+    assert held.comparison == behind
+    assert claim(in_order, anna).comparison == before
+
+
+def test_claim_in_order_comes_back_to_what_others_have_given_back(in_order):
+    anna = MembershipFactory(project=in_order).user
+    in_order.ordered = timezone.now()
+    make_judgment(placed(in_order, 0.2, overlap=2), anna)
+    placed(in_order, 0.1)
+
+    assert handed_out(in_order, anna) == [0.1]
+
+
+def test_claim_in_order_asks_one_more_question_of_the_database(in_order, django_assert_num_queries):
+    anna = MembershipFactory(project=in_order).user
+    in_order.ordered = timezone.now()
+    placed(in_order, 0.1)
+    random.seed(1)  # the second number is above 0.2
+
+    with django_assert_num_queries(13):  # where she is
+        claim(in_order, anna)
+
+
+def test_an_order_that_is_off_is_not_followed_but_loses_nothing(project, anna):
+    placed(project, 0.1)
+    ComparisonFactory.create_batch(2, project=project)
+
+    assert handed_out(project, anna) == [None, None, 0.1]
+
+
+def test_forgetting_the_order_keeps_the_arms(in_order):
+    comparison, other = placed(in_order, 0.1), placed(ProjectFactory(), 0.1)
+
+    forget_order(in_order)
+
+    comparison.refresh_from_db()
+    other.refresh_from_db()
+    assert (comparison.place, comparison.arm) == (None, Arm.ACTIVE)
+    assert other.place == 0.1
 
 
 # --- leases -----------------------------------------------------------------------------------

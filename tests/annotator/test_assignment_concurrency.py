@@ -66,6 +66,13 @@ def test_everybody_gets_a_comparison_of_their_own(outcome):
     }
 
 
+def test_everybody_gets_one_of_the_most_informative(outcome):
+    found = outcome["claims_in_order"]
+
+    assert found.pop("worst_asked") < found.pop("best_left")
+    assert found == {"distinct": EVERYBODY, "broken": 0, "live": EVERYBODY, "judgments": 0}
+
+
 def test_one_person_in_many_tabs_holds_one_comparison(outcome):
     assert outcome["one_persons_claims"] == {
         "distinct": 1,

@@ -9,7 +9,10 @@ from annotator.models import Verdict
 from tests.factories import AssignmentFactory, ComparisonFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db
-SETTINGS = {"name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25}
+SETTINGS = {
+    "name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25,
+    "queue_order": "drawn", "random_percent": 20,
+}  # fmt: skip
 
 
 def judgment_form(assignment, choice, **ranks):
@@ -87,8 +90,30 @@ def test_only_other_guidelines_are_a_new_version(guidelines, version):
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "place"),
+    [("informative", "drawn", None), ("informative", "informative", 0.1), ("drawn", "drawn", 0.1)],
+)
+def test_an_order_that_is_turned_off_is_forgotten(before, after, place):
+    comparison = ComparisonFactory(project__queue_order=before, place=0.1)
+    form = ProjectForm(SETTINGS | {"queue_order": after}, instance=comparison.project)
+
+    form.save()
+
+    comparison.refresh_from_db()
+    assert comparison.place == place
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
-    [("name", ""), ("overlap", 0), ("overlap", 101), ("lease_minutes", 0), ("held_out_percent", 0)],
+    [
+        ("name", ""),
+        ("overlap", 0),
+        ("overlap", 101),
+        ("lease_minutes", 0),
+        ("held_out_percent", 0),
+        ("random_percent", 0),
+        ("random_percent", 100),
+    ],
 )
 def test_settings_out_of_bounds_are_refused(field, value):
     form = ProjectForm(SETTINGS | {field: value})

@@ -710,7 +710,14 @@ def test_an_admin_makes_a_project_and_is_its_admin(client, member):
 
     client.post(
         reverse("annotator:new_project"),
-        {"name": "My essays", "overlap": 2, "lease_minutes": 20, "held_out_percent": 25},
+        {
+            "name": "My essays",
+            "overlap": 2,
+            "lease_minutes": 20,
+            "held_out_percent": 25,
+            "queue_order": "drawn",
+            "random_percent": 20,
+        },
     )
 
     made = Project.objects.get(slug="my-essays")
@@ -726,7 +733,8 @@ def test_annotators_make_no_projects(client, member):
 
 def test_new_guidelines_are_a_new_version(client, project, member):
     member(Role.ADMIN)
-    settings = {"name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25}
+    settings = {"name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25,
+                "queue_order": "drawn", "random_percent": 20}  # fmt: skip
 
     client.post(url("edit_project"), settings | {"guidelines": "Be kind."})
     client.post(url("edit_project"), settings | {"guidelines": "Be kind.", "overlap": 2})
