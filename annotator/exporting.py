@@ -53,6 +53,8 @@ COLUMNS = {
     "comparison": "number of the comparison; those of 3 or more completions give several pairs",
     "prompt_key": "SHA-256 of the prompt",
     "round": "round of the loop in which the comparison was made",
+    "arm": "active: asked by expected information; random: drawn, for comparison; or empty",
+    "first_vote": "number of the comparison's first judgment; a lower one was given earlier",
     "tie_share": "share of the rankings that are ties",
     "votes": (
         "list of one {annotator, prefers, first} per ranking: the annotator's number as text; "
@@ -176,6 +178,8 @@ def _rows_of(comparison: Comparison, judgments: Sequence[Judgment]) -> Iterator[
             "comparison": comparison.pk,
             "prompt_key": comparison.prompt.key,
             "round": comparison.round_number,
+            "arm": comparison.arm,
+            "first_vote": judgments[0].pk,
             "tie_share": votes.ties / votes.n,
             "votes": list_votes(chosen.pk, rejected.pk, rankings),
             "n_all_bad": len(judgments) - len(rankings),

@@ -26,6 +26,23 @@ class Vote(NamedTuple):
     first: str  # which of the two was shown first: "chosen" or "rejected"
 
 
+class CompletionLine(NamedTuple):
+    id: int
+    text: str
+    truncated: bool  # cut off at the length limit
+
+
+class ComparisonLine(NamedTuple):
+    """One line of comparisons.jsonl: completions of one prompt that people are to rank.
+
+    `{"id": …, "messages": […], "completions": [{"id": …, "text": …, "truncated": …}, …]}`
+    """
+
+    id: int
+    messages: list[dict[str, str]]
+    completions: list[CompletionLine]
+
+
 class Pair(NamedTuple):
     """One line of data.jsonl: two completions of a prompt and what people said of them."""
 
@@ -41,6 +58,8 @@ class Pair(NamedTuple):
     margin: float = 0.0  # mean strength of preference for `chosen`
     tie_share: float = 0.0  # of the judgments; each is in p_chosen as half
     votes: tuple[Vote, ...] = ()  # one by one; empty where the export does not have them
+    arm: str = ""  # "active": asked by expected information; "random": drawn; or neither
+    first_vote: int = 0  # of the comparison: a lower one was given earlier
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
@@ -54,6 +73,36 @@ def read_prompts(path: Path) -> list[PromptLine]:
             raise RunError(f"{place}: messages must end with what the user says")
         prompts.append(PromptLine(row["id"], messages))
     return prompts
+
+
+def read_comparisons(path: Path) -> list[ComparisonLine]:
+    """All comparisons of the file. Raises RunError with the number of the first bad line."""
+    return [_comparison(place, row) for place, row in _rows(path)]
+
+
+def _comparison(place: str, row: dict[str, Any]) -> ComparisonLine:
+    if not isinstance(row.get("id"), int):
+        raise RunError(f"{place}: id must be a number, not {row.get('id')!r}")
+    messages = _messages(place, "messages", row.get("messages"))
+    completions = row.get("completions")
+    if (
+        not isinstance(completions, list)
+        or len(completions) < 2
+        or not all(map(_is_completion, completions))
+    ):
+        raise RunError(
+            f'{place}: completions must be a list of two or more {{"id": number, "text": text, '
+            '"truncated": true or false}'
+        )
+    lines = [CompletionLine(c["id"], c["text"], c["truncated"]) for c in completions]
+    return ComparisonLine(row["id"], messages, lines)
+
+
+def _is_completion(value: Any) -> bool:
+    types = {"id": int, "text": str, "truncated": bool}
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), kind) for name, kind in types.items()
+    )
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -85,6 +134,8 @@ def _pair(place: str, row: dict[str, Any]) -> Pair:
         margin=_number(place, row, "margin", 0.0),
         tie_share=_number(place, row, "tie_share", 0.0, least=0),
         votes=_votes(place, row.get("votes") or []),
+        arm=_arm(place, row.get("arm")),
+        first_vote=int(_number(place, row, "first_vote", 0)),
     )
 
 
@@ -112,6 +163,12 @@ def _votes(place: str, value: Any) -> tuple[Vote, ...]:
             '"rejected" or "tie", "first": "chosen" or "rejected"}'
         )
     return tuple(Vote(vote["annotator"], vote["prefers"], vote["first"]) for vote in value)
+
+
+def _arm(place: str, value: Any) -> str:
+    if value not in ("active", "random", "", None):
+        raise RunError(f"{place}: arm must be 'active', 'random' or empty, not {value!r}")
+    return value or ""
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

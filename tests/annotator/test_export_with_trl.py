@@ -29,6 +29,8 @@ def test_datasets_gives_every_column_one_type(data_file, tmp_path):
         **dict.fromkeys(("prompt", "chosen", "rejected"), messages),
         **dict.fromkeys(("p_chosen", "weight", "margin", "tie_share"), Value("float64")),
         **dict.fromkeys(("n_judgments", "comparison", "round", "n_all_bad"), Value("int64")),
+        "first_vote": Value("int64"),
+        "arm": Value("string"),
         **dict.fromkeys(("split", "prompt_key"), Value("string")),
         **dict.fromkeys(("chosen_source", "rejected_source"), Value("string")),
         "votes": List(dict.fromkeys(("annotator", "prefers", "first"), Value("string"))),

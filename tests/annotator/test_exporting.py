@@ -80,6 +80,8 @@ def test_a_row_holds_the_pair_and_its_votes(project):
         "comparison": comparison.pk,
         "prompt_key": comparison.prompt.key,
         "round": 2,
+        "arm": "",
+        "first_vote": comparison.judgments.order_by("pk").first().pk,
         "tie_share": 0.25,
         "votes": [
             {"annotator": str(judgment.annotator_id), "prefers": prefers, "first": "rejected"}
@@ -93,6 +95,15 @@ def test_a_row_holds_the_pair_and_its_votes(project):
         "chosen_truncated": False,
         "rejected_truncated": False,
     }
+
+
+@pytest.mark.parametrize("arm", ["active", "random", ""])
+def test_a_row_says_which_arm_its_comparison_is_in(project, arm):
+    judge(ComparisonFactory(project=project, arm=arm), [0], [1])
+
+    (row,) = rows_of(create_export(project))
+
+    assert row["arm"] == arm
 
 
 def test_ties_are_kept_in_the_order_stored(project):

@@ -3,7 +3,16 @@ import json
 import pytest
 
 from rlhf.training.artifacts import RunError
-from rlhf.training.data import Pair, PromptLine, Vote, read_pairs, read_prompts
+from rlhf.training.data import (
+    ComparisonLine,
+    CompletionLine,
+    Pair,
+    PromptLine,
+    Vote,
+    read_comparisons,
+    read_pairs,
+    read_prompts,
+)
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 ANSWER = [{"role": "assistant", "content": "So."}]
@@ -82,6 +91,7 @@ def test_a_plain_preference_dataset_is_read_as_sure_and_for_training(write):
         ({"weight": -1}, "line 2: weight must be a number of at least 0, not -1"),
         ({"n_judgments": 0}, "line 2: n_judgments must be a number of at least 1, not 0"),
         ({"votes": [{"annotator": "7"}]}, "line 2: votes must be a list of"),
+        ({"arm": "left"}, "line 2: arm must be 'active', 'random' or empty, not 'left'"),
     ],
 )
 def test_a_bad_pair_is_named_by_its_line_and_column(write, change, message):
@@ -89,6 +99,33 @@ def test_a_bad_pair_is_named_by_its_line_and_column(write, change, message):
 
     with pytest.raises(RunError, match=message):
         read_pairs(path)
+
+
+COMPARISON = {"id": 4, "messages": QUESTION, "completions": [
+    {"id": 7, "text": "So.", "truncated": False}, {"id": 8, "text": "No", "truncated": True}
+]}  # fmt: skip
+
+
+def test_comparisons_are_read_with_their_completions(write):
+    completions = [CompletionLine(7, "So.", False), CompletionLine(8, "No", True)]
+
+    assert read_comparisons(write(COMPARISON)) == [ComparisonLine(4, QUESTION, completions)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "4"}, "line 2: id must be a number, not '4'"),
+        ({"messages": "Why?"}, "line 2: messages must be a list of messages"),
+        ({"completions": COMPARISON["completions"][:1]}, "line 2: completions must be a list of"),
+        ({"completions": ["So.", "No."]}, "line 2: completions must be a list of two or more"),
+    ],
+)
+def test_a_bad_comparison_is_named_by_its_line_and_column(write, change, message):
+    path = write(COMPARISON, {**COMPARISON, **change})
+
+    with pytest.raises(RunError, match=message):
+        read_comparisons(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
