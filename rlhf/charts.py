@@ -258,6 +258,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.PPO: PPO_CHARTS,
     RunKind.EVALUATE: SAMPLING_CHARTS,
     RunKind.PROBE: [],
+    RunKind.ORDER_QUEUE: [],
 }
 
 

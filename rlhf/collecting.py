@@ -14,6 +14,7 @@ from annotator.models import Project
 from rlhf.evaluation import store_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
+from rlhf.questions import store_order
 
 
 def collect_import_model(run: Run) -> dict[str, Any]:
@@ -88,4 +89,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.PPO: collect_ppo,
     RunKind.EVALUATE: store_pairs,
     RunKind.PROBE: collect_probe,
+    RunKind.ORDER_QUEUE: store_order,
 }

@@ -24,6 +24,7 @@ from rlhf.training.config import (
     MOST_COMPLETIONS,
     EvaluateConfig,
     GenerateConfig,
+    OrderQueueConfig,
     PPOConfig,
     RewardModelConfig,
 )
@@ -697,6 +698,37 @@ class ProbeForm(RunForm):
     policy = version("Policy", "It and all that were trained from the same import are alike.")
 
 
+class OrderQueueForm(RunForm):
+    kind = RunKind.ORDER_QUEUE
+    intro = (
+        "Asks the right next question: a reward model scores the answers of all open comparisons, "
+        "and those whose verdict would tell it most are handed out first."
+    )
+    arguments = ("reward_model",)
+    advanced = ("temperature", "closeness", "max_tokens")
+
+    reward_model = version("Reward model", "One with several members knows best what it lacks.")
+    temperature = decimal(
+        "Temperature of the score",
+        OrderQueueConfig.temperature,
+        "What the score's differences are divided by before they become probabilities: above 1 if "
+        "the reward model is too sure of itself.",
+        high=100.0,
+    )
+    closeness = decimal(
+        "Weight of closeness",
+        OrderQueueConfig.closeness,
+        "How much a pair counts that is close to 50:50, beside the disagreement of the members. "
+        "With one member nothing else counts.",
+        high=0.4,
+    )
+    max_tokens = whole(
+        "Longest answer",
+        OrderQueueConfig.max_tokens,
+        "Tokens of prompt and answer. Comparisons with longer ones are left to chance and counted.",
+    )
+
+
 FORMS: dict[str, type[RunForm]] = {
     form.kind: form
     for form in (
@@ -706,6 +738,7 @@ FORMS: dict[str, type[RunForm]] = {
         PPOForm,
         EvaluateForm,
         ProbeForm,
+        OrderQueueForm,
     )
 }
 

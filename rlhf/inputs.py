@@ -14,10 +14,11 @@ from typing import Any
 
 from django.conf import settings
 
-from annotator.models import Export, Project, Prompt, Split
+from annotator.models import Export, Project, Prompt, QueueOrder, Split
 from rlhf.generation import prompts_lacking_completions, write_prompts
 from rlhf.models import ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
+from rlhf.questions import write_comparisons
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 from rlhf.training.reward_rules import Rule, check_function, complete
 
@@ -33,11 +34,13 @@ NEEDED: dict[str, list[str]] = {
     RunKind.PPO: ["policy"],
     RunKind.EVALUATE: ["policy", "rival"],
     RunKind.PROBE: ["policy"],
+    RunKind.ORDER_QUEUE: ["reward_model"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
     "rival": "There is no second policy to compare with.",
     "export": "There is no export to learn from: create one first.",
+    "reward_model": "There is no reward model to ask by: train one first.",
 }
 VERSION_KINDS = {
     "policy": ModelKind.POLICY,
@@ -96,6 +99,11 @@ def _check(order: Order) -> None:
         raise RunRefused(
             f"{order.policy} cannot be compared with itself: choose another policy, or the best of "
             "several answers."
+        )
+    if order.kind == RunKind.ORDER_QUEUE and order.project.queue_order == QueueOrder.DRAWN:
+        raise RunRefused(
+            "The questions of this project are drawn at random: choose “Most informative first” in "
+            "its settings."
         )
     if order.settings.get("source") == "folder":
         _check_source(order.settings.get("location", ""))
@@ -202,6 +210,10 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
     if order.export is not None:
         _copy_export(order.export, folder / "data")
     if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE):
+        return
+    if order.kind == RunKind.ORDER_QUEUE:
+        if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
+            raise RunRefused("No comparison for training is open: there is nothing left to ask.")
         return
     values = config.to_dict()
     prompts = Prompt.objects.filter(project=order.project)

@@ -24,6 +24,7 @@ class RunKind(models.TextChoices):
     PPO = "ppo", "PPO"
     EVALUATE = "evaluate", "Evaluate"
     PROBE = "probe", "Measure speed"
+    ORDER_QUEUE = "order_queue", "Order questions"
 
 
 class Status(models.TextChoices):

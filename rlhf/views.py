@@ -19,7 +19,16 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role
-from rlhf import annotators, charts, estimates, evaluation, loop, reward_reports, rounds
+from rlhf import (
+    annotators,
+    charts,
+    estimates,
+    evaluation,
+    loop,
+    questions,
+    reward_reports,
+    rounds,
+)
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
@@ -41,6 +50,7 @@ def project(request: HtmxRequest, slug: str) -> HttpResponse:
     context = _strip_context(access)
     if access.is_reviewer:
         context["rounds"] = rounds.rounds_of(access.project)
+        context["questions"] = questions.standing_of(access.project)
     return render(request, "rlhf/project.html", context)
 
 
@@ -328,6 +338,7 @@ def _status_context(access: Access, run: Run) -> dict[str, Any]:
         "win_rate": evaluation.win_rate(run) if is_judged else None,
         "comparisons": estimates.comparisons(run) if is_done else [],
         "annotators": annotators.annotators_of(run) if is_done else [],
+        "arms": questions.arms_of(run.result),
         "measured": run.result.get("probe"),
         "probe": estimates.probe_in(run.result) if is_done else None,
         "summary": reward_reports.summary(run) if is_done else "",

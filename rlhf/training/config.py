@@ -327,6 +327,20 @@ class EvaluateConfig(Config):
         check_ensemble(self.ensemble, self.uncertainty_coefficient)
 
 
+@dataclass(frozen=True)
+class OrderQueueConfig(Config):
+    reward_model: str  # folder; with its members, if it is an ensemble
+    comparisons: str = "comparisons.jsonl"  # those that still need somebody
+    temperature: float = 1.0  # p(a is better than b) = sigmoid(score difference / temperature)
+    closeness: float = 0.05  # weight of H(p) beside the disagreement of the members
+    max_tokens: int = 1024  # prompt + completion; comparisons with longer ones stay unscored
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"temperature={self.temperature} must be above 0")
+        _require(0 <= self.closeness <= 0.4, f"closeness={self.closeness} must be 0 to 0.4")
+        _require(self.max_tokens >= 1, f"max_tokens={self.max_tokens} must be at least 1")
+
+
 def _check_sampling(temperature: float, max_new_tokens: int, batch_size: int) -> None:
     _require(
         temperature > 0,
@@ -356,4 +370,5 @@ CONFIGS: dict[str, type[Config]] = {
     "ppo": PPOConfig,
     "evaluate": EvaluateConfig,
     "probe": ProbeConfig,
+    "order_queue": OrderQueueConfig,
 }

@@ -99,6 +99,13 @@ def pairs(folder, config):
     return {"n_pairs": len(lines), "reward_rate": 0.6, "reward_margin": 0.1}
 
 
+def scores(folder, config):
+    comparisons = [json.loads(line) for line in (folder.path / "comparisons.jsonl").open()]
+    lines = [{"id": row["id"], "information": 0.1, "disagreement": 0.0} for row in comparisons]
+    write_lines(folder, "scores.jsonl", lines)
+    return {"n_scored": len(lines)}
+
+
 def prompts(folder):
     return [json.loads(line) for line in (folder.path / "prompts.jsonl").open()]
 
@@ -115,6 +122,7 @@ ARTIFACTS = {
     "ppo": model,
     "evaluate": pairs,
     "probe": probe,
+    "order_queue": scores,
 }
 
 if __name__ == "__main__":

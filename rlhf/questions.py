@@ -1,0 +1,196 @@
+"""Asking the right next question: open comparisons out to a run, and back in the order it made.
+
+Whoever is asked next depends on two things that are stored with a comparison: its arm, drawn once
+and for ever, and in the active arm its place (annotator/assignment.py). Both belong to prompts
+rather than to comparisons: all comparisons of a prompt are in one arm, and the second one of a
+prompt has its place behind the first ones of all others.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.db.models import Count, Prefetch
+from django.utils import timezone
+
+from annotator.models import (
+    Arm,
+    Comparison,
+    ComparisonCompletion,
+    ComparisonQuerySet,
+    Project,
+    Purpose,
+    QueueOrder,
+)
+from rlhf.generation import BATCH, read_lines
+from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
+from rlhf.templatetags.quantities import percent
+from rlhf.training.arms import final_row, votes_needed
+
+COUNT_CAP = 10_000  # more are not counted to draw a page
+
+
+# --- out --------------------------------------------------------------------------------------
+def write_comparisons(path: Path, project: Project) -> int:
+    """Write comparisons.jsonl, the training comparisons that need somebody; how many they are."""
+    entries = ComparisonCompletion.objects.order_by("position").select_related("completion")
+    rows = _open(project).select_related("prompt").prefetch_related(Prefetch("entries", entries))
+    n = 0
+    with path.open("w", encoding="utf-8") as file:
+        for comparison in rows.order_by("pk").iterator(BATCH):
+            file.write(json.dumps(_line(comparison), ensure_ascii=False) + "\n")
+            n += 1
+    return n
+
+
+def _line(comparison: Comparison) -> dict[str, Any]:
+    completions = [entry.completion for entry in comparison.entries.all()]
+    return {
+        "id": comparison.pk,
+        "messages": comparison.prompt.messages,
+        "completions": [
+            {"id": completion.pk, "text": completion.text, "truncated": completion.is_truncated}
+            for completion in completions
+        ],
+    }
+
+
+def _open(project: Project) -> ComparisonQuerySet:
+    return Comparison.objects.open().filter(project=project, purpose=Purpose.TRAINING)
+
+
+# --- in ---------------------------------------------------------------------------------------
+def store_order(run: Run) -> dict[str, int]:
+    """Arms and places from the information that scores.jsonl gives for each comparison.
+
+    Only comparisons that nobody has been handed yet are given an arm. Those that somebody had
+    before stay in none, and are drawn. Does nothing if the order has been turned off meanwhile.
+    """
+    lines = read_lines(run.folder / "artifact" / "scores.jsonl")
+    information = {line["id"]: line["information"] for line in lines}
+    project = Project.objects.select_for_update(no_key=True).get(pk=run.project_id)
+    if project.queue_order == QueueOrder.DRAWN:
+        return {"n_ordered": 0, "n_random": 0}
+    # Locked in the order in which an undo locks two of them: neither waits for the other.
+    rows = _open(project).select_for_update(no_key=True).order_by("pk")
+    rows = rows.only("prompt", "taken", "arm", "place")
+    comparisons = [comparison for comparison in rows if comparison.pk in information]
+    _draw_arms(comparisons, project, random.Random(str(run.token)))
+    active = [comparison for comparison in comparisons if comparison.arm == Arm.ACTIVE]
+    places = places_of(active, information, _numbers_in_use(project))
+    for comparison in active:
+        comparison.place = places[comparison.pk]
+    Comparison.objects.bulk_update(comparisons, ["arm", "place"], batch_size=BATCH)
+    Project.objects.filter(pk=project.pk).update(ordered=timezone.now())
+    n_random = sum(comparison.arm == Arm.RANDOM for comparison in comparisons)
+    return {"n_ordered": len(active), "n_random": n_random}
+
+
+def _draw_arms(comparisons: Iterable[Comparison], project: Project, rng: random.Random) -> None:
+    """An arm for each that has none and is new to everybody: its prompt's, or a drawn one."""
+    known = project.comparisons.exclude(arm="").values_list("prompt_id", "arm").distinct()
+    arms = dict(known)
+    for comparison in comparisons:
+        if comparison.arm or comparison.taken:
+            continue
+        if comparison.prompt_id not in arms:
+            is_random = rng.random() * 100 < project.random_percent
+            arms[comparison.prompt_id] = Arm.RANDOM if is_random else Arm.ACTIVE
+        comparison.arm = arms[comparison.prompt_id]
+
+
+def _numbers_in_use(project: Project) -> dict[int, int]:
+    """By prompt: how many of its training comparisons somebody has judged or is judging."""
+    used = project.comparisons.filter(purpose=Purpose.TRAINING, taken__gt=0)
+    return dict(used.order_by().values_list("prompt_id").annotate(n=Count("pk")))
+
+
+def places_of(
+    comparisons: Iterable[Comparison],
+    information: Mapping[int, float],
+    in_use: Mapping[int, int],
+) -> dict[int, float]:
+    """By comparison: its turn, plus 1 less its information, which lies in [0, 1).
+
+    The turn is 0 for what is begun, and for the most informative comparison of a prompt without any
+    in use; it is 1 for the prompt's next one, and so on: the lowest place is asked first.
+    """
+    waiting: dict[int, list[int]] = defaultdict(list)
+    turns: dict[int, int] = {}
+    for comparison in comparisons:
+        if comparison.taken:
+            turns[comparison.pk] = 0
+        else:
+            waiting[comparison.prompt_id].append(comparison.pk)
+    for prompt, pks in waiting.items():
+        best_first = sorted(pks, key=lambda pk: -information[pk])
+        turns |= {pk: in_use.get(prompt, 0) + n for n, pk in enumerate(best_first)}
+    return {pk: turn + 1 - information[pk] for pk, turn in turns.items()}
+
+
+# --- how it stands ----------------------------------------------------------------------------
+class Standing(NamedTuple):
+    """How the order of questions of a project stands."""
+
+    is_on: bool
+    run: Run | None  # that made it
+    newest: ModelVersion | None  # reward model
+    n_unscored: int  # open comparisons that have come since; none above the cap is counted
+
+    @property
+    def is_stale(self) -> bool:
+        """A newer reward model would make another order."""
+        assert self.run is None or self.run.reward_model is not None
+        return bool(self.run and self.newest and self.run.reward_model != self.newest)
+
+
+def standing_of(project: Project) -> Standing:
+    """Three queries at most."""
+    newest = project.model_versions.filter(kind=ModelKind.REWARD).order_by("-pk").first()
+    if project.queue_order == QueueOrder.DRAWN:
+        return Standing(False, None, newest, 0)
+    made = project.runs.filter(kind=RunKind.ORDER_QUEUE, status=Status.SUCCEEDED)
+    run = made.select_related("reward_model").order_by("-pk").first()
+    unscored = _open(project).filter(arm="", taken=0)
+    return Standing(True, run, newest, unscored[: COUNT_CAP + 1].count() if run else 0)
+
+
+class ArmsRow(NamedTuple):
+    """What a reward model came to that was trained on so many votes of one arm, or the other."""
+
+    n_votes: int
+    active: Mapping[str, Any]
+    random: Mapping[str, Any]
+
+
+class Arms(NamedTuple):
+    rows: list[ArmsRow]
+    sentence: str
+
+
+def arms_of(result: Mapping[str, Any]) -> Arms | None:
+    """The two arms of a reward model's result side by side; None if they were not compared."""
+    rows = result.get("arms") or []
+    final = final_row(rows)
+    if final is None:
+        return None
+    by_place = {(row["n_votes"], row["arm"]): row for row in rows}
+    numbers = sorted({row["n_votes"] for row in rows})
+    return Arms(
+        [ArmsRow(n, by_place[n, Arm.ACTIVE], by_place[n, Arm.RANDOM]) for n in numbers],
+        _sentence(final, votes_needed(rows)),
+    )
+
+
+def _sentence(final: Mapping[str, Any], needed: int | None) -> str:
+    goal = (
+        f"the random arm's final accuracy ({percent(final['accuracy'])}, {final['n_votes']} votes)"
+    )
+    if needed is None:
+        return f"The active arm did not reach {goal}."
+    return f"The active arm reached {goal} after {needed} votes."
