@@ -29,7 +29,7 @@ class Part(NamedTuple):
 TrainAndMeasure = Callable[[Part], tuple[float | None, float | None, float | None]]
 
 
-def compare_arms(pairs: Sequence[Pair], train_and_measure: TrainAndMeasure) -> list[dict[str, Any]]:
+def compare_arms(parts: Iterable[Part], train_and_measure: TrainAndMeasure) -> list[dict[str, Any]]:
     """For each part `{"arm", "n_votes", "accuracy", "accuracy_low", "accuracy_high"}`."""
     names = ("accuracy", "accuracy_low", "accuracy_high")
     return [
@@ -38,7 +38,7 @@ def compare_arms(pairs: Sequence[Pair], train_and_measure: TrainAndMeasure) -> l
             "n_votes": part.n_votes,
             **dict(zip(names, train_and_measure(part), strict=True)),
         }
-        for part in arm_parts(pairs)
+        for part in parts
     ]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf.training.arms import arm_parts, compare_arms, final_row, points, votes_needed
+from rlhf.training.arms import Part, arm_parts, compare_arms, final_row, points, votes_needed
 from rlhf.training.data import Pair
 
 QUESTION = [{"role": "user", "content": "Why?"}]
@@ -31,9 +31,9 @@ def test_parts_are_equally_many_first_votes_of_both_arms():
 
 
 def test_each_part_is_trained_on_and_measured():
-    pairs = [pair(arm, place) for place in range(100) for arm in ("active", "random")]
+    parts = [Part("active", 100, [0, 1]), Part("random", 100, [2, 3])]
 
-    rows = compare_arms(pairs, lambda part: (0.7, 0.6, 0.8 if part.arm == "active" else 0.9))
+    rows = compare_arms(parts, lambda part: (0.7, 0.6, 0.8 if part.arm == "active" else 0.9))
 
     assert rows == [
         {"arm": "active", "n_votes": 100, "accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8},
