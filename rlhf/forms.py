@@ -314,7 +314,7 @@ class RewardModelForm(RunForm):
     intro = "Learns from an export which answers people prefer, as one number per answer."
     arguments = ("export", "policy")
     advanced = (
-        "members", "annotators", "learning_curve", "ties", "label_smoothing", "margin_coefficient",
+        "members", "annotators", "learning_curve", "compare_arms", "ties", "label_smoothing", "margin_coefficient",
         "center_rewards", "batch_size", "micro_batch_tokens", "lora_rank", "adapter_layers",
         "max_tokens", "min_pairs", "policy_samples", "max_new_tokens", "temperature", "seed",
     )  # fmt: skip
@@ -356,6 +356,13 @@ class RewardModelForm(RunForm):
         required=False,
         initial=RewardModelConfig.learning_curve,
         help_text="Also train on 10, 25 and 50 % of the votes, to see what more votes would bring.",
+    )
+    compare_arms = forms.BooleanField(
+        label="Compare the arms",
+        required=False,
+        initial=RewardModelConfig.compare_arms,
+        help_text="Also train on the first 100, 200, … votes of each arm of the order of questions, to "
+        "see whether it pays: up to ten more trainings.",
     )
     ties = forms.ChoiceField(
         choices=[

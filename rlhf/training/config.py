@@ -110,6 +110,7 @@ class RewardModelConfig(Config):
     center_rewards: float = 0.0  # coefficient of (score + score)²; Eisenstein et al. 2023: 0.01
     members: int = 1  # of an ensemble: adapters that differ by seed and by drawn prompts
     learning_curve: bool = False  # also train on 10, 25 and 50 % of the votes
+    compare_arms: bool = False  # also train on the first votes of each arm alone; see arms.py
     min_pairs: int = 20  # to learn from, decided and short enough; with fewer it does not start
     policy_samples: int = 32  # completions sampled to measure the score's mean and deviation
     max_new_tokens: int = 128  # of those samples

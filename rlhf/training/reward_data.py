@@ -7,7 +7,7 @@ prompt lie in one group, and the pairs name them by number.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -177,6 +177,13 @@ def bootstrap(groups: Sequence[Group], seed: int) -> list[Group]:
         group._replace(pairs=[pair._replace(weight=pair.weight * n) for pair in group.pairs])
         for group, n in zip(groups, counts, strict=True)
     ])  # fmt: skip
+
+
+def with_places(groups: Sequence[Group], places: Collection[int]) -> list[Group]:
+    """The same with the pairs alone that stand at these places of the list that was read."""
+    wanted = set(places)
+    kept = [[pair for pair in group.pairs if pair.place in wanted] for group in groups]
+    return [group._replace(pairs=pairs) for group, pairs in zip(groups, kept, strict=True) if pairs]
 
 
 def share_of_votes(groups: Sequence[Group], share: float, seed: int) -> list[Group]:

@@ -5,7 +5,7 @@
 
 The backbone is the very policy whose answers will be scored, its own adapters merged in. What is
 trained, one after the other on the same backbone: the members of an ensemble, and for the learning
-curve models of a part of the votes. Each is kept in `trained/` when it is done, so that a run that was
+curve and the comparison of the arms (arms.py) models of a part of the votes. Each is kept in `trained/` when it is done, so that a run that was
 stopped or killed goes on with the next.
 """
 
@@ -16,6 +16,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from rlhf.training.annotator_model import (
     reweigh,
     to_json,
 )
+from rlhf.training.arms import Part, arm_parts, compare_arms
 from rlhf.training.artifacts import (
     DIVERGED,
     RunError,
@@ -66,6 +68,7 @@ from rlhf.training.reward_data import (
     numbered,
     share_of_votes,
     with_mean_weight_1,
+    with_places,
 )
 from rlhf.training.reward_forward import Scorer
 from rlhf.training.reward_loss import davidson_loss, first_tie, rao_kupper_loss, soft_loss
@@ -103,7 +106,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         share_prompts=config.share_prompts,
         reuse_trunk=config.reuse_trunk,
     )
-    trainings = plan(encoded.train, config)
+    parts = arm_parts(pairs) if config.compare_arms else []
+    trainings = plan(encoded.train, config, parts)
     if scorer.top:
         folder.phase("computing the layers that stay as they are")
     held_out = HeldOut(encoded.test, scorer, folder)
@@ -141,6 +145,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "annotators": members[0]["annotators"],
         "report": report(held_out.judged(scores, pairs)) | {"duplicates": duplicates(pairs)},
         "learning_curve": curve,
+        "arms": compare_arms(parts, partial(measured, found, held_out)),
         "note": "" if evaluation["n_test"] else NOTHING_HELD_OUT,
     }
 
@@ -288,7 +293,7 @@ def save_reward_model(
 class Training(NamedTuple):
     """One model to be trained, on some of the groups."""
 
-    name: str  # "member-0", …; "part-10", …, of the learning curve, in percent
+    name: str  # "member-0", …; "active-100", …, of an arm, in votes; "part-10", …, in percent
     groups: list[Group]
     seed: int
     epochs: list[list[list[int]]]  # places in `groups`, per optimiser step
@@ -298,19 +303,31 @@ class Training(NamedTuple):
         return sum(map(len, self.epochs))
 
 
-def plan(train: Sequence[Group], config: RewardModelConfig) -> list[Training]:
-    """The members, then the parts of the learning curve. An ensemble's members have seeds and
+def plan(
+    train: Sequence[Group], config: RewardModelConfig, parts: Sequence[Part] = ()
+) -> list[Training]:
+    """The members, then the parts of the arms and of the learning curve. An ensemble's members have seeds and
     prompts of their own; a single one has all prompts."""
     trainings = []
     for number in range(config.members):
         seed = config.seed + number
         groups = bootstrap(train, seed) if config.members > 1 else with_mean_weight_1(train)
         trainings.append(_training(f"member-{number}", groups, seed, config))
+    for of_arm in parts:
+        groups = with_places(train, of_arm.places)
+        # Not if all of its pairs are too long, or of people whom nobody believes.
+        if any(pair.weight for group in groups for pair in group.pairs):
+            groups = with_mean_weight_1(groups)
+            trainings.append(_training(_name_of(of_arm), groups, config.seed, config))
     if config.learning_curve:
         for share in CURVE:
             part = with_mean_weight_1(share_of_votes(train, share, config.seed))
             trainings.append(_training(f"part-{share:.0%}"[:-1], part, config.seed, config))
     return trainings
+
+
+def _name_of(part: Part) -> str:
+    return f"{part.arm}-{part.n_votes}"
 
 
 def _training(name: str, groups: list[Group], seed: int, config: RewardModelConfig) -> Training:
@@ -374,6 +391,16 @@ def write_artifact(folder: RunFolder, config: RewardModelConfig) -> None:
             for file in (folder.path / "trained" / f"member-{number}").iterdir():
                 if file.name != "scores.json":
                     shutil.copy(file, target)
+
+
+def measured(
+    found: dict[str, Any], held_out: HeldOut, part: Part
+) -> tuple[float | None, float | None, float | None]:
+    """The held-out accuracy after a part of one arm's votes, and its interval."""
+    if (scores := found.get(_name_of(part))) is None:
+        return None, None, None
+    evaluation = held_out.evaluation(scores["test"])
+    return evaluation["accuracy"], evaluation["accuracy_low"], evaluation["accuracy_high"]
 
 
 def learning_curve(

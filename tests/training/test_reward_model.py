@@ -9,6 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from rlhf.training.arms import Part
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.data import read_pairs
@@ -26,6 +27,8 @@ from rlhf.training.reward_model import (
     HeldOut,
     make_classifier,
     mean_scores,
+    measured,
+    plan,
     run,
     score_statistics,
     start_afresh,
@@ -306,6 +309,39 @@ def test_ties_as_an_outcome_teach_how_near_is_near_enough(tiny_reference, tmp_pa
 
     assert 0 < result["tie_share"] < 0.5  # one pair in ten is a tie
     assert load_reward_head(tmp_path / "artifact")[0].linear.weight.shape == (1, 64)
+
+
+def test_the_arms_are_compared_at_equal_numbers_of_votes(tiny_reference, folder):
+    write_inputs(folder.path, 30)
+    path = folder.path / "data" / "data.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        arm = "active" if number % 2 else "random"
+        row |= {"arm": arm, "first_vote": number, "n_judgments": 20}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = RewardModelConfig(
+        tiny_reference, epochs=1, lora_rank=4, max_new_tokens=5, policy_samples=2, compare_arms=True
+    )
+
+    result = run(config, folder)
+
+    assert [(row["arm"], row["n_votes"]) for row in result["arms"]] == [
+        ("active", 100), ("random", 100), ("active", 200), ("random", 200),
+    ]  # fmt: skip
+    assert all(
+        0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
+        for row in result["arms"]
+    )
+
+
+def test_a_part_of_an_arm_without_pairs_is_not_trained_on():
+    config = RewardModelConfig({})
+    group = Group([1], [[7, 2], [6, 2]], [EncodedPair(7, 0, 1, 1.0, 1, 1.0, 0.0, 0.0)])
+
+    trainings = plan([group], config, [Part("active", 100, [7]), Part("random", 100, [99])])
+
+    assert [training.name for training in trainings] == ["member-0", "active-100"]
+    assert measured({}, None, Part("random", 100, [99])) == (None, None, None)
 
 
 def test_a_run_on_an_empty_export_says_so(tiny_reference, folder):
