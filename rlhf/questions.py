@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from django.db import connection
 from django.db.models import Count, Prefetch
 from django.utils import timezone
 
@@ -85,10 +86,18 @@ def store_order(run: Run) -> dict[str, int]:
     places = places_of(active, information, _numbers_in_use(project))
     for comparison in active:
         comparison.place = places[comparison.pk]
-    Comparison.objects.bulk_update(comparisons, ["arm", "place"], batch_size=BATCH)
+    _write(comparisons)
     Project.objects.filter(pk=project.pk).update(ordered=timezone.now())
     n_random = sum(comparison.arm == Arm.RANDOM for comparison in comparisons)
     return {"n_ordered": len(active), "n_random": n_random}
+
+
+def _write(comparisons: Iterable[Comparison]) -> None:
+    """Arm and place of each. Nobody is handed anything on SQLite while this goes on, and `bulk_update`
+    takes ten times as long: its statements look each row up in a list of hundreds."""
+    statement = "UPDATE annotator_comparison SET arm = %s, place = %s WHERE id = %s"
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, [(row.arm, row.place, row.pk) for row in comparisons])
 
 
 def _draw_arms(comparisons: Iterable[Comparison], project: Project, rng: random.Random) -> None:
