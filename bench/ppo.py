@@ -10,7 +10,8 @@ out. The reward model is a random adapter: its cost is that of a real one. --mic
 conversations of mean length are in a forward and backward pass, by their tokens with padding.
 --fixed-length lets no token end a completion, so that two implementations do equal work;
 --plain runs all layers everywhere, also where only the top ones have an adapter. Prints one JSON
-line; seconds are medians over the updates.
+line; seconds are medians over the updates, and `least_seconds` what the products alone would take at the speed
+of one large product on this machine (`gflops`).
 
 Under `accelerate launch --config_file FILE` the processes share each update; one prints, and the
 memory is the sum of theirs.
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from rlhf.training import parallel, ppo
 from rlhf.training.artifacts import RunFolder
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
+from rlhf.training.forward import backbone_of, layers_of, vocabulary_head
 from rlhf.training.generate import encode_prompts
 from rlhf.training.models import (
     RewardStatistics,
@@ -46,7 +49,7 @@ from rlhf.training.models import (
     save_adapter,
     save_reward_head,
 )
-from rlhf.training.ppo_models import load_models
+from rlhf.training.ppo_models import Models, load_models
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("rollout", "score", "update")
@@ -114,7 +117,47 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines())
         if event["type"] == "metrics"
     ]
-    return report(steps, arguments)
+    mean_prompt = round(tokens - arguments.response_tokens)
+    return report(steps, arguments) | least_seconds(models, mean_prompt, arguments)
+
+
+def least_seconds(
+    models: Models, prompt_tokens: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """The time of an update's matrix products, attention and adapters left out.
+
+    A forward pass takes two operations per weight and token; the backward pass of LoRA as many
+    again, because the weights get no gradient. The vocabulary head sees completions only. With a kept trunk
+    only the top layers run after the rollout.
+    """
+    layers = layers_of(backbone_of(models.model))[1]
+    size = sum(p.numel() for name, p in layers.named_parameters() if ".lora_" not in name)
+    top = size * (models.top or len(layers)) / len(layers)
+    head = vocabulary_head(models.model).weight.numel()
+    written = arguments.batch * arguments.response_tokens
+    tokens = arguments.batch * prompt_tokens + written
+    critic = arguments.critic != "head"
+    operations = {
+        "rollout": 2 * size * tokens + 2 * head * written,
+        "score": 2 * top * tokens * (2 + critic) + 2 * head * written,
+        "update": arguments.epochs * (4 * top * tokens * (1 + critic) + 4 * head * written),
+    }
+    speed = product_speed()
+    return {
+        "least_seconds": {name: round(n / speed, 1) for name, n in operations.items()},
+        "gflops": round(speed / 1e9),
+    }
+
+
+def product_speed() -> float:
+    """Operations a second of a product as large as those of an update; the best of several."""
+    a, b = torch.randn(704, 576), torch.randn(576, 1536)
+    times = []
+    for _ in range(50):
+        began = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - began)
+    return 2 * 704 * 576 * 1536 / min(times)
 
 
 def convert_embedded(folder: Path) -> Path:

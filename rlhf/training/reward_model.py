@@ -32,6 +32,7 @@ from transformers import (
 
 from rlhf.training.annotator_model import (
     AnnotatorModel,
+    Estimate,
     count_votes,
     crowd_weights,
     reweigh,
@@ -92,7 +93,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     folder.phase("loading the model")
     policy, tokenizer = load_policy(config.model)
     pairs = read_pairs(folder.path / config.data / "data.jsonl")
-    pairs, annotators = believed(pairs, config)
+    pairs, annotators, estimates = believed(pairs, config)
     encoded = encode_pairs(tokenizer, pairs, config.max_tokens, config.micro_batch_tokens)
     # Sampled first: the policy and the reward model share their weights in memory.
     folder.phase("sampling from the policy")
@@ -142,7 +143,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "n_train": n_pairs(encoded.train),
         "left_out": encoded.left_out,
         "tie_share": members[0]["tie_share"],  # of two completions with equal scores
-        "annotators": members[0]["annotators"],
+        "annotators": members[0]["annotators"] or to_json(estimates),
         "report": report(held_out.judged(scores, pairs)) | {"duplicates": duplicates(pairs)},
         "learning_curve": curve,
         "arms": compare_arms(parts, partial(measured, found, held_out)),
@@ -153,21 +154,27 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
 # --- data -------------------------------------------------------------------------------------
 def believed(
     pairs: Sequence[Pair], config: RewardModelConfig
-) -> tuple[list[Pair], AnnotatorModel | None]:
-    """The pairs as they are learnt from, and the annotators, if they are to be learned too.
+) -> tuple[list[Pair], AnnotatorModel | None, dict[str, Estimate]]:
+    """The pairs as they are learnt from; the annotators, if they are to be learned too; and what is
+    known of them, if it is known before.
 
     With "crowd", training pairs get the shares and weights that their annotators' agreement says.
     Held-out pairs stay as people judged them.
     """
     train = [pair for pair in pairs if pair.split == "train"]
-    if config.annotators == "equal" or not any(pair.votes for pair in train):
-        return list(pairs), None
+    n_votes = count_votes(train)
+    if config.annotators == "equal" or not n_votes:
+        return list(pairs), None, {}
     weights = crowd_weights(train)
     if config.annotators == "joint":
-        annotators = AnnotatorModel(count_votes(train))
+        annotators = AnnotatorModel(n_votes)
         annotators.start_from(weights)
-        return list(pairs), annotators
-    return [reweigh(pair, weights) if pair.split == "train" else pair for pair in pairs], None
+        return list(pairs), annotators, {}
+    estimates = {
+        each: Estimate(weight, 0.0, 0.0, weight, n_votes[each]) for each, weight in weights.items()
+    }
+    reweighed = [reweigh(pair, weights) if pair.split == "train" else pair for pair in pairs]
+    return reweighed, None, estimates
 
 
 def sample_policy(

@@ -25,6 +25,7 @@ from rlhf.training.models import (
 from rlhf.training.reward_data import EncodedPair, Group
 from rlhf.training.reward_model import (
     HeldOut,
+    believed,
     make_classifier,
     mean_scores,
     measured,
@@ -174,6 +175,19 @@ def test_whoever_votes_the_wrong_way_round_is_not_believed(trained):
 
     assert weights.pop(SABOTEUR) < 0.1
     assert min(weights.values()) > 0.5
+
+
+def test_the_crowd_may_say_first_who_is_believed(tmp_path):
+    write_inputs(tmp_path, 60)
+    pairs = read_pairs(tmp_path / "data" / "data.jsonl")
+
+    found, model, estimates = believed(pairs, RewardModelConfig({}, annotators="crowd"))
+
+    assert model is None
+    assert estimates[SABOTEUR].weight == 0
+    shares = {pair.p_chosen for pair in found if pair.split == "train"}
+    assert shares == {0.5, 1.0}  # ties, and what all who are believed say
+    assert {pair.p_chosen for pair in found if pair.split == "test"} == {0.5, 0.75}
 
 
 def test_a_run_reports_progress_and_metrics_of_every_step(trained):
