@@ -153,15 +153,25 @@ def _last_place(project: Project, annotator: User) -> float | None:
     asked = Judgment.objects.filter(
         project=project,
         annotator=annotator,
-        created__gte=project.ordered,
+        # Not by the vote's own time: what was on somebody's screen when the order was made has its
+        # place in the one before.
+        assignment__created__gte=project.ordered,
         comparison__place__isnull=False,
     )
     return asked.order_by("-created").values_list("comparison__place", flat=True).first()
 
 
+@transaction.atomic
 def forget_order(project: Project) -> None:
-    """All comparisons are drawn again. What arm they were in stays, for the report."""
-    project.comparisons.filter(place__isnull=False).update(place=None)
+    """All comparisons are drawn again. What has been asked in the active arm stays there, for the
+    report; what has not is in no arm any more, because it will not be asked in that order."""
+    project.ordered = None
+    project.save(update_fields=["ordered"])
+    placed = project.comparisons.filter(place__isnull=False)
+    # Locked in the order in which an undo locks two of them: neither waits for the other.
+    list(placed.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+    placed.filter(taken=0).update(arm="")
+    placed.update(place=None)
 
 
 def _highest_priority(project: Project, below: int | None) -> int | None:

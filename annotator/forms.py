@@ -82,7 +82,12 @@ class ProjectForm(forms.ModelForm):
             self.instance.slug = unused_slug(self.cleaned_data["name"])
         elif "guidelines" in self.changed_data:
             self.instance.guideline_version = F("guideline_version") + 1
-        project = super().save(commit)
+        if self.instance.pk and commit:
+            # Of the rest something may be written meanwhile: when the order was made, say.
+            self.instance.save(update_fields=[*self.changed_data, "guideline_version"])
+            project = self.instance
+        else:
+            project = super().save(commit)
         project.refresh_from_db()
         if project.queue_order == QueueOrder.DRAWN and "queue_order" in self.changed_data:
             forget_order(project)

@@ -88,6 +88,15 @@ class ModelVersion(models.Model):
     def is_whole_model(self) -> bool:
         return self.parent_id is None or self.details.get("train") == "full"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The details that are a number or a text each; others have pages of their own."""
+        return {
+            name: value
+            for name, value in self.details.items()
+            if not isinstance(value, dict | list)
+        }
+
     def root(self) -> ModelVersion:
         """The imported policy that it comes from: all its descendants are as large and as fast."""
         return self if self.parent is None else self.parent.root()

@@ -27,13 +27,13 @@ from annotator.models import (
     Project,
     Purpose,
     QueueOrder,
+    Split,
 )
 from rlhf.generation import BATCH, read_lines
+from rlhf.loop import COUNT_CAP, counted
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.templatetags.quantities import percent
 from rlhf.training.arms import final_row, votes_needed
-
-COUNT_CAP = 10_000  # more are not counted to draw a page
 
 
 # --- out --------------------------------------------------------------------------------------
@@ -66,30 +66,47 @@ def _open(project: Project) -> ComparisonQuerySet:
 
 
 # --- in ---------------------------------------------------------------------------------------
-def store_order(run: Run) -> dict[str, int]:
+def store_order(run: Run) -> dict[str, Any]:
     """Arms and places from the information that scores.jsonl gives for each comparison.
 
     Only comparisons that nobody has been handed yet are given an arm. Those that somebody had
     before stay in none, and are drawn. Does nothing if the order has been turned off meanwhile.
+    `last_comparison` is the newest one that the run was given.
     """
     lines = read_lines(run.folder / "artifact" / "scores.jsonl")
     information = {line["id"]: line["information"] for line in lines}
     project = Project.objects.select_for_update(no_key=True).get(pk=run.project_id)
     if project.queue_order == QueueOrder.DRAWN:
-        return {"n_ordered": 0, "n_random": 0}
+        note = "The order of questions was turned off meanwhile, so nothing was stored."
+        return {"n_ordered": 0, "n_random": 0, "note": note}
     # Locked in the order in which an undo locks two of them: neither waits for the other.
     rows = _open(project).select_for_update(no_key=True).order_by("pk")
     rows = rows.only("prompt", "taken", "arm", "place")
-    comparisons = [comparison for comparison in rows if comparison.pk in information]
-    _draw_arms(comparisons, project, random.Random(str(run.token)))
-    active = [comparison for comparison in comparisons if comparison.arm == Arm.ACTIVE]
+    comparisons = [row for row in rows if row.pk in information or row.place is not None]
+    scored = [comparison for comparison in comparisons if comparison.pk in information]
+    rng = random.Random(str(run.token))
+    _draw_arms(scored, project, rng)
+    information = _held_out_at_random(project, information, rng)
+    active = [comparison for comparison in scored if comparison.arm == Arm.ACTIVE]
     places = places_of(active, information, _numbers_in_use(project))
-    for comparison in active:
-        comparison.place = places[comparison.pk]
+    for comparison in comparisons:
+        comparison.place = places.get(comparison.pk)  # what was left out this time has none
     _write(comparisons)
     Project.objects.filter(pk=project.pk).update(ordered=timezone.now())
-    n_random = sum(comparison.arm == Arm.RANDOM for comparison in comparisons)
-    return {"n_ordered": len(active), "n_random": n_random}
+    n_random = sum(comparison.arm == Arm.RANDOM for comparison in scored)
+    last = max(information, default=0)
+    return {"n_ordered": len(active), "n_random": n_random, "last_comparison": last}
+
+
+def _held_out_at_random(
+    project: Project, information: Mapping[int, float], rng: random.Random
+) -> dict[int, float]:
+    """Of held-out prompts the information is somebody else's, drawn: they come as often as they would, but
+    not because a model finds them hard. What measures a model must not be chosen by it."""
+    held_out = _open(project).filter(prompt__split=Split.TEST).order_by("pk")
+    drawn = sorted(information.values())
+    places = [pk for pk in held_out.values_list("pk", flat=True) if pk in information]
+    return dict(information) | {pk: rng.choice(drawn) for pk in places}
 
 
 def _write(comparisons: Iterable[Comparison]) -> None:
@@ -152,6 +169,11 @@ class Standing(NamedTuple):
     n_unscored: int  # open comparisons that have come since; none above the cap is counted
 
     @property
+    def unscored(self) -> str:
+        """Example: "3 newer comparisons"."""
+        return counted(self.n_unscored, "newer comparison")
+
+    @property
     def is_stale(self) -> bool:
         """A newer reward model would make another order."""
         assert self.run is None or self.run.reward_model is not None
@@ -164,9 +186,11 @@ def standing_of(project: Project) -> Standing:
     if project.queue_order == QueueOrder.DRAWN:
         return Standing(False, None, newest, 0)
     made = project.runs.filter(kind=RunKind.ORDER_QUEUE, status=Status.SUCCEEDED)
-    run = made.select_related("reward_model").order_by("-pk").first()
-    unscored = _open(project).filter(arm="", taken=0)
-    return Standing(True, run, newest, unscored[: COUNT_CAP + 1].count() if run else 0)
+    run = made.select_related("reward_model").order_by("-finished").first()
+    if run is None or project.ordered is None:  # none, or it was forgotten
+        return Standing(True, None, newest, 0)
+    since = _open(project).filter(pk__gt=run.result.get("last_comparison", 0))
+    return Standing(True, run, newest, since[: COUNT_CAP + 1].count())
 
 
 class ArmsRow(NamedTuple):
@@ -177,17 +201,25 @@ class ArmsRow(NamedTuple):
     random: Mapping[str, Any]
 
 
+TOO_FEW = (
+    "The arms could not be compared: each needs 100 votes that were asked for in that arm, and some "
+    "pairs have to be held out."
+)
+
+
 class Arms(NamedTuple):
     rows: list[ArmsRow]
     sentence: str
 
 
 def arms_of(result: Mapping[str, Any]) -> Arms | None:
-    """The two arms of a reward model's result side by side; None if they were not compared."""
-    rows = result.get("arms") or []
+    """The two arms of a reward model's result side by side; None if nobody asked for it."""
+    rows = result.get("arms")
+    if rows is None:
+        return None
     final = final_row(rows)
     if final is None:
-        return None
+        return Arms([], TOO_FEW)
     by_place = {(row["n_votes"], row["arm"]): row for row in rows}
     numbers = sorted({row["n_votes"] for row in rows})
     return Arms(

@@ -134,6 +134,9 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     curve = None
     if config.learning_curve:
         curve = learning_curve(trainings, found, held_out, evaluation, encoded.train)
+    arms = None
+    if config.compare_arms:
+        arms = compare_arms(parts, partial(measured, found, held_out))
     shutil.rmtree(folder.path / "trained")
     return {
         **evaluation,
@@ -146,7 +149,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "annotators": members[0]["annotators"] or to_json(estimates),
         "report": report(held_out.judged(scores, pairs)) | {"duplicates": duplicates(pairs)},
         "learning_curve": curve,
-        "arms": compare_arms(parts, partial(measured, found, held_out)),
+        "arms": arms,
         "note": "" if evaluation["n_test"] else NOTHING_HELD_OUT,
     }
 

@@ -253,6 +253,18 @@ def test_claim_goes_on_where_the_person_is_and_begins_anew_with_a_new_order(in_o
     assert claim(in_order, anna).comparison == before
 
 
+def test_a_vote_on_what_was_held_when_the_order_was_made_is_no_place_in_it(in_order):
+    anna = MembershipFactory(project=in_order).user
+    held = AssignmentFactory(comparison=placed(in_order, 0.9, overlap=2), annotator=anna)
+    in_order.ordered = timezone.now()
+    best = placed(in_order, 0.1)
+    placed(in_order, 0.95)
+
+    record(held, Verdict.ALL_BAD, payload_hash=held.payload_hash)
+
+    assert claim(in_order, anna).comparison == best
+
+
 def test_claim_in_order_comes_back_to_what_others_have_given_back(in_order):
     anna = MembershipFactory(project=in_order).user
     in_order.ordered = timezone.now()
@@ -279,14 +291,17 @@ def test_an_order_that_is_off_is_not_followed_but_loses_nothing(project, anna):
     assert handed_out(project, anna) == [None, None, 0.1]
 
 
-def test_forgetting_the_order_keeps_the_arms(in_order):
-    comparison, other = placed(in_order, 0.1), placed(ProjectFactory(), 0.1)
+def test_forgetting_the_order_keeps_the_arms_of_what_was_asked(in_order):
+    comparison, other = placed(in_order, 0.1, overlap=2, taken=1), placed(ProjectFactory(), 0.1)
+    waiting = placed(in_order, 0.2)
 
     forget_order(in_order)
 
     comparison.refresh_from_db()
     other.refresh_from_db()
+    waiting.refresh_from_db()
     assert (comparison.place, comparison.arm) == (None, Arm.ACTIVE)
+    assert (waiting.place, waiting.arm) == (None, "")
     assert other.place == 0.1
 
 

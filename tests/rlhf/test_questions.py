@@ -5,7 +5,8 @@ import json
 import pytest
 from django.urls import reverse
 
-from annotator.models import Arm, Comparison, QueueOrder, Role
+from annotator.assignment import forget_order
+from annotator.models import Arm, Comparison, QueueOrder, Role, Split
 from rlhf import runs
 from rlhf.models import RunKind, Status
 from rlhf.questions import arms_of, places_of, standing_of, store_order, write_comparisons
@@ -107,7 +108,7 @@ def test_the_most_informative_come_first_and_a_share_stays_at_random(project, or
     asked, drawn = order_of(project), project.comparisons.filter(arm=Arm.RANDOM)
     assert asked == [row for row in reversed(comparisons) if row in asked]
     assert set(drawn.values_list("place", flat=True)) == {None}
-    assert run.result == {"n_ordered": len(asked), "n_random": len(drawn)}
+    assert (run.result["n_ordered"], run.result["n_random"]) == (len(asked), len(drawn))
     assert len(asked) + len(drawn) == 60
     assert 3 <= len(drawn) <= 24  # of 12 expected: ± 4 standard deviations
 
@@ -158,7 +159,31 @@ def test_an_order_that_was_turned_off_meanwhile_is_not_stored(project, order):
 
     comparison.refresh_from_db()
     assert (comparison.arm, comparison.place) == ("", None)
-    assert run.result == {"n_ordered": 0, "n_random": 0}
+    assert run.result["n_ordered"] == 0
+    assert "turned off meanwhile" in run.result["note"]
+
+
+def test_held_out_questions_are_not_chosen_by_what_a_model_finds_hard(project, order):
+    train = ComparisonFactory.create_batch(40, project=project)
+    held_out = [
+        ComparisonFactory(project=project, prompt=PromptFactory(project=project, split=Split.TEST))
+        for _ in range(40)
+    ]
+
+    order(dict.fromkeys(train, 0.1) | dict.fromkeys(held_out, 0.9))
+
+    first = order_of(project)[:20]
+    assert 0 < sum(row in held_out for row in first) < 20  # by information it would be all of them
+
+
+def test_what_an_order_leaves_out_loses_the_place_of_the_one_before(project, order):
+    comparisons = ComparisonFactory.create_batch(10, project=project)
+    order(dict.fromkeys(comparisons, 0.5))
+    asked = order_of(project)
+
+    order({asked[0]: 0.5})
+
+    assert order_of(project) == asked[:1]
 
 
 def test_second_comparisons_of_a_prompt_wait_for_the_first_ones_of_all():
@@ -178,13 +203,14 @@ def test_storing_asks_equally_many_questions(project, order, n, django_assert_nu
     rows = ComparisonFactory.create_batch(n, project=project)
     run = order(dict.fromkeys(rows, 0.5))
 
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         store_order(run)
 
 
 # --- how it stands ----------------------------------------------------------------------------
 def test_order_is_stale_when_there_is_a_newer_reward_model(project, order):
     run = order({ComparisonFactory(project=project): 0.5})
+    project.refresh_from_db()
     fresh = standing_of(project)
 
     RewardModelFactory(project=project)
@@ -198,7 +224,16 @@ def test_comparisons_that_came_since_are_counted(project, order):
 
     ComparisonFactory.create_batch(2, project=project)
 
-    assert standing_of(project).n_unscored == 2
+    project.refresh_from_db()
+    assert standing_of(project).unscored == "2 newer comparisons"
+
+
+def test_an_order_that_was_forgotten_does_not_stand(project, order):
+    order({ComparisonFactory(project=project): 0.5})
+
+    forget_order(project)
+
+    assert standing_of(project).run is None
 
 
 @pytest.mark.parametrize(
@@ -264,9 +299,16 @@ def test_result_says_in_a_sentence_whether_the_order_paid(arms, sentence):
     assert arms_of({"arms": arms}).sentence == sentence
 
 
-@pytest.mark.parametrize("result", [{}, {"arms": []}, {"arms": [{**ARMS[1], "accuracy": None}]}])
-def test_arms_that_were_not_compared_are_not_shown(result):
-    assert arms_of(result) is None
+def test_arms_that_nobody_asked_for_are_not_shown():
+    assert arms_of({"arms": None}) is None
+
+
+@pytest.mark.parametrize("arms", [[], [{**ARMS[1], "accuracy": None}]])
+def test_arms_that_could_not_be_compared_are_said_to_be_so(arms):
+    found = arms_of({"arms": arms})
+
+    assert found.rows == []
+    assert "each needs 100 votes" in found.sentence
 
 
 def test_reward_models_page_shows_both_arms(client, project):
