@@ -100,7 +100,7 @@ def measure(
     for number, training in enumerate(plan(encoded.train, config)):
         epoch_ends = list(itertools.accumulate(map(len, training.epochs)))
         reporter = Reporter(folder, number * 10**6, training.n_steps, epoch_ends, lambda step: None)
-        start_afresh(classifier, training.seed, 0.0)
+        start_afresh(classifier, training.seed)
         trainer = PreferenceTrainer(
             classifier, tokenizer, scorer, training.groups, training.epochs, config, reporter
         )
@@ -108,7 +108,7 @@ def measure(
         scorer.keep_trunk(folder.path / "trunk", folder.should_stop)
         train(trainer)
         seconds += time.monotonic() - began
-        scores.append(test.report(number))
+        scores.append(test.scores())
     scales = [score_statistics(list(itertools.chain(*of_member))) for of_member in scores]
     return report(test.evaluation(mean_scores(scores, scales)), seconds, selection, arguments)
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlhf.training.data import Pair, Vote
+from rlhf.training.data import Vote
 
 # Standard deviations of the priors. Two typical annotators differ in reliability as 0.5 and 1.7,
 # and prefer the first of two equal answers, or one e times as long, in 38 to 62 of 100 cases.
@@ -93,22 +93,20 @@ class AnnotatorModel(nn.Module):
         counts = [n_votes[annotator] for annotator in self.annotators]
         self.register_buffer("n_votes", torch.tensor(counts, dtype=torch.long))
         self.raw_reliability = nn.Parameter(torch.full((len(counts),), TYPICAL))
-        self.start = torch.full((len(counts),), TYPICAL)
         self.position_bias = nn.Parameter(torch.zeros(len(counts)))
         self.raw_length_bias = nn.Parameter(torch.zeros(len(counts)))
 
-    def start_from(self, weights: Mapping[str, float]) -> None:
-        """Begin with reliabilities that stand to each other as these weights."""
-        known = torch.tensor([weights.get(annotator, 1.0) for annotator in self.annotators])
-        self.start = torch.log(torch.expm1(known.clamp(min=LEAST)))  # softplus⁻¹
-        self.start_again()
-
     @torch.no_grad()
-    def start_again(self) -> None:
-        """As if nothing had been learned."""
-        self.raw_reliability.copy_(self.start)
+    def start_from(self, weights: Mapping[str, float], n_votes: Mapping[str, int]) -> None:
+        """Forget what was learned, and begin with reliabilities that stand to each other as these
+        weights, of people who gave so many votes."""
+        known = torch.tensor([weights.get(annotator, 1.0) for annotator in self.annotators])
+        self.raw_reliability.copy_(torch.log(torch.expm1(known.clamp(min=LEAST))))  # softplus⁻¹
         self.position_bias.zero_()
         self.raw_length_bias.zero_()
+        counts = [n_votes.get(each, 0) for each in self.annotators]
+        # Means over votes need some: without any, nobody's votes are learned from anyway.
+        self.n_votes.copy_(torch.tensor(counts if any(counts) else [1] * len(counts)))
 
     def encode(self, pairs: Sequence[Judged], length_differences: Sequence[float]) -> Votes:
         """All votes on these pairs; pairs without votes add none.
@@ -246,8 +244,8 @@ def length_difference(chosen_tokens: int, rejected_tokens: int) -> float:
     return min(max(math.log(ratio), -LONGEST), LONGEST)
 
 
-def reweigh(pair: Pair, weights: Mapping[str, float]) -> Pair:
-    """The pair as its annotators' weights make it: p_chosen, tie_share and weight.
+def reweigh(pair: Any, weights: Mapping[str, float]) -> Any:
+    """The pair, a `Pair` or one that is encoded, as its annotators' weights make it: p_chosen, tie_share and weight.
 
     p_chosen = Σ w preference / Σ w over its votes, and its weight is multiplied by the mean of w.
     With all weights 1 nothing changes. p_chosen may fall below 1/2: most of those who are believed

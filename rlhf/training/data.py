@@ -121,6 +121,12 @@ def _pair(place: str, row: dict[str, Any]) -> Pair:
     split = row.get("split", "train")
     if split not in ("train", "test"):
         raise RunError(f"{place}: split must be 'train' or 'test', not {split!r}")
+    tie_share = _number(place, row, "tie_share", 0.0, least=0)
+    if tie_share > 1 - abs(2 * p_chosen - 1) + 1e-6:
+        raise RunError(
+            f"{place}: tie_share={tie_share:g} does not go with p_chosen={p_chosen:g}, in which a tie "
+            "counts half"
+        )
     return Pair(
         _messages(place, "prompt", row.get("prompt")),
         _completion(place, "chosen", row.get("chosen")),
@@ -132,7 +138,7 @@ def _pair(place: str, row: dict[str, Any]) -> Pair:
         n_judgments=int(_number(place, row, "n_judgments", 1, least=1)),
         weight=_number(place, row, "weight", 1.0, least=0),
         margin=_number(place, row, "margin", 0.0),
-        tie_share=_number(place, row, "tie_share", 0.0, least=0),
+        tie_share=tie_share,
         votes=_votes(place, row.get("votes") or []),
         arm=_arm(place, row.get("arm")),
         first_vote=int(_number(place, row, "first_vote", 0)),

@@ -140,18 +140,21 @@ def _nothing_to_learn(pairs: Sequence[Pair], max_tokens: int) -> str:
     )
 
 
+def pairs_of(groups: Sequence[Group]) -> list[EncodedPair]:
+    return [pair for group in groups for pair in group.pairs]
+
+
 def n_pairs(groups: Sequence[Group]) -> int:
-    return sum(len(group.pairs) for group in groups)
+    return len(pairs_of(groups))
 
 
 def with_mean_weight_1(groups: Sequence[Group]) -> list[Group]:
     """The same with weights that say what a pair counts against the average pair. Pairs that count
     nothing are dropped."""
-    weights = [pair.weight for group in groups for pair in group.pairs]
-    total = sum(weights)
+    total = total_weight(groups)
     if total == 0:
         raise RunError("all pairs to learn from have weight 0: none of them would count")
-    kept = sum(weight > 0 for weight in weights)
+    kept = sum(pair.weight > 0 for group in groups for pair in group.pairs)
     return [
         group._replace(pairs=pairs)
         for group in groups
@@ -165,18 +168,21 @@ def with_mean_weight_1(groups: Sequence[Group]) -> list[Group]:
     ]
 
 
+def total_weight(groups: Sequence[Group]) -> float:
+    return sum(pair.weight for group in groups for pair in group.pairs)
+
+
 def bootstrap(groups: Sequence[Group], seed: int) -> list[Group]:
     """Groups drawn with replacement, as weights: each counts as often as a Poisson variable of mean 1
     says (Oza and Russell 2001), so a member does not see about a third of the prompts. Prompts are
     drawn, not pairs: those of one prompt are not independent."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.poisson(torch.ones(len(groups)), generator).tolist()
-    if not any(counts):
-        counts = [1.0] * len(groups)
-    return with_mean_weight_1([
+    drawn = [
         group._replace(pairs=[pair._replace(weight=pair.weight * n) for pair in group.pairs])
         for group, n in zip(groups, counts, strict=True)
-    ])  # fmt: skip
+    ]
+    return drawn if total_weight(drawn) else list(groups)
 
 
 def with_places(groups: Sequence[Group], places: Collection[int]) -> list[Group]:

@@ -233,7 +233,7 @@ class Scorer:
     @property
     def layers(self) -> nn.Module:
         backbone = backbone_of(self.model)
-        return top_layers(backbone, self.top) if self.top else backbone
+        return top_layers(backbone, self.top) if self.states else backbone
 
     def keep_trunk(self, file: Path, should_stop: Callable[[], bool]) -> None:
         """Compute the lower layers' states of all rows, if they can be used again.
@@ -244,13 +244,17 @@ class Scorer:
             return
         backbone = backbone_of(self.model)
         states = TrunkStates(self.rows, backbone.get_input_embeddings().weight, file)
-        for places in similar_lengths([row.n_tokens for row in self.rows], TOKENS_AT_ONCE):
-            if should_stop():
-                raise Stopped
-            batch = collate_rows([self.rows[place] for place in places], self.device)
-            computed = trunk_states(backbone, self.top, batch)
-            for place, of_row in zip(places, computed, strict=True):
-                states[place].copy_(of_row[: states.lengths[place]])
+        try:
+            for places in similar_lengths([row.n_tokens for row in self.rows], TOKENS_AT_ONCE):
+                if should_stop():
+                    raise Stopped
+                batch = collate_rows([self.rows[place] for place in places], self.device)
+                computed = trunk_states(backbone, self.top, batch)
+                for place, of_row in zip(places, computed, strict=True):
+                    states[place].copy_(of_row[: states.lengths[place]])
+        except BaseException:
+            states.close()
+            raise
         self.states = states
 
     def close(self) -> None:

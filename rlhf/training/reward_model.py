@@ -60,6 +60,7 @@ from rlhf.training.models import (
     save_reward_head,
 )
 from rlhf.training.reward_data import (
+    EncodedPair,
     Group,
     bootstrap,
     column,
@@ -67,7 +68,9 @@ from rlhf.training.reward_data import (
     epoch_batches,
     n_pairs,
     numbered,
+    pairs_of,
     share_of_votes,
+    total_weight,
     with_mean_weight_1,
     with_places,
 )
@@ -93,14 +96,14 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     folder.phase("loading the model")
     policy, tokenizer = load_policy(config.model)
     pairs = read_pairs(folder.path / config.data / "data.jsonl")
-    pairs, annotators, estimates = believed(pairs, config)
     encoded = encode_pairs(tokenizer, pairs, config.max_tokens, config.micro_batch_tokens)
     # Sampled first: the policy and the reward model share their weights in memory.
     folder.phase("sampling from the policy")
     samples = sample_policy(policy, tokenizer, config, folder)
     samples = numbered(samples, len(encoded.train) + len(encoded.test))
 
-    model = make_classifier(policy, config, annotators)
+    n_votes = count_votes(pairs_of(encoded.train)) if config.annotators == "joint" else None
+    model = make_classifier(policy, config, AnnotatorModel(n_votes) if n_votes else None)
     scorer = Scorer(
         model,
         [*encoded.train, *encoded.test, *samples],
@@ -115,7 +118,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     try:
         scorer.keep_trunk(folder.path / "trunk.states", folder.should_stop)
         for training in trainings:
-            if not (folder.path / "trained" / training.name).exists():
+            if not (folder.path / "trained" / training.name / "scores.json").exists():
                 folder.phase(f"training {training.name}")
                 carry_out(training, trainings, scorer, tokenizer, held_out, samples, config, folder)
     finally:
@@ -126,27 +129,29 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         each.name: read_json(folder.path / "trained" / each.name / "scores.json")
         for each in trainings
     }
+    if not (folder.path / "artifact").exists():
+        write_artifact(folder, config)
+    for weights in (folder.path / "trained").glob("*/*.safetensors"):
+        weights.unlink()  # they are in the artifact; the scores stay, so that nothing is done again
     members = [found[f"member-{number}"] for number in range(config.members)]
     scales = [RewardStatistics(**member["scale"]) for member in members]
     scores = mean_scores([member["test"] for member in members], scales)
     evaluation = held_out.evaluation(scores)
-    write_artifact(folder, config)
     curve = None
     if config.learning_curve:
         curve = learning_curve(trainings, found, held_out, evaluation, encoded.train)
     arms = None
     if config.compare_arms:
         arms = compare_arms(parts, partial(measured, found, held_out))
-    shutil.rmtree(folder.path / "trained")
     return {
         **evaluation,
         "score_mean": scales[0].mean,
         "score_std": scales[0].std,
         "members": config.members,
-        "n_train": n_pairs(encoded.train),
+        "n_train": sum(pair.weight > 0 for pair in pairs_of(encoded.train)),
         "left_out": encoded.left_out,
         "tie_share": members[0]["tie_share"],  # of two completions with equal scores
-        "annotators": members[0]["annotators"] or to_json(estimates),
+        "annotators": members[0]["annotators"],
         "report": report(held_out.judged(scores, pairs)) | {"duplicates": duplicates(pairs)},
         "learning_curve": curve,
         "arms": arms,
@@ -155,31 +160,6 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 # --- data -------------------------------------------------------------------------------------
-def believed(
-    pairs: Sequence[Pair], config: RewardModelConfig
-) -> tuple[list[Pair], AnnotatorModel | None, dict[str, Estimate]]:
-    """The pairs as they are learnt from; the annotators, if they are to be learned too; and what is
-    known of them, if it is known before.
-
-    With "crowd", training pairs get the shares and weights that their annotators' agreement says.
-    Held-out pairs stay as people judged them.
-    """
-    train = [pair for pair in pairs if pair.split == "train"]
-    n_votes = count_votes(train)
-    if config.annotators == "equal" or not n_votes:
-        return list(pairs), None, {}
-    weights = crowd_weights(train)
-    if config.annotators == "joint":
-        annotators = AnnotatorModel(n_votes)
-        annotators.start_from(weights)
-        return list(pairs), annotators, {}
-    estimates = {
-        each: Estimate(weight, 0.0, 0.0, weight, n_votes[each]) for each, weight in weights.items()
-    }
-    reweighed = [reweigh(pair, weights) if pair.split == "train" else pair for pair in pairs]
-    return reweighed, None, estimates
-
-
 def sample_policy(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -264,17 +244,13 @@ def make_classifier(
 
 
 @torch.no_grad()
-def start_afresh(model: PeftModel, seed: int, tie: float) -> None:
+def start_afresh(model: PeftModel, seed: int) -> None:
     """New weights for adapter and head, as if nothing had been learnt."""
     torch.manual_seed(seed)
     for module in adapted_modules(model):
         module.reset_lora_parameters("default", init_lora_weights=True)
     head = score_head(model)
     nn.init.normal_(head.weight, std=(head.weight.shape[1] + 1) ** -0.5)  # Ziegler et al. 2019
-    if hasattr(head, "tie"):
-        head.tie.fill_(tie)
-    if hasattr(head, "annotators"):
-        head.annotators.start_again()
 
 
 def save_reward_model(
@@ -304,13 +280,19 @@ class Training(NamedTuple):
     """One model to be trained, on some of the groups."""
 
     name: str  # "member-0", …; "active-100", …, of an arm, in votes; "part-10", …, in percent
-    groups: list[Group]
+    groups: list[Group]  # their weights are 1 in the mean
+    total_weight: float  # of their pairs before that
+    trust: dict[str, float]  # in each annotator, by these groups' votes alone
     seed: int
     epochs: list[list[list[int]]]  # places in `groups`, per optimiser step
 
     @property
     def n_steps(self) -> int:
         return sum(map(len, self.epochs))
+
+    @property
+    def is_member(self) -> bool:
+        return self.name.startswith("member-")
 
 
 def plan(
@@ -321,19 +303,45 @@ def plan(
     trainings = []
     for number in range(config.members):
         seed = config.seed + number
-        groups = bootstrap(train, seed) if config.members > 1 else with_mean_weight_1(train)
+        groups = bootstrap(train, seed) if config.members > 1 else list(train)
         trainings.append(_training(f"member-{number}", groups, seed, config))
-    for of_arm in parts:
-        groups = with_places(train, of_arm.places)
+    some = [(_name_of(of_arm), with_places(train, of_arm.places)) for of_arm in parts]
+    some += [
+        (f"part-{share:.0%}"[:-1], share_of_votes(train, share, config.seed))
+        for share in curve_shares(config)
+    ]
+    for name, groups in some:
         # Not if all of its pairs are too long, or of people whom nobody believes.
-        if any(pair.weight for group in groups for pair in group.pairs):
-            groups = with_mean_weight_1(groups)
-            trainings.append(_training(_name_of(of_arm), groups, config.seed, config))
-    if config.learning_curve:
-        for share in CURVE:
-            part = with_mean_weight_1(share_of_votes(train, share, config.seed))
-            trainings.append(_training(f"part-{share:.0%}"[:-1], part, config.seed, config))
+        if total_weight(by_trust(groups, config)[0]):
+            trainings.append(_training(name, groups, config.seed, config))
     return trainings
+
+
+def curve_shares(config: RewardModelConfig) -> tuple[float, ...]:
+    """An ensemble's mean is another kind of model than those of a part, so all the votes are learnt from
+    once more by a single one."""
+    if not config.learning_curve:
+        return ()
+    return (*CURVE, 1.0) if config.members > 1 else CURVE
+
+
+def by_trust(
+    groups: Sequence[Group], config: RewardModelConfig
+) -> tuple[list[Group], dict[str, float]]:
+    """The groups as they are learnt from, and how far each annotator is trusted by their votes alone.
+
+    With "crowd", pairs get the shares and weights that follow from it; with "joint" it is what
+    learning begins with.
+    """
+    pairs = pairs_of(groups)
+    if config.annotators == "equal" or not count_votes(pairs):
+        return list(groups), {}
+    trust = crowd_weights(pairs)
+    if config.annotators == "joint":
+        return list(groups), trust
+    return [
+        group._replace(pairs=[reweigh(pair, trust) for pair in group.pairs]) for group in groups
+    ], trust
 
 
 def _name_of(part: Part) -> str:
@@ -341,10 +349,12 @@ def _name_of(part: Part) -> str:
 
 
 def _training(name: str, groups: list[Group], seed: int, config: RewardModelConfig) -> Training:
+    groups, trust = by_trust(groups, config)
+    total, groups = total_weight(groups), with_mean_weight_1(groups)
     epochs = [
         epoch_batches(groups, config.batch_size, seed, epoch) for epoch in range(config.epochs)
     ]
-    return Training(name, groups, seed, epochs)
+    return Training(name, groups, total, trust, seed, epochs)
 
 
 def carry_out(
@@ -361,28 +371,43 @@ def carry_out(
         sum(each.n_steps for each in trainings),
         list(itertools.accumulate(map(len, training.epochs))),
         held_out.report,
+        is_shown=training.is_member,
     )
-    tie_shares = [pair.tie_share for group in training.groups for pair in group.pairs]
-    tie = first_tie(config.ties, tie_shares) if config.ties != "half" else 0.0
-    start_afresh(scorer.model, training.seed, tie)
+    pairs = pairs_of(training.groups)
+    start_afresh(scorer.model, training.seed)
+    head = score_head(scorer.model)
+    if config.ties != "half":
+        nn.init.constant_(head.tie, first_tie(config.ties, [pair.tie_share for pair in pairs]))
+    annotators: AnnotatorModel | None = getattr(head, "annotators", None)
+    if annotators:
+        annotators.start_from(training.trust, count_votes(pairs))
     train(PreferenceTrainer(
-        scorer.model, tokenizer, scorer, training.groups, training.epochs, config, reporter
+        scorer.model, tokenizer, scorer, training.groups, training.epochs, config, reporter,
+        training.total_weight,
     ))  # fmt: skip
 
-    scores = held_out.report(first_step + training.n_steps)
+    scores = held_out.scores()
+    if training.is_member:
+        held_out.tell(first_step + training.n_steps, scores)
     of_samples = scorer.score_groups([group.number for group in samples], folder.should_stop)
     scale = score_statistics(list(itertools.chain.from_iterable(of_samples)))
     with writing_folder(folder.path / "trained" / training.name) as kept:
-        if training.name.startswith("member-"):
+        if training.is_member:
             save_reward_model(scorer.model, scale, config.model, kept)
-        head = score_head(scorer.model)
-        annotators = getattr(head, "annotators", None)
         write_json(kept / "scores.json", {
             "test": scores,
             "scale": scale._asdict(),
-            "tie_share": tie_share(config.ties, head.tie.item()) if hasattr(head, "tie") else None,
-            "annotators": to_json(annotators.estimates()) if annotators else None,
+            "tie_share": tie_share(config.ties, head.tie.item()) if config.ties != "half" else None,
+            "annotators": to_json(
+                annotators.estimates() if annotators else estimates(training.trust, pairs)
+            ),
         })  # fmt: skip
+
+
+def estimates(trust: dict[str, float], pairs: Sequence[EncodedPair]) -> dict[str, Estimate]:
+    """Of annotators of whom nothing is learned but how far they are trusted."""
+    n_votes = count_votes(pairs)
+    return {each: Estimate(weight, 0, 0, weight, n_votes[each]) for each, weight in trust.items()}
 
 
 def tie_share(kind: str, tie: float) -> float:
@@ -420,9 +445,16 @@ def learning_curve(
     """Held-out accuracy after a part of the votes, and after all of them."""
     names = ("accuracy", "accuracy_low", "accuracy_high")
     points = [
-        (share, training.groups, held_out.evaluation(found[training.name]["test"]))
-        for share, training in zip(CURVE, trainings[-len(CURVE) :], strict=True)
+        (
+            int(each.name.removeprefix("part-")) / 100,
+            each.groups,
+            held_out.evaluation(found[each.name]["test"]),
+        )
+        for each in trainings
+        if each.name.startswith("part-")
     ]
+    if all(share < 1 for share, _, _ in points):
+        points.append((1.0, with_mean_weight_1(train), whole))
     return [
         {
             "share": share,
@@ -430,7 +462,7 @@ def learning_curve(
             "n_pairs": n_pairs(groups),
             **{name: evaluation[name] for name in names},
         }
-        for share, groups, evaluation in [*points, (1.0, train, whole)]
+        for share, groups, evaluation in points
     ]
 
 
@@ -444,15 +476,20 @@ class HeldOut:
         self.scorer = scorer
         self.folder = folder
 
-    def report(self, step: int) -> list[list[float]]:
-        """Of each group the scores of its completions; their metrics go to the run's charts."""
+    def scores(self) -> list[list[float]]:
+        """Of each group the scores of its completions, by the model as it is now."""
         numbers = [group.number for group in self.groups]
-        scores = self.scorer.score_groups(numbers, self.folder.should_stop)
+        return self.scorer.score_groups(numbers, self.folder.should_stop)
+
+    def report(self, step: int) -> None:
+        self.tell(step, self.scores())
+
+    def tell(self, step: int, scores: Sequence[Sequence[float]]) -> None:
+        """Metrics for the run's charts."""
         found = self.evaluation(scores)
         if found["accuracy"] is not None:
             names = ("loss", "accuracy", "margin")
             self.folder.metrics(step, {f"eval_{name}": found[name] for name in names})
-        return scores
 
     def margins(self, scores: Sequence[Sequence[float]]) -> Tensor:
         """Score of the chosen less that of the rejected completion, (pairs,)."""

@@ -49,8 +49,12 @@ class PreferenceTrainer(RewardTrainer):
         epochs: Sequence[Sequence[Sequence[int]]],
         config: RewardModelConfig,
         reporter: Reporter,
+        total_weight: float = 1.0,
     ) -> None:
-        """`epochs` says which groups, by place, each optimiser step of each epoch learns from."""
+        """`epochs` says which groups, by place, each optimiser step of each epoch learns from.
+        `total_weight` of all pairs, before it is made relative: against it stands the annotators' prior.
+        """
+        self.total_weight = total_weight
         self.scorer = scorer
         self.groups = groups
         self.batches = list(itertools.chain.from_iterable(epochs))
@@ -92,8 +96,8 @@ class PreferenceTrainer(RewardTrainer):
             loss += part.detach()
             outcomes.append(outputs)
         if (annotators := getattr(score_head(model), "annotators", None)) is not None:
-            # Once per step of the mean over all votes, as once in all of their sum.
-            self.accelerator.backward(annotators.prior() / annotators.n_votes.sum())
+            # To a step's mean over pairs what the prior is to the sum over all votes.
+            self.accelerator.backward(annotators.prior() / self.total_weight)
         self._keep_metrics(*map(torch.cat, zip(*outcomes, strict=True)))
         return loss
 
@@ -127,7 +131,8 @@ class PreferenceTrainer(RewardTrainer):
         metrics = self._metrics["train"]
         metrics["margin"].append(margins.mean().item())
         if (is_decided := p_chosen != 0.5).any():
-            metrics["accuracy"].append((margins.cpu()[is_decided] > 0).float().mean().item())
+            is_right = (margins.cpu() > 0) == (p_chosen > 0.5)
+            metrics["accuracy"].append(is_right[is_decided].float().mean().item())
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """What says how people vote does not move at the pace of weights."""
@@ -213,7 +218,7 @@ def score_head(model: Any) -> torch.nn.Module:
 def trainer_settings(
     config: RewardModelConfig, n_steps: int, folder: RunFolder, *, on_cpu: bool
 ) -> RewardConfig:
-    return RewardConfig(
+    settings = RewardConfig(
         output_dir=str(folder.path / ".trainer"),
         max_steps=n_steps,
         per_device_train_batch_size=1,  # a step's number
@@ -234,6 +239,9 @@ def trainer_settings(
         report_to="none",
         disable_tqdm=True,
     )
+    if settings.n_gpu > 1:  # this process uses one; TRL refuses to be given several
+        settings._n_gpu = 1
+    return settings
 
 
 class Reporter(TrainerCallback):
@@ -241,12 +249,14 @@ class Reporter(TrainerCallback):
 
     def __init__(
         self, folder: RunFolder, first_step: int, n_steps: int, epoch_ends: Sequence[int],
-        evaluate: Any,
+        evaluate: Any, *, is_shown: bool = True,
     ) -> None:  # fmt: skip
         """Of a run of `n_steps` steps in all, this training begins after `first_step`.
 
-        `evaluate(step)` is called where an epoch ends that is not the last.
+        `evaluate(step)` is called where an epoch ends that is not the last. The charts are of what
+        `is_shown`.
         """
+        self.is_shown = is_shown
         self.folder = folder
         self.first_step = first_step
         self.n_steps = n_steps
@@ -265,7 +275,7 @@ class Reporter(TrainerCallback):
         self.folder.progress(step, self.n_steps, per_step * (self.n_steps - step))
         self.stop_if_asked()
         is_last = state.global_step == state.max_steps
-        if state.global_step in self.epoch_ends and not is_last:
+        if self.is_shown and state.global_step in self.epoch_ends and not is_last:
             self.evaluate(step)
         if is_last or time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
             control.should_save = True
@@ -277,7 +287,9 @@ class Reporter(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:  # fmt: skip
-        names = ("loss", "accuracy", "margin", "learning_rate", "grad_norm")
+        names = (
+            ("loss", "accuracy", "margin", "learning_rate", "grad_norm") if self.is_shown else ()
+        )
         if values := {name: float(logs[name]) for name in names if logs and name in logs}:
             self.folder.metrics(self.first_step + state.global_step, values)
 

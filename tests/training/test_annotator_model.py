@@ -206,15 +206,15 @@ def test_the_crowd_alone_tells_who_is_not_to_be_believed(crowd):
     assert weights[NEWCOMER] == 1
 
 
-def test_it_starts_from_what_is_known_and_again():
+def test_it_starts_from_what_is_known():
     model = AnnotatorModel({"1": 5, "2": 5})
-    model.start_from({"1": 1.0, "2": 0.25})
-    before = model.reliability().tolist()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
 
-    model.start_again()
+    model.start_from({"1": 1.0, "2": 0.25}, {"1": 3})
 
-    assert model.reliability().tolist() == before
-    assert before[1] / before[0] == pytest.approx(0.25)
+    first, second = model.reliability().tolist()
+    assert second / first == pytest.approx(0.25)
+    assert model.estimates()["1"][1:3] == (0, 0)
+    assert model.n_votes.tolist() == [3, 0]

@@ -88,6 +88,7 @@ def test_a_plain_preference_dataset_is_read_as_sure_and_for_training(write):
         ({"rejected": QUESTION}, "line 2: rejected must be a list of one message of the assistant"),
         ({"prompt": "Why?"}, "line 2: prompt must be a list of messages"),
         ({"weight": float("nan")}, "line 2: weight must be a number of at least 0, not nan"),
+        ({"tie_share": 0.6}, "line 2: tie_share=0.6 does not go with p_chosen=0.75"),
         ({"weight": -1}, "line 2: weight must be a number of at least 0, not -1"),
         ({"n_judgments": 0}, "line 2: n_judgments must be a number of at least 1, not 0"),
         ({"votes": [{"annotator": "7"}]}, "line 2: votes must be a list of"),

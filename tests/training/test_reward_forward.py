@@ -160,6 +160,23 @@ def test_a_disk_too_small_for_the_states_is_said(classifier, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scores_are_right_before_the_trunk_is_kept(classifier):
+    model = classifier()
+    scorer = Scorer(model, GROUPS, share_prompts=True, reuse_trunk=True)
+
+    assert_close(scorer.score_groups([2], never), [alone(model, GROUPS[2])], atol=1e-5, rtol=0)
+
+
+def test_a_stop_leaves_no_file_of_states(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(reward_forward, "MOST_IN_MEMORY", 0)
+    scorer = Scorer(classifier(), GROUPS, share_prompts=True, reuse_trunk=True)
+
+    with pytest.raises(Stopped):
+        scorer.keep_trunk(tmp_path / "file", lambda: True)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_stops_between_two_batches(classifier, tmp_path):
     scorer = Scorer(classifier(), GROUPS, share_prompts=True, reuse_trunk=True)
 

@@ -22,10 +22,10 @@ from rlhf.training.models import (
     load_reward_adapter,
     load_reward_head,
 )
-from rlhf.training.reward_data import EncodedPair, Group
+from rlhf.training.reward_data import EncodedPair, Group, encode_pairs
 from rlhf.training.reward_model import (
     HeldOut,
-    believed,
+    by_trust,
     make_classifier,
     mean_scores,
     measured,
@@ -96,7 +96,7 @@ def test_the_classifier_has_the_policys_own_weights_and_a_head_of_the_right_scal
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
 
     classifier = make_classifier(policy, RewardModelConfig({}))
-    start_afresh(classifier, 0, 0.0)
+    start_afresh(classifier, 0)
 
     base = classifier.get_base_model()
     embeddings = base.model.embed_tokens.weight
@@ -114,7 +114,7 @@ def test_members_start_from_different_weights_and_one_seed_from_the_same(tiny_re
 
     starts = []
     for seed in (0, 1, 0):
-        start_afresh(classifier, seed, 0.0)
+        start_afresh(classifier, seed)
         learning = [p for p in classifier.parameters() if p.requires_grad]
         starts.append(torch.cat([parameter.detach().flatten() for parameter in learning]))
         with torch.no_grad():
@@ -177,17 +177,27 @@ def test_whoever_votes_the_wrong_way_round_is_not_believed(trained):
     assert min(weights.values()) > 0.5
 
 
-def test_the_crowd_may_say_first_who_is_believed(tmp_path):
+def test_the_crowd_may_say_first_who_is_believed(tiny_reference, tmp_path):
     write_inputs(tmp_path, 60)
     pairs = read_pairs(tmp_path / "data" / "data.jsonl")
+    train, _, _ = encode_pairs(load_policy(tiny_reference)[1], pairs, 200, 1000)
 
-    found, model, estimates = believed(pairs, RewardModelConfig({}, annotators="crowd"))
+    groups, trust = by_trust(train, RewardModelConfig({}, annotators="crowd"))
 
-    assert model is None
-    assert estimates[SABOTEUR].weight == 0
-    shares = {pair.p_chosen for pair in found if pair.split == "train"}
-    assert shares == {0.5, 1.0}  # ties, and what all who are believed say
-    assert {pair.p_chosen for pair in found if pair.split == "test"} == {0.5, 0.75}
+    assert trust[SABOTEUR] == 0
+    assert {pair.p_chosen for group in groups for pair in group.pairs} == {0.5, 1.0}
+
+
+def test_a_part_knows_of_annotators_by_its_own_votes_alone(tiny_reference, tmp_path):
+    write_inputs(tmp_path, 60)
+    pairs = read_pairs(tmp_path / "data" / "data.jsonl")
+    train, _, _ = encode_pairs(load_policy(tiny_reference)[1], pairs, 200, 1000)
+    alone = [pair._replace(votes=pair.votes[-1:]) for pair in train[0].pairs]
+
+    (part,) = plan([train[0]._replace(pairs=alone)], RewardModelConfig({}))
+
+    assert part.trust == {SABOTEUR: 1.0}  # nobody to compare with
+    assert part.total_weight == len(alone)
 
 
 def test_a_run_reports_progress_and_metrics_of_every_step(trained):
@@ -308,6 +318,9 @@ def test_an_ensemble_that_was_stopped_in_its_second_member_goes_on_bit_for_bit(
     )
     assert not any(torch.equal(straight[0][name], straight[1][name]) for name in straight[0])
     assert [point["share"] for point in result["learning_curve"]] == [0.1, 0.25, 0.5, 1.0]
+    shown = {event["step"] for event in events(RunFolder(path), "metrics")}
+    steps = max(event["total"] for event in events(RunFolder(path), "progress"))
+    assert max(shown) < steps  # the charts are of the members alone
     assert result["learning_curve"][-1]["n_pairs"] == 32
     assert len(load_judge(tmp_path / "straight" / "artifact").members) == result["members"] == 2
     assert result["report"]["accuracy"]["value"] == result["accuracy"]

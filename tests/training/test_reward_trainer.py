@@ -39,7 +39,7 @@ def setup(tiny_reference, folder):
         train, _, _ = encode_pairs(tokenizer, pairs, config.max_tokens, config.micro_batch_tokens)
         train = with_mean_weight_1(train)
         model = make_classifier(policy, config)
-        start_afresh(model, 0, 0.0)
+        start_afresh(model, 0)
         scorer = Scorer(model, train, share_prompts=config.share_prompts, reuse_trunk=True)
         epochs = [epoch_batches(train, config.batch_size, 0, e) for e in range(config.epochs)]
         reporter = Reporter(folder, 0, sum(map(len, epochs)), [], None)
