@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from rlhf.training.data import Pair
+from rlhf.training.data import Pair, n_votes
 
 ACTIVE, RANDOM = "active", "random"
 VOTES = 100  # a point of the comparison every so many
@@ -53,22 +54,26 @@ def arm_parts(pairs: Sequence[Pair]) -> list[Part]:
         arm: [p for p in in_order if pairs[p].arm == arm and pairs[p].split == "train"]
         for arm in (ACTIVE, RANDOM)
     }
-    fewest = min(sum(pairs[p].n_judgments for p in places) for places in arms.values())
+    fewest = min(n_votes(pairs[place] for place in places) for places in arms.values())
     return [
-        Part(arm, n_votes, _first_votes(pairs, places, n_votes))
-        for n_votes in points(fewest)
+        Part(arm, n, _first_votes(pairs, places, n))
+        for n in points(fewest)
         for arm, places in arms.items()
     ]
 
 
-def _first_votes(pairs: Sequence[Pair], places: Sequence[int], n_votes: int) -> list[int]:
-    """From the beginning, those that have no more than so many votes together."""
-    chosen, left = [], n_votes
-    for place in places:
-        left -= pairs[place].n_judgments
-        if left < 0:
+def _first_votes(pairs: Sequence[Pair], places: Sequence[int], most: int) -> list[int]:
+    """From the beginning, those that have no more than so many votes together; all pairs of a
+    comparison or none."""
+    chosen: list[int] = []
+    for _, of_comparison in groupby(
+        places, key=lambda place: pairs[place].comparison or -place - 1
+    ):
+        added = list(of_comparison)
+        most -= n_votes(pairs[place] for place in added)
+        if most < 0:
             break
-        chosen.append(place)
+        chosen += added
     return chosen
 
 

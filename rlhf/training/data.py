@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rlhf.training.artifacts import RunError
 
@@ -60,6 +60,26 @@ class Pair(NamedTuple):
     votes: tuple[Vote, ...] = ()  # one by one; empty where the export does not have them
     arm: str = ""  # "active": asked by expected information; "random": drawn; or neither
     first_vote: int = 0  # of the comparison: a lower one was given earlier
+    comparison: int = 0  # its number: pairs of one ranking share it; 0 if it is unknown
+
+
+class OfComparison(Protocol):
+    @property
+    def comparison(self) -> int: ...
+
+    @property
+    def n_judgments(self) -> int: ...
+
+
+def n_votes(pairs: Iterable[OfComparison]) -> int:
+    """Judgments on these pairs: a ranking of several completions is one, however many pairs it makes."""
+    total, seen = 0, set()
+    for pair in pairs:
+        if pair.comparison not in seen:
+            total += pair.n_judgments
+        if pair.comparison:
+            seen.add(pair.comparison)
+    return total
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
@@ -142,6 +162,7 @@ def _pair(place: str, row: dict[str, Any]) -> Pair:
         votes=_votes(place, row.get("votes") or []),
         arm=_arm(place, row.get("arm")),
         first_vote=int(_number(place, row, "first_vote", 0)),
+        comparison=int(_number(place, row, "comparison", 0, least=0)),
     )
 
 

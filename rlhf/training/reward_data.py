@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError
-from rlhf.training.data import Pair, Vote
+from rlhf.training.data import Pair, Vote, n_votes
 from rlhf.training.models import encode, encode_completion
 
 
@@ -31,6 +31,7 @@ class EncodedPair(NamedTuple):
     margin: float
     tie_share: float
     votes: tuple[Vote, ...] = ()
+    comparison: int = 0
 
     @property
     def is_decided(self) -> bool:
@@ -115,7 +116,7 @@ def _encoded(pair: Pair, place: int, chosen: int, rejected: int) -> EncodedPair:
         votes = tuple(turned(vote) for vote in votes)
     return EncodedPair(
         place, chosen, rejected, p_chosen, pair.n_judgments, pair.weight, margin, pair.tie_share,
-        votes,
+        votes, pair.comparison,
     )  # fmt: skip
 
 
@@ -198,13 +199,13 @@ def share_of_votes(groups: Sequence[Group], share: float, seed: int) -> list[Gro
     Smaller shares are contained in larger ones of the same seed.
     """
     order = random.Random(seed).sample(list(groups), len(groups))
-    wanted = share * sum(pair.n_judgments for group in groups for pair in group.pairs)
+    wanted = share * n_votes(pairs_of(groups))
     chosen: list[Group] = []
     for group in order:
         if chosen and wanted <= 0:
             break
         chosen.append(group)
-        wanted -= sum(pair.n_judgments for pair in group.pairs)
+        wanted -= n_votes(group.pairs)
     return chosen
 
 

@@ -48,7 +48,7 @@ from rlhf.training.artifacts import (
     writing_folder,
 )
 from rlhf.training.config import RewardModelConfig
-from rlhf.training.data import Pair, read_pairs, read_prompts
+from rlhf.training.data import Pair, n_votes, read_pairs, read_prompts
 from rlhf.training.generate import EncodedPrompt, encode_prompts, generate_all
 from rlhf.training.models import (
     RewardStatistics,
@@ -102,8 +102,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     samples = sample_policy(policy, tokenizer, config, folder)
     samples = numbered(samples, len(encoded.train) + len(encoded.test))
 
-    n_votes = count_votes(pairs_of(encoded.train)) if config.annotators == "joint" else None
-    model = make_classifier(policy, config, AnnotatorModel(n_votes) if n_votes else None)
+    voters = count_votes(pairs_of(encoded.train)) if config.annotators == "joint" else None
+    model = make_classifier(policy, config, AnnotatorModel(voters) if voters else None)
     scorer = Scorer(
         model,
         [*encoded.train, *encoded.test, *samples],
@@ -406,8 +406,8 @@ def carry_out(
 
 def estimates(trust: dict[str, float], pairs: Sequence[EncodedPair]) -> dict[str, Estimate]:
     """Of annotators of whom nothing is learned but how far they are trusted."""
-    n_votes = count_votes(pairs)
-    return {each: Estimate(weight, 0, 0, weight, n_votes[each]) for each, weight in trust.items()}
+    counts = count_votes(pairs)
+    return {each: Estimate(weight, 0, 0, weight, counts[each]) for each, weight in trust.items()}
 
 
 def tie_share(kind: str, tie: float) -> float:
@@ -458,7 +458,7 @@ def learning_curve(
     return [
         {
             "share": share,
-            "n_votes": sum(pair.n_judgments for group in groups for pair in group.pairs),
+            "n_votes": n_votes(pairs_of(groups)),
             "n_pairs": n_pairs(groups),
             **{name: evaluation[name] for name in names},
         }

@@ -62,6 +62,15 @@ def test_a_pair_with_more_votes_than_are_left_is_not_split():
     assert [len(part.places) for part in arm_parts(pairs)] == [3, 3]
 
 
+def test_a_ranking_counts_once_and_is_never_cut():
+    ranking = [pair("random", 1)._replace(comparison=7)] * 3
+    others = [pair("random", n)._replace(comparison=n) for n in range(8, 108)]
+
+    parts = arm_parts([*ranking, *others, *([pair("active", 1)] * 100)])
+
+    assert [len(part.places) for part in parts if part.arm == "random"] == [102]
+
+
 def test_votes_needed_are_those_of_the_first_point_as_good_as_the_random_arms_last():
     rows = [
         row("active", 100, 0.6), row("random", 100, 0.9), row("active", 200, 0.7),
