@@ -76,18 +76,17 @@ class ProjectForm(forms.ModelForm):
         widgets = {"guidelines": forms.Textarea(attrs={"rows": 14})}
 
     def save(self, commit: bool = True) -> Project:
-        """A new project gets a slug from its name; a change of guidelines, a new version. An order
+        """Always stored. A new project gets a slug from its name; a change of guidelines, a new version. An order
         of questions that is turned off is forgotten: the next one is made with a newer model."""
         if not self.instance.pk:
             self.instance.slug = unused_slug(self.cleaned_data["name"])
         elif "guidelines" in self.changed_data:
             self.instance.guideline_version = F("guideline_version") + 1
-        if self.instance.pk and commit:
+        is_new = not self.instance.pk
+        project = super().save(commit=is_new)
+        if not is_new:
             # Of the rest something may be written meanwhile: when the order was made, say.
-            self.instance.save(update_fields=[*self.changed_data, "guideline_version"])
-            project = self.instance
-        else:
-            project = super().save(commit)
+            project.save(update_fields=[*self.changed_data, "guideline_version"])
         project.refresh_from_db()
         if project.queue_order == QueueOrder.DRAWN and "queue_order" in self.changed_data:
             forget_order(project)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from django.contrib.humanize.templatetags.humanize import intcomma
 from django.db import models
 from django.db.models import Count, Max, Q, Sum
 from django.urls import reverse
@@ -20,9 +19,7 @@ from django.urls import reverse
 from annotator.models import COUNTED, Comparison, Export, Judgment, Project, Prompt, Purpose, Role
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.rounds import current_round
-from rlhf.templatetags.quantities import decimals, percent, remaining
-
-COUNT_CAP = 10_000  # more than this many rows are never counted to draw a page
+from rlhf.templatetags.quantities import COUNT_CAP, counted, decimals, percent, remaining
 
 
 class State(models.TextChoices):
@@ -368,13 +365,6 @@ def _annotator_url(name: str, facts: Facts) -> str:
 
 
 # --- words ------------------------------------------------------------------------------------
-def counted(number: int, noun: str = "") -> str:
-    """Example: 1234 -> "1,234"; 1, "vote" -> "1 vote"; above the cap, where counting stopped,
-    "10,000+"."""
-    text = intcomma(number) if number <= COUNT_CAP else f"{intcomma(COUNT_CAP)}+"
-    return f"{text} {noun}{'' if number == 1 else 's'}" if noun else text
-
-
 def progress_of(run: Run) -> str:
     """Example: "running, 12 of 40, about 3 minutes left"."""
     parts = [run.get_status_display()]

@@ -30,9 +30,8 @@ from annotator.models import (
     Split,
 )
 from rlhf.generation import BATCH, read_lines
-from rlhf.loop import COUNT_CAP, counted
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
-from rlhf.templatetags.quantities import percent
+from rlhf.templatetags.quantities import COUNT_CAP, counted, percent
 from rlhf.training.arms import final_row, votes_needed
 
 

@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 from typing import TypeGuard
 
 from django import template
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils import timezone
 
 register = template.Library()
 
 MISSING = "\u2013"
+COUNT_CAP = 10_000  # more than this many rows are never counted to draw a page
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
@@ -82,3 +84,10 @@ def words(name: str) -> str:
 
 def _counted(number: float, unit: str) -> str:
     return f"{number:g} {unit}" if number == 1 else f"{number:g} {unit}s"
+
+
+def counted(number: int, noun: str = "") -> str:
+    """Example: 1234 -> "1,234"; 1, "vote" -> "1 vote"; above the cap, where counting stopped,
+    "10,000+"."""
+    text = intcomma(number) if number <= COUNT_CAP else f"{intcomma(COUNT_CAP)}+"
+    return f"{text} {noun}{'' if number == 1 else 's'}" if noun else text

@@ -6,6 +6,7 @@ from annotator.importing import import_jsonl, judge_named
 from annotator.models import Role
 from rlhf import loop
 from rlhf.models import RunKind, Status
+from rlhf.templatetags import quantities
 from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EvaluateRunFactory,
@@ -350,7 +351,8 @@ def test_strip_takes_the_same_queries_however_much_there_is(
 
 
 def test_counting_ends_at_the_cap(project, turn, monkeypatch):
-    monkeypatch.setattr(loop, "COUNT_CAP", 3)
+    for module in (loop, quantities):
+        monkeypatch.setattr(module, "COUNT_CAP", 3)
     turn.judge(turn.compare(5))
 
     assert steps(project)["prompts"].summary == "3+"
