@@ -337,19 +337,20 @@ class RewardModelForm(RunForm):
     members = whole(
         "Members",
         RewardModelConfig.members,
-        "Models trained on differently drawn prompts; where they disagree, the score is unsure. 4 "
-        "on the top layers cost less than 3 times one.",
+        "Models trained on differently drawn prompts; where they disagree, the score is unsure. "
+        "With adapters on the top layers alone, what lies below is computed once for all.",
         high=16,
     )
     annotators = forms.ChoiceField(
         label="Whom to believe",
         choices=[
-            ("joint", "Learn how reliable everybody is together with the scores"),
-            ("crowd", "Find it out first, from votes on the same pairs"),
+            ("joint", "Learned together with the scores"),
+            ("crowd", "Found first, by shared pairs"),
             ("equal", "Everybody alike"),
         ],
         initial=RewardModelConfig.annotators,
-        help_text="Whoever votes at random or the wrong way round counts little or nothing.",
+        help_text="How reliable each person is: whoever votes at random or the wrong way round "
+        "counts little or nothing.",
     )
     learning_curve = forms.BooleanField(
         label="Learning curve",

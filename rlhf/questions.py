@@ -93,8 +93,13 @@ def store_order(run: Run) -> dict[str, Any]:
     _write(comparisons)
     Project.objects.filter(pk=project.pk).update(ordered=timezone.now())
     n_random = sum(comparison.arm == Arm.RANDOM for comparison in scored)
-    last = max(information, default=0)
-    return {"n_ordered": len(active), "n_random": n_random, "last_comparison": last}
+    found = {"n_ordered": len(active), "n_random": n_random, "note": ""}
+    if not active and not n_random:
+        found["note"] = (
+            "Somebody had been handed each of these before, so all of them stay drawn at random: an "
+            "order is made of comparisons that are new to everybody."
+        )
+    return found | {"last_comparison": max(information, default=0)}
 
 
 def _held_out_at_random(

@@ -112,17 +112,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     )
     parts = arm_parts(pairs) if config.compare_arms else []
     trainings = plan(encoded.train, config, parts)
-    if scorer.top:
-        folder.phase("computing the layers that stay as they are")
     held_out = HeldOut(encoded.test, scorer, folder)
-    try:
-        scorer.keep_trunk(folder.path / "trunk.states", folder.should_stop)
-        for training in trainings:
-            if not (folder.path / "trained" / training.name / "scores.json").exists():
-                folder.phase(f"training {training.name}")
-                carry_out(training, trainings, scorer, tokenizer, held_out, samples, config, folder)
-    finally:
-        scorer.close()
+    train_all(trainings, scorer, tokenizer, held_out, samples, config, folder)
 
     folder.phase("writing the model")
     found = {
@@ -137,12 +128,6 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     scales = [RewardStatistics(**member["scale"]) for member in members]
     scores = mean_scores([member["test"] for member in members], scales)
     evaluation = held_out.evaluation(scores)
-    curve = None
-    if config.learning_curve:
-        curve = learning_curve(trainings, found, held_out, evaluation, encoded.train)
-    arms = None
-    if config.compare_arms:
-        arms = compare_arms(parts, partial(measured, found, held_out))
     return {
         **evaluation,
         "score_mean": scales[0].mean,
@@ -153,8 +138,14 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "tie_share": members[0]["tie_share"],  # of two completions with equal scores
         "annotators": members[0]["annotators"],
         "report": report(held_out.judged(scores, pairs)) | {"duplicates": duplicates(pairs)},
-        "learning_curve": curve,
-        "arms": arms,
+        "learning_curve": (
+            learning_curve(trainings, found, held_out, evaluation, encoded.train)
+            if config.learning_curve
+            else None
+        ),
+        "arms": (
+            compare_arms(parts, partial(measured, found, held_out)) if config.compare_arms else None
+        ),
         "note": "" if evaluation["n_test"] else NOTHING_HELD_OUT,
     }
 
@@ -355,6 +346,23 @@ def _training(name: str, groups: list[Group], seed: int, config: RewardModelConf
         epoch_batches(groups, config.batch_size, seed, epoch) for epoch in range(config.epochs)
     ]
     return Training(name, groups, total, trust, seed, epochs)
+
+
+def train_all(
+    trainings: Sequence[Training], scorer: Scorer, tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut, samples: Sequence[Group], config: RewardModelConfig, folder: RunFolder,
+) -> None:  # fmt: skip
+    """Those that are not in `trained/` yet."""
+    if scorer.top:
+        folder.phase("computing the layers that stay as they are")
+    try:
+        scorer.keep_trunk(folder.path / "trunk.states", folder.should_stop)
+        for training in trainings:
+            if not (folder.path / "trained" / training.name / "scores.json").exists():
+                folder.phase(f"training {training.name}")
+                carry_out(training, trainings, scorer, tokenizer, held_out, samples, config, folder)
+    finally:
+        scorer.close()
 
 
 def carry_out(

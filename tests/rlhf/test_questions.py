@@ -144,10 +144,11 @@ def test_all_comparisons_of_a_prompt_are_in_one_arm(project, order):
 def test_what_somebody_had_before_the_first_order_joins_no_arm(project, order):
     begun = ComparisonFactory(project=project, overlap=2, taken=1)
 
-    order({begun: 0.5})
+    run = order({begun: 0.5})
 
     begun.refresh_from_db()
     assert (begun.arm, begun.place) == ("", None)
+    assert "Somebody had been handed each of these" in run.result["note"]
 
 
 def test_an_order_that_was_turned_off_meanwhile_is_not_stored(project, order):
