@@ -122,6 +122,8 @@ class Project(models.Model):
     ordered = models.DateTimeField(
         null=True, editable=False, help_text="When the order of questions was made last."
     )
+    # What people are asked, and in which steps they answer: read by `protocols.protocol_of`. Empty: the default.
+    protocol = models.JSONField(default=dict, blank=True, editable=False)
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ProjectQuerySet.as_manager()
@@ -210,12 +212,13 @@ class Completion(models.Model):
 class Purpose(models.TextChoices):
     TRAINING = "training", "Training"
     EVALUATION = "evaluation", "Evaluation"
+    GOLD = "gold", "Known answer"  # asked to see how well people judge; never trained on
 
 
 class ComparisonQuerySet(models.QuerySet["Comparison"]):
     def open(self) -> Self:
-        """Those that still need somebody."""
-        return self.filter(taken__lt=F("overlap"))
+        """Those that still need somebody, and are not held back."""
+        return self.filter(taken__lt=F("overlap"), hold="")
 
     def not_handled_by(self, annotator: User) -> Self:
         """Those that this person has not judged, skipped or on the screen."""
@@ -294,6 +297,15 @@ class Comparison(models.Model):
     arm = models.CharField(max_length=6, choices=Arm.choices, blank=True, editable=False)
     # In the active arm: those of its priority are asked from the lowest place on. None: drawn.
     place = models.FloatField(null=True, editable=False)
+    # Why nobody is asked for now, as a sentence; empty if nothing holds it back.
+    hold = models.CharField(max_length=200, blank=True, default="")
+    held_until = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When the hold ends by itself; empty: when somebody ends it.",
+    )
+    # Of purpose `gold`: the ranking that is right, as in `Judgment.ranking`.
+    expected = models.JSONField(default=list, blank=True)
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ComparisonQuerySet.as_manager()
@@ -308,7 +320,7 @@ class Comparison(models.Model):
         indexes = [
             models.Index(
                 fields=["project", "-priority", "place", "draw"],
-                condition=Q(taken__lt=F("overlap")),
+                condition=Q(taken__lt=F("overlap"), hold=""),
                 name="open_comparisons",
             ),
             models.Index(
@@ -364,6 +376,8 @@ class Assignment(models.Model):
         max_length=9, choices=AssignmentState.choices, default=AssignmentState.LIVE
     )
     guideline_version = models.PositiveIntegerField()
+    # Shown to somebody who has judged it before, to see whether they say the same again.
+    is_repeat = models.BooleanField(default=False, editable=False)
     lease_until = models.DateTimeField()
     created = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -371,7 +385,7 @@ class Assignment(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["comparison", "annotator"],
-                condition=Q(state__in=HANDLED),
+                condition=Q(state__in=HANDLED, is_repeat=False),
                 name="one_assignment_per_annotator",
             ),
             models.UniqueConstraint(
@@ -404,8 +418,8 @@ COUNTED = [Verdict.RANKING, Verdict.ALL_BAD]
 
 class JudgmentQuerySet(models.QuerySet["Judgment"]):
     def counted(self) -> Self:
-        """Judgments in force: not withdrawn, not corrected, not skips."""
-        return self.filter(voided=None, verdict__in=COUNTED)
+        """Judgments in force: not withdrawn, not corrected, not skips, not said a second time."""
+        return self.filter(voided=None, verdict__in=COUNTED, is_repeat=False)
 
 
 class Judgment(models.Model):
@@ -423,8 +437,24 @@ class Judgment(models.Model):
     ranking = models.JSONField(
         default=list, blank=True, help_text="Completion ids as ordered tie groups, best first."
     )
-    strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    strength = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="From 1, hardly better, to `strength_of`, much better."
+    )
+    strength_of = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="How many steps a side the scale had."
+    )
+    # Per criterion that was asked for besides the whole: {"helpful": {"ranking": …, "strength": …}}
+    criteria = models.JSONField(default=dict, blank=True)
     rationale = models.TextField(blank=True)
+    reasons = models.JSONField(default=list, blank=True, help_text="Those chosen from a list.")
+    # What was marked on answers: {"17": ["unsafe"]}, with the completion's id.
+    flags = models.JSONField(default=dict, blank=True)
+    # [{"completion": 17, "start": 0, "end": 12, "label": "wrong"}]; characters of its text.
+    spans = models.JSONField(default=list, blank=True)
+    rewrite = models.TextField(
+        blank=True, help_text="The best answer as the annotator would have it: a demonstration."
+    )
+    is_repeat = models.BooleanField(default=False, editable=False)
     seconds = models.FloatField(null=True, blank=True)
     guideline_version = models.PositiveIntegerField()
     supersedes = models.OneToOneField(
@@ -439,7 +469,7 @@ class Judgment(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["comparison", "annotator"],
-                condition=Q(voided=None),
+                condition=Q(voided=None, is_repeat=False),
                 name="one_judgment_in_force",
             ),
         ]
