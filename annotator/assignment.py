@@ -45,6 +45,10 @@ class NotRecorded(Exception):
     """The verdict could not be counted. The message is a sentence for the annotator."""
 
 
+class NotHandedOut(Exception):
+    """The comparison has no place for the annotator any more. The message is a sentence."""
+
+
 class NotUndone(Exception):
     """The last verdict could not be taken back. The message is a sentence for the annotator."""
 
@@ -200,6 +204,22 @@ def _show(comparison: Comparison, annotator: User, order: list[int]) -> Assignme
         guideline_version=project.guideline_version,
         lease_until=_lease_end(project),
     )
+
+
+@transaction.atomic
+def hand_out(comparison: Comparison, annotator: User) -> Assignment:
+    """Put this very comparison before this person; what they hold goes back to the queue.
+
+    Raises NotHandedOut, and changes nothing, if it is full or they have handled it.
+    """
+    if held := held_by(comparison.project, annotator):
+        _lock_both(held.comparison_id, comparison.pk)
+        release(held)
+    free = Comparison.objects.open().not_handled_by(annotator)
+    locked = free.select_for_update(of=("self",), no_key=True).filter(pk=comparison.pk).first()
+    if locked is None:
+        raise NotHandedOut("Others have answered this comparison meanwhile.")
+    return _hand_out(locked, annotator)
 
 
 def _take_place(comparison_id: int) -> bool:

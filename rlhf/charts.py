@@ -68,6 +68,25 @@ REPETITION = Chart(
     "the score, the answers go round in circles.",
     [Series("repetition/mean", "repetition")],
 )
+CONVERSE_CHARTS = [
+    Section(
+        "How do people find it?",
+        [
+            Chart(
+                "Waiting",
+                "Seconds from what was said to both answers.",
+                [Series("seconds", "seconds")],
+                "seconds",
+            ),
+            LENGTH._replace(
+                explanation="Mean length of the answers of each turn.",
+                series=[Series("length/mean", "length")],
+            ),
+            CUT_OFF,
+        ],
+    ),
+]
+
 SAMPLING_CHARTS = [
     Section(
         "What are the answers like?",
@@ -259,6 +278,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.EVALUATE: SAMPLING_CHARTS,
     RunKind.PROBE: [],
     RunKind.ORDER_QUEUE: [],
+    RunKind.CONVERSE: CONVERSE_CHARTS,
 }
 
 

@@ -55,6 +55,11 @@ def collect_ppo(run: Run) -> dict[str, Any]:
     return add_version(run, ModelKind.POLICY, "policy")
 
 
+def collect_converse(run: Run) -> dict[str, Any]:
+    """What was said has been taken over turn by turn."""
+    return {"n_comparisons": run.turns.exclude(comparison=None).count()}
+
+
 def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
     """A version that comes from the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
     version = ModelVersion.objects.create(
@@ -90,4 +95,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.EVALUATE: store_pairs,
     RunKind.PROBE: collect_probe,
     RunKind.ORDER_QUEUE: store_order,
+    RunKind.CONVERSE: collect_converse,
 }

@@ -22,6 +22,7 @@ from rlhf.presets import PRESETS, Preset
 from rlhf.processes import accelerate_configs
 from rlhf.training.config import (
     MOST_COMPLETIONS,
+    ConverseConfig,
     EvaluateConfig,
     GenerateConfig,
     OrderQueueConfig,
@@ -737,6 +738,45 @@ class OrderQueueForm(RunForm):
     )
 
 
+class ConverseForm(RunForm):
+    kind = RunKind.CONVERSE
+    intro = (
+        "Lets annotators talk to a policy. Each turn it gives two answers, the better one stays in the "
+        "conversation, and every turn is a comparison. It occupies the trainer until it ends; another "
+        "run that waits for a minute ends it."
+    )
+    arguments = ("policy", "rival")
+    advanced = ("max_prompt_tokens", "batch_size", "seed")
+
+    policy = version("Policy", "Whom people talk to.")
+    rival = version(
+        "Second policy",
+        "It writes one of the two answers. None: the first writes both.",
+        required=False,
+    )
+    max_new_tokens = longest_answer(ConverseConfig.max_new_tokens)
+    temperature = temperature(ConverseConfig.temperature)
+    idle_minutes = decimal(
+        "Ends after",
+        ConverseConfig.idle_minutes,
+        "Minutes in which nobody says anything.",
+        high=1440.0,
+    )
+    max_prompt_tokens = whole(
+        "Longest conversation",
+        ConverseConfig.max_prompt_tokens,
+        "Tokens. Whoever comes to the end of it begins a new one.",
+        high=131_072,
+    )
+    batch_size = whole(
+        "Answered together",
+        ConverseConfig.batch_size,
+        "People whose turns are answered at the same time. More need more memory.",
+        high=1024,
+    )
+    seed = seed(ConverseConfig.seed)
+
+
 FORMS: dict[str, type[RunForm]] = {
     form.kind: form
     for form in (
@@ -747,6 +787,7 @@ FORMS: dict[str, type[RunForm]] = {
         EvaluateForm,
         ProbeForm,
         OrderQueueForm,
+        ConverseForm,
     )
 }
 

@@ -35,6 +35,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.EVALUATE: ["policy", "rival"],
     RunKind.PROBE: ["policy"],
     RunKind.ORDER_QUEUE: ["reward_model"],
+    RunKind.CONVERSE: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -100,6 +101,8 @@ def _check(order: Order) -> None:
             f"{order.policy} cannot be compared with itself: choose another policy, or the best of "
             "several answers."
         )
+    if order.kind == RunKind.CONVERSE and order.policy == order.rival:
+        raise RunRefused(f"{order.policy} would write both answers: leave the second policy empty.")
     if order.kind == RunKind.ORDER_QUEUE and order.project.queue_order == QueueOrder.DRAWN:
         raise RunRefused(
             "The questions of this project are drawn at random: choose “Most informative first” in "
@@ -209,7 +212,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
     """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
     if order.export is not None:
         _copy_export(order.export, folder / "data")
-    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE):
+    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE):
         return
     if order.kind == RunKind.ORDER_QUEUE:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):

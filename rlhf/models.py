@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
-from annotator.models import Completion, Export, Project, User
+from annotator.models import Comparison, Completion, Export, Message, Project, User
 
 
 class RunKind(models.TextChoices):
@@ -25,6 +25,7 @@ class RunKind(models.TextChoices):
     EVALUATE = "evaluate", "Evaluate"
     PROBE = "probe", "Measure speed"
     ORDER_QUEUE = "order_queue", "Order questions"
+    CONVERSE = "converse", "Live conversations"
 
 
 class Status(models.TextChoices):
@@ -322,3 +323,69 @@ class GeneratedCompletion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.completion_id} by {self.model_version}"
+
+
+class Conversation(models.Model):
+    """What an annotator and the policy have said to each other so far, the better answers only."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="conversations")
+    annotator = models.ForeignKey(User, models.PROTECT, related_name="conversations")
+    messages = models.JSONField(default=list)
+    is_over = models.BooleanField(default=False)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "annotator"],
+                condition=Q(is_over=False),
+                name="one_conversation_at_a_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"conversation {self.pk} of {self.annotator}"
+
+
+class TurnState(models.TextChoices):
+    WAITING = "waiting", "Waiting"  # for the answers
+    SHOWN = "shown", "Shown"  # for the verdict
+    DONE = "done", "Done"
+    DROPPED = "dropped", "Dropped"  # nothing of it stays in the conversation
+
+    @classmethod
+    def open(cls) -> list[TurnState]:
+        return [cls.WAITING, cls.SHOWN]
+
+
+class Turn(models.Model):
+    """Something an annotator said, and the comparison of the two answers to it."""
+
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="turns")
+    run = models.ForeignKey(Run, models.PROTECT, related_name="turns")
+    text = models.TextField()
+    state = models.CharField(max_length=7, choices=TurnState.choices, default=TurnState.WAITING)
+    comparison = models.ForeignKey(Comparison, models.PROTECT, null=True, related_name="turns")
+    error = models.TextField(blank=True, help_text="Why it was dropped: a sentence.")
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["conversation"],
+                condition=Q(state__in=["waiting", "shown"]),
+                name="one_open_turn",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.text[:80]
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the model is asked: the conversation, and what was said now."""
+        return [*self.conversation.messages, {"role": "user", "content": self.text}]
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.pk}.json"

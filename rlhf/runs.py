@@ -44,6 +44,7 @@ from rlhf.training.config import Config, PPOConfig
 # A run whose message was lost is put in the queue again: soon if nobody works, else now and then.
 REQUEUE_IDLE = timedelta(minutes=1)
 REQUEUE_BUSY = timedelta(minutes=15)
+MAKE_ROOM_AFTER = timedelta(seconds=20)
 
 
 # --- launch -----------------------------------------------------------------------------------
@@ -255,6 +256,7 @@ def tend() -> None:
 
     Called every minute by the worker's cluster, so that it works while the trainer is down.
     """
+    make_room()
     now = timezone.now()
     unwatched = Q(supervised=None) | Q(supervised__lt=now - UNWATCHED_AFTER)
     for run in Run.objects.filter(unwatched, status__in=STARTED).order_by("queued"):
@@ -264,6 +266,15 @@ def tend() -> None:
             _send_again(run)
     for run in Run.objects.filter(status=Status.QUEUED).order_by("queued"):
         _send_again(run)
+
+
+def make_room() -> None:
+    """A run that still waits finds no trainer free: conversations end for it, which would go on for
+    hours, while people can do prepared comparisons instead."""
+    waiting = timezone.now() - MAKE_ROOM_AFTER
+    if Run.objects.filter(status=Status.QUEUED, queued__lt=waiting).exists():
+        for talking in Run.objects.filter(kind=RunKind.CONVERSE, status=Status.RUNNING):
+            request_stop(talking)
 
 
 def _send_again(run: Run) -> None:

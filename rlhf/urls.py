@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import views
+from rlhf import chat, views
 
 app_name = "rlhf"
 
@@ -20,11 +20,20 @@ run_urls = [
     path("<int:pk>/resume/", views.resume_run, name="resume_run"),
 ]
 
+chat_urls = [
+    path("", chat.chat, name="chat"),
+    path("turn/", chat.chat_turn, name="chat_turn"),
+    path("say/", chat.say, name="say"),
+    path("judge/", chat.judge_turn, name="judge_turn"),
+    path("new/", chat.new_chat, name="new_chat"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("", views.project, name="project"),
     path("loop/", views.loop_strip, name="loop_strip"),
     path("rounds/next/", views.next_round, name="next_round"),
     path("runs/", include(run_urls)),
+    path("chat/", include(chat_urls)),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
 ]

@@ -22,6 +22,7 @@ from annotator.models import Project, Role
 from rlhf import (
     annotators,
     charts,
+    conversations,
     estimates,
     evaluation,
     loop,
@@ -48,6 +49,7 @@ UNPROCESSABLE = 422
 def project(request: HtmxRequest, slug: str) -> HttpResponse:
     access = get_access(request, slug)
     context = _strip_context(access)
+    context["talking"] = conversations.standing_of(access.project)
     if access.is_reviewer:
         context["rounds"] = rounds.rounds_of(access.project)
         context["questions"] = questions.standing_of(access.project)

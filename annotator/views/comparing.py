@@ -41,9 +41,15 @@ def next_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
 def judge(request: HtmxRequest, slug: str) -> HttpResponse:
     """Record the verdict, and answer with the next comparison."""
     access = get_access(request, slug)
+    error = take_verdict(request, access)
+    return _show(request, access, error, 422 if error else 200)
+
+
+def take_verdict(request: HtmxRequest, access: Access) -> str:
+    """Record what the form says; a sentence if that cannot be."""
     form = JudgmentForm(request.POST)
     if not form.is_valid():
-        return _show(request, access, "The verdict did not arrive whole: send it again.", 422)
+        return "The verdict did not arrive whole: send it again."
     assignment = get_object_or_404(
         Assignment.objects.select_related("project"),
         pk=form.cleaned_data["assignment"],
@@ -60,10 +66,10 @@ def judge(request: HtmxRequest, slug: str) -> HttpResponse:
             seconds=seconds_since(form.cleaned_data["shown"], assignment),
         )
     except ValidationError as error:
-        return _show(request, access, error.messages[0], 422)
+        return error.messages[0]
     except queue.NotRecorded as error:
-        return _show(request, access, str(error), 422)
-    return _show(request, access)
+        return str(error)
+    return ""
 
 
 @require_POST
@@ -148,10 +154,16 @@ def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
             "state": queue.queue_state(project, request.user),
             "admins": admins.values_list("user__username", flat=True)[:20],
         }
-    return context | {
+    return context | task_context(assignment)
+
+
+def task_context(assignment: Assignment) -> dict[str, Any]:
+    """What `_task.html` shows of a comparison."""
+    return {
+        "assignment": assignment,
         "conversation": split_conversation(assignment.comparison.prompt.messages),
         "answers": list(zip(LETTERS, queue.shown(assignment), strict=False)),
         "shown": shown_now(assignment),
         # Half of the lease: one lost heartbeat does no harm.
-        "renew_seconds": max(20, project.lease_minutes * 60 // 2),
+        "renew_seconds": max(20, assignment.project.lease_minutes * 60 // 2),
     }

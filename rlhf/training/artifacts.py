@@ -6,6 +6,7 @@
     log.txt            standard output and error of the process
     stop               exists when the run shall checkpoint and end
     rollouts/          the answers of each step, step-NNNNN.jsonl (PPO)
+    asked/ answered/   what people say, and two answers to it (live conversations)
     checkpoint-N/      all that is needed to go on after step N
     best-N/            the policy after step N, if it was the best so far (PPO)
     artifact/          the model or completions that the run made
@@ -29,6 +30,9 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT_SECONDS = 5.0
+
+# Of live conversations: folders of questions and of answers, and the phase in which it listens.
+ASKED, ANSWERED, TALKING = "asked", "answered", "talking"
 
 # Exit codes of `python -m rlhf.training`, besides 0 (succeeded or stopped, see result.json)
 # and 1 (a crash, whose traceback is in log.txt).

@@ -342,6 +342,22 @@ class OrderQueueConfig(Config):
         _require(self.max_tokens >= 1, f"max_tokens={self.max_tokens} must be at least 1")
 
 
+@dataclass(frozen=True)
+class ConverseConfig(Config):
+    model: dict[str, Any]  # a ModelRef: it writes both answers, if there is no rival
+    rival: dict[str, Any] | None = None  # it writes one of the two
+    max_new_tokens: int = 128
+    temperature: float = 0.7
+    max_prompt_tokens: int = 1024  # of a whole conversation; a longer one has to end
+    batch_size: int = 8  # questions answered together
+    idle_minutes: float = 30.0  # without a question, after which it ends by itself
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_sampling(self.temperature, self.max_new_tokens, self.batch_size)
+        _require(self.idle_minutes > 0, f"idle_minutes={self.idle_minutes} must be above 0")
+
+
 def _check_sampling(temperature: float, max_new_tokens: int, batch_size: int) -> None:
     _require(
         temperature > 0,
@@ -372,4 +388,5 @@ CONFIGS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "probe": ProbeConfig,
     "order_queue": OrderQueueConfig,
+    "converse": ConverseConfig,
 }
