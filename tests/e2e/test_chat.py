@@ -1,0 +1,47 @@
+"""A live conversation in the browser; the test plays the process that answers."""
+
+import os
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import expect
+
+from rlhf.models import RunKind, Status, Turn
+from rlhf.training.artifacts import write_json
+from tests.e2e.test_compare import live_server, page, project  # noqa: F401
+from tests.rlhf.factories import SAMPLING, PolicyFactory, RunFactory
+
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
+
+
+@pytest.fixture
+def listener(project):  # noqa: F811
+    run = RunFactory(
+        project=project, kind=RunKind.CONVERSE, status=Status.RUNNING, phase="talking",
+        config=SAMPLING, policy=PolicyFactory(project=project), seen=timezone.now(),
+    )  # fmt: skip
+    for name in ("asked", "answered"):
+        (run.folder / name).mkdir()
+    return run
+
+
+def test_talking_to_the_model_by_keyboard(page, listener):  # noqa: F811
+    page.goto("/projects/essays/chat/")
+    page.get_by_label("Say something").fill("Tea or coffee?")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("The model writes two answers …")
+
+    answers = [{"side": "policy", "text": text, "truncated": False} for text in ("Tea.", "Coffee.")]
+    write_json(listener.folder / "answered" / Turn.objects.get().file_name, {"answers": answers})
+    expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
+    chosen = page.locator(".answer .markdown").first.inner_text()
+    page.keyboard.press("1")
+
+    expect(page.get_by_label("Say something")).to_be_visible()
+    expect(page.locator(".turn.assistant .markdown")).to_have_text(chosen)
