@@ -25,7 +25,7 @@ class SayForm(forms.Form):
     text = forms.CharField(
         label="Say something",
         max_length=8000,
-        widget=forms.Textarea(attrs={"rows": 3, "dir": "auto"}),
+        widget=forms.Textarea(attrs={"rows": 3, "dir": "auto", "autofocus": True}),
         error_messages={"required": "Write something to the model first."},
     )
 

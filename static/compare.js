@@ -163,7 +163,8 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
   const comparison = document.getElementById("comparison");
   scrollTo(0, 0);
   // Not to a button: Enter or Space pressed twice must not judge what nobody has read.
-  comparison.focus({ preventScroll: true });
+  // But in a conversation it is for them to say something again.
+  (comparison.querySelector("[autofocus]") ?? comparison).focus({ preventScroll: true });
   comparison.setAttribute("aria-busy", "true");
   setTimeout(() => comparison.removeAttribute("aria-busy"), BOUNCE_MS);
   // To who cannot see that everything is new. What is swapped in is not announced by itself.
