@@ -6,10 +6,10 @@ them) and finished rows leave the batch: the cost follows the real lengths, not 
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from rlhf.training.models import (
     load_policy,
     stop_ids,
 )
+from rlhf.training.trunk import TrunkStates
 
 PREFILL = 8  # prompts of similar length computed together
 
@@ -57,23 +58,26 @@ def sample(
     completions_per_prompt: int = 1,
     value_head: nn.Module | None = None,
     watch: nn.Module | None = None,
+    states_file: Path = Path("trunk.states"),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Sampled]:
     """Sample from the full distribution (no top-k, no top-p), as the log-probabilities assume.
 
     Several completions of a prompt share its prefill; they stand next to each other in the list.
     On the way, `value_head` says the value of each state, and what enters the layer `watch` is
-    kept. Raises Stopped as soon as `should_stop()` says so.
+    kept, if it is large in `states_file`. Raises Stopped as soon as `should_stop()` says so.
     """
     n, device = completions_per_prompt, generator.device
     shape = len(prompts) * n, max_new_tokens
     ids = torch.zeros(shape, dtype=torch.long, device=device)
     logprobs, entropies, values = torch.zeros(3, *shape, device=device)
-    lengths = torch.zeros(shape[0], dtype=torch.long, device=device)
+    n_tokens = torch.zeros(shape[0], dtype=torch.long, device=device)
     truncated = torch.ones(shape[0], dtype=torch.bool, device=device)
     stop_tokens = torch.tensor(sorted(stop), device=device)
     with watching(watch) as watched:
-        decoding = Decoding(model, prompts, n, device, watched)
+        lengths = [len(prompt) + max_new_tokens for prompt in prompts for _ in range(n)]
+        room = partial(TrunkStates, lengths, file=states_file)
+        decoding = Decoding(model, prompts, n, device, watched, room)
         for step in range(max_new_tokens):
             if should_stop():
                 raise Stopped
@@ -87,7 +91,7 @@ def sample(
             entropies[rows, step] = norm.squeeze(1) - (probabilities * logits).sum(-1)
             if value_head:
                 values[rows, step] = value_head(decoding.hidden)
-            lengths[rows] = step + 1
+            n_tokens[rows] = step + 1
             truncated[rows] = ~torch.isin(token.squeeze(1), stop_tokens)
             going = truncated[rows] & (step < max_new_tokens - 1)
             if watch:  # what enters the layer with the last token is wanted too
@@ -105,9 +109,9 @@ def sample(
             entropies[row, :length].tolist(),
             bool(truncated[row]),
             values[row, :length].tolist() if value_head else [],
-            torch.cat(decoding.states[row]).cpu() if watch else None,
+            decoding.states_of(row, length),
         )
-        for row, length in enumerate(lengths.tolist())
+        for row, length in enumerate(n_tokens.tolist())
     ]
 
 
@@ -138,16 +142,19 @@ class Decoding:
         n: int,
         device: torch.device,
         watched: Watch | None = None,
+        room: Callable[[Tensor], TrunkStates] | None = None,
     ) -> None:
+        """`room` makes the room for what enters the watched layer, given a first state."""
         self.backbone, self.head, self.watched = backbone_of(model), vocabulary_head(model), watched
-        self.states: list[list[Tensor]] = [[] for _ in range(len(prompts) * n)]  # (tokens, D) each
+        self.prompts, self.n, self.room = prompts, n, room
+        self.states: TrunkStates | None = None  # of each completion, if a layer is watched
         order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
         groups = [order[start : start + PREFILL] for start in range(0, len(order), PREFILL)]
-        prefilled = [self._prefill([prompts[place] for place in group], device) for group in groups]
-        self.cache = joined([cache for _, cache, _ in prefilled])
+        prefilled = [self._prefill(group, device) for group in groups]
+        self.cache = joined([cache for _, cache in prefilled])
         if n > 1:
             self.cache.batch_repeat_interleave(n)
-        self.hidden = torch.cat([hidden for hidden, _, _ in prefilled]).repeat_interleave(n, 0)
+        self.hidden = torch.cat([hidden for hidden, _ in prefilled]).repeat_interleave(n, 0)
         lengths = torch.tensor([len(prompts[place]) for place in order], device=device)
         column = torch.arange(int(lengths.max()), device=device)
         self.mask = (column < lengths.unsqueeze(1)).long().repeat_interleave(n, 0)  # (rows, width)
@@ -155,23 +162,37 @@ class Decoding:
         self.rows = torch.tensor(
             [place * n + k for place in order for k in range(n)], device=device
         )
-        for place, states in zip(order, itertools.chain(*(s for *_, s in prefilled)), strict=False):
-            for k in range(n):
-                self.states[place * n + k].append(states)
 
-    def _prefill(
-        self, prompts: Sequence[Sequence[int]], device: torch.device
-    ) -> tuple[Tensor, DynamicCache, list[Tensor]]:
-        """The last token's hidden state, the cache, and what entered the watched layer."""
+    def _prefill(self, places: Sequence[int], device: torch.device) -> tuple[Tensor, DynamicCache]:
+        """The last token's hidden state and the cache of these prompts."""
         cache = DynamicCache()
-        ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
-        hidden = self.backbone(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
-        last = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        entered = []
-        if self.watched:
-            rows = zip(self.watched.states, prompts, strict=True)
-            entered = [states[: len(prompt)] for states, prompt in rows]
-        return hidden.last_hidden_state[torch.arange(len(last)), last], cache, entered
+        ids = [torch.tensor(self.prompts[place]) for place in places]
+        hidden = self.backbone(
+            input_ids=pad_sequence(ids, batch_first=True).to(device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        self._keep_prompts(places)
+        last = torch.tensor([len(prompt) - 1 for prompt in ids])
+        return hidden.last_hidden_state[torch.arange(len(last)), last], cache
+
+    def _keep_prompts(self, places: Sequence[int]) -> None:
+        """What has entered the watched layer with these prompts, for each of their completions."""
+        if not self.watched:
+            return
+        if self.states is None:
+            assert self.room is not None
+            self.states = self.room(self.watched.states)
+        for place, states in zip(places, self.watched.states, strict=True):
+            length = len(self.prompts[place])
+            for k in range(self.n):
+                self.states[place * self.n + k][:length] = states[:length]
+
+    def states_of(self, row: int, n_tokens: int) -> Tensor | None:
+        """What has entered the watched layer with a prompt and so many tokens after it."""
+        if self.states is None:
+            return None
+        return self.states[row][: len(self.prompts[row // self.n]) + n_tokens]
 
     def logits(self, temperature: float) -> Tensor:
         """Of the next token, at the sampling temperature: (rows, V), fp32."""
@@ -190,9 +211,8 @@ class Decoding:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-        if self.watched:
-            for row, states in zip(self.rows.tolist(), self.watched.states, strict=True):
-                self.states[row].append(states)
+        if self.watched and self.states:
+            self.states.put(self.rows, positions[:, 0], self.watched.states[:, 0])
 
     def keep(self, going: Tensor) -> None:
         """Drop the rows that are finished: the cost follows the real lengths."""

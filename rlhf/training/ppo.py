@@ -170,7 +170,7 @@ def collect_rollout(
     """The completions of each prompt, next to each other, sampled from the policy."""
     models.train(False)
     with models.using("policy") as layers:
-        return sample(
+        sampled = sample(
             models.writer,
             [prompt.ids for prompt in prompts],
             stop=models.stop,
@@ -180,8 +180,16 @@ def collect_rollout(
             generator=seeded(config, 1, step, parallel.rank(), device=models.device),
             value_head=models.value_head if config.critic == "head" else None,
             watch=layers_of(layers)[1][0] if models.top else None,
+            states_file=folder.path / f"trunk-{parallel.rank()}.states",
             should_stop=folder.should_stop,
         )
+    if parallel.count() > 1:  # sent to the others, a part of the states would take all with it
+        return [one._replace(states=whole(one.states)) for one in sampled]
+    return sampled
+
+
+def whole(states: Tensor | None) -> Tensor | None:
+    return None if states is None else states.clone()
 
 
 @torch.no_grad()

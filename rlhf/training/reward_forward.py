@@ -9,9 +9,6 @@ of an ensemble and all evaluations.
 
 from __future__ import annotations
 
-import errno
-import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -21,20 +18,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 
-from rlhf.training.artifacts import DISK_FULL, RunError, Stopped
-from rlhf.training.forward import (
-    backbone_of,
-    layers_of,
-    similar_lengths,
-    top_layers,
-    watching,
-)
+from rlhf.training.artifacts import Stopped
+from rlhf.training.forward import backbone_of, similar_lengths, top_layers
 from rlhf.training.models import n_reusing_layers, using_adapter
 from rlhf.training.reward_data import Group
+from rlhf.training.trunk import TrunkStates, trunk_states
 
-MOST_IN_MEMORY = 2**30  # bytes of trunk states; more go to a file
 TOKENS_AT_ONCE = 2048  # per forward without gradients, padding included
 
 
@@ -138,73 +128,6 @@ def shares_prompts(model: nn.Module) -> bool:
     return torch.allclose(found, expected, atol=1e-5 if exact else 0.1, rtol=1e-4 if exact else 0.1)
 
 
-# --- trunk states -----------------------------------------------------------------------------
-class _Enough(Exception):
-    """All that was asked for has been computed."""
-
-
-@torch.no_grad()
-def trunk_states(backbone: PreTrainedModel, k: int, batch: Batch) -> Tensor:
-    """What enters the last k layers, (B, L, D). They are not run."""
-    with watching(layers_of(backbone)[1][-k]) as watch:
-
-        def leave(*_: object) -> None:
-            raise _Enough
-
-        # Hooks run in the order they were made: the states are kept by now.
-        handle = layers_of(backbone)[1][-k].register_forward_pre_hook(leave)
-        try:
-            backbone(**batch.inputs, use_cache=False)
-        except _Enough:
-            pass
-        finally:
-            handle.remove()
-    assert watch is not None
-    return watch.states
-
-
-class TrunkStates:
-    """What enters the top layers, for each of a number of rows: (tokens, D) in the model's dtype."""
-
-    def __init__(self, rows: Sequence[Row], like: Tensor, file: Path) -> None:
-        """`like` has the size D, dtype and device of a state. Raises RunError if the disk is full."""
-        lengths = [row.n_tokens for row in rows]
-        self.ends = torch.tensor(lengths).cumsum(0).tolist()
-        self.lengths = lengths
-        shape = (sum(lengths), like.shape[-1])
-        n_bytes = math.prod(shape) * like.element_size()
-        self.file = file if n_bytes > MOST_IN_MEMORY else None
-        if self.file:
-            _reserve(self.file, n_bytes)
-            flat = torch.from_file(str(self.file), True, math.prod(shape), dtype=like.dtype)
-            self.states = flat.view(shape)
-        else:
-            self.states = torch.empty(shape, dtype=like.dtype)
-
-    def __getitem__(self, row: int) -> Tensor:
-        return self.states[self.ends[row] - self.lengths[row] : self.ends[row]]
-
-    def close(self) -> None:
-        if self.file:
-            self.file.unlink(missing_ok=True)
-
-
-def _reserve(file: Path, n_bytes: int) -> None:
-    """A page of a sparse file that cannot be written would kill the process without a word."""
-    try:
-        with file.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, n_bytes)
-    except OSError as error:
-        file.unlink(missing_ok=True)
-        if error.errno != errno.ENOSPC:
-            raise
-        raise RunError(
-            f"{n_bytes / 1e9:.1f} GB of disk space are needed in {file.parent} for the lower layers' "
-            "states: make room, or switch reuse_trunk off",
-            DISK_FULL,
-        ) from error
-
-
 # --- scoring ----------------------------------------------------------------------------------
 class Scorer:
     """The rows of some groups of completions, and how a reward model scores them."""
@@ -243,23 +166,16 @@ class Scorer:
         if not self.top or self.states:
             return
         backbone = backbone_of(self.model)
-        states = TrunkStates(self.rows, backbone.get_input_embeddings().weight, file)
-        try:
-            for places in similar_lengths([row.n_tokens for row in self.rows], TOKENS_AT_ONCE):
-                if should_stop():
-                    raise Stopped
-                batch = collate_rows([self.rows[place] for place in places], self.device)
-                computed = trunk_states(backbone, self.top, batch)
-                for place, of_row in zip(places, computed, strict=True):
-                    states[place].copy_(of_row[: states.lengths[place]])
-        except BaseException:
-            states.close()
-            raise
+        lengths = [row.n_tokens for row in self.rows]
+        states = TrunkStates(lengths, backbone.get_input_embeddings().weight, file)
+        for places in similar_lengths(lengths, TOKENS_AT_ONCE):
+            if should_stop():
+                raise Stopped
+            batch = collate_rows([self.rows[place] for place in places], self.device)
+            computed = trunk_states(backbone, self.top, batch.inputs)
+            for place, of_row in zip(places, computed, strict=True):
+                states[place].copy_(of_row[: lengths[place]])
         self.states = states
-
-    def close(self) -> None:
-        if self.states:
-            self.states.close()
 
     def scores(self, rows: Sequence[int]) -> Tensor:
         """Raw scores of all completions of these rows, (C,), row after row."""

@@ -355,14 +355,11 @@ def train_all(
     """Those that are not in `trained/` yet."""
     if scorer.top:
         folder.phase("computing the layers that stay as they are")
-    try:
-        scorer.keep_trunk(folder.path / "trunk.states", folder.should_stop)
-        for training in trainings:
-            if not (folder.path / "trained" / training.name / "scores.json").exists():
-                folder.phase(f"training {training.name}")
-                carry_out(training, trainings, scorer, tokenizer, held_out, samples, config, folder)
-    finally:
-        scorer.close()
+    scorer.keep_trunk(folder.path / "trunk.states", folder.should_stop)
+    for training in trainings:
+        if not (folder.path / "trained" / training.name / "scores.json").exists():
+            folder.phase(f"training {training.name}")
+            carry_out(training, trainings, scorer, tokenizer, held_out, samples, config, folder)
 
 
 def carry_out(

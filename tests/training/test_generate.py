@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from rlhf.training import trunk
 from rlhf.training.artifacts import RunError, Stopped
 from rlhf.training.config import GenerateConfig
 from rlhf.training.data import PromptLine, read_prompts
@@ -118,6 +119,18 @@ def test_kept_values_and_states_equal_teacher_forcing(policy, prompts):
             values = head(output.last_hidden_state[0, len(prompt) - 1 : -1])
         assert_close(torch.tensor(completion.values), values, **EXACT)
         assert_close(completion.states, output.hidden_states[1][0], atol=1e-5, rtol=1e-5)
+
+
+def test_large_states_are_mapped_to_a_file_without_a_name(policy, prompts, tmp_path, monkeypatch):
+    watch = layers_of(backbone_of(policy[0]))[1][1]
+    in_memory = draw(policy, prompts, watch=watch)
+    monkeypatch.setattr(trunk, "MOST_IN_MEMORY", 0)
+
+    mapped = draw(policy, prompts, watch=watch, states_file=tmp_path / "states")
+
+    for found, expected in zip(mapped, in_memory, strict=True):
+        assert torch.equal(found.states, expected.states)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sampling_stops_when_asked(policy, prompts):

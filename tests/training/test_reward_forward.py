@@ -5,14 +5,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf.training import reward_forward
+from rlhf.training import trunk
 from rlhf.training.artifacts import RunError, Stopped
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.forward import backbone_of
 from rlhf.training.models import load_policy
 from rlhf.training.reward_data import Group
-from rlhf.training.reward_forward import Row, Scorer, collate_rows, shares_prompts, trunk_states
+from rlhf.training.reward_forward import Row, Scorer, collate_rows, shares_prompts
 from rlhf.training.reward_model import make_classifier
+from rlhf.training.trunk import trunk_states
 
 CPU = torch.device("cpu")
 GROUPS = [
@@ -125,24 +126,25 @@ def test_the_lower_layers_alone_are_run_for_the_trunks_states(classifier):
     ran = []
     backbone.layers[-1].register_forward_hook(lambda *_: ran.append(1))
 
-    states = trunk_states(backbone, 1, batch)
+    states = trunk_states(backbone, 1, batch.inputs)
 
     assert_close(states, expected)
     assert ran == []
 
 
-def test_large_states_are_kept_in_a_file_and_the_file_is_removed(classifier, tmp_path, monkeypatch):
+def test_large_states_are_kept_in_a_file_that_leaves_nothing_behind(
+    classifier, tmp_path, monkeypatch
+):
     scorer = Scorer(classifier(), GROUPS, share_prompts=True, reuse_trunk=True)
     scorer.keep_trunk(tmp_path / "memory", never)
     in_memory = scorer.states.states.clone()
     scorer.states = None
-    monkeypatch.setattr(reward_forward, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(trunk, "MOST_IN_MEMORY", 0)
 
     scorer.keep_trunk(tmp_path / "file", never)
 
+    assert scorer.states.is_mapped
     assert torch.equal(scorer.states.states, in_memory)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    scorer.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,7 +152,7 @@ def test_a_disk_too_small_for_the_states_is_said(classifier, tmp_path, monkeypat
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(reward_forward, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(trunk, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr(os, "posix_fallocate", full)
     scorer = Scorer(classifier(), GROUPS, share_prompts=True, reuse_trunk=True)
 
@@ -168,7 +170,7 @@ def test_scores_are_right_before_the_trunk_is_kept(classifier):
 
 
 def test_a_stop_leaves_no_file_of_states(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(reward_forward, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(trunk, "MOST_IN_MEMORY", 0)
     scorer = Scorer(classifier(), GROUPS, share_prompts=True, reuse_trunk=True)
 
     with pytest.raises(Stopped):
