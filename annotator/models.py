@@ -124,6 +124,8 @@ class Project(models.Model):
     )
     # What people are asked, and in which steps they answer: read by `protocols.protocol_of`. Empty: the default.
     protocol = models.JSONField(default=dict, blank=True, editable=False)
+    # Up to which judgment `DailyWork` has counted.
+    work_counted = models.PositiveBigIntegerField(default=0, editable=False)
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ProjectQuerySet.as_manager()
@@ -160,6 +162,10 @@ class Membership(models.Model):
     is_qualified = models.BooleanField(
         default=True, help_text="Only qualified members are handed comparisons."
     )
+    invitation = models.ForeignKey(
+        "Invitation", models.SET_NULL, null=True, editable=False, related_name="memberships",
+        help_text="The link by which they came; empty: an admin added them.",
+    )  # fmt: skip
 
     class Meta:
         constraints = [
@@ -168,6 +174,49 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} in {self.project} ({self.role})"
+
+
+class InvitationQuerySet(models.QuerySet["Invitation"]):
+    def usable(self) -> Self:
+        now = timezone.now()
+        return self.filter(revoked=None, expires__gt=now, uses__lt=F("max_uses"))
+
+
+class Invitation(models.Model):
+    """A link that makes whoever opens it a member. Of its token, only the hash is kept."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.ANNOTATOR)
+    token_hash = models.CharField(max_length=64, unique=True, editable=False)
+    max_uses = models.PositiveIntegerField()
+    uses = models.PositiveIntegerField(default=0)
+    expires = models.DateTimeField()
+    revoked = models.DateTimeField(null=True, blank=True)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="invitations")
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = InvitationQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(uses__lte=F("max_uses")), name="uses_never_above_max_uses"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"link {self.pk} to {self.project}"
+
+    @property
+    def problem(self) -> str:
+        """Why the link does not work any more; empty if it does."""
+        if self.revoked:
+            return "This link was revoked."
+        if self.expires <= timezone.now():
+            return "This link has expired."
+        if self.uses >= self.max_uses:
+            return "This link has been used up."
+        return ""
 
 
 class Prompt(models.Model):
@@ -488,6 +537,140 @@ class Judgment(models.Model):
         return f"{self.verdict} of {self.comparison} by {self.annotator}"
 
 
+class DailyWork(models.Model):
+    """How much one person judged on one day, so that a page about months reads no judgments.
+
+    `progress.count_work` adds what has been judged since; what was taken back later stays counted,
+    because the work was done.
+    """
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="daily_work")
+    annotator = models.ForeignKey(User, models.CASCADE, related_name="daily_work")
+    day = models.DateField(help_text="By the server's time zone.")
+    n_judgments = models.PositiveIntegerField(default=0)
+    seconds = models.FloatField(default=0, help_text="At work, long pauses left out.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "day", "annotator"], name="one_count_per_person_and_day"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.n_judgments} by {self.annotator} on {self.day}"
+
+
+class Withdrawal(models.Model):
+    """All judgments of a person in a project were, or are being, voided."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="withdrawals")
+    annotator = models.ForeignKey(User, models.PROTECT, related_name="withdrawals")
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    n_judgments = models.PositiveIntegerField(default=0, help_text="Voided so far.")
+    finished = models.DateTimeField(null=True)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "annotator"],
+                condition=Q(finished=None),
+                name="one_withdrawal_under_way",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"withdrawal of {self.annotator} from {self.project}"
+
+
+class Ruling(models.Model):
+    """What a reviewer decides about a comparison: a row beside the votes, never instead of them.
+
+    Append-only, as judgments are: a later ruling stamps `voided` on the one before.
+    """
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="rulings")
+    # The project again, so that its examples are one index probe.
+    project = models.ForeignKey(Project, models.CASCADE, related_name="rulings")
+    reviewer = models.ForeignKey(User, models.PROTECT, related_name="rulings")
+    verdict = models.CharField(max_length=7, choices=Verdict.choices)
+    ranking = models.JSONField(default=list, blank=True, help_text="As in a judgment.")
+    explanation = models.TextField(blank=True)
+    is_example = models.BooleanField(
+        default=False, help_text="Shown below the guidelines as a worked example."
+    )
+    voided = models.DateTimeField(null=True, blank=True)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison"], condition=Q(voided=None), name="one_ruling_in_force"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["project", "-id"],
+                condition=Q(voided=None, is_example=True),
+                name="worked_examples",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"ruling on {self.comparison} by {self.reviewer}"
+
+
+class Comment(models.Model):
+    """What a reviewer says of a comparison to the others who review."""
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="comments")
+    author = models.ForeignKey(User, models.PROTECT, related_name="comments")
+    text = models.TextField(max_length=5000)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return f"comment on {self.comparison} by {self.author}"
+
+
+class ProposalState(models.TextChoices):
+    OPEN = "open", "Open"
+    ACCEPTED = "accepted", "Accepted"
+    DECLINED = "declined", "Declined"
+
+
+class GuidelineProposal(models.Model):
+    """A change of the guidelines that a reviewer asks for, and what an admin made of it."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="proposals")
+    comparison = models.ForeignKey(
+        Comparison, models.SET_NULL, null=True, related_name="proposals",
+        help_text="The one that showed the need.",
+    )  # fmt: skip
+    author = models.ForeignKey(User, models.PROTECT, related_name="proposals")
+    text = models.TextField(max_length=5000)
+    state = models.CharField(
+        max_length=8, choices=ProposalState.choices, default=ProposalState.OPEN
+    )
+    decided_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    decided = models.DateTimeField(null=True)
+    reason = models.TextField(blank=True, max_length=2000, help_text="Why it was declined.")
+    guideline_version = models.PositiveIntegerField(
+        null=True, help_text="The version of the guidelines that it went into."
+    )
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["project", "state", "-id"], name="proposals_by_state")]
+
+    def __str__(self) -> str:
+        return self.text[:80]
+
+
 class Export(models.Model):
     """A frozen, hashed preference dataset: `data.jsonl` and `manifest.json` in one folder."""
 
@@ -509,3 +692,21 @@ class Export(models.Model):
     @property
     def folder(self) -> Path:
         return Path(settings.EXPORTS_DIR) / str(self.pk)
+
+
+class ExportAnnotator(models.Model):
+    """Whose votes an export has, so that nobody needs to read its file to know."""
+
+    export = models.ForeignKey(Export, models.CASCADE, related_name="annotators")
+    annotator = models.ForeignKey(User, models.PROTECT, related_name="exported")
+    n_judgments = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["annotator", "export"], name="one_count_per_export_and_annotator"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.n_judgments} by {self.annotator} in {self.export}"
