@@ -8,6 +8,8 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.contrib.auth.forms import UserCreationForm
+from django.contrib.auth.password_validation import password_validators_help_texts
 from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.utils.text import slugify
@@ -154,3 +156,26 @@ class NewMemberForm(forms.Form):
 class MembershipForm(forms.Form):
     role = forms.ChoiceField(choices=Role.choices)
     is_qualified = forms.BooleanField(required=False)
+
+
+class InvitationForm(forms.Form):
+    role = forms.ChoiceField(choices=Role.choices)
+    max_uses = forms.IntegerField(
+        label="For how many people", initial=1, min_value=1, max_value=1000
+    )
+    days = forms.IntegerField(label="Valid for (days)", initial=7, min_value=1, max_value=365)
+
+
+class AccountForm(UserCreationForm):
+    """A new account: name, and a password twice that Django's validators let pass."""
+
+    class Meta:
+        model = User
+        fields = ["username"]
+        help_texts = {"username": "Letters, digits and @ . + - _ only."}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["password1"].help_text = " ".join(password_validators_help_texts())
+        self.fields["password2"].label = "The same password again"
+        self.fields["password2"].help_text = ""

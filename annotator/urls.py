@@ -1,6 +1,13 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from annotator.views import comparing, people, projects, review, transfer
+from annotator.views import (
+    comparing,
+    joining,
+    people,
+    projects,
+    review,
+    transfer,
+)
 
 app_name = "annotator"
 
@@ -32,6 +39,11 @@ people_urls = [
     path("members/add/", people.add_member, name="add_member"),
     path("members/<int:pk>/change/", people.change_member, name="change_member"),
     path("members/<int:pk>/remove/", people.remove_member, name="remove_member"),
+    path("members/invitations/", joining.invitations, name="invitations"),
+    path("members/invitations/new/", joining.create_invitation, name="create_invitation"),
+    path(
+        "members/invitations/<int:pk>/revoke/", joining.revoke_invitation, name="revoke_invitation"
+    ),
 ]
 
 project_urls: list[URLPattern | URLResolver] = [
@@ -46,5 +58,6 @@ urlpatterns = [
     path("", projects.home, name="home"),
     path("code.css", comparing.code_css, name="code_css"),
     path("new-project/", projects.new_project, name="new_project"),
+    path("join/<str:token>/", joining.join, name="join"),
     path("projects/<slug:slug>/", include(project_urls)),
 ]

@@ -63,6 +63,16 @@ addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
+// --- what one passes on goes to the clipboard, where the browser lets pages do so ----------------------
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  if (!navigator.clipboard) continue;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(document.querySelector(button.dataset.copy).textContent);
+    button.textContent = "Copied";
+  });
+}
+
 // --- what went wrong ------------------------------------------------------------------------------
 // Over the page, not in it: nothing moves, and it is in sight wherever one has scrolled to.
 const alerts = document.getElementById("alerts");
