@@ -39,6 +39,7 @@ from annotator.models import (
 ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
 COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
 SWEEP_LIMIT = 50  # expired leases given back per claim
+VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
 
 
 class NotRecorded(Exception):
@@ -77,9 +78,15 @@ def claim(project: Project, annotator: User) -> Assignment | None:
     return None
 
 
-def is_qualified(project: Project, annotator: User) -> bool:
-    """May this person judge here? Superusers may, unless a membership of theirs says otherwise."""
-    membership = Membership.objects.filter(project=project, user=annotator).first()
+def is_qualified(project: Project, annotator: User, *, lock: bool = False) -> bool:
+    """May this person judge here? Superusers may, unless a membership of theirs says otherwise.
+
+    With `lock`, within a transaction: and nobody says otherwise until it ends.
+    """
+    memberships = Membership.objects.filter(project=project, user=annotator)
+    if lock:
+        memberships = memberships.select_for_update(no_key=True)
+    membership = memberships.first()
     return membership.is_qualified if membership else annotator.is_superuser
 
 
@@ -312,7 +319,8 @@ def record(
         )
         if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
             return assignment.judgments.get(voided=None)
-        if not is_qualified(assignment.project, assignment.annotator):
+        # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
+        if not is_qualified(assignment.project, assignment.annotator, lock=True):
             raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
         if assignment.state != AssignmentState.LIVE:
             _revive(assignment)
@@ -450,3 +458,31 @@ def queue_state(project: Project, annotator: User) -> QueueState:
     )
     until = others.aggregate(until=Min("lease_until"))["until"]
     return QueueState("held_by_others", until) if until else QueueState("all_done")
+
+
+# --- withdrawing somebody ---------------------------------------------------------------------
+def void_some(project: Project, annotator: User) -> int:
+    """Void up to VOID_BATCH of this person's judgments in force, and give their places back.
+
+    How many were voided; 0 when none is left. The rows stay, and so does what they say. Skips and
+    repeats are voided as well, but hold no place. What is on the person's screen is not touched.
+    """
+    with transaction.atomic():
+        in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+        # In the order of the index of those in force: of many thousands, nothing is sorted.
+        batch = list(in_force.order_by("verdict").select_for_update(no_key=True)[:VOID_BATCH])
+        # At most one of them per comparison: `one_judgment_in_force`.
+        holding = [
+            judgment.comparison_id
+            for judgment in batch
+            if judgment.verdict in COUNTED and not judgment.is_repeat
+        ]
+        # In the order in which an undo locks two of them: neither waits for the other.
+        comparisons = Comparison.objects.filter(pk__in=holding)
+        list(comparisons.order_by("pk").select_for_update(no_key=True).values_list("pk"))
+        comparisons.update(taken=F("taken") - 1)
+        Judgment.objects.filter(pk__in=[row.pk for row in batch]).update(voided=timezone.now())
+        Assignment.objects.filter(pk__in=[row.assignment_id for row in batch]).update(
+            state=AssignmentState.WITHDRAWN
+        )
+    return len(batch)

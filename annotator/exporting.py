@@ -28,6 +28,7 @@ from annotator.models import (
     Comparison,
     ComparisonCompletion,
     Export,
+    ExportAnnotator,
     Judgment,
     Project,
     Purpose,
@@ -220,7 +221,7 @@ class _Tally:
         self.rows: Counter[str] = Counter()  # by split
         self.judgments: Counter[str] = Counter()  # by verdict
         self.guideline_versions: Counter[int] = Counter()
-        self.annotators: set[int] = set()
+        self.annotators: Counter[int] = Counter()  # judgments of each
         self.comparisons = 0
         self.comparisons_all_bad = 0
         self.ties = 0
@@ -229,7 +230,7 @@ class _Tally:
         for judgment in judgments:
             self.judgments[judgment.verdict] += 1
             self.guideline_versions[judgment.guideline_version] += 1
-            self.annotators.add(judgment.annotator_id)
+            self.annotators[judgment.annotator_id] += 1
         self.comparisons += 1
         self.comparisons_all_bad += not rows
         for row in rows:
@@ -268,8 +269,8 @@ def create_export(
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=exports) as temporary:
             folder = Path(temporary) / "export"
             folder.mkdir()
-            manifest = _write(folder, project, round_number)
-            return _store(folder, manifest, project, user)
+            manifest, annotators = _write(folder, project, round_number)
+            return _store(folder, manifest, annotators, project, user)
     except OSError as error:
         raise NotExported(
             f"The export could not be written to {exports}: {error.strerror}. "
@@ -283,7 +284,10 @@ def _latest_round(project: Project) -> int:
     return of_rounds.values_list("round_number", flat=True).first() or 1
 
 
-def _write(folder: Path, project: Project, round_number: int) -> dict[str, Any]:
+def _write(
+    folder: Path, project: Project, round_number: int
+) -> tuple[dict[str, Any], Counter[int]]:
+    """The manifest, and how many judgments each annotator has in the file."""
     tally, digest = _Tally(), hashlib.sha256()
     with (folder / "data.jsonl").open("wb") as file:
         for comparison in _judged(project, round_number).iterator(BATCH):
@@ -301,7 +305,7 @@ def _write(folder: Path, project: Project, round_number: int) -> dict[str, Any]:
     with (folder / "manifest.json").open("wb") as file:
         file.write(json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")
         _flush_to_disk(file)
-    return manifest
+    return manifest, tally.annotators
 
 
 def _flush_to_disk(file: Any) -> None:
@@ -309,7 +313,13 @@ def _flush_to_disk(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _store(folder: Path, manifest: dict[str, Any], project: Project, user: User | None) -> Export:
+def _store(
+    folder: Path,
+    manifest: dict[str, Any],
+    annotators: Counter[int],
+    project: Project,
+    user: User | None,
+) -> Export:
     with transaction.atomic():
         export = Export.objects.create(
             project=project,
@@ -319,6 +329,10 @@ def _store(folder: Path, manifest: dict[str, Any], project: Project, user: User 
             n_rows=manifest["counts"]["rows"],
             n_judgments=manifest["counts"]["judgments"],
             manifest=manifest,
+        )
+        ExportAnnotator.objects.bulk_create(
+            ExportAnnotator(export=export, annotator_id=annotator, n_judgments=n)
+            for annotator, n in sorted(annotators.items())
         )
         if export.folder.exists():
             # Left from a crash before the commit below, or from a database that is gone: put

@@ -36,6 +36,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("chat/", include(chat_urls)),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
+    path("annotators/<int:pk>/withdraw/", views.withdrawal, name="withdrawal"),
 ]
 
 urlpatterns = [path("projects/<slug:slug>/", include(project_urls))]

@@ -14,17 +14,20 @@ from django.core.paginator import Paginator
 from django.db.models import Q
 from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST, require_safe
 from django_htmx.http import HttpResponseClientRedirect
 
 from annotator.access import Access, HtmxRequest, get_access
-from annotator.models import Project, Role
+from annotator.models import Project, Role, Withdrawal
+from annotator.withdrawing import VOIDED_AT_ONCE, known_here, n_in_force, withdraw
 from rlhf import (
     annotators,
     charts,
     conversations,
     estimates,
     evaluation,
+    lineage,
     loop,
     questions,
     reward_reports,
@@ -397,3 +400,25 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         )[:PAGE_SIZE],
     }
     return render(request, "rlhf/model_version.html", context)
+
+
+# --- withdrawing an annotator --------------------------------------------------------------------
+@login_required
+def withdrawal(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """What carries a person's votes, before they are withdrawn and after; a POST withdraws them."""
+    project, role = get_access(request, slug, Role.ADMIN)
+    annotator = get_object_or_404(known_here(project), pk=pk)
+    if request.method == "POST":
+        withdraw(project, annotator, request.user)
+        return _go_to(request, reverse("rlhf:withdrawal", args=[slug, pk]))
+    of_theirs = Withdrawal.objects.filter(project=project, annotator=annotator)
+    context = {
+        "project": project,
+        "role": role,
+        "annotator": annotator,
+        "n_in_force": n_in_force(project, annotator),
+        "voided_at_once": VOIDED_AT_ONCE,
+        "withdrawals": list(of_theirs.select_related("created_by")),
+        "carriers": lineage.carriers_of(project, annotator),
+    }
+    return render(request, "rlhf/withdrawal.html", context)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import secrets
+from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
 from django.db import transaction
+from django.db.models import Count, Exists, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access
 from annotator.forms import MembershipForm, NewMemberForm
-from annotator.models import Membership, Project, Role, User
+from annotator.models import Judgment, Membership, Project, Role, User
+
+MEMBERS_SHOWN = 50
+OTHERS_SHOWN = 50
 
 
 @login_required
@@ -32,16 +40,42 @@ def _members_page(
     account: tuple[str, str] | None = None,
 ) -> HttpResponse:
     """`account`: name and password of the account just made."""
-    rows = project.memberships.select_related("user").order_by("user__username")
+    name = request.GET.get("name", "").strip()
+    rows = _with_work(project.memberships.filter(user__username__icontains=name))
+    others = list(_voters_without_membership(project)[: OTHERS_SHOWN + 1])
     context = {
         "project": project,
         "role": Role.ADMIN,
-        "memberships": rows,
+        "page": Paginator(rows, MEMBERS_SHOWN).get_page(request.GET.get("page")),
+        "name": name,
+        "keep": urlencode({"name": name} if name else {}),
+        "others": others[:OTHERS_SHOWN],
+        "others_are_cut": len(others) > OTHERS_SHOWN,
+        "withdrawals": project.withdrawals.select_related("annotator")[:OTHERS_SHOWN],
         "roles": Role.choices,
         "form": form,
         "account": account,
     }
     return render(request, "annotator/members.html", context, status=status)
+
+
+def _with_work(memberships: QuerySet[Membership]) -> QuerySet[Membership]:
+    """By name, each with `n_judged` and `last_active`: probes of an index per row of the page."""
+    judged = Judgment.objects.filter(project=OuterRef("project"), annotator=OuterRef("user"))
+    counted = judged.counted().order_by().values("project").annotate(n=Count("pk")).values("n")
+    last = judged.order_by("-created").values("created")[:1]
+    return (
+        memberships.select_related("user")
+        .annotate(n_judged=Coalesce(Subquery(counted), 0), last_active=Subquery(last))
+        .order_by("user__username")
+    )
+
+
+def _voters_without_membership(project: Project) -> QuerySet[User]:
+    """Who was removed, and those who stand for files of known choices: their votes still count."""
+    judged = Judgment.objects.counted().filter(project=project, annotator=OuterRef("pk"))
+    member = Membership.objects.filter(project=project, user=OuterRef("pk"))
+    return User.objects.filter(Exists(judged), ~Exists(member)).order_by("username")
 
 
 @require_POST
@@ -79,7 +113,7 @@ def change_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     form = MembershipForm(request.POST)
     if not form.is_valid():
         messages.error(request, "Choose one of the roles.")
-        return redirect("annotator:members", project.slug)
+        return _back(request, project)
     with transaction.atomic():
         membership = _locked(project, pk)
         if form.cleaned_data["role"] != Role.ADMIN and _is_last_admin(membership):
@@ -89,7 +123,7 @@ def change_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
             membership.is_qualified = form.cleaned_data["is_qualified"]
             membership.save(update_fields=["role", "is_qualified"])
             messages.success(request, f"{membership.user}: saved.")
-    return redirect("annotator:members", project.slug)
+    return _back(request, project)
 
 
 @require_POST
@@ -104,7 +138,13 @@ def remove_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         else:
             membership.delete()
             messages.success(request, f"{membership.user} is not a member any more.")
-    return redirect("annotator:members", project.slug)
+    return _back(request, project)
+
+
+def _back(request: HtmxRequest, project: Project) -> HttpResponse:
+    """To the page of the list from which the form was sent."""
+    query = f"?{request.GET.urlencode()}" if request.GET else ""
+    return redirect(reverse("annotator:members", args=[project.slug]) + query)
 
 
 def _locked(project: Project, pk: int) -> Membership:

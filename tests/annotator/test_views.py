@@ -763,9 +763,55 @@ def test_the_last_admin_stays(client, project, member):
     assert project.memberships.get(pk=pk).role == Role.ADMIN
 
 
+def test_members_are_shown_page_by_page_and_found_by_name(client, project, member, monkeypatch):
+    monkeypatch.setattr("annotator.views.people.MEMBERS_SHOWN", 2)
+    member(Role.ADMIN)
+    for name in ("zoe", "aziz", "anna"):
+        MembershipFactory(project=project, user__username=name)
+
+    def shown(query):
+        page = client.get(url("members") + query).context["page"]
+        return [membership.user.username for membership in page]
+
+    assert shown("") == ["anna", "aziz"]
+    assert shown("?page=2")[1] == "zoe"
+    assert shown("?name=Z") == ["aziz", "zoe"]
+
+
+def test_saving_leads_back_to_the_same_page_of_members(client, project, member):
+    member(Role.ADMIN)
+    pk = MembershipFactory(project=project).pk
+
+    response = client.post(url("change_member", pk) + "?page=2&name=a", {"role": "reviewer"})
+
+    assert response["Location"] == url("members") + "?page=2&name=a"
+
+
+def test_members_are_listed_with_their_votes_in_force(client, project, member):
+    user = member(Role.ADMIN)
+    first, second = (ComparisonFactory(project=project) for _ in range(2))
+    make_judgment(first, user, [0], [1])
+    last = make_judgment(second, user, verdict=Verdict.SKIPPED)
+    make_judgment(ComparisonFactory(), user, [0], [1])  # elsewhere
+
+    (row,) = client.get(url("members")).context["page"]
+
+    assert (row.n_judged, row.last_active) == (1, last.created)
+
+
+def test_who_voted_and_is_no_member_is_still_listed(client, project, member):
+    member(Role.ADMIN)
+    gone = UserFactory()
+    make_judgment(ComparisonFactory(project=project), gone, [0], [1])
+    make_judgment(ComparisonFactory(), UserFactory(), [0], [1])  # elsewhere
+    project.memberships.filter(user=gone).delete()
+
+    assert client.get(url("members")).context["others"] == [gone]
+
+
 # --- lists cost the same however long ------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("name", "queries"), [("prompts", 5), ("comparisons", 5), ("members", 5), ("exports", 7)]
+    ("name", "queries"), [("prompts", 5), ("comparisons", 5), ("members", 8), ("exports", 7)]
 )
 @pytest.mark.parametrize("rows", [1, 3])
 def test_lists_cost_the_same_for_one_row_and_three(
