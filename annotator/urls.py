@@ -4,6 +4,7 @@ from annotator.views import (
     comparing,
     joining,
     people,
+    progress,
     projects,
     review,
     transfer,
@@ -25,6 +26,12 @@ review_urls = [
     path("comparisons/", review.comparisons, name="comparisons"),
     path("comparisons/<int:pk>/", review.comparison, name="comparison"),
     path("agreement/", review.agreement, name="agreement"),
+]
+
+progress_urls = [
+    path("progress/", progress.progress, name="progress"),
+    path("progress/live/", progress.live, name="live"),
+    path("progress/live/now/", progress.live_now, name="live_now"),
 ]
 
 transfer_urls = [
@@ -50,6 +57,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("settings/", projects.edit_project, name="edit_project"),
     *comparing_urls,
     *review_urls,
+    *progress_urls,
     *transfer_urls,
     *people_urls,
 ]

@@ -72,7 +72,7 @@ def _with_work(memberships: QuerySet[Membership]) -> QuerySet[Membership]:
 
 
 def _voters_without_membership(project: Project) -> QuerySet[User]:
-    """Who was removed, and those who stand for files of known choices: their votes still count."""
+    """Who was removed, mostly: their votes still count."""
     judged = Judgment.objects.counted().filter(project=project, annotator=OuterRef("pk"))
     member = Membership.objects.filter(project=project, user=OuterRef("pk"))
     return User.objects.filter(Exists(judged), ~Exists(member)).order_by("username")
