@@ -32,12 +32,14 @@ from annotator.models import (
     Judgment,
     Project,
     Purpose,
+    Ruling,
     Split,
     User,
     Verdict,
 )
 
 FORMAT_VERSION = 2  # 2: with weight and votes
+RULING = "ruling-"  # before the number of a reviewer whose ruling is used
 BATCH = 500  # comparisons in memory at a time
 COLUMNS = {
     "prompt": "list of messages {role, content}, ending with the user",
@@ -58,8 +60,9 @@ COLUMNS = {
     "first_vote": "number of the comparison's first judgment; a lower one was given earlier",
     "tie_share": "share of the rankings that are ties",
     "votes": (
-        "list of one {annotator, prefers, first} per ranking: the annotator's number as text; "
-        "chosen, rejected or tie; which of the two was shown first, chosen or rejected"
+        "list of one {annotator, prefers, first} per ranking: the annotator's number as text, with "
+        "ruling- before it for a reviewer's ruling; chosen, rejected or tie; which of the two was "
+        "shown first, chosen or rejected"
     ),
     "n_all_bad": "judgments of the comparison that call all its completions bad; not rankings",
     "chosen_source": "model version or import that `chosen` comes from",
@@ -140,6 +143,21 @@ def list_votes(chosen: int, rejected: int, judgments: Sequence[Judgment]) -> lis
     return votes
 
 
+def _ruling_as_vote(
+    chosen: int, rejected: int, entries: Sequence[ComparisonCompletion], ruling: Ruling
+) -> dict[str, str]:
+    """A ruling beside the votes. Its author is told apart from the same person as an annotator, so
+    that a reward model learns for itself how far rulings can be believed."""
+    place = place_of(ruling.ranking)
+    outcome = place[rejected] - place[chosen]
+    order = [entry.completion_id for entry in entries]  # reviewers see them as they are stored
+    return {
+        "annotator": f"{RULING}{ruling.reviewer_id}",
+        "prefers": "chosen" if outcome > 0 else "rejected" if outcome < 0 else "tie",
+        "first": "chosen" if order.index(chosen) < order.index(rejected) else "rejected",
+    }
+
+
 def pair_weight(n_judgments: int, n_completions: int) -> float:
     """How much a pair counts, so that a ranking of K completions counts as K - 1 choices.
 
@@ -161,7 +179,9 @@ def _rows_of(comparison: Comparison, judgments: Sequence[Judgment]) -> Iterator[
     if not rankings:
         return
     ballots = [Ballot(judgment.ranking, judgment.strength) for judgment in rankings]
-    entries = comparison.entries.all()
+    rulings = _rankings_of_reviewers(comparison)
+    ballots += [Ballot(ruling.ranking, None) for ruling in rulings]
+    entries = list(comparison.entries.all())
     for first, second in combinations(entries, 2):
         votes = count_votes(first.completion_id, second.completion_id, ballots)
         chosen, rejected = first.completion, second.completion
@@ -182,7 +202,10 @@ def _rows_of(comparison: Comparison, judgments: Sequence[Judgment]) -> Iterator[
             "arm": comparison.arm,
             "first_vote": judgments[0].pk,
             "tie_share": votes.ties / votes.n,
-            "votes": list_votes(chosen.pk, rejected.pk, rankings),
+            "votes": [
+                *list_votes(chosen.pk, rejected.pk, rankings),
+                *(_ruling_as_vote(chosen.pk, rejected.pk, entries, ruling) for ruling in rulings),
+            ],
             "n_all_bad": len(judgments) - len(rankings),
             "chosen_source": chosen.source,
             "rejected_source": rejected.source,
@@ -191,8 +214,24 @@ def _rows_of(comparison: Comparison, judgments: Sequence[Judgment]) -> Iterator[
         }
 
 
-def _judged(project: Project, round_number: int) -> QuerySet[Comparison]:
+def _rankings_of_reviewers(comparison: Comparison) -> list[Ruling]:
+    """The ruling in force, if rulings are used and it ranks."""
+    rulings: list[Ruling] = getattr(comparison, "rulings_used", [])
+    return [ruling for ruling in rulings if ruling.verdict == Verdict.RANKING]
+
+
+def _judged(
+    project: Project, round_number: int, *, use_rulings: bool = False
+) -> QuerySet[Comparison]:
     """Comparisons for training that have judgments, with all that their rows need."""
+    found = _with_judgments(project, round_number)
+    if not use_rulings:
+        return found
+    in_force = Ruling.objects.filter(voided=None)
+    return found.prefetch_related(Prefetch("rulings", in_force, to_attr="rulings_used"))
+
+
+def _with_judgments(project: Project, round_number: int) -> QuerySet[Comparison]:
     entries = ComparisonCompletion.objects.order_by("position").select_related("completion")
     counted = Judgment.objects.counted().order_by("pk")
     return (
@@ -223,10 +262,19 @@ class _Tally:
         self.guideline_versions: Counter[int] = Counter()
         self.annotators: Counter[int] = Counter()  # judgments of each
         self.comparisons = 0
+        self.rulings = 0
         self.comparisons_all_bad = 0
         self.ties = 0
 
-    def add(self, judgments: Sequence[Judgment], rows: Sequence[Mapping[str, Any]]) -> None:
+    def add(
+        self,
+        judgments: Sequence[Judgment],
+        rows: Sequence[Mapping[str, Any]],
+        rulings: Sequence[Ruling] = (),
+    ) -> None:
+        if rows:
+            self.rulings += len(rulings)
+            self.annotators.update(ruling.reviewer_id for ruling in rulings)
         for judgment in judgments:
             self.judgments[judgment.verdict] += 1
             self.guideline_versions[judgment.guideline_version] += 1
@@ -248,14 +296,21 @@ class _Tally:
             "judgments": self.judgments.total(),
             "rankings": self.judgments[Verdict.RANKING],
             "all_bad": self.judgments[Verdict.ALL_BAD],
+            "rulings": self.rulings,
             "annotators": len(self.annotators),
         }
 
 
 def create_export(
-    project: Project, user: User | None = None, *, round_number: int | None = None
+    project: Project,
+    user: User | None = None,
+    *,
+    round_number: int | None = None,
+    use_rulings: bool = False,
 ) -> Export:
     """Freeze the votes in force on training comparisons, of all rounds or up to `round_number`.
+
+    With `use_rulings`, a reviewer's ranking counts as one more beside the votes on that comparison.
 
     The files are written aside and renamed into place within the transaction that stores the row,
     so there is never a row without its files. Raises NothingToExport, or NotExported if the files
@@ -269,7 +324,7 @@ def create_export(
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=exports) as temporary:
             folder = Path(temporary) / "export"
             folder.mkdir()
-            manifest, annotators = _write(folder, project, round_number)
+            manifest, annotators = _write(folder, project, round_number, use_rulings)
             return _store(folder, manifest, annotators, project, user)
     except OSError as error:
         raise NotExported(
@@ -285,15 +340,16 @@ def _latest_round(project: Project) -> int:
 
 
 def _write(
-    folder: Path, project: Project, round_number: int
+    folder: Path, project: Project, round_number: int, use_rulings: bool
 ) -> tuple[dict[str, Any], Counter[int]]:
     """The manifest, and how many judgments each annotator has in the file."""
     tally, digest = _Tally(), hashlib.sha256()
     with (folder / "data.jsonl").open("wb") as file:
-        for comparison in _judged(project, round_number).iterator(BATCH):
+        judged = _judged(project, round_number, use_rulings=use_rulings)
+        for comparison in judged.iterator(BATCH):
             judgments: list[Judgment] = comparison.counted  # type: ignore[attr-defined]
             rows = list(_rows_of(comparison, judgments))
-            tally.add(judgments, rows)
+            tally.add(judgments, rows, _rankings_of_reviewers(comparison))
             for row in rows:
                 line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
                 digest.update(line)
@@ -301,7 +357,7 @@ def _write(
         _flush_to_disk(file)
     if not tally.rows:
         raise NothingToExport(_why_nothing(project, tally))
-    manifest = _manifest(project, round_number, tally, digest.hexdigest())
+    manifest = _manifest(project, round_number, tally, digest.hexdigest(), use_rulings=use_rulings)
     with (folder / "manifest.json").open("wb") as file:
         file.write(json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")
         _flush_to_disk(file)
@@ -342,7 +398,9 @@ def _store(
     return export
 
 
-def _manifest(project: Project, round_number: int, tally: _Tally, sha256: str) -> dict[str, Any]:
+def _manifest(
+    project: Project, round_number: int, tally: _Tally, sha256: str, *, use_rulings: bool
+) -> dict[str, Any]:
     skipped = Judgment.objects.filter(
         comparison__in=_training(project, round_number), voided=None, verdict=Verdict.SKIPPED
     )
@@ -352,6 +410,7 @@ def _manifest(project: Project, round_number: int, tally: _Tally, sha256: str) -
         "created": timezone.now().isoformat(timespec="seconds"),
         "round_number": round_number,
         "sha256": sha256,
+        "uses_rulings": use_rulings,
         "counts": {**tally.counts(), "skipped": skipped.count()},
         "split": (
             f"test if the first 8 hexadecimal digits of prompt_key, modulo 100, are below "

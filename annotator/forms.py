@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django import forms
@@ -16,7 +16,8 @@ from django.utils.text import slugify
 
 from annotator.assignment import forget_order
 from annotator.importing import read_lines
-from annotator.models import Assignment, Project, QueueOrder, Role, User, Verdict
+from annotator.models import Assignment, Project, QueueOrder, Role, Ruling, User, Verdict
+from annotator.rendering import LETTERS
 
 RESERVED_SLUGS = {"new"}
 # What the two-answer page's buttons send: places from left to right as tie groups, or a verdict.
@@ -179,3 +180,100 @@ class AccountForm(UserCreationForm):
         self.fields["password1"].help_text = " ".join(password_validators_help_texts())
         self.fields["password2"].label = "The same password again"
         self.fields["password2"].help_text = ""
+
+
+class RulingForm(forms.Form):
+    """A reviewer's verdict on the completions of a comparison, in the order stored.
+
+    `cleaned_data` has the `verdict` and its `ranking` of completion ids.
+    """
+
+    choice = forms.ChoiceField(label="Verdict")
+    explanation = forms.CharField(
+        required=False,
+        max_length=5000,
+        widget=forms.Textarea(attrs={"rows": 4, "dir": "auto"}),
+        help_text="Why this is the right verdict.",
+    )
+    is_example = forms.BooleanField(
+        required=False, label="Show it below the guidelines as a worked example"
+    )
+
+    def __init__(
+        self, completions: Sequence[int], ruling: Ruling | None = None, data: Any = None
+    ) -> None:
+        self.completions = completions
+        super().__init__(data, initial=self._initial(ruling) if ruling else None)
+        choice = self.fields["choice"]
+        assert isinstance(choice, forms.ChoiceField)
+        if len(completions) == 2:
+            choice.choices = [
+                ("first", "A is better"),
+                ("second", "B is better"),
+                ("tie", "Both are equally good"),
+                ("all_bad", "Both are bad"),
+            ]
+            return
+        choice.choices = [("rank", "Ranked as follows"), ("all_bad", "All are bad")]
+        ranks = [("", "-"), *((str(n), str(n)) for n in range(1, len(completions) + 1))]
+        for place in range(len(completions)):
+            self.fields[f"rank-{place}"] = forms.ChoiceField(
+                choices=ranks, required=False, label=f"Rank of {LETTERS[place]}"
+            )
+        self.order_fields(["choice", *self._rank_names()])
+
+    def _rank_names(self) -> list[str]:
+        return [f"rank-{place}" for place in range(len(self.completions))]
+
+    def _initial(self, ruling: Ruling) -> dict[str, Any]:
+        rank_of = {pk: rank for rank, group in enumerate(ruling.ranking, 1) for pk in group}
+        ranks = [rank_of.get(pk, 0) for pk in self.completions]
+        choice = "all_bad"
+        if ruling.verdict == Verdict.RANKING:
+            choice = "rank"
+            if len(ranks) == 2:
+                choice = {(1, 2): "first", (2, 1): "second"}.get((ranks[0], ranks[1]), "tie")
+        return {
+            "choice": choice,
+            "explanation": ruling.explanation,
+            "is_example": ruling.is_example,
+            **dict(zip(self._rank_names(), ranks, strict=True)),
+        }
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if cleaned.get("is_example") and not (cleaned.get("explanation") or "").strip():
+            self.add_error("explanation", "Say why: a worked example is there to explain.")
+        if (choice := cleaned.get("choice")) == "rank":
+            cleaned |= {"verdict": Verdict.RANKING, "ranking": self._ranking(cleaned)}
+        elif choice:
+            verdict, places = CHOICES[choice]
+            ranking = [[self.completions[place] for place in group] for group in places]
+            cleaned |= {"verdict": verdict, "ranking": ranking}
+        return cleaned
+
+    def _ranking(self, cleaned: dict[str, Any]) -> list[list[int]]:
+        groups: dict[int, list[int]] = {}
+        for name, pk in zip(self._rank_names(), self.completions, strict=True):
+            if not cleaned.get(name):
+                self.add_error(name, "Give every answer a rank; equal ranks are ties.")
+                continue
+            groups.setdefault(int(cleaned[name]), []).append(pk)
+        return [groups[rank] for rank in sorted(groups)]
+
+
+def plain_text(max_length: int, rows: int) -> forms.CharField:
+    widget = forms.Textarea(attrs={"rows": rows, "dir": "auto"})
+    return forms.CharField(max_length=max_length, widget=widget)
+
+
+class CommentForm(forms.Form):
+    text = plain_text(5000, rows=3)
+
+
+class ProposalForm(forms.Form):
+    text = plain_text(5000, rows=4)
+
+
+class DeclineForm(forms.Form):
+    reason = plain_text(2000, rows=2)

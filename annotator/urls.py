@@ -7,6 +7,7 @@ from annotator.views import (
     progress,
     projects,
     review,
+    rulings,
     transfer,
 )
 
@@ -25,6 +26,14 @@ review_urls = [
     path("prompts/", review.prompts, name="prompts"),
     path("comparisons/", review.comparisons, name="comparisons"),
     path("comparisons/<int:pk>/", review.comparison, name="comparison"),
+    path("comparisons/<int:pk>/rule/", rulings.rule, name="rule"),
+    path("comparisons/<int:pk>/ruling/end/", rulings.end_ruling, name="end_ruling"),
+    path("comparisons/<int:pk>/comment/", rulings.comment, name="comment"),
+    path("comparisons/<int:pk>/propose/", rulings.propose, name="propose"),
+    path("guidelines/proposals/", rulings.proposals, name="proposals"),
+    path(
+        "guidelines/proposals/<int:pk>/decline/", rulings.decline_proposal, name="decline_proposal"
+    ),
     path("agreement/", review.agreement, name="agreement"),
 ]
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from django.db.models import Exists, OuterRef
 
-from annotator.models import Judgment, User
+from annotator.exporting import RULING
+from annotator.models import Judgment, Ruling, User
 from rlhf.models import Run
 
 
@@ -30,9 +31,14 @@ def annotators_of(run: Run) -> list[AnnotatorRow]:
         return []
     # Only of those who have voted here: a number alone must not tell a name of another project.
     votes = Judgment.objects.filter(project=run.project, annotator=OuterRef("pk"))
-    numbers = [int(number) for number in found if number.isdecimal()]
-    voters = User.objects.filter(Exists(votes), pk__in=numbers)
-    names = {str(number): name for number, name in voters.values_list("pk", "username")}
+    rulings = Ruling.objects.filter(project=run.project, reviewer=OuterRef("pk"))
+    numbers = {number.removeprefix(RULING) for number in found}
+    people = User.objects.filter(
+        Exists(votes) | Exists(rulings), pk__in=[int(n) for n in numbers if n.isdecimal()]
+    )
+    names: dict[str, str] = {}
+    for number, name in people.values_list("pk", "username"):
+        names |= {str(number): name, f"{RULING}{number}": f"Rulings of {name}"}
     rows = [
         AnnotatorRow(
             name=names.get(number, f"Annotator {number}"),

@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.auth.decorators import login_required
 from django.core import signing
 from django.core.exceptions import ValidationError
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import cache_control, never_cache
@@ -18,7 +19,9 @@ from annotator.access import Access, HtmxRequest, get_access
 from annotator.forms import JudgmentForm, UndoForm
 from annotator.models import Assignment, Role
 from annotator.rendering import LETTERS, code_style, split_conversation
+from annotator.reviewing import examples_of, worked
 
+EXAMPLES_SHOWN = 10
 SHOWN_SALT = "annotator.shown"
 
 
@@ -99,8 +102,15 @@ def renew(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 
 @login_required
 def guidelines(request: HtmxRequest, slug: str) -> HttpResponse:
-    project, role = get_access(request, slug)
-    context = {"project": project, "role": role}
+    access = get_access(request, slug)
+    project = access.project
+    page = Paginator(examples_of(project), EXAMPLES_SHOWN).get_page(request.GET.get("page"))
+    context = {
+        **access._asdict(),
+        "is_reviewer": access.is_reviewer,
+        "page": page,
+        "examples": worked(list(page)),
+    }
     return render(request, "annotator/guidelines.html", context)
 
 

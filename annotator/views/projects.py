@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 
 from annotator.access import HtmxRequest, get_access
 from annotator.forms import ProjectForm
@@ -16,13 +16,16 @@ from annotator.models import (
     Assignment,
     AssignmentState,
     Comparison,
+    GuidelineProposal,
     Judgment,
     Membership,
     Project,
     ProjectQuerySet,
+    ProposalState,
     Role,
     User,
 )
+from annotator.reviewing import decide, with_proposal
 
 PROJECTS_SHOWN = 200
 
@@ -81,13 +84,38 @@ def new_project(request: HtmxRequest) -> HttpResponse:
 @login_required
 def edit_project(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
-    form = ProjectForm(request.POST or None, instance=project)
+    proposal = _proposal_asked(request, project)
+    # Only a form that is shown is filled in: what is sent is compared with what is stored.
+    is_shown = request.method != "POST" and proposal is not None
+    text = with_proposal(project.guidelines, proposal) if proposal else ""
+    initial = {"guidelines": text} if is_shown else None
+    form = ProjectForm(request.POST or None, instance=project, initial=initial)
     if request.method == "POST" and form.is_valid():
-        form.save()
+        saved = form.save()
+        if proposal and "guidelines" in form.changed_data:
+            version = saved.guideline_version
+            decide(proposal, request.user, ProposalState.ACCEPTED, guideline_version=version)
         messages.success(request, "Saved.")
         return redirect("annotator:edit_project", project.slug)
     if form.errors:  # the form has put what was sent into the object that the page is about
         project, _ = get_access(request, slug, Role.ADMIN)
-    context = {"form": form, "project": project, "role": Role.ADMIN}
+    is_open = GuidelineProposal.objects.filter(project=project, state=ProposalState.OPEN)
+    context = {
+        "form": form,
+        "project": project,
+        "role": Role.ADMIN,
+        "proposal": proposal,
+        "has_proposals": is_open.exists(),
+    }
     status = 422 if form.errors else 200
     return render(request, "annotator/project_form.html", context, status=status)
+
+
+def _proposal_asked(request: HtmxRequest, project: Project) -> GuidelineProposal | None:
+    """The open proposal that the address names: the settings are to take it up."""
+    number = request.GET.get("proposal", "")
+    if not number:
+        return None
+    pk = int(number) if number.isdecimal() and len(number) < 10 else 0
+    still_open = project.proposals.filter(state=ProposalState.OPEN)
+    return get_object_or_404(still_open.select_related("author"), pk=pk)

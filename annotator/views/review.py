@@ -7,17 +7,21 @@ from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
 from django.db.models import Model, QuerySet
+from django.forms import Form
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 
-from annotator.access import HtmxRequest, get_access
+from annotator import reviewing
+from annotator.access import Access, HtmxRequest, get_access
 from annotator.agreement import alpha, annotator_statistics
-from annotator.models import Judgment, Purpose, Role, Split, Verdict
+from annotator.forms import CommentForm, ProposalForm, RulingForm
+from annotator.models import Judgment, Purpose, Role, Split
 from annotator.rendering import LETTERS, split_conversation
 
 PAGE_SIZE = 50
 # The newest ones; what is older is not read to draw a page. These take about half a second.
 JUDGMENTS_READ = 20_000
+COMMENTS_SHOWN = 200
 FILTERS = ("purpose", "round", "state", "prompt")
 
 
@@ -80,17 +84,23 @@ def comparisons(request: HtmxRequest, slug: str) -> HttpResponse:
 
 @login_required
 def comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
-    """A comparison with its sources and everything that was said of it, withdrawn or not."""
-    project, role = get_access(request, slug, Role.REVIEWER)
-    found = get_object_or_404(project.comparisons.select_related("prompt"), pk=pk)
+    return comparison_page(request, get_access(request, slug, Role.REVIEWER), pk)
+
+
+def comparison_page(
+    request: HtmxRequest, access: Access, pk: int, *, status: int = 200, **forms: Form
+) -> HttpResponse:
+    """A comparison with its sources and everything that was said of it, withdrawn or not. `forms`:
+    those that were sent and have errors."""
+    found = get_object_or_404(access.project.comparisons.select_related("prompt"), pk=pk)
     completions = [entry.completion for entry in found.entries.select_related("completion")]
     letters = {
         completion.pk: letter for letter, completion in zip(LETTERS, completions, strict=False)
     }
     said = found.judgments.select_related("annotator", "assignment").order_by("pk")
+    ruling = reviewing.ruling_on(found)
     context = {
-        "project": project,
-        "role": role,
+        **access._asdict(),
         "comparison": found,
         "conversation": split_conversation(found.prompt.messages),
         "answers": [(letters[completion.pk], completion) for completion in completions],
@@ -98,15 +108,19 @@ def comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
             (judgment, in_words(judgment, letters), as_shown(judgment, letters))
             for judgment in said
         ],
+        "ruling": ruling,
+        "ruling_words": ruling and reviewing.in_letters(ruling.verdict, ruling.ranking, letters),
+        "comments": found.comments.select_related("author")[:COMMENTS_SHOWN],
+        "ruling_form": RulingForm(list(letters), ruling),
+        "comment_form": CommentForm(auto_id="comment_%s"),
+        "proposal_form": ProposalForm(auto_id="proposal_%s"),
+        **forms,
     }
-    return render(request, "annotator/comparison.html", context)
+    return render(request, "annotator/comparison.html", context, status=status)
 
 
 def in_words(judgment: Judgment, letters: dict[int, str]) -> str:
-    """Example: [[7], [8, 9]] -> "A > B = C"."""
-    if judgment.verdict != Verdict.RANKING:
-        return judgment.get_verdict_display()
-    return " > ".join(" = ".join(sorted(letters[pk] for pk in group)) for group in judgment.ranking)
+    return reviewing.in_letters(judgment.verdict, judgment.ranking, letters)
 
 
 def as_shown(judgment: Judgment, letters: dict[int, str]) -> str:

@@ -14,7 +14,7 @@ from annotator.exporting import NotExported, preview
 from annotator.exporting import create_export as freeze
 from annotator.forms import ImportForm
 from annotator.importing import ImportRefused, import_jsonl
-from annotator.models import Role
+from annotator.models import Role, Ruling
 
 EXPORT_FILES = {"data.jsonl": "application/x-ndjson", "manifest.json": "application/json"}
 
@@ -47,6 +47,7 @@ def exports(request: HtmxRequest, slug: str) -> HttpResponse:
         "project": project,
         "role": role,
         "preview": preview(project),
+        "has_rulings": Ruling.objects.filter(project=project, voided=None).exists(),
         "page": page.get_page(request.GET.get("page")),
     }
     return render(request, "annotator/exports.html", context)
@@ -57,7 +58,7 @@ def exports(request: HtmxRequest, slug: str) -> HttpResponse:
 def create_export(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
     try:
-        export = freeze(project, request.user)
+        export = freeze(project, request.user, use_rulings="use_rulings" in request.POST)
     except NotExported as error:
         messages.error(request, str(error))
     else:

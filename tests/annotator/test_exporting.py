@@ -235,6 +235,7 @@ def test_the_manifest_says_what_is_inside(project):
         "judgments": 3,
         "rankings": 3,
         "all_bad": 0,
+        "rulings": 0,
         "annotators": 3,
         "skipped": 0,
     }
@@ -291,7 +292,7 @@ def test_export_asks_equally_many_questions(project, n, django_assert_num_querie
     for comparison in ComparisonFactory.create_batch(n, project=project):
         judge(comparison, [0], [1])
 
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         create_export(project)
 
 

@@ -8,10 +8,36 @@ from tests.e2e.test_loop import import_tiny_model, make_project, sign_in
 pytestmark = pytest.mark.e2e
 
 PAGES = (
-    "", "compare/", "guidelines/", "comparisons/", "agreement/", "exports/", "runs/",
+    "", "compare/", "guidelines/", "guidelines/proposals/", "comparisons/", "comparisons/1/",
+    "progress/", "progress/live/", "agreement/", "exports/", "runs/",
     "runs/new/ppo/", "runs/new/probe/", "runs/1/", "runs/2/", "runs/2/answers/",
-    "runs/3/", "runs/3/report/", "models/", "import/", "members/", "settings/",
+    "runs/3/", "runs/3/report/", "models/", "import/", "members/", "members/invitations/",
+    "settings/", "annotators/1/withdraw/",
 )  # fmt: skip
+
+# A vote of today, a ruling that is an example, a comment, a proposal, a link.
+REVIEWED = """
+from datetime import timedelta
+from django.utils import timezone
+from annotator import assignment as queue, invitations
+from annotator.models import (
+    Comment, Comparison, Completion, GuidelineProposal, Judgment, Project, User, Verdict,
+)
+from annotator.reviewing import rule
+
+ada, project = User.objects.get(), Project.objects.get()
+prompt = project.prompts.first()
+completions = [Completion.objects.create(prompt=prompt, text=text) for text in ("Yes.", "No.")]
+comparison = Comparison.objects.create_from(completions, overlap=2)
+shown = queue.claim(project, ada)
+ranking = [[pk] for pk in shown.order]
+queue.record(shown, Verdict.RANKING, ranking, payload_hash=shown.payload_hash)
+Judgment.objects.update(created=timezone.now() - timedelta(minutes=5))
+rule(comparison, ada, Verdict.RANKING, ranking, explanation="It is true.", is_example=True)
+Comment.objects.create(comparison=comparison, author=ada, text="Well.")
+GuidelineProposal.objects.create(project=project, author=ada, text="Be kind.")
+invitations.invite(project, ada, role="annotator", days=7, max_uses=1)
+"""
 
 # One that has ended, with an alarm and two answers.
 PPO_RUN = """
@@ -78,6 +104,7 @@ def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, ti
     sign_in(page)
     make_project(page)
     import_tiny_model(page, tiny_folder)
+    app.manage("shell", "-c", REVIEWED)
     app.manage("shell", "-c", PPO_RUN)
     app.manage("shell", "-c", REWARD_MODEL_RUN)
 

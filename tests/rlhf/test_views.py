@@ -705,6 +705,7 @@ def test_result_names_annotators_the_least_reliable_first(client, project, admin
             str(good.pk): {**neutral, "reliability": 1.1, "position_bias": 1.0},
             str(bad.pk): {**neutral, "reliability": 0.02, "weight": 0.019},
             str(stranger.pk): {**neutral, "reliability": 1.0},
+            f"ruling-{good.pk}": {**neutral, "reliability": 1.2},
         }
     }
     run = RunFactory(
@@ -715,7 +716,8 @@ def test_result_names_annotators_the_least_reliable_first(client, project, admin
 
     rows = [(row.name, round(row.first_shown, 2)) for row in page.context["annotators"]]
     assert rows == [
-        (bad.username, 0.5), (f"Annotator {stranger.pk}", 0.5), (good.username, 0.73)
+        (bad.username, 0.5), (f"Annotator {stranger.pk}", 0.5), (good.username, 0.73),
+        (f"Rulings of {good.username}", 0.5),
     ]  # fmt: skip
     text = page.content.decode()
     assert "Annotators as the reward model sees them" in text

@@ -17,13 +17,18 @@ class Command(BaseCommand):
         parser.add_argument(
             "--round", type=int, metavar="N", help="Only rounds up to this one (all rounds)."
         )
+        parser.add_argument(
+            "--rulings", action="store_true", help="Count reviewers' rulings as votes (no)."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']}.")
         try:
-            export = create_export(project, round_number=options["round"])
+            export = create_export(
+                project, round_number=options["round"], use_rulings=options["rulings"]
+            )
         except NotExported as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"{export}: {export.folder}")
