@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
 from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Subquery
 from django.db.models.functions import Coalesce
@@ -27,19 +28,20 @@ from annotator.models import (
 )
 from annotator.reviewing import decide, with_proposal
 
-PROJECTS_SHOWN = 200
+PROJECTS_SHOWN = 60
 
 
 @login_required
 def home(request: HtmxRequest) -> HttpResponse:
     """My projects, and in each the next thing for me to do."""
     user = request.user
-    projects = list(_with_my_work(Project.objects.visible_to(user), user)[: PROJECTS_SHOWN + 1])
-    memberships = Membership.objects.filter(user=user, project__in=projects)
+    projects = _with_my_work(Project.objects.visible_to(user), user)
+    page = Paginator(projects, PROJECTS_SHOWN).get_page(request.GET.get("page"))
+    memberships = Membership.objects.filter(user=user, project__in=list(page))
     mine = {membership.project_id: membership for membership in memberships}
     context = {
-        "rows": [(project, mine.get(project.pk)) for project in projects[:PROJECTS_SHOWN]],
-        "is_cut": len(projects) > PROJECTS_SHOWN,
+        "rows": [(project, mine.get(project.pk)) for project in page],
+        "page": page,
         "may_create": may_create(user),
     }
     return render(request, "annotator/home.html", context)

@@ -847,8 +847,22 @@ def test_home_costs_the_same_for_one_project_and_three(client, django_assert_num
         make_judgment(comparison, user, [0], [1])
     client.force_login(user)
 
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         client.get("/")
+
+
+def test_home_has_as_many_pages_as_my_projects_need(client, monkeypatch):
+    monkeypatch.setattr("annotator.views.projects.PROJECTS_SHOWN", 2)
+    user = UserFactory()
+    for name in ("Essays", "Poems", "Songs"):
+        MembershipFactory(user=user, project__name=name)
+    client.force_login(user)
+
+    shown = [
+        [project.name for project, _ in client.get(f"/?page={n}").context["rows"]] for n in (1, 2)
+    ]
+
+    assert shown == [["Essays", "Poems"], ["Songs"]]
 
 
 def next_action(client):
