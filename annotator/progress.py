@@ -25,6 +25,7 @@ from annotator.models import (
     AssignmentState,
     DailyWork,
     Judgment,
+    Membership,
     Project,
     Purpose,
     User,
@@ -38,13 +39,13 @@ LONGEST_PAUSE = 300.0  # seconds; a page that was open for longer was not looked
 
 WORTH_KEEPING = 0.2  # seconds; what is counted faster is counted anew for each page
 
-FORECAST_DAYS = 14
+FORECAST_DAYS = 7  # whole weeks: weekends are part of the rate
 FEWEST_DAYS = 3
 FEWEST_VOTES = 30
 LONGEST_FORECAST = 3650  # days
-# Quantiles of Student's t that leave 10 % above, for 2, 3, … degrees of freedom: with few days, the
-# spread between them is known badly as well.
-T_90 = (1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372, 1.363, 1.356, 1.350)
+# Quantiles of Student's t that leave 10 % above, for 3 to 7 days: with so few, the spread between them
+# is known badly as well.
+T_90 = (1.886, 1.638, 1.533, 1.476, 1.440)
 
 
 # --- counting -----------------------------------------------------------------------------------
@@ -106,13 +107,21 @@ class Day(NamedTuple):
 
 
 def days_of(
-    project: Project, today: date, *, annotator: User | None = None, n_days: int = DAYS_SHOWN
+    project: Project,
+    today: date,
+    *,
+    annotator: User | None = None,
+    still_here: bool = False,
+    n_days: int = DAYS_SHOWN,
 ) -> list[Day]:
-    """Each of the last days, today the last; of everybody or of one."""
+    """Each of the last days, today the last; of everybody, of one, or of who still judges here."""
     first = today - timedelta(days=n_days - 1)
     work = DailyWork.objects.filter(project=project, day__range=(first, today))
     if annotator is not None:
         work = work.filter(annotator=annotator)
+    if still_here:
+        members = Membership.objects.filter(project=project, is_qualified=True)
+        work = work.filter(annotator__in=members.values("user"))
     sums = work.order_by().values_list("day").annotate(Sum("n_judgments"), Sum("seconds"))
     found = {day: Day(day, votes, seconds) for day, votes, seconds in sums}
     days = (first + timedelta(days=n) for n in range(n_days))

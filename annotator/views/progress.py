@@ -44,7 +44,7 @@ def progress(request: HtmxRequest, slug: str) -> HttpResponse:
             "people": work.people_of(project, now.date(), limit=PEOPLE_SHOWN),
             "people_shown": PEOPLE_SHOWN,
             "remaining": remaining,
-            **_outlook(remaining, days, now),
+            **_outlook(project, remaining, now),
         }
     return render(request, "annotator/progress.html", context)
 
@@ -66,10 +66,10 @@ def _bars(days: list[work.Day]) -> list[dict[str, Any]]:
     ]
 
 
-def _outlook(
-    remaining: list[work.Remaining], days: list[work.Day], now: datetime
-) -> dict[str, Any]:
-    """When all is done at this rate. Known answers are asked beside the others, and are not waited for."""
+def _outlook(project: Project, remaining: list[work.Remaining], now: datetime) -> dict[str, Any]:
+    """When all is done, at the rate of the members who still judge. Known answers are asked beside
+    the others, and are not waited for."""
+    days = work.days_of(project, now.date(), still_here=True)
     left = sum(row.left for row in remaining if row.purpose != Purpose.GOLD)
     found = work.forecast(left, work.history(days)) if left else None
     if found is None:

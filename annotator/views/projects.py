@@ -114,10 +114,15 @@ def edit_project(request: HtmxRequest, slug: str) -> HttpResponse:
 
 
 def _proposal_asked(request: HtmxRequest, project: Project) -> GuidelineProposal | None:
-    """The open proposal that the address names: the settings are to take it up."""
+    """The open proposal that the address names: the settings are to take it up.
+
+    If somebody has decided on it meanwhile, there is none for what is sent, and nothing typed is lost.
+    """
     number = request.GET.get("proposal", "")
     if not number:
         return None
     pk = int(number) if number.isdecimal() and len(number) < 10 else 0
-    still_open = project.proposals.filter(state=ProposalState.OPEN)
-    return get_object_or_404(still_open.select_related("author"), pk=pk)
+    still_open = project.proposals.filter(state=ProposalState.OPEN).select_related("author")
+    if request.method == "POST":
+        return still_open.filter(pk=pk).first()
+    return get_object_or_404(still_open, pk=pk)

@@ -135,6 +135,17 @@ def test_days_without_votes_are_days_too(project, anna, vote):
     assert [day.votes for day in days_of(project, TODAY, n_days=3, annotator=anna)] == [1, 0, 0]
 
 
+def test_who_judges_no_more_is_left_out_of_the_rate(project, anna, vote):
+    gone = UserFactory()
+    vote(anna)
+    vote(gone)
+    count_work(project)
+    project.memberships.filter(user=gone).update(is_qualified=False)
+
+    assert days_of(project, TODAY, n_days=1, still_here=True) == [Day(TODAY, 1, 10.0)]
+    assert days_of(project, TODAY, n_days=1) == [Day(TODAY, 2, 20.0)]
+
+
 def test_people_are_listed_with_their_pace_who_did_most_first(project, anna, vote):
     vote(UserFactory(username="ben"), seconds=60)
     vote(anna, NOON - timedelta(days=1), seconds=20)
@@ -177,7 +188,7 @@ def test_the_range_is_the_prediction_interval_of_a_mean():
 
 
 def test_more_days_of_the_same_kind_narrow_the_range():
-    few, many = forecast(600, [15, 25] * 2), forecast(600, [15, 25] * 7)
+    few, many = forecast(600, [15, 25] * 2), forecast(600, [15, 25] * 3)
 
     assert few.low < many.low < 30 < many.high < few.high
 
@@ -196,7 +207,7 @@ def test_history_begins_with_the_first_vote_and_leaves_today_out():
         return [Day(TODAY, n, 0.0) for n in votes]
 
     assert history(days(0, 0, 5, 0, 7, 100)) == [5, 0, 7]
-    assert history(days(*range(20))) == list(range(5, 19))
+    assert history(days(*range(20))) == list(range(12, 19))
     assert history(days(0, 0)) == []
 
 
@@ -277,7 +288,7 @@ def test_annotators_and_outsiders_do_not_see_how_others_work(client, project, na
     assert client.get(url(name)).status_code == 404
 
 
-@pytest.mark.parametrize(("name", "queries"), [("progress", 8), ("live", 5)])
+@pytest.mark.parametrize(("name", "queries"), [("progress", 9), ("live", 5)])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_pages_cost_the_same_for_one_row_and_three(
     client, project, reviewer, vote, django_assert_num_queries, name, queries, rows

@@ -284,6 +284,19 @@ def test_settings_saved_with_the_old_guidelines_accept_nothing(client, project, 
     assert (proposal.state, project.guideline_version) == (ProposalState.OPEN, 1)
 
 
+def test_settings_typed_while_somebody_declined_are_saved(client, project, admin, proposal):
+    client.force_login(admin)
+    page = f"{url('edit_project')}?proposal={proposal.pk}"
+    form = client.get(page).context["form"]
+    GuidelineProposal.objects.update(state=ProposalState.DECLINED)
+
+    client.post(page, {name: form[name].value() for name in form.fields})
+
+    project.refresh_from_db()
+    assert "Prefer short answers." in project.guidelines
+    assert GuidelineProposal.objects.get().state == ProposalState.DECLINED
+
+
 def test_a_proposal_is_declined_once_with_a_reason(client, admin, proposal):
     client.force_login(admin)
     page = url("decline_proposal", proposal.pk)
