@@ -176,12 +176,6 @@ class Membership(models.Model):
         return f"{self.user} in {self.project} ({self.role})"
 
 
-class InvitationQuerySet(models.QuerySet["Invitation"]):
-    def usable(self) -> Self:
-        now = timezone.now()
-        return self.filter(revoked=None, expires__gt=now, uses__lt=F("max_uses"))
-
-
 class Invitation(models.Model):
     """A link that makes whoever opens it a member. Of its token, only the hash is kept."""
 
@@ -194,8 +188,6 @@ class Invitation(models.Model):
     revoked = models.DateTimeField(null=True, blank=True)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="invitations")
     created = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects = InvitationQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -671,6 +663,18 @@ class GuidelineProposal(models.Model):
         return self.text[:80]
 
 
+class ExportQuerySet(models.QuerySet["Export"]):
+    def with_taint(self) -> Self:
+        """Each with `is_tainted`: it carries votes that were withdrawn later."""
+        later = Withdrawal.objects.filter(
+            project=OuterRef("export__project"),
+            annotator=OuterRef("annotator"),
+            created__gte=OuterRef("export__created"),
+        )
+        carrying = ExportAnnotator.objects.filter(Exists(later), export=OuterRef("pk"))
+        return self.annotate(is_tainted=Exists(carrying))
+
+
 class Export(models.Model):
     """A frozen, hashed preference dataset: `data.jsonl` and `manifest.json` in one folder."""
 
@@ -682,6 +686,8 @@ class Export(models.Model):
     n_rows = models.PositiveIntegerField()
     n_judgments = models.PositiveIntegerField()
     manifest = models.JSONField()
+
+    objects = ExportQuerySet.as_manager()
 
     class Meta:
         ordering = ["-pk"]

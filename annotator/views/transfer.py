@@ -42,7 +42,7 @@ def import_file(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def exports(request: HtmxRequest, slug: str) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
-    page = Paginator(project.exports.select_related("created_by"), 30)
+    page = Paginator(project.exports.with_taint().select_related("created_by"), 30)
     context = {
         "project": project,
         "role": role,

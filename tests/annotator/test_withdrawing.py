@@ -1,7 +1,11 @@
+from importlib import import_module
+from pathlib import Path
+
 import pytest
+from django.apps import apps
 
 from annotator import assignment as queue
-from annotator import withdrawing
+from annotator import migrations, withdrawing
 from annotator.exporting import create_export
 from annotator.models import (
     Assignment,
@@ -163,6 +167,23 @@ def test_an_export_knows_whose_votes_it_has(project, admin, anna):
     ]
 
 
+def test_exports_of_before_a_withdrawal_are_marked(project, admin, anna):
+    comparison = ComparisonFactory(project=project, overlap=3)
+    make_judgment(comparison, UserFactory(), [0], [1])
+    before = create_export(project)
+    make_judgment(comparison, anna, [0], [1])
+    tainted = create_export(project)
+    withdraw(project, anna, admin)
+    project.memberships.update(is_qualified=True)
+    make_judgment(comparison, anna, [1], [0])
+    after = create_export(project)
+
+    marked = project.exports.with_taint().order_by("pk")
+
+    assert list(marked) == [before, tainted, after]
+    assert [export.is_tainted for export in marked] == [False, True, False]
+
+
 def test_only_members_and_voters_are_known(project, anna):
     voter = UserFactory()
     make_judgment(ComparisonFactory(project=project), voter, [0], [1])
@@ -170,3 +191,20 @@ def test_only_members_and_voters_are_known(project, anna):
     UserFactory()
 
     assert set(known_here(project)) == {anna, voter}
+
+
+def test_exports_of_before_learn_whose_votes_they_have(project, admin, anna):
+    comparison = ComparisonFactory(project=project)
+    make_judgment(comparison, anna, [0], [1])
+    make_judgment(ComparisonFactory(project=project, purpose="evaluation"), admin, [0], [1])
+    export = create_export(project)
+    withdraw(project, anna, admin)
+    make_judgment(comparison, UserFactory(), [0], [1])
+    ExportAnnotator.objects.all().delete()
+
+    (file,) = Path(migrations.__file__).parent.glob("*_review_and_invitations.py")
+    migration = import_module(f"annotator.migrations.{file.stem}")
+    migration.name_annotators_of_exports(apps, None)
+
+    rows = ExportAnnotator.objects.values_list("export", "annotator", "n_judgments")
+    assert list(rows) == [(export.pk, anna.pk, 1)]
