@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.core.cache import cache
 from django.db import transaction
@@ -32,7 +32,7 @@ from annotator.models import (
 )
 
 DAYS_SHOWN = 28
-COUNTED_AT_ONCE = 50_000  # judgments read by one call, in about half a second
+COUNTED_AT_ONCE = 20_000  # judgments read by one call
 # A judgment gets its number a moment before others can see it, so the newest are left for later.
 SETTLED = timedelta(minutes=2)
 LONGEST_PAUSE = 300.0  # seconds; a page that was open for longer was not looked at all the time
@@ -57,31 +57,37 @@ def count_work(project: Project, now: datetime | None = None) -> bool:
     """
     settled = Judgment.objects.filter(created__lt=(now or timezone.now()) - SETTLED)
     newest = settled.order_by("-pk").values_list("pk", flat=True).first()
-    if newest is None or newest <= project.work_counted:
+    counted = project.work_counted
+    if newest is None or newest <= counted:
         return True
+    columns = "pk", "annotator", "created", "seconds", "verdict", "voided", "is_repeat"
+    new = Judgment.objects.filter(project=project, pk__gt=counted, pk__lte=newest)
+    rows = list(new.order_by("pk").values_list(*columns)[:COUNTED_AT_ONCE])
+    is_all = len(rows) < COUNTED_AT_ONCE
     with transaction.atomic():
-        locked = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-        rows = list(
-            Judgment.objects.filter(project=project, pk__gt=locked.work_counted, pk__lte=newest)
-            .order_by("pk")
-            .values_list("pk", "annotator", "created", "seconds", "verdict", "voided", "is_repeat")
-            [:COUNTED_AT_ONCE]
-        )  # fmt: skip
-        is_all = len(rows) < COUNTED_AT_ONCE
-        work: dict[tuple[int, date], DailyWork] = {}
-        for _, annotator, created, seconds, verdict, voided, is_repeat in rows:
-            if seconds is None:
-                continue
-            day = timezone.localdate(created)
-            row = work.setdefault(
-                (annotator, day), DailyWork(project=project, annotator_id=annotator, day=day)
-            )
-            row.n_judgments += verdict in COUNTED and voided is None and not is_repeat
-            row.seconds += min(seconds, LONGEST_PAUSE)
-        _add(project, work)
         project.work_counted = newest if is_all else rows[-1][0]
-        project.save(update_fields=["work_counted"])
+        # Of two who have read the same judgments, the first adds them.
+        mine = Project.objects.filter(pk=project.pk, work_counted=counted)
+        if mine.update(work_counted=project.work_counted) != 1:
+            return False
+        _add(project, _per_day(project, rows))
     return is_all
+
+
+def _per_day(
+    project: Project, rows: Sequence[tuple[Any, ...]]
+) -> dict[tuple[int, date], DailyWork]:
+    work: dict[tuple[int, date], DailyWork] = {}
+    for _, annotator, created, seconds, verdict, voided, is_repeat in rows:
+        if seconds is None:
+            continue
+        day = timezone.localdate(created)
+        row = work.setdefault(
+            (annotator, day), DailyWork(project=project, annotator_id=annotator, day=day)
+        )
+        row.n_judgments += verdict in COUNTED and voided is None and not is_repeat
+        row.seconds += min(seconds, LONGEST_PAUSE)
+    return work
 
 
 def _add(project: Project, work: dict[tuple[int, date], DailyWork]) -> None:

@@ -8,7 +8,7 @@ from django.utils import timezone
 from annotator import assignment as queue
 from annotator import progress as work
 from annotator.importing import import_jsonl, judge_named
-from annotator.models import Assignment, DailyWork, Judgment, Role, Verdict
+from annotator.models import Assignment, DailyWork, Judgment, Project, Role, Verdict
 from annotator.progress import Day, Remaining, count_work, days_of, forecast, history, remaining
 from tests.factories import (
     AssignmentFactory,
@@ -120,6 +120,15 @@ def test_many_votes_are_counted_in_several_calls(project, anna, vote, monkeypatc
 
     assert [count_work(project), count_work(project)] == [False, True]
     assert counted(project) == [(TODAY, "anna", 3, 30.0)]
+
+
+def test_of_two_who_count_at_once_the_first_counts(project, anna, vote):
+    vote(anna)
+    other = Project.objects.get(pk=project.pk)
+
+    assert [count_work(project), count_work(other)] == [True, False]
+
+    assert counted(project) == [(TODAY, "anna", 1, 10.0)]
 
 
 def test_days_without_votes_are_days_too(project, anna, vote):
