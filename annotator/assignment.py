@@ -14,12 +14,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F, Min, Q, QuerySet
 from django.utils import timezone
 
+from annotator.ballots import Entered, entered_by, keep
 from annotator.models import (
     COUNTED,
     Assignment,
@@ -34,6 +35,15 @@ from annotator.models import (
     User,
     Verdict,
     canonical_key,
+)
+from annotator.protocols import (
+    Protocol,
+    Said,
+    check,
+    check_spans,
+    picks_best,
+    protocol_of,
+    protocol_shown,
 )
 
 ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
@@ -197,10 +207,25 @@ def _hand_out(comparison: Comparison, annotator: User) -> Assignment:
     order = list(comparison.entries.values_list("completion_id", flat=True))
     random.shuffle(order)
     Comparison.objects.filter(pk=comparison.pk).update(taken=F("taken") + 1)
-    return _show(comparison, annotator, order)
+    draft: dict[str, Any] = {}
+    if has_draft(protocol_of(comparison.project), len(order)):
+        order, draft = _begun(comparison, annotator) or (order, {})
+    return _show(comparison, annotator, order, draft)
 
 
-def _show(comparison: Comparison, annotator: User, order: list[int]) -> Assignment:
+def _begun(comparison: Comparison, annotator: User) -> tuple[list[int], dict[str, Any]] | None:
+    """Order and draft of an earlier showing to the same person, whose lease ran out: moved."""
+    earlier = Assignment.objects.filter(comparison=comparison, annotator=annotator)
+    begun = earlier.exclude(draft={}).order_by("-pk").first()
+    if begun is None:
+        return None
+    Assignment.objects.filter(pk=begun.pk).update(draft={})
+    return begun.order, begun.draft
+
+
+def _show(
+    comparison: Comparison, annotator: User, order: list[int], draft: dict[str, Any]
+) -> Assignment:
     project = comparison.project
     return Assignment.objects.create(
         comparison=comparison,
@@ -208,6 +233,8 @@ def _show(comparison: Comparison, annotator: User, order: list[int]) -> Assignme
         annotator=annotator,
         order=order,
         payload_hash=payload_hash(comparison, order),
+        protocol=project.protocol,
+        draft=draft,
         guideline_version=project.guideline_version,
         lease_until=_lease_end(project),
     )
@@ -302,15 +329,32 @@ def record(
     payload_hash: str,
     seconds: float | None = None,
     strength: int | None = None,
+    criteria: dict[str, dict[str, Any]] | None = None,
     rationale: str = "",
+    reasons: Sequence[str] = (),
+    flags: dict[str, list[str]] | None = None,
+    spans: Sequence[dict[str, Any]] = (),
+    rewrite: str = "",
 ) -> Judgment:
     """Write the annotator's verdict down, exactly once.
 
-    `ranking` lists tie groups of completion ids, best first; it is empty for other verdicts.
+    `ranking` lists tie groups of completion ids, best first; it is empty for other verdicts. The
+    rest is as in `Judgment`, and must be what the protocol of this showing asks for.
     Sending a verdict again, by a double click or from a second tab, gives back the judgment that
     stands. A lease that ran out is no harm as long as nobody took the place. Raises NotRecorded.
     """
-    _check(assignment, verdict, ranking, payload_hash)
+    said = Said(
+        verdict=verdict,
+        ranking=[list(group) for group in ranking],
+        strength=strength,
+        criteria=criteria or {},
+        rationale=rationale,
+        reasons=list(reasons),
+        flags=flags or {},
+        spans=list(spans),
+        rewrite=rewrite,
+    )
+    _check(assignment, said, payload_hash)
     with transaction.atomic():
         assignment = (
             Assignment.objects.select_for_update(of=("self",), no_key=True)
@@ -326,7 +370,8 @@ def record(
             _revive(assignment)
         skipped = verdict == Verdict.SKIPPED
         assignment.state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
-        assignment.save(update_fields=["state"])
+        assignment.draft = {}
+        assignment.save(update_fields=["state", "draft"])
         if skipped:
             _give_place_back(assignment.comparison_id)
         elapsed = (timezone.now() - assignment.created).total_seconds()
@@ -335,27 +380,30 @@ def record(
             comparison=assignment.comparison,
             project_id=assignment.project_id,
             annotator_id=assignment.annotator_id,
-            verdict=verdict,
-            ranking=[list(group) for group in ranking],
-            strength=strength,
-            rationale=rationale,
+            **said,
+            strength_of=None if strength is None else len(protocol_shown(assignment).strengths),
             seconds=elapsed if seconds is None else seconds,
             guideline_version=assignment.guideline_version,
         )
 
 
-def _check(
-    assignment: Assignment, verdict: Verdict, ranking: Sequence[Sequence[int]], payload: str
-) -> None:
+def _check(assignment: Assignment, said: Said, payload: str) -> None:
     if payload != assignment.payload_hash:
         raise NotRecorded("This verdict is about another text than the one you were shown.")
-    if verdict != Verdict.RANKING:
-        if ranking:
-            raise NotRecorded("Only a ranking ranks the answers.")
-        return
-    ranked = sorted(pk for group in ranking for pk in group)
-    if ranked != sorted(assignment.order) or not all(ranking):
-        raise NotRecorded("Every answer must be ranked exactly once.")
+    ranking = said["ranking"]
+    if said["verdict"] != Verdict.RANKING and ranking:
+        raise NotRecorded("Only a ranking ranks the answers.")
+    if said["verdict"] == Verdict.RANKING:
+        ranked = sorted(pk for group in ranking for pk in group)
+        if ranked != sorted(assignment.order) or not all(ranking):
+            raise NotRecorded("Every answer must be ranked exactly once.")
+    try:
+        check(protocol_shown(assignment), assignment.order, said)
+        if said["spans"]:
+            lengths = {completion.pk: len(completion.text) for completion in shown(assignment)}
+            check_spans(said["spans"], lengths)
+    except ValueError as error:
+        raise NotRecorded(str(error)) from error
 
 
 def _revive(assignment: Assignment) -> None:
@@ -411,13 +459,40 @@ def undo_last(
             raise NotUndone("Others have answered the comparison that you skipped.")
         Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
         Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
-        return _show(comparison, annotator, last.assignment.order)
+        return _show(comparison, annotator, last.assignment.order, _said_again(last))
+
+
+def _said_again(judgment: Judgment) -> dict[str, list[str]]:
+    """The draft that says the same, as far as the project still asks for it."""
+    protocol, order = protocol_of(judgment.comparison.project), judgment.assignment.order
+    if not has_draft(protocol, len(order)):
+        return {}
+    draft = entered_by(judgment, protocol, order)
+    if picks_best(judgment.assignment):  # whoever picked one has not ranked the others
+        draft = {name: said for name, said in draft.items() if not name.startswith("rank-")}
+    return draft
 
 
 def _lock_both(*comparison_ids: int) -> None:
     """In one order for everybody: two people who undo at once must not wait for each other."""
     both = Comparison.objects.filter(pk__in=comparison_ids).order_by("pk")
     list(both.select_for_update(no_key=True).values_list("pk"))
+
+
+# --- drafts -------------------------------------------------------------------------------------
+def has_draft(protocol: Protocol, n: int) -> bool:
+    """Whether there is anything to enter before the verdict is sent."""
+    return protocol.asks_more or (n > 2 and protocol.many == "ranking")
+
+
+def save_draft(assignment: Assignment, entered: Entered) -> bool:
+    """Keep what was entered until it is sent, also if the lease has run out; False if a verdict has
+    been given. Of two devices the last one to write wins.
+    """
+    draft = keep(entered, protocol_shown(assignment), len(assignment.order))
+    unsent = [AssignmentState.LIVE, AssignmentState.EXPIRED, AssignmentState.RELEASED]
+    row = Assignment.objects.filter(pk=assignment.pk, state__in=unsent)
+    return row.update(draft=draft) == 1
 
 
 # --- where the annotator stands -----------------------------------------------------------------

@@ -15,47 +15,22 @@ from django.db.models import F
 from django.utils.text import slugify
 
 from annotator.assignment import forget_order
+from annotator.ballots import choices
 from annotator.importing import read_lines
-from annotator.models import Assignment, Project, QueueOrder, Role, Ruling, User, Verdict
+from annotator.models import Project, QueueOrder, Role, Ruling, User, Verdict
+from annotator.protocols import MANY, PRESETS, RATIONALES, Criterion, Protocol
 from annotator.rendering import LETTERS
 
 RESERVED_SLUGS = {"new"}
-# What the two-answer page's buttons send: places from left to right as tie groups, or a verdict.
-CHOICES: dict[str, tuple[Verdict, list[list[int]]]] = {
-    "first": (Verdict.RANKING, [[0], [1]]),
-    "second": (Verdict.RANKING, [[1], [0]]),
-    "tie": (Verdict.RANKING, [[0, 1]]),
-    "all_bad": (Verdict.ALL_BAD, []),
-    "skip": (Verdict.SKIPPED, []),
-}
 
 
 class JudgmentForm(forms.Form):
-    """A verdict: one of CHOICES, or `rank` with a rank from 1 (best) for each answer."""
+    """Which showing a verdict is about. What it says is read by `ballots.read`, because its fields
+    depend on the protocol of that showing."""
 
     assignment = forms.IntegerField()
     payload_hash = forms.CharField(max_length=64)
     shown = forms.CharField(required=False, max_length=200)
-    choice = forms.ChoiceField(choices=[(name, name) for name in (*CHOICES, "rank")])
-
-    def verdict(self, assignment: Assignment) -> tuple[Verdict, list[list[int]]]:
-        """Verdict and ranking of completion ids. Raises ValidationError with a sentence."""
-        choice = self.cleaned_data["choice"]
-        if choice == "rank":
-            return Verdict.RANKING, self._ranking(assignment)
-        verdict, places = CHOICES[choice]
-        if places and len(assignment.order) != 2:
-            raise ValidationError("Give every answer a rank.")
-        return verdict, [[assignment.order[place] for place in group] for group in places]
-
-    def _ranking(self, assignment: Assignment) -> list[list[int]]:
-        groups: dict[int, list[int]] = {}
-        for place, pk in enumerate(assignment.order):
-            rank = self.data.get(f"rank-{place}", "")
-            if not rank.isdecimal() or not 1 <= int(rank) <= len(assignment.order):
-                raise ValidationError("Give every answer a rank; equal ranks are ties.")
-            groups.setdefault(int(rank), []).append(pk)
-        return [groups[rank] for rank in sorted(groups)]
 
 
 class UndoForm(forms.Form):
@@ -94,6 +69,100 @@ class ProjectForm(forms.ModelForm):
         if project.queue_order == QueueOrder.DRAWN and "queue_order" in self.changed_data:
             forget_order(project)
         return project
+
+
+class PresetForm(forms.Form):
+    preset = forms.ChoiceField(
+        choices=[(key, preset.name) for key, preset in PRESETS.items()], widget=forms.RadioSelect
+    )
+
+
+class LinesField(forms.CharField):
+    """Labels, one a line, as a tuple."""
+
+    widget = forms.Textarea(attrs={"rows": 4})
+
+    def prepare_value(self, value: Any) -> Any:
+        return value if isinstance(value, str) or value is None else "\n".join(value)
+
+    def to_python(self, value: Any) -> Any:
+        lines = (line.strip() for line in (super().to_python(value) or "").splitlines())
+        return tuple(line for line in lines if line)
+
+
+class CriteriaField(LinesField):
+    """Lines as `key | name | question`, as a tuple of `Criterion`."""
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, str) or value is None:
+            return value
+        return "\n".join(f"{c.key} | {c.name} | {c.question}" for c in value)
+
+    def to_python(self, value: Any) -> Any:
+        return tuple(_criterion(line) for line in super().to_python(value))
+
+
+def _criterion(line: str) -> Criterion:
+    parts = [part.strip() for part in line.split("|", 2)]
+    if len(parts) != 3:
+        raise ValidationError(f"Write a key, a name and a question, with | between: not “{line}”.")
+    try:
+        return Criterion(*parts)
+    except ValueError as error:
+        raise ValidationError(f"{error}.") from error
+
+
+class ProtocolForm(forms.Form):
+    """A protocol by hand. Its fields are those of `Protocol`, which also checks them."""
+
+    strengths = LinesField(
+        label="Strengths of a preference",
+        help_text="One to four, the weakest first, one a line, as words after “A” and “B”. "
+        "With a single line strength is not asked.",
+    )
+    allow_tie = forms.BooleanField(required=False, label="Ties are allowed")
+    allow_all_bad = forms.BooleanField(required=False, label="All answers may be called bad")
+    all_bad_label = forms.CharField(
+        required=False,
+        label="What that is called",
+        help_text="Empty: “Both bad”, or “All bad” of three and more.",
+    )
+    many = forms.ChoiceField(choices=list(MANY.items()), label="Three to nine answers")
+    criteria = CriteriaField(
+        required=False,
+        label="Criteria asked for by themselves",
+        help_text="One a line: a key for the export, a name and a question, as in "
+        "“helpful | Helpful | Which answer helps more?”. "
+        "Of three and more answers only the best is asked for.",
+    )
+    reasons = LinesField(
+        required=False, label="Reasons to choose from", help_text="Up to nine, one a line."
+    )
+    rationale = forms.ChoiceField(choices=list(RATIONALES.items()), label="Reasons in words")
+    rewrite = forms.BooleanField(
+        required=False,
+        label="The best answer may be rewritten",
+        help_text="What people write is exported as demonstrations.",
+    )
+    flags = LinesField(
+        required=False,
+        label="Flags on an answer",
+        help_text="Up to five, one a line: unsafe, personal data, broken, say.",
+    )
+    span_labels = LinesField(
+        required=False,
+        label="Labels of highlights",
+        help_text="Up to five, one a line. With any, passages of answers can be marked.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            try:
+                self.protocol = Protocol(**cleaned)
+            except ValueError as error:
+                raise ValidationError(f"{error}.") from error
+        return cleaned
 
 
 def unused_slug(name: str) -> str:
@@ -247,9 +316,10 @@ class RulingForm(forms.Form):
         if (choice := cleaned.get("choice")) == "rank":
             cleaned |= {"verdict": Verdict.RANKING, "ranking": self._ranking(cleaned)}
         elif choice:
-            verdict, places = CHOICES[choice]
-            ranking = [[self.completions[place] for place in group] for group in places]
-            cleaned |= {"verdict": verdict, "ranking": ranking}
+            offered = {each.value: each for each in choices(Protocol(), len(self.completions))}
+            said = offered[choice]
+            ranking = [[self.completions[place] for place in group] for group in said.places]
+            cleaned |= {"verdict": said.verdict, "ranking": ranking}
         return cleaned
 
     def _ranking(self, cleaned: dict[str, Any]) -> list[list[int]]:

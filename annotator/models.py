@@ -417,6 +417,10 @@ class Assignment(models.Model):
         max_length=9, choices=AssignmentState.choices, default=AssignmentState.LIVE
     )
     guideline_version = models.PositiveIntegerField()
+    # What was asked, as `Project.protocol` was at the time: the verdict is read and checked by it.
+    protocol = models.JSONField(default=dict, blank=True, editable=False)
+    # What was entered and not sent: the fields of the page's form, each with its values.
+    draft = models.JSONField(default=dict, blank=True, editable=False)
     # Shown to somebody who has judged it before, to see whether they say the same again.
     is_repeat = models.BooleanField(default=False, editable=False)
     lease_until = models.DateTimeField()

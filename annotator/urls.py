@@ -18,6 +18,7 @@ comparing_urls = [
     path("compare/judge/", comparing.judge, name="judge"),
     path("compare/undo/", comparing.undo, name="undo"),
     path("compare/renew/<int:pk>/", comparing.renew, name="renew"),
+    path("compare/draft/<int:pk>/", comparing.save_draft, name="save_draft"),
     path("compare/next/", comparing.next_comparison, name="next_comparison"),
     path("guidelines/", comparing.guidelines, name="guidelines"),
 ]
@@ -64,6 +65,7 @@ people_urls = [
 
 project_urls: list[URLPattern | URLResolver] = [
     path("settings/", projects.edit_project, name="edit_project"),
+    path("settings/protocol/", projects.edit_protocol, name="edit_protocol"),
     *comparing_urls,
     *review_urls,
     *progress_urls,

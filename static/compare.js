@@ -1,14 +1,15 @@
 // Keys of the comparing page. Every key presses a button that is on the page: what the buttons do,
 // they do without JavaScript too.
-const aliases = { ArrowLeft: "1", ArrowRight: "2", z: "u" };
+const aliases = { z: "u" };
 const sheet = document.getElementById("keys");
 const BOUNCE_MS = 250; // nobody has read anything this soon: it is the last press, bouncing
 
 function isTyping(target) {
-  return target.closest("input:not([type=radio]), textarea, select, [contenteditable]") !== null;
+  return target.closest("input:not([type=radio], [type=checkbox]), textarea, select, [contenteditable]") !== null;
 }
 
 function showSheet() {
+  fillSheet();
   if (!sheet.open) sheet.showModal();
 }
 
@@ -22,14 +23,14 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (sheet.open || isTyping(event.target)) return;
   // Arrows move in a row of ranks and in what is wider or longer than its box.
-  if (event.key.startsWith("Arrow") && event.target.closest(".ranks, .scrolls, .markdown")) return;
+  if (event.key.startsWith("Arrow") && event.target.closest(".ranks, .options, .scrolls, .markdown")) return;
   // Enter is for what has the focus; only from elsewhere does it send the ranking.
   if (event.key === "Enter" && event.target.closest("a, button, summary, input")) return;
   const letter = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const key = aliases[letter] ?? letter;
-  if (answersToRank().length && act(rankingKeys, key)) return event.preventDefault();
+  if (pressedInVerdict(key)) return event.preventDefault();
   if (act(pageKeys, key)) return event.preventDefault();
-  const button = document.querySelector(`#comparison button[data-key="${CSS.escape(key)}"]`);
+  const button = document.querySelector(`#comparison button[data-key~="${CSS.escape(key)}"]`);
   if (!button) return;
   event.preventDefault();
   press(button);
@@ -44,58 +45,6 @@ const pageKeys = {
   "?": showSheet,
   g: () => document.getElementById("guidelines")?.toggleAttribute("open"),
 };
-
-// --- three answers or more: a digit ranks the answer in hand and takes up the next one -------------
-const rankingKeys = { j: () => takeUp(1), k: () => takeUp(-1) };
-for (const digit of "123456789") rankingKeys[digit] = () => giveRank(digit);
-
-function answersToRank() {
-  return [...document.querySelectorAll("#verdict .answer:has(.ranks)")];
-}
-
-function isRanked(answer) {
-  return answer.querySelector("input:checked") !== null;
-}
-
-function inHand() {
-  const answers = answersToRank();
-  return document.activeElement.closest(".answer") ?? answers.find((a) => !isRanked(a));
-}
-
-function focusOn(answer) {
-  (answer.querySelector("input:checked") ?? answer.querySelector("input")).focus();
-  answer.scrollIntoView({ block: "nearest" });
-}
-
-function takeUp(step) {
-  const answers = answersToRank();
-  const held = document.activeElement.closest(".answer");
-  const place = held ? answers.indexOf(held) + step : answers.findIndex((a) => !isRanked(a));
-  focusOn(answers[Math.min(Math.max(place, 0), answers.length - 1)]);
-}
-
-function giveRank(digit) {
-  const answer = inHand() ?? answersToRank()[0];
-  const rank = answer.querySelector(`input[value="${digit}"]`);
-  if (!rank) return;
-  rank.click();
-  focusOn(answersToRank().find((a) => !isRanked(a)) ?? answer);
-}
-
-function showRanking() {
-  const groups = new Map();
-  for (const answer of answersToRank().filter(isRanked)) {
-    const rank = answer.querySelector("input:checked").value;
-    const letter = answer.querySelector("h2").lastChild.textContent;
-    groups.set(rank, [...(groups.get(rank) ?? []), letter]);
-  }
-  const ordered = [...groups].sort(([a], [b]) => a - b).map(([, letters]) => letters.join(" = "));
-  document.getElementById("ranking").textContent = ordered.join(" > ");
-}
-
-document.addEventListener("change", (event) => {
-  if (event.target.closest(".ranks")) showRanking();
-});
 
 // --- one verdict per showing -----------------------------------------------------------------------
 // From the press until the answer is there the buttons do nothing more, and the second half of a

@@ -107,6 +107,7 @@ class AssignmentFactory(factory.django.DjangoModelFactory):
     payload_hash = factory.LazyAttribute(
         lambda row: assigning.payload_hash(row.comparison, row.order)
     )
+    protocol = factory.SelfAttribute("project.protocol")
     guideline_version = 1
     lease_until = factory.LazyFunction(lambda: timezone.now() + timedelta(minutes=20))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.core import signing
-from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -16,9 +15,11 @@ from django.views.decorators.http import require_POST
 
 from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
+from annotator.ballots import Ballot, Entered, read
 from annotator.forms import JudgmentForm, UndoForm
 from annotator.models import Assignment, Role
-from annotator.rendering import LETTERS, code_style, split_conversation
+from annotator.protocols import protocol_shown
+from annotator.rendering import code_style, split_conversation
 from annotator.reviewing import examples_of, worked
 
 EXAMPLES_SHOWN = 10
@@ -60,17 +61,14 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
         annotator=request.user,
     )
     try:
-        verdict, ranking = form.verdict(assignment)
         queue.record(
             assignment,
-            verdict,
-            ranking,
+            **read(entered_in(request), protocol_shown(assignment), assignment.order),
             payload_hash=form.cleaned_data["payload_hash"],
             seconds=seconds_since(form.cleaned_data["shown"], assignment),
         )
-    except ValidationError as error:
-        return error.messages[0]
-    except queue.NotRecorded as error:
+    except (ValueError, queue.NotRecorded) as error:
+        queue.save_draft(assignment, entered_in(request))  # it is on the page again
         return str(error)
     return ""
 
@@ -88,6 +86,16 @@ def undo(request: HtmxRequest, slug: str) -> HttpResponse:
     except queue.NotUndone as error:
         return _show(request, access, str(error), 422)
     return _show(request, access)
+
+
+@require_POST
+@login_required
+def save_draft(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """What is entered and not sent is there when the page is opened again, also elsewhere."""
+    project, _ = get_access(request, slug)
+    held = get_object_or_404(Assignment, pk=pk, project=project, annotator=request.user)
+    queue.save_draft(held, entered_in(request))
+    return HttpResponse(status=204)
 
 
 @require_POST
@@ -127,7 +135,21 @@ def _show(request: HtmxRequest, access: Access, error: str = "", status: int = 2
         return redirect("annotator:compare", access.project.slug)
     template = "annotator/_comparison.html" if request.htmx else "annotator/compare.html"
     context = _context(request, access) | {"error": error}
+    if error:
+        context["unsent"] = _unsent(request, context["assignment"])
     return render(request, template, context, status=status)
+
+
+def _unsent(request: HtmxRequest, shown: Assignment | None) -> list[str]:
+    """Texts that were sent about something else than what is shown now: nobody types them twice."""
+    if shown is not None and request.POST.get("assignment") == str(shown.pk):
+        return []
+    texts = [request.POST.get(name, "").strip() for name in ("rationale", "rewrite")]
+    return [text for text in texts if text]
+
+
+def entered_in(request: HtmxRequest) -> Entered:
+    return dict(request.POST.lists())
 
 
 def shown_now(assignment: Assignment) -> str:
@@ -169,10 +191,11 @@ def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
 
 def task_context(assignment: Assignment) -> dict[str, Any]:
     """What `_task.html` shows of a comparison."""
+    completions = queue.shown(assignment)
     return {
         "assignment": assignment,
         "conversation": split_conversation(assignment.comparison.prompt.messages),
-        "answers": list(zip(LETTERS, queue.shown(assignment), strict=False)),
+        "ballot": Ballot(protocol_shown(assignment), completions, assignment.draft),
         "shown": shown_now(assignment),
         # Half of the lease: one lost heartbeat does no harm.
         "renew_seconds": max(20, assignment.project.lease_minutes * 60 // 2),

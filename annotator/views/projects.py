@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
@@ -12,7 +15,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from annotator.access import HtmxRequest, get_access
-from annotator.forms import ProjectForm
+from annotator.forms import PresetForm, ProjectForm, ProtocolForm
 from annotator.models import (
     Assignment,
     AssignmentState,
@@ -26,6 +29,7 @@ from annotator.models import (
     Role,
     User,
 )
+from annotator.protocols import PRESETS, Protocol, preset_of, protocol_of, to_json
 from annotator.reviewing import decide, with_proposal
 
 PROJECTS_SHOWN = 60
@@ -126,3 +130,38 @@ def _proposal_asked(request: HtmxRequest, project: Project) -> GuidelineProposal
     if request.method == "POST":
         return still_open.filter(pk=pk).first()
     return get_object_or_404(still_open, pk=pk)
+
+
+@login_required
+def edit_protocol(request: HtmxRequest, slug: str) -> HttpResponse:
+    """A preset in one click, or everything by hand. Votes that were given stay as they are."""
+    project, role = get_access(request, slug, Role.ADMIN)
+    protocol = protocol_of(project)
+    presets = PresetForm(request.POST if "preset" in request.POST else None)
+    by_hand = "strengths" in request.POST
+    form = ProtocolForm(request.POST if by_hand else None, initial=_settings_of(protocol))
+    if by_hand and form.is_valid():
+        return _save_protocol(request, project, form.protocol)
+    if presets.is_bound and presets.is_valid():
+        return _save_protocol(request, project, PRESETS[presets.cleaned_data["preset"]].protocol)
+    context = {
+        "project": project,
+        "role": role,
+        "form": form,
+        "presets": PRESETS,
+        "chosen": preset_of(protocol),
+        "has_votes": project.judgments.exists(),
+    }
+    status = 422 if form.errors or presets.errors else 200
+    return render(request, "annotator/protocol.html", context, status=status)
+
+
+def _settings_of(protocol: Protocol) -> dict[str, Any]:
+    return {field.name: getattr(protocol, field.name) for field in fields(protocol)}
+
+
+def _save_protocol(request: HtmxRequest, project: Project, protocol: Protocol) -> HttpResponse:
+    project.protocol = to_json(protocol)
+    project.save(update_fields=["protocol"])
+    messages.success(request, "Saved. The next comparison that is handed out is asked like this.")
+    return redirect("annotator:edit_protocol", project.slug)

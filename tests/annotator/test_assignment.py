@@ -19,7 +19,9 @@ from annotator.assignment import (
     queue_state,
     record,
     release,
+    release_expired,
     renew,
+    save_draft,
     shown,
     undo_last,
 )
@@ -29,9 +31,11 @@ from annotator.models import (
     AssignmentState,
     Comparison,
     Judgment,
+    Project,
     QueueOrder,
     Verdict,
 )
+from annotator.protocols import Protocol, to_json
 from tests.factories import (
     AssignmentFactory,
     ComparisonFactory,
@@ -371,19 +375,122 @@ def test_release_frees_the_place_once(project, anna):
     assert taken(comparison) == 1
 
 
+# --- protocols and drafts -----------------------------------------------------------------------
+STEPS = Protocol(
+    strengths=("slightly better", "better"),
+    rationale="required",
+    flags=("unsafe",),
+    span_labels=("wrong",),
+)
+
+
+@pytest.fixture
+def with_steps():
+    return ProjectFactory(protocol=to_json(STEPS))
+
+
+def test_record_stores_all_that_was_said(with_steps):
+    assignment = AssignmentFactory(comparison__project=with_steps)
+    first, second = assignment.order
+    said = {
+        "strength": 2,
+        "rationale": "It is true.",
+        "flags": {str(second): ["unsafe"]},
+        "spans": [{"completion": second, "start": 0, "end": 3, "label": "wrong"}],
+    }
+
+    judgment = say(assignment, Verdict.RANKING, [[first], [second]], **said)
+
+    judgment.refresh_from_db()
+    assert {name: getattr(judgment, name) for name in said} == said
+    assert judgment.strength_of == 2
+
+
+def test_record_refuses_what_the_protocol_does_not_ask_for(with_steps):
+    assignment = AssignmentFactory(comparison__project=with_steps, protocol=to_json(STEPS))
+    ranking = [[pk] for pk in assignment.order]
+
+    with pytest.raises(NotRecorded, match="Say in a few words why"):
+        say(assignment, Verdict.RANKING, ranking, strength=1)
+
+    assert Judgment.objects.count() == 0
+
+
+def test_record_refuses_highlights_beyond_the_text(with_steps):
+    assignment = AssignmentFactory(
+        comparison=ComparisonFactory(project=with_steps, texts=["🙂🙂", "no"]),
+    )
+    spans = [{"completion": assignment.order[0], "start": 1, "end": 3, "label": "wrong"}]
+
+    with pytest.raises(NotRecorded, match="A highlight from 1 to 3 is not within its answer"):
+        say(assignment, rationale="So.", spans=spans)
+
+
+def test_a_verdict_is_checked_by_the_protocol_it_was_shown_with(with_steps, anna):
+    anna.memberships.create(project=with_steps)
+    ComparisonFactory(project=with_steps)
+    assignment = claim(with_steps, anna)
+    Project.objects.filter(pk=with_steps.pk).update(protocol={})
+
+    judgment = say(
+        assignment, Verdict.RANKING, [[pk] for pk in assignment.order], strength=1, rationale="So."
+    )
+
+    assert (judgment.strength, judgment.strength_of) == (1, 2)
+
+
+def test_a_draft_is_there_until_the_verdict(with_steps, anna):
+    anna.memberships.create(project=with_steps)
+    ComparisonFactory(project=with_steps)
+    assignment = claim(with_steps, anna)
+
+    assert save_draft(assignment, {"rationale": ["So"]})
+    assert claim(with_steps, anna).draft == {"rationale": ["So"]}
+    say(assignment, rationale="So it is.")
+
+    assert not save_draft(assignment, {"rationale": ["Late"]})
+    assert Assignment.objects.get().draft == {}
+
+
+def test_a_draft_outlives_its_lease_and_keeps_the_order(anna):
+    project = ProjectFactory()
+    anna.memberships.create(project=project)
+    ComparisonFactory(project=project, texts=list("abcdefghi"))
+    first = claim(project, anna)
+    save_draft(first, {"rank-3": ["1"]})
+    Assignment.objects.update(lease_until=timezone.now() - timedelta(minutes=1))
+    release_expired(project)
+
+    second = claim(project, anna)
+
+    assert (second.order, second.draft) == (first.order, {"rank-3": ["1"]})
+    first.refresh_from_db()
+    assert first.draft == {}
+
+
+def test_an_undo_brings_back_what_was_said(with_steps, anna):
+    anna.memberships.create(project=with_steps)
+    ComparisonFactory(project=with_steps)
+    assignment = claim(with_steps, anna)
+    ranking = [[pk] for pk in reversed(assignment.order)]
+    say(assignment, Verdict.RANKING, ranking, strength=1, rationale="So.")
+
+    again = undo_last(with_steps, anna)
+
+    assert again.draft == {"choice": ["second-1"], "rationale": ["So."]}
+
+
 # --- record -----------------------------------------------------------------------------------
 def test_record_stores_the_ranking_of_what_was_shown(project, anna):
     comparison = ComparisonFactory(project=project, texts=["a", "b", "c"])
     assignment = claim(project, anna)
     first, second, third = assignment.order
 
-    judgment = say(
-        assignment, Verdict.RANKING, [[third], [first, second]], seconds=4.5, rationale="Short."
-    )
+    judgment = say(assignment, Verdict.RANKING, [[third], [first, second]], seconds=4.5)
 
     assert judgment.ranking == [[third], [first, second]]
     assert (judgment.comparison, judgment.annotator) == (comparison, anna)
-    assert (judgment.seconds, judgment.rationale) == (4.5, "Short.")
+    assert judgment.seconds == 4.5
     assert Assignment.objects.get().state == AssignmentState.JUDGED
     assert taken(comparison) == 1
 

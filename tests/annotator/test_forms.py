@@ -1,72 +1,17 @@
 import gzip
 
 import pytest
-from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from annotator.forms import ImportForm, JudgmentForm, NewMemberForm, ProjectForm, unused_slug
-from annotator.models import Verdict
-from tests.factories import AssignmentFactory, ComparisonFactory, ProjectFactory
+from annotator.forms import ImportForm, NewMemberForm, ProjectForm, ProtocolForm, unused_slug
+from annotator.protocols import Criterion, Protocol
+from tests.factories import ComparisonFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db
 SETTINGS = {
     "name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25,
     "queue_order": "drawn", "random_percent": 20,
 }  # fmt: skip
-
-
-def judgment_form(assignment, choice, **ranks):
-    form = JudgmentForm(
-        {"assignment": assignment.pk, "payload_hash": "x", "choice": choice}
-        | {name.replace("_", "-"): value for name, value in ranks.items()}
-    )
-    assert form.is_valid()
-    return form
-
-
-def ranking_of(n, **ranks):
-    """The verdict on n answers, as places from left to right."""
-    assignment = AssignmentFactory(comparison=ComparisonFactory(texts=[f"{i}" for i in range(n)]))
-    verdict, groups = judgment_form(assignment, "rank", **ranks).verdict(assignment)
-    return verdict, [[assignment.order.index(pk) for pk in group] for group in groups]
-
-
-def test_ranks_become_tie_groups_best_first():
-    verdict = ranking_of(3, rank_0="3", rank_1="1", rank_2="3")
-
-    assert verdict == (Verdict.RANKING, [[1], [0, 2]])
-
-
-def test_ranks_need_not_start_at_one_nor_follow_on():
-    assert ranking_of(3, rank_0="2", rank_1="3", rank_2="3") == (Verdict.RANKING, [[0], [1, 2]])
-
-
-@pytest.mark.parametrize("rank", ["", "0", "4", "-1", "1.5", "x", "¹"])
-def test_a_rank_is_a_number_from_one_to_the_number_of_answers(rank):
-    with pytest.raises(ValidationError, match="Give every answer a rank"):
-        ranking_of(3, rank_0="1", rank_1="2", rank_2=rank)
-
-
-@pytest.mark.parametrize("choice", ["all_bad", "skip"])
-def test_a_verdict_that_is_no_ranking_ranks_nothing(choice):
-    assignment = AssignmentFactory()
-
-    _, ranking = judgment_form(assignment, choice).verdict(assignment)
-
-    assert ranking == []
-
-
-def test_better_of_two_says_nothing_of_three():
-    assignment = AssignmentFactory(comparison=ComparisonFactory(texts=["a", "b", "c"]))
-
-    with pytest.raises(ValidationError, match="Give every answer a rank"):
-        judgment_form(assignment, "first").verdict(assignment)
-
-
-def test_there_are_no_other_choices():
-    form = JudgmentForm({"assignment": 1, "payload_hash": "x", "choice": "third"})
-
-    assert list(form.errors) == ["choice"]
 
 
 def test_slugs_are_told_apart_and_new_is_taken():
@@ -153,3 +98,36 @@ def test_too_large_a_file_is_told_the_limit_and_the_way_around(settings):
 @pytest.mark.parametrize(("name", "is_good"), [("eve", True), ("e ve", False), ("x" * 151, False)])
 def test_names_of_new_members_are_names_one_can_sign_in_with(name, is_good):
     assert NewMemberForm({"username": name, "role": "annotator"}).is_valid() is is_good
+
+
+BY_HAND = {"strengths": "slightly better\n better ", "many": "ranking", "rationale": "off"}
+
+
+def test_a_protocol_by_hand_is_read_line_by_line():
+    form = ProtocolForm(
+        BY_HAND | {"criteria": "honest | Honest | Which is | true?\n\n", "flags": "unsafe\nbroken"}
+    )
+
+    assert form.is_valid()
+    assert form.protocol == Protocol(
+        strengths=("slightly better", "better"),
+        allow_tie=False,
+        allow_all_bad=False,
+        criteria=(Criterion("honest", "Honest", "Which is | true?"),),
+        flags=("unsafe", "broken"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("criteria", "helpful", "Write a key, a name and a question, with | between"),
+        ("criteria", "Helpful | a | b", "small letters"),
+        ("flags", "a\nb\nc\nd\ne\nf", "flags must be 0 to 5 labels"),
+        ("strengths", "a\na", "labels in strengths must differ"),
+    ],
+)
+def test_what_no_protocol_can_be_is_told(field, value, sentence):
+    form = ProtocolForm(BY_HAND | {field: value})
+
+    assert sentence in str(form.errors)

@@ -10,6 +10,7 @@ from django.utils import timezone
 from annotator import assignment as queue
 from annotator.exporting import create_export
 from annotator.models import Assignment, Judgment, Membership, Project, Role, User, Verdict
+from annotator.protocols import PRESETS, protocol_of, to_json
 from annotator.views.comparing import shown_now
 from annotator.views.review import PAGE_SIZE, meaning_of
 from tests.factories import (
@@ -155,6 +156,85 @@ def test_every_answer_needs_a_rank(client, project, member):
 
     assert response.status_code == 422
     assert "Give every answer a rank" in response.content.decode()
+
+
+@pytest.fixture
+def with_reasons(project):
+    project.protocol = to_json(PRESETS["helpsteer"].protocol)
+    project.save()
+
+
+def entered(html):
+    """What the page shows as entered: the choice, and the reasons."""
+    chosen = re.findall(r'value="([\w-]+)" data-key="[^"]*" checked', html)
+    return chosen, re.findall(r"<textarea[^>]*>([^<]*)</textarea>", html)
+
+
+def test_what_was_entered_is_there_when_the_page_is_opened_again(
+    client, project, member, with_reasons
+):
+    member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    client.get(url("compare"))
+    held = Assignment.objects.get()
+
+    draft = {"choice": "first-2", "rationale": "Be<cause"}
+    client.post(url("save_draft", held.pk), draft | {"other": "x"})
+
+    assert entered(client.get(url("compare")).content.decode()) == (["first-2"], ["Be&lt;cause"])
+
+
+def test_a_refused_verdict_comes_back_as_it_was_sent(client, project, member, with_reasons):
+    member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    client.get(url("compare"))
+    held = Assignment.objects.get()
+
+    response = client.post(url("judge"), verdict(held, "second-3"), headers=HTMX)
+
+    assert response.status_code == 422
+    assert "Say in a few words why." in response.content.decode()
+    assert entered(response.content.decode()) == (["second-3"], [""])
+
+
+def test_what_was_written_too_late_is_shown_above_the_next_one(
+    client, project, member, with_reasons
+):
+    member(Role.ANNOTATOR)
+    comparison = ComparisonFactory(project=project)
+    client.get(url("compare"))
+    held = Assignment.objects.get()
+    queue.release(held)
+    make_judgment(comparison, UserFactory(), [0], [1], strength=1, rationale="Short.")
+
+    sent = verdict(held, "first-1", rationale="Long thought.")
+    response = client.post(url("judge"), sent, headers=HTMX)
+
+    assert response.context["unsent"] == ["Long thought."]
+
+
+def test_nobody_writes_another_persons_draft(client, project, member, with_reasons):
+    held = AssignmentFactory(comparison__project=project)
+    member(Role.ANNOTATOR)
+
+    response = client.post(url("save_draft", held.pk), {"rationale": "Mine."})
+
+    assert response.status_code == 404
+    held.refresh_from_db()
+    assert held.draft == {}
+
+
+def test_an_admin_chooses_a_preset_and_changes_it_by_hand(client, project, member):
+    member(Role.ADMIN)
+
+    client.post(url("edit_protocol"), {"preset": "llama2"})
+    project.refresh_from_db()
+    assert protocol_of(project) == PRESETS["llama2"].protocol
+    by_hand = {"strengths": "better", "many": "best", "rationale": "off", "allow_tie": "on"}
+    client.post(url("edit_protocol"), by_hand | {"flags": "unsafe"})
+
+    project.refresh_from_db()
+    assert project.protocol == {"allow_all_bad": False, "many": "best", "flags": ["unsafe"]}
 
 
 def test_undo_brings_the_comparison_back(client, project, member):
@@ -408,7 +488,7 @@ def test_signing_out_takes_a_post(client, member):
 
 # --- who may do what ----------------------------------------------------------------------------
 REVIEWER_PAGES = ["prompts", "comparisons", "agreement", "exports"]
-ADMIN_PAGES = ["import_file", "members", "edit_project"]
+ADMIN_PAGES = ["import_file", "members", "edit_project", "edit_protocol"]
 
 
 @pytest.mark.parametrize("name", ["compare", "guidelines", *REVIEWER_PAGES, *ADMIN_PAGES])
@@ -454,9 +534,10 @@ def test_only_admins_change_members_and_make_exports(client, project, member, ro
         client.post(url("remove_member", membership.pk)),
         client.post(url("import_file"), {"text": '{"prompt": "Why?"}'}),
         client.post(url("edit_project"), {"name": "Mine"}),
+        client.post(url("edit_protocol"), {"preset": "llama2"}),
     ]
 
-    assert [answer.status_code for answer in answers] == [404] * 6
+    assert [answer.status_code for answer in answers] == [404] * 7
     assert not project.exports.exists()
     assert not User.objects.filter(username="eve").exists()
     assert project.memberships.get(pk=membership.pk).role == Role.ANNOTATOR

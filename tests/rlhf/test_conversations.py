@@ -227,7 +227,9 @@ def test_a_turn_by_its_pages(client, project, listener, anna):
     )
 
     assert page["judge_url"] == reverse("rlhf:judge_turn", args=["tea"])
-    assert response.context["chat"].messages[1]["content"] == page["answers"][0][1].text
+    assert (
+        response.context["chat"].messages[1]["content"] == page["ballot"].answers[0].completion.text
+    )
 
 
 def test_nothing_said_comes_back_with_a_sentence(client, project, listener, anna):
