@@ -384,7 +384,7 @@ class RewardModelForm(RunForm):
     margin_coefficient = decimal(
         "Weight of strength",
         RewardModelConfig.margin_coefficient,
-        "How much the scores must differ per point of strength that people gave; 0: not at all.",
+        "How much the scores must differ where people gave the full strength; 0: not at all.",
         high=100.0,
     )
     center_rewards = decimal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -15,7 +16,8 @@ from annotator import reviewing
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.agreement import alpha, annotator_statistics
 from annotator.forms import CommentForm, ProposalForm, RulingForm
-from annotator.models import Judgment, Purpose, Role, Split
+from annotator.models import Judgment, Purpose, Role, Split, Verdict
+from annotator.protocols import picks_best
 from annotator.rendering import LETTERS, split_conversation
 
 PAGE_SIZE = 50
@@ -97,6 +99,7 @@ def comparison_page(
     letters = {
         completion.pk: letter for letter, completion in zip(LETTERS, completions, strict=False)
     }
+    texts = {completion.pk: completion.text for completion in completions}
     said = found.judgments.select_related("annotator", "assignment").order_by("pk")
     ruling = reviewing.ruling_on(found)
     context = {
@@ -105,7 +108,12 @@ def comparison_page(
         "conversation": split_conversation(found.prompt.messages),
         "answers": [(letters[completion.pk], completion) for completion in completions],
         "judgments": [
-            (judgment, in_words(judgment, letters), as_shown(judgment, letters))
+            (
+                judgment,
+                in_words(judgment, letters),
+                as_shown(judgment, letters),
+                list(besides(judgment, letters, texts)),
+            )
             for judgment in said
         ],
         "ruling": ruling,
@@ -120,7 +128,32 @@ def comparison_page(
 
 
 def in_words(judgment: Judgment, letters: dict[int, str]) -> str:
+    """Example: [[7], [8, 9]] -> "A > B = C"."""
+    if judgment.ranking and picks_best(judgment.assignment):
+        return f"{letters[judgment.ranking[0][0]]} is the best"
     return reviewing.in_letters(judgment.verdict, judgment.ranking, letters)
+
+
+def besides(
+    judgment: Judgment, letters: dict[int, str], texts: dict[int, str]
+) -> Iterator[tuple[str, str]]:
+    """What else was said: each a name and a text. Answers by the letters of the page."""
+    if judgment.strength:
+        yield "Strength", f"{judgment.strength} of {judgment.strength_of}"
+    for key, said in judgment.criteria.items():
+        words = reviewing.in_letters(Verdict.RANKING, said["ranking"], letters)
+        yield key, f"{words}, {said['strength']}" if said["strength"] else words
+    if judgment.reasons:
+        yield "Reasons", ", ".join(judgment.reasons)
+    if judgment.rationale:
+        yield "Why", judgment.rationale
+    for pk, flags in judgment.flags.items():
+        yield f"Flags on {letters[int(pk)]}", ", ".join(flags)
+    for span in judgment.spans:
+        text = texts[span["completion"]][span["start"] : span["end"]]
+        yield f"Highlight in {letters[span['completion']]}", f"“{text}”: {span['label']}"
+    if judgment.rewrite:
+        yield "As it should be", judgment.rewrite
 
 
 def as_shown(judgment: Judgment, letters: dict[int, str]) -> str:

@@ -16,7 +16,11 @@ from annotator.forms import ImportForm
 from annotator.importing import ImportRefused, import_jsonl
 from annotator.models import Role, Ruling
 
-EXPORT_FILES = {"data.jsonl": "application/x-ndjson", "manifest.json": "application/json"}
+EXPORT_FILES = {
+    "data.jsonl": "application/x-ndjson",
+    "demonstrations.jsonl": "application/x-ndjson",
+    "manifest.json": "application/json",
+}
 
 
 @login_required

@@ -105,7 +105,7 @@ class RewardModelConfig(Config):
     max_tokens: int = 1024  # prompt + completion; longer pairs are left out and counted
     annotators: str = "joint"  # reliability learned with the scores; "crowd", before; or "equal"
     ties: str = "half"  # a tie is half a vote each way; or "davidson", "rao-kupper": an outcome
-    margin_coefficient: float = 0.0  # times the strength of preference, off the difference
+    margin_coefficient: float = 0.0  # times the strength (0 to 1) of preference, off the difference
     label_smoothing: float = 0.0  # nobody is surer than 1 - this
     center_rewards: float = 0.0  # coefficient of (score + score)²; Eisenstein et al. 2023: 0.01
     members: int = 1  # of an ensemble: adapters that differ by seed and by drawn prompts

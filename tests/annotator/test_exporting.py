@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from annotator.exporting import (
     COLUMNS,
-    Ballot,
+    DEMONSTRATION_COLUMNS,
     NotExported,
     NothingToExport,
     PairVotes,
+    Preference,
     count_votes,
     create_export,
     preview,
 )
 from annotator.models import Export, Judgment, Purpose, Verdict
+from annotator.protocols import QUALITIES, Protocol, to_json
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -84,11 +86,23 @@ def test_a_row_holds_the_pair_and_its_votes(project):
         "first_vote": comparison.judgments.order_by("pk").first().pk,
         "tie_share": 0.25,
         "votes": [
-            {"annotator": str(judgment.annotator_id), "prefers": prefers, "first": "rejected"}
+            {
+                "annotator": str(judgment.annotator_id),
+                "prefers": prefers,
+                "first": "rejected",
+                "strength": 0.0,
+                "criteria": [],
+                "reasons": [],
+                "rationale": "",
+                "spans": [],
+            }
             for judgment, prefers in zip(
                 judgments, ["chosen", "chosen", "tie", "rejected"], strict=True
             )
         ],
+        "criteria": [],
+        "chosen_flags": [],
+        "rejected_flags": [],
         "n_all_bad": 1,
         "chosen_source": "import",
         "rejected_source": "import",
@@ -157,13 +171,80 @@ def test_nobody_is_named(project):
     assert username not in (export.folder / "data.jsonl").read_text()
 
 
-def test_margin_is_the_mean_signed_strength(project):
+def test_margin_is_the_mean_signed_share_of_the_scale(project):
+    """Four of four steps and two of two are as strong."""
     comparison = ComparisonFactory(project=project)
-    judge(comparison, [0], [1], strength=3)
-    judge(comparison, [0], [1], strength=1)
-    judge(comparison, [1], [0], strength=1)
+    for steps, groups, strength in [(4, ([0], [1]), 4), (2, ([0], [1]), 2), (4, ([1], [0]), 2)]:
+        project.protocol = {"strengths": list("abcd")[:steps]}
+        judge(comparison, *groups, strength=strength)
+    project.protocol = {}
+    judge(comparison, [0, 1])
 
-    assert [row["margin"] for row in rows_of(create_export(project))] == [1.0]
+    (row,) = rows_of(create_export(project))
+
+    assert row["margin"] == (1 + 1 - 0.5 + 0) / 4
+    assert [vote["strength"] for vote in row["votes"]] == [1.0, 1.0, 0.5, 0.0]
+
+
+def test_what_was_said_besides_is_about_chosen_and_rejected(project):
+    project.protocol = to_json(
+        Protocol(criteria=QUALITIES[:1], rationale="optional", flags=("x",), span_labels=("y",))
+    )
+    comparison = ComparisonFactory(project=project, texts=["bad", "good"])
+    bad, good = completion_ids(comparison)
+    judge(
+        comparison, [1], [0],
+        criteria={"helpful": {"ranking": [[bad], [good]], "strength": None}},
+        rationale="It is.",
+        flags={str(bad): ["x"]},
+        spans=[{"completion": bad, "start": 0, "end": 2, "label": "y"}],
+    )  # fmt: skip
+    judge(comparison, flags={str(bad): ["x"]})
+
+    (row,) = rows_of(create_export(project))
+
+    assert row["criteria"] == [
+        {"criterion": "helpful", "p_chosen": 0.0, "n_judgments": 1, "margin": 0.0}
+    ]
+    assert (row["chosen_flags"], row["rejected_flags"]) == ([], ["x", "x"])
+    (vote,) = row["votes"]
+    assert vote["criteria"] == [{"criterion": "helpful", "prefers": "rejected", "strength": 0.0}]
+    assert vote["spans"] == [{"of": "rejected", "start": 0, "end": 2, "label": "y"}]
+    assert vote["rationale"] == "It is."
+
+
+def test_a_pick_says_nothing_of_the_others_and_counts_as_one_choice(project):
+    project.protocol = {"many": "best"}
+    comparison = ComparisonFactory(project=project, texts=["a", "b", "c"])
+    judge(comparison, [2], [0, 1])
+
+    rows = rows_of(create_export(project))
+
+    pairs = [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
+    assert pairs == [("c", "a"), ("c", "b")]
+    assert [row["weight"] for row in rows] == [0.5, 0.5]
+
+
+def test_a_rewrite_is_a_demonstration(project):
+    project.protocol = {"rewrite": True}
+    comparison = ComparisonFactory(project=project)
+    judgment = judge(comparison, [0], [1], rewrite="Better still.")
+    judge(comparison, [0], [1])
+
+    export = create_export(project)
+
+    content = (export.folder / "demonstrations.jsonl").read_bytes()
+    assert json.loads(content) == {
+        "prompt": comparison.prompt.messages,
+        "completion": [{"role": "assistant", "content": "Better still."}],
+        "split": "train",
+        "comparison": comparison.pk,
+        "prompt_key": comparison.prompt.key,
+        "round": 1,
+        "annotator": str(judgment.annotator_id),
+    }
+    assert list(json.loads(content)) == list(DEMONSTRATION_COLUMNS)
+    assert export.manifest["demonstrations"]["sha256"] == hashlib.sha256(content).hexdigest()
 
 
 def test_all_bad_alone_gives_no_row_but_is_counted(project):
@@ -237,6 +318,7 @@ def test_the_manifest_says_what_is_inside(project):
         "all_bad": 0,
         "rulings": 0,
         "annotators": 3,
+        "demonstrations": 0,
         "skipped": 0,
     }
     assert export.manifest["guideline_versions"] == {"1": 3}
@@ -314,21 +396,25 @@ def test_preview_counts_training_votes(project):
 
 # --- arithmetic -------------------------------------------------------------------------------
 def test_count_votes_reads_tie_groups():
-    ballots = [Ballot([[1], [2, 3]], 2), Ballot([[3], [1], [2]], 1), Ballot([[1, 2, 3]], None)]
+    said = [
+        Preference([[1], [2, 3]], 1.0),
+        Preference([[3], [1], [2]], 0.5),
+        Preference([[1, 2, 3]]),
+    ]
 
-    assert count_votes(1, 3, ballots) == PairVotes(wins=1, losses=1, ties=1, strength=1.0)
-    assert count_votes(2, 3, ballots) == PairVotes(wins=0, losses=1, ties=2, strength=-1.0)
+    assert count_votes(1, 3, said) == PairVotes(wins=1, losses=1, ties=1, strength=0.5)
+    assert count_votes(2, 3, said) == PairVotes(wins=0, losses=1, ties=2, strength=-0.5)
 
 
 @st.composite
-def ballots(draw):
+def preferences(draw):
     """Rankings of the completions 0, 1, 2 with any ties, as annotators could give them."""
     places = draw(st.lists(st.integers(0, 2), min_size=3, max_size=3))
     ranking = [[c for c in range(3) if places[c] == place] for place in sorted(set(places))]
-    return Ballot(ranking, draw(st.none() | st.integers(1, 4)))
+    return Preference(ranking, draw(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])))
 
 
-@given(st.lists(ballots(), min_size=1, max_size=8))
+@given(st.lists(preferences(), min_size=1, max_size=8))
 def test_count_votes_of_a_pair_mirror_each_other(votes):
     forward, backward = count_votes(0, 1, votes), count_votes(1, 0, votes)
 
@@ -337,9 +423,9 @@ def test_count_votes_of_a_pair_mirror_each_other(votes):
     assert forward.p_first + backward.p_first == 1
 
 
-@given(st.lists(ballots(), min_size=1, max_size=8))
+@given(st.lists(preferences(), min_size=1, max_size=8))
 def test_pair_shares_of_a_ranking_add_up(votes):
-    """Every ballot deals out one point per pair, so the three pairs hold three points each."""
+    """Every ranking deals out one point per pair, so the three pairs hold three points each."""
     shares = Counter()
     for first, second in [(0, 1), (0, 2), (1, 2)]:
         pair = count_votes(first, second, votes)

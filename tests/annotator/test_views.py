@@ -10,7 +10,7 @@ from django.utils import timezone
 from annotator import assignment as queue
 from annotator.exporting import create_export
 from annotator.models import Assignment, Judgment, Membership, Project, Role, User, Verdict
-from annotator.protocols import PRESETS, protocol_of, to_json
+from annotator.protocols import PRESETS, QUALITIES, Protocol, protocol_of, to_json
 from annotator.views.comparing import shown_now
 from annotator.views.review import PAGE_SIZE, meaning_of
 from tests.factories import (
@@ -610,7 +610,7 @@ def test_a_comparison_says_who_said_what_of_which_source(client, project, member
 
     said = [
         (judgment.annotator.username, words, shown, judgment.voided is None)
-        for judgment, words, shown in response.context["judgments"]
+        for judgment, words, shown, _ in response.context["judgments"]
     ]
     assert said == [
         ("anna", "B > A", "A B", True),
@@ -618,6 +618,31 @@ def test_a_comparison_says_who_said_what_of_which_source(client, project, member
         ("cleo", "All bad", "A B", False),
     ]
     assert '<p class="muted">model-a</p>' in response.content.decode()
+
+
+def test_a_comparison_says_what_was_said_besides(client, project, member):
+    project.protocol = to_json(
+        Protocol(strengths=("a", "b"), criteria=QUALITIES[:1], flags=("x",), span_labels=("y",))
+    )
+    comparison = ComparisonFactory(project=project, texts=["Yes!", "No."])
+    a, b = (entry.completion_id for entry in comparison.entries.all())
+    make_judgment(
+        comparison, UserFactory(), [1], [0],
+        strength=2,
+        criteria={"helpful": {"ranking": [[a], [b]], "strength": 1}},
+        flags={str(a): ["x"]},
+        spans=[{"completion": a, "start": 0, "end": 3, "label": "y"}],
+    )  # fmt: skip
+    member(Role.REVIEWER)
+
+    ((*_, besides),) = client.get(url("comparison", comparison.pk)).context["judgments"]
+
+    assert besides == [
+        ("Strength", "2 of 2"),
+        ("helpful", "A > B, 1"),
+        ("Flags on A", "x"),
+        ("Highlight in A", "“Yes”: y"),
+    ]
 
 
 @pytest.mark.parametrize(
