@@ -370,7 +370,8 @@ def record(
             _revive(assignment)
         skipped = verdict == Verdict.SKIPPED
         assignment.state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
-        assignment.draft = {}
+        if not skipped:
+            assignment.draft = {}
         assignment.save(update_fields=["state", "draft"])
         if skipped:
             _give_place_back(assignment.comparison_id)
@@ -463,10 +464,13 @@ def undo_last(
 
 
 def _said_again(judgment: Judgment) -> dict[str, list[str]]:
-    """The draft that says the same, as far as the project still asks for it."""
+    """The draft that says the same, as far as the project still asks for it; of a skip, what had been
+    entered before it."""
     protocol, order = protocol_of(judgment.comparison.project), judgment.assignment.order
     if not has_draft(protocol, len(order)):
         return {}
+    if judgment.verdict == Verdict.SKIPPED:
+        return keep(judgment.assignment.draft, protocol, len(order))
     draft = entered_by(judgment, protocol, order)
     if picks_best(judgment.assignment):  # whoever picked one has not ranked the others
         draft = {name: said for name, said in draft.items() if not name.startswith("rank-")}

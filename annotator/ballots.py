@@ -119,11 +119,11 @@ def key_sheet(protocol: Protocol, n: int) -> list[tuple[list[str], str]]:
         sheet.append((["1", "…"], "After the choice: what the line in hand offers"))
         sheet.append((["J", "K"], "After the choice: next, previous line"))
     if protocol.asks_more:
-        sheet.append((["Esc"], "Back from the text, and to the choice"))
+        sheet.append((["Esc"], "Out of a text; then back to the answers"))
         sheet.append((["↵", "Ctrl ↵"], "Send; the latter also from a text"))
     elif n > 2 and protocol.many == "ranking":
         sheet.append((["↵"], "Send the ranking"))
-    return [([key.upper() for key in keys], does) for keys, does in sheet]
+    return [([key.upper() if len(key) == 1 else key for key in keys], does) for keys, does in sheet]
 
 
 def _arrow(choice: Choice) -> list[str]:
@@ -180,13 +180,13 @@ def _ids(places: Iterable[Iterable[int]], order: Sequence[int]) -> list[list[int
 
 
 def _ranks(entered: Entered, order: Sequence[int]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
+    groups: dict[str, list[int]] = {str(rank): [] for rank in range(1, len(order) + 1)}
     for place, pk in enumerate(order):
         rank = _last(entered, f"rank-{place}")
-        if not rank.isdecimal() or not 1 <= int(rank) <= len(order):
+        if rank not in groups:
             raise ValueError("Give every answer a rank; equal ranks are ties.")
-        groups.setdefault(int(rank), []).append(pk)
-    return [groups[rank] for rank in sorted(groups)]
+        groups[rank].append(pk)
+    return [group for group in groups.values() if group]
 
 
 def _criteria(entered: Entered, protocol: Protocol, order: Sequence[int]) -> dict[str, Any]:
@@ -237,6 +237,7 @@ def keep(entered: Entered, protocol: Protocol, n: int) -> dict[str, list[str]]:
     names += [f"{name}-{place}" for name in ("rank", "flag") for place in range(n)]
     names += [f"criterion-{criterion.key}" for criterion in protocol.criteria]
     kept = {name: [v.replace("\0", "") for v in entered.get(name, []) if v] for name in names}
+    kept["choice"] = [value for value in kept["choice"] if value != "skip"]
     kept["spans"] = [value for value in kept["spans"] if value != "[]"]
     return {name: values for name, values in kept.items() if values}
 

@@ -80,7 +80,7 @@ class PresetForm(forms.Form):
 class LinesField(forms.CharField):
     """Labels, one a line, as a tuple."""
 
-    widget = forms.Textarea(attrs={"rows": 4})
+    widget = forms.Textarea(attrs={"rows": 3})
 
     def prepare_value(self, value: Any) -> Any:
         return value if isinstance(value, str) or value is None else "\n".join(value)

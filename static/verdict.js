@@ -92,17 +92,21 @@ function goOnFrom(input) {
   const open = stops.find((stop) => (stop.matches(".line") ? !isAnswered(stop) : stop.ariaRequired === "true" && !stop.value));
   if (open) focusOn(open);
   else if (input.closest(".ranks")) focusOn(input.closest(".answer"));
+  else if (!held(".steps")) document.activeElement.blur(); // Enter sends, whatever was pressed before
 }
 
+// What follows is folded away until something is chosen again; what was entered there stays.
 function backToChoice() {
-  const chosen = ballot().querySelectorAll(".verdict-bar input[name=choice]:checked");
-  if (!chosen.length && !held(".steps")) return false;
-  for (const input of chosen) input.checked = false;
+  if (!ballot().querySelector(".steps") || !isReady()) return false;
   document.activeElement.blur();
-  showEntered();
-  saveSoon();
+  ballot().removeAttribute("data-ready");
   return true;
 }
+
+document.addEventListener("click", (event) => {
+  if (event.target.closest("#verdict [data-fold]")) backToChoice();
+  if (event.target.closest("#verdict input:is([name=choice], .ranks input)")) showSteps();
+});
 
 document.addEventListener("keydown", (event) => {
   const field = event.target.closest("#verdict textarea");
@@ -118,15 +122,25 @@ function isReady() {
   return ballot().hasAttribute("data-ready");
 }
 
+function isChosen() {
+  return ballot().querySelector(".verdict-bar input[name=choice]:checked") !== null;
+}
+
+function isRanking() {
+  return ballot().querySelector(".ranks") !== null;
+}
+
+function showSteps() {
+  ballot().toggleAttribute("data-ready", isChosen() || (isRanking() && !unranked()));
+}
+
 function showEntered() {
   const form = ballot();
-  const isChosen = form.querySelector(".verdict-bar input[name=choice]:checked") !== null;
-  const ranks = form.querySelector(".ranks") !== null;
-  form.toggleAttribute("data-ready", isChosen || (ranks && !unranked()));
-  // Whoever finds all of them bad need not rank them.
-  const send = form.querySelector("button[data-key=Enter]");
-  if (send && ranks) send.formNoValidate = isChosen;
-  if (ranks) showRanking();
+  if (isRanking()) {
+    showRanking();
+    // Whoever finds all of them bad need not rank them.
+    form.querySelector("button[data-key=Enter]").formNoValidate = isChosen();
+  }
   const place = form.querySelector(".verdict-bar input[name=choice]") ? bestPlace() : null;
   for (const [index, answer] of form.querySelectorAll(".answer").entries()) answer.classList.toggle("chosen", index === place);
   offerBeginning();
@@ -168,6 +182,7 @@ document.addEventListener("keydown", () => { isPointing = false; }, { capture: t
 document.addEventListener("change", (event) => {
   if (!event.target.closest("#verdict")) return;
   keepApart(event.target);
+  if (event.target.matches("[name=choice], .ranks input")) showSteps();
   showEntered();
   if (isPointing && event.target.matches(".verdict-bar [type=radio]")) goOnFrom(event.target);
 });
@@ -316,7 +331,7 @@ function bestPlace() {
   if (choice.startsWith("first")) return 0;
   if (choice.startsWith("second")) return 1;
   if (choice.startsWith("best-")) return Number(choice.slice(5));
-  if (choice || !ballot().querySelector(".ranks") || unranked()) return null;
+  if (choice || !isRanking() || unranked()) return null;
   const ranks = answers().map((answer) => Number(answer.querySelector(".ranks input:checked").value));
   const best = Math.min(...ranks);
   return ranks.filter((rank) => rank === best).length === 1 ? ranks.indexOf(best) : null;
@@ -335,6 +350,7 @@ document.addEventListener("click", (event) => {
   const field = document.getElementById("rewrite");
   field.value = rawOf(marksOf(bestPlace()));
   field.focus();
+  field.setSelectionRange(0, 0);
   offerBeginning();
   saveSoon();
 });
@@ -378,6 +394,7 @@ document.body.addEventListener("htmx:beforeRequest", (event) => {
 function prepareVerdict() {
   draftTimer = null;
   if (!ballot()) return;
+  showSteps();
   showEntered();
   if (ballot().querySelector("[name=spans]")) showSpans();
 }

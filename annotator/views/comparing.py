@@ -17,7 +17,7 @@ from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.ballots import Ballot, Entered, read
 from annotator.forms import JudgmentForm, UndoForm
-from annotator.models import Assignment, Role
+from annotator.models import Assignment, Role, Verdict
 from annotator.protocols import protocol_shown
 from annotator.rendering import code_style, split_conversation
 from annotator.reviewing import examples_of, worked
@@ -60,15 +60,23 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
         project=access.project,
         annotator=request.user,
     )
+    entered = entered_in(request)
+    try:
+        said = read(entered, protocol_shown(assignment), assignment.order)
+    except ValueError as error:
+        queue.save_draft(assignment, entered)  # it is on the page again
+        return str(error)
+    if said["verdict"] == Verdict.SKIPPED:
+        queue.save_draft(assignment, entered)  # an undo brings it back
     try:
         queue.record(
             assignment,
-            **read(entered_in(request), protocol_shown(assignment), assignment.order),
+            **said,
             payload_hash=form.cleaned_data["payload_hash"],
             seconds=seconds_since(form.cleaned_data["shown"], assignment),
         )
-    except (ValueError, queue.NotRecorded) as error:
-        queue.save_draft(assignment, entered_in(request))  # it is on the page again
+    except queue.NotRecorded as error:
+        queue.save_draft(assignment, entered)
         return str(error)
     return ""
 

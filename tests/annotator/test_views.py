@@ -213,6 +213,19 @@ def test_what_was_written_too_late_is_shown_above_the_next_one(
     assert response.context["unsent"] == ["Long thought."]
 
 
+def test_a_skip_that_is_undone_loses_nothing(client, project, member, with_reasons):
+    member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    client.get(url("compare"))
+
+    sent = verdict(Assignment.objects.get(), "skip", rationale="Half a thought")
+    client.post(url("judge"), sent, headers=HTMX)
+    skip = Judgment.objects.get()
+    response = client.post(url("undo"), {"judgment": skip.pk}, headers=HTMX)
+
+    assert entered(response.content.decode()) == ([], ["Half a thought"])
+
+
 def test_nobody_writes_another_persons_draft(client, project, member, with_reasons):
     held = AssignmentFactory(comparison__project=project)
     member(Role.ANNOTATOR)

@@ -1,0 +1,159 @@
+"""Protocols where the browser is the point: one key for a strength, steps, drafts, drag, highlights."""
+
+from playwright.sync_api import expect
+
+from annotator.models import Assignment, Judgment
+from annotator.protocols import PRESETS, Protocol, to_json
+from tests.e2e.test_compare import (
+    expect_done,
+    live_server,
+    open_queue,
+    page,
+    project,
+    pytestmark,
+    rankings,
+    sign_in,
+)
+from tests.factories import ComparisonFactory
+
+__all__ = ["live_server", "page", "project", "pytestmark"]  # fixtures of the comparing page
+
+
+def ask(project, protocol):
+    project.protocol = to_json(protocol)
+    project.save()
+
+
+def test_one_key_says_choice_and_strength(page, project):
+    ask(project, PRESETS["anthropic"].protocol)
+    open_queue(page, project, 3)
+
+    for done, key in enumerate(["1", "8", "5"], start=1):
+        page.keyboard.press(key)
+        expect_done(page, done)
+
+    assert rankings() == [[[0], [1]], [[1], [0]], [[1], [0]]]
+    strengths = Judgment.objects.order_by("pk").values_list("strength", "strength_of")
+    assert list(strengths) == [(4, 4), (4, 4), (1, 4)]
+
+
+def test_the_sheet_lists_the_keys_of_what_is_asked(page, project):
+    ask(project, PRESETS["helpsteer"].protocol)
+    open_queue(page, project, 1)
+
+    page.keyboard.press("?")
+
+    sheet = page.get_by_role("dialog", name="Keys")
+    expect(sheet.get_by_text("B much better")).to_be_visible()
+    expect(sheet.get_by_text("Both bad")).to_have_count(0)
+
+
+def test_reasons_follow_the_choice_and_are_there_on_another_device(
+    browser, live_server, page, project
+):
+    ask(project, PRESETS["helpsteer"].protocol)
+    open_queue(page, project, 1)
+    reasons = page.get_by_label("In a few words, why")
+    expect(reasons).to_be_hidden()
+
+    page.keyboard.press("2")
+    expect(reasons).to_be_focused()
+    page.keyboard.type("It is 1. right, 2. short.")
+    expect(page.get_by_text("Draft kept.")).to_be_visible()
+    other = browser.new_context(base_url=live_server.url).new_page()
+    sign_in(other)
+    other.goto("/projects/essays/compare/")
+    expect(other.get_by_label("In a few words, why")).to_have_value("It is 1. right, 2. short.")
+    other.get_by_label("In a few words, why").press("Control+Enter")
+    expect(other.get_by_role("heading", name="All done")).to_be_visible()
+    other.context.close()
+
+    judgment = Judgment.objects.get()
+    assert (judgment.strength, judgment.rationale) == (2, "It is 1. right, 2. short.")
+    assert Assignment.objects.get().draft == {}
+
+
+def test_criteria_are_answered_line_by_line(page, project):
+    ask(project, PRESETS["qualities"].protocol)
+    open_queue(page, project, 2)
+
+    for key in ("1", "2", "0", "1", "Enter"):
+        page.keyboard.press(key)
+    expect_done(page, 1)
+
+    judgment = Judgment.objects.get()
+    places = [
+        [[judgment.assignment.order.index(pk) for pk in group] for group in said["ranking"]]
+        for said in judgment.criteria.values()
+    ]
+    assert rankings() == [[[0], [1]]]
+    assert list(judgment.criteria) == ["helpful", "honest", "harmless"]
+    assert places == [[[1], [0]], [[0, 1]], [[0], [1]]]
+
+
+def test_answers_are_dragged_to_ranks_by_the_handle(page, project):
+    open_queue(page, project, 1, answers=3)
+
+    for place, rank in enumerate(["2", "1", "2"]):
+        handle = page.locator(".handle").nth(place).bounding_box()
+        slot = page.locator(f".tray [data-rank='{rank}']").bounding_box()
+        page.mouse.move(handle["x"] + 5, handle["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(slot["x"] + 5, slot["y"] + 5, steps=4)
+        page.mouse.up()
+    expect(page.get_by_label("Ranking so far")).to_have_text("B > A = C")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("heading", name="All done")).to_be_visible()
+
+    assert rankings() == [[[1], [0, 2]]]
+
+
+def test_a_highlight_counts_the_characters_of_the_raw_text(page, project):
+    ask(project, Protocol(span_labels=("wrong",), flags=("unsafe",)))
+    text = "# 🙂 Title\r\n\r\nA **bold** claim."
+    ComparisonFactory(project=project, texts=[text, f"{text} "[:-1] + "!"])
+    page.goto("/projects/essays/compare/")
+    first = page.locator(".answer").first
+
+    first.get_by_role("button", name="Highlight").click()
+    first.locator(".raw").evaluate(
+        """raw => {
+            const node = raw.firstChild.firstChild;
+            const start = node.data.indexOf("**bold**");
+            getSelection().setBaseAndExtent(node, start, node, start + 8);
+        }"""
+    )
+    first.get_by_role("button", name="wrong").click()
+    expect(first.locator("mark")).to_have_text("**bold**")
+    page.keyboard.press("q")  # a flag on the answer in hand
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="All done")).to_be_visible()
+
+    judgment = Judgment.objects.get()
+    first_id = judgment.assignment.order[0]
+    (span,) = judgment.spans
+    marked = judgment.comparison.completions.get(pk=span["completion"]).text
+    assert marked[span["start"] : span["end"]] == "**bold**"
+    assert (span["completion"], span["label"]) == (first_id, "wrong")
+    assert judgment.flags == {str(first_id): ["unsafe"]}
+
+
+def test_everything_is_asked_at_once_without_javascript(browser, live_server, page, project):
+    ask(project, PRESETS["helpsteer"].protocol)
+    open_queue(page, project, 1)
+    context = browser.new_context(base_url=live_server.url, java_script_enabled=False)
+    plain = context.new_page()
+    sign_in(plain)
+    plain.goto("/projects/essays/compare/")
+
+    plain.get_by_role("radio", name="B much better").check(force=True)
+    plain.get_by_role("button", name="Send").click()
+    expect(plain.get_by_role("alert").first).to_have_text("Say in a few words why.")
+    plain.get_by_label("In a few words, why").fill("So.")
+    plain.get_by_role("button", name="Send").click()
+    expect(plain.get_by_role("heading", name="All done")).to_be_visible()
+
+    judgment = Judgment.objects.get()
+    assert (judgment.strength, judgment.rationale, rankings()) == (3, "So.", [[[1], [0]]])
+    context.close()
