@@ -18,8 +18,11 @@ function pressedInVerdict(key) {
   if (key === "Escape") return backToChoice();
   const selector = `input[data-key~="${CSS.escape(key)}"]`;
   const bar = [...ballot().querySelectorAll(`.verdict-bar ${selector}`)].find((i) => !i.closest(".steps"));
-  const input = lineInHand()?.querySelector(selector) ?? answerInHand()?.querySelector(selector) ?? bar;
+  const places = [held(".answer"), lineInHand(), answerInHand()];
+  const input = places.find((place) => place?.querySelector(selector))?.querySelector(selector) ?? bar;
   if (!input) return false;
+  // Nobody has read a comparison that is just there: this is the last press, bouncing.
+  if (document.getElementById("comparison").hasAttribute("aria-busy")) return true;
   input.click();
   pulse(input.nextElementSibling);
   goOnFrom(input);
@@ -58,7 +61,7 @@ function isRanked(answer) {
 }
 
 function lineInHand() {
-  if (held(".answer") || !isReady()) return null;
+  if (!isReady()) return null;
   const lines = stepStops().filter((stop) => stop.matches(".line"));
   return held(".line") ?? lines.find((line) => !isAnswered(line)) ?? lines.at(-1);
 }
