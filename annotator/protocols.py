@@ -136,7 +136,7 @@ def from_json(value: Mapping[str, Any]) -> Protocol:
     """The protocol that `to_json` was given. Raises ValueError with what is wrong."""
     if unknown := sorted(set(value) - set(_DEFAULTS)):
         raise ValueError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(_DEFAULTS)}")
-    settings = {
+    settings: dict[str, Any] = {
         name: tuple(setting) if isinstance(setting, list) else setting
         for name, setting in value.items()
     }
@@ -190,7 +190,8 @@ def check(protocol: Protocol, order: Sequence[int], said: Said) -> None:
     the texts: `check_spans`.
     """
     if said["verdict"] == Verdict.SKIPPED:
-        if said["strength"] is not None or any(said[part] for part in _BESIDES):
+        besides = {name: part for name, part in said.items() if name not in ("verdict", "ranking")}
+        if any(besides.values()):
             raise ValueError("A comparison that is skipped is not judged in any respect.")
         return
     if said["verdict"] == Verdict.ALL_BAD and not protocol.allow_all_bad:
@@ -209,9 +210,6 @@ def check(protocol: Protocol, order: Sequence[int], said: Said) -> None:
         raise ValueError("This project does not ask for an answer of your own.")
     if len(said["rewrite"]) > MAX_REWRITE:
         raise ValueError(f"An answer of your own has at most {MAX_REWRITE:,} characters.")
-
-
-_BESIDES = ("criteria", "rationale", "reasons", "flags", "spans", "rewrite")
 
 
 def _check_ranking(
