@@ -53,7 +53,7 @@ const pageKeys = {
 let isSending = false;
 
 function isAboutVerdict(event) {
-  return event.detail.requestConfig.elt.matches("#verdict, #undo");
+  return event.detail.requestConfig.elt.matches("#verdict, #undo, #unsent");
 }
 
 document.addEventListener(

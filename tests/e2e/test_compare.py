@@ -46,9 +46,9 @@ def page(browser, live_server, project):
     context.close()
 
 
-def sign_in(page):
+def sign_in(page, name="ann"):
     page.goto("/sign-in/")
-    page.get_by_label("Username").fill("ann")
+    page.get_by_label("Username").fill(name)
     page.get_by_label("Password").fill("correct horse")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
@@ -130,35 +130,60 @@ def test_four_answers_are_ranked_by_digits(page, project):
     assert rankings() == [[[1, 2], [0], [3]]]
 
 
-def test_without_a_connection_the_verdict_can_be_sent_again(page, project):
+def test_without_a_connection_the_verdict_is_kept_and_sent_once(page, project):
     open_queue(page, project, 2)
 
     page.context.set_offline(True)
     page.keyboard.press("1")
-    expect(page.get_by_role("alert")).to_have_text(
-        "The server cannot be reached. Send it again when you are connected."
-    )
+    expect(page.get_by_text("Your verdict has not arrived. It is kept")).to_be_visible()
+    page.keyboard.press("2")  # no second verdict beside the one that waits
     page.context.set_offline(False)
-    page.keyboard.press("1")
     expect_done(page, 1)
 
+    expect(page.get_by_text("Your verdict has not arrived.")).to_be_hidden()
     assert rankings() == [[[0], [1]]]
 
 
-def test_who_was_signed_out_comes_back_to_the_same_comparison(page, project):
+def test_a_verdict_outlives_a_lost_answer_a_restart_and_a_reload_and_is_recorded_once(
+    page, project
+):
+    open_queue(page, project, 2)
+
+    def lose_the_answer(route):
+        route.fetch()
+        route.abort()
+
+    page.route("**/judge/", lambda route: route.fulfill(status=502, body="Bad gateway"))
+    page.route("**/judge/", lose_the_answer, times=1)  # the last one added is asked first
+    page.keyboard.press("2")
+    with page.expect_response("**/judge/") as response:
+        page.get_by_role("button", name="Send it now").click()
+    assert response.value.status == 502
+    page.unroute_all()
+    page.reload()
+    expect_done(page, 1)
+
+    assert rankings() == [[[1], [0]]]
+
+
+def test_the_verdict_of_who_was_signed_out_waits_for_them_and_nobody_else(page, project):
+    MembershipFactory(project=project, user=UserFactory(username="ben", password="correct horse"))
     open_queue(page, project, 3)
-    comparison = page.locator("#comparison")
-    assignment = comparison.get_attribute("data-assignment")
 
     page.context.clear_cookies(name="sessionid")
     page.keyboard.press("1")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-    page.get_by_label("Username").fill("ann")
-    page.get_by_label("Password").fill("correct horse")
-    page.get_by_role("button", name="Sign in").click()
+    sign_in(page, "ben")
+    page.goto("/projects/essays/compare/")
+    page.get_by_role("button", name="B better").click()
+    expect_done(page, 1)
+    page.get_by_role("button", name="Sign out").click()
+    sign_in(page)
+    page.goto("/projects/essays/compare/")
+    expect_done(page, 1)
 
-    expect(comparison).to_have_attribute("data-assignment", assignment)
-    assert rankings() == []
+    said = Judgment.objects.order_by("pk").values_list("annotator__username", flat=True)
+    assert (list(said), rankings()) == (["ben", "ann"], [[[1], [0]], [[0], [1]]])
 
 
 def test_guidelines_are_open_until_they_were_used(page, project):
