@@ -50,6 +50,7 @@ ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the 
 COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
 SWEEP_LIMIT = 50  # expired leases given back per claim
 VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
+UNDO_LIMIT = 20  # verdicts taken back one after the other; older ones are changed in the history
 
 
 class NotRecorded(Exception):
@@ -382,7 +383,7 @@ def record(
             project_id=assignment.project_id,
             annotator_id=assignment.annotator_id,
             **said,
-            strength_of=None if strength is None else len(protocol_shown(assignment).strengths),
+            strength_of=_strength_of(assignment, said),
             seconds=elapsed if seconds is None else seconds,
             guideline_version=assignment.guideline_version,
         )
@@ -439,7 +440,7 @@ def undo_last(
     They see it as before, in the same order; what they hold now goes back to the queue. None if
     there is nothing to undo, or if the last one is not `judgment_id`: a request that comes twice
     takes back one verdict. Raises NotUndone, and changes nothing, if a skipped comparison has no
-    place left.
+    place left, or if the last UNDO_LIMIT are taken back already.
     """
     if not is_qualified(project, annotator):
         return None
@@ -452,6 +453,11 @@ def undo_last(
         )
         if last is None or judgment_id not in (None, last.pk):
             return None
+        if _taken_back_since(last) >= UNDO_LIMIT:
+            raise NotUndone(
+                f"{UNDO_LIMIT} verdicts are taken back: no more at once. "
+                "Answer these first; older ones can be changed under My votes."
+            )
         comparison = last.assignment.comparison
         if held := held_by(project, annotator):
             _lock_both(held.comparison_id, comparison.pk)
@@ -475,6 +481,78 @@ def _said_again(judgment: Judgment) -> dict[str, list[str]]:
     if picks_best(judgment.assignment):  # whoever picked one has not ranked the others
         draft = {name: said for name, said in draft.items() if not name.startswith("rank-")}
     return draft
+
+
+def _taken_back_since(last: Judgment) -> int:
+    """On how many comparisons later verdicts than `last`, now the last one in force, are void."""
+    later = Judgment.objects.filter(
+        project_id=last.project_id, annotator_id=last.annotator_id, created__gt=last.created
+    )
+    return later.values("comparison").distinct().count()
+
+
+def correct(
+    judgment: Judgment, said: Said, *, payload_hash: str, seconds: float | None = None
+) -> Judgment:
+    """Put something else in the place of `judgment`, which stays on record, voided: what comes back
+    supersedes it.
+
+    Sent twice, it gives back the correction that stands. Exports that are frozen keep the old one.
+    Raises NotRecorded, and changes nothing, if the verdict has been taken back or changed to
+    something else meanwhile, or if what was skipped has no place left.
+    """
+    assignment = judgment.assignment
+    _check(assignment, said, payload_hash)
+    with transaction.atomic():
+        judgment = (
+            Judgment.objects.select_for_update(of=("self",), no_key=True)
+            .select_related("project", "annotator")
+            .get(pk=judgment.pk)
+        )
+        if judgment.voided:
+            return _same_correction(judgment, said)
+        if not is_qualified(judgment.project, judgment.annotator):
+            raise NotRecorded(f"You no longer judge comparisons in {judgment.project}.")
+        _move_place(judgment, said["verdict"])
+        skipped = said["verdict"] == Verdict.SKIPPED
+        state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
+        Assignment.objects.filter(pk=assignment.pk).update(state=state, draft={})
+        Judgment.objects.filter(pk=judgment.pk).update(voided=timezone.now())
+        return Judgment.objects.create(
+            assignment=assignment,
+            comparison_id=judgment.comparison_id,
+            project_id=judgment.project_id,
+            annotator_id=judgment.annotator_id,
+            is_repeat=judgment.is_repeat,
+            supersedes=judgment,
+            **said,
+            strength_of=_strength_of(assignment, said),
+            seconds=seconds,
+            guideline_version=judgment.project.guideline_version,  # it is said under these
+        )
+
+
+def _same_correction(judgment: Judgment, said: Said) -> Judgment:
+    """The one that stands in the place of `judgment` and says this. Raises NotRecorded."""
+    correction = Judgment.objects.filter(supersedes=judgment, voided=None).first()
+    if correction and said == {name: getattr(correction, name) for name in said}:
+        return correction
+    raise NotRecorded("You have changed this verdict or taken it back meanwhile.")
+
+
+def _strength_of(assignment: Assignment, said: Said) -> int | None:
+    return None if said["strength"] is None else len(protocol_shown(assignment).strengths)
+
+
+def _move_place(judgment: Judgment, verdict: Verdict) -> None:
+    """A skip that becomes a verdict takes a place, and the other way round. Raises NotRecorded."""
+    had_place, needs_place = judgment.verdict in COUNTED, verdict in COUNTED
+    if judgment.is_repeat or had_place == needs_place:
+        return
+    if had_place:
+        _give_place_back(judgment.comparison_id)
+    elif not _take_place(judgment.comparison_id):
+        raise NotRecorded("Others have answered the comparison that you skipped.")
 
 
 def _lock_both(*comparison_ids: int) -> None:

@@ -2,6 +2,7 @@ from django.urls import URLPattern, URLResolver, include, path
 
 from annotator.views import (
     comparing,
+    history,
     joining,
     people,
     progress,
@@ -21,6 +22,12 @@ comparing_urls = [
     path("compare/draft/<int:pk>/", comparing.save_draft, name="save_draft"),
     path("compare/next/", comparing.next_comparison, name="next_comparison"),
     path("guidelines/", comparing.guidelines, name="guidelines"),
+]
+
+history_urls = [
+    path("history/", history.history, name="history"),
+    path("history/<int:pk>/", history.own_judgment, name="own_judgment"),
+    path("history/<int:pk>/correct/", history.correct_judgment, name="correct_judgment"),
 ]
 
 review_urls = [
@@ -67,6 +74,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("settings/", projects.edit_project, name="edit_project"),
     path("settings/protocol/", projects.edit_protocol, name="edit_protocol"),
     *comparing_urls,
+    *history_urls,
     *review_urls,
     *progress_urls,
     *transfer_urls,
