@@ -12,6 +12,7 @@ from annotator.models import (
     Comparison,
     Completion,
     Export,
+    GuidelineVersion,
     Judgment,
     Membership,
     Project,
@@ -48,6 +49,12 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
         return False
+
+
+@admin.register(GuidelineVersion)
+class GuidelineVersionAdmin(ReadOnlyAdmin):
+    list_display = ["project", "number", "author", "created"]
+    list_select_related = ["project", "author"]
 
 
 @admin.register(Prompt)

@@ -11,11 +11,11 @@ from django.conf import settings
 from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.password_validation import password_validators_help_texts
 from django.core.exceptions import ValidationError
-from django.db.models import F
 from django.utils.text import slugify
 
 from annotator.assignment import forget_order
 from annotator.ballots import choices
+from annotator.guidelines import keep_current, publish
 from annotator.importing import read_lines
 from annotator.models import Project, QueueOrder, Role, Ruling, User, Verdict
 from annotator.protocols import MANY, PRESETS, RATIONALES, Criterion, Protocol
@@ -37,6 +37,10 @@ class UndoForm(forms.Form):
     judgment = forms.IntegerField()  # the one that the page offered to take back
 
 
+class ReadForm(forms.Form):
+    version = forms.IntegerField(min_value=1)  # of the guidelines, as the page showed them
+
+
 class ProjectForm(forms.ModelForm):
     class Meta:
         model = Project
@@ -53,18 +57,23 @@ class ProjectForm(forms.ModelForm):
         }
         widgets = {"guidelines": forms.Textarea(attrs={"rows": 14})}
 
-    def save(self, commit: bool = True) -> Project:
+    def clean_guidelines(self) -> str:
+        """With plain line ends: browsers send others, and that is no new version."""
+        return self.cleaned_data["guidelines"].replace("\r\n", "\n")
+
+    def save(self, commit: bool = True, author: User | None = None) -> Project:
         """Always stored. A new project gets a slug from its name; a change of guidelines, a new version. An order
         of questions that is turned off is forgotten: the next one is made with a newer model."""
-        if not self.instance.pk:
-            self.instance.slug = unused_slug(self.cleaned_data["name"])
-        elif "guidelines" in self.changed_data:
-            self.instance.guideline_version = F("guideline_version") + 1
         is_new = not self.instance.pk
+        if is_new:
+            self.instance.slug = unused_slug(self.cleaned_data["name"])
         project = super().save(commit=is_new)
-        if not is_new:
+        if is_new:
+            keep_current(project, author)
+        else:
             # Of the rest something may be written meanwhile: when the order was made, say.
-            project.save(update_fields=[*self.changed_data, "guideline_version"])
+            project.save(update_fields=set(self.changed_data) - {"guidelines"})
+            publish(project, self.cleaned_data["guidelines"], author)
         project.refresh_from_db()
         if project.queue_order == QueueOrder.DRAWN and "queue_order" in self.changed_data:
             forget_order(project)

@@ -166,6 +166,9 @@ class Membership(models.Model):
         "Invitation", models.SET_NULL, null=True, editable=False, related_name="memberships",
         help_text="The link by which they came; empty: an admin added them.",
     )  # fmt: skip
+    guidelines_read = models.PositiveIntegerField(
+        null=True, editable=False, help_text="The version of the guidelines read last."
+    )
 
     class Meta:
         constraints = [
@@ -209,6 +212,25 @@ class Invitation(models.Model):
         if self.uses >= self.max_uses:
             return "This link has been used up."
         return ""
+
+
+class GuidelineVersion(models.Model):
+    """Guidelines as they read at some time. The latest is what `Project.guidelines` says."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="guideline_versions")
+    number = models.PositiveIntegerField()
+    text = models.TextField(blank=True)
+    author = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "number"], name="one_guideline_per_number"),
+        ]
+
+    def __str__(self) -> str:
+        return f"version {self.number} of the guidelines of {self.project}"
 
 
 class Prompt(models.Model):

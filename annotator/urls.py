@@ -2,6 +2,7 @@ from django.urls import URLPattern, URLResolver, include, path
 
 from annotator.views import (
     comparing,
+    guidelines,
     history,
     joining,
     people,
@@ -21,7 +22,12 @@ comparing_urls = [
     path("compare/renew/<int:pk>/", comparing.renew, name="renew"),
     path("compare/draft/<int:pk>/", comparing.save_draft, name="save_draft"),
     path("compare/next/", comparing.next_comparison, name="next_comparison"),
-    path("guidelines/", comparing.guidelines, name="guidelines"),
+]
+
+guideline_urls = [
+    path("guidelines/<int:number>/", guidelines.guideline_version, name="guideline_version"),
+    path("guidelines/news/", guidelines.guideline_news, name="guideline_news"),
+    path("guidelines/read/", guidelines.read_guidelines, name="read_guidelines"),
 ]
 
 history_urls = [
@@ -74,6 +80,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("settings/", projects.edit_project, name="edit_project"),
     path("settings/protocol/", projects.edit_protocol, name="edit_protocol"),
     *comparing_urls,
+    *guideline_urls,
     *history_urls,
     *review_urls,
     *progress_urls,

@@ -103,11 +103,19 @@ function foldGuidelines(hasJudged) {
   guidelines.addEventListener("toggle", () => keep(guidelines.open ? "open" : "folded"));
 }
 
+// While the page is open somebody may write new ones: then it asks for what there is to read.
+function lookForNews() {
+  const version = document.getElementById("guidelines")?.dataset.version;
+  const news = document.getElementById("guideline-news");
+  if (version && news && version !== news.dataset.version) htmx.trigger(news, "guidelines-changed");
+}
+
 prepare(false);
 
 document.body.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "comparison") return;
   prepare(isAboutVerdict(event));
+  lookForNews();
   if (!isAboutVerdict(event)) return; // the page looked by itself
   const comparison = document.getElementById("comparison");
   scrollTo(0, 0);

@@ -17,6 +17,7 @@ from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.ballots import Ballot, Entered, read
 from annotator.forms import JudgmentForm, UndoForm
+from annotator.guidelines import news_for, versions
 from annotator.models import Assignment, Role, Verdict
 from annotator.protocols import protocol_shown
 from annotator.rendering import code_style, split_conversation
@@ -29,7 +30,9 @@ SHOWN_SALT = "annotator.shown"
 @login_required
 @never_cache  # so that the back button shows what is on now, not what has been judged
 def compare(request: HtmxRequest, slug: str) -> HttpResponse:
-    return render(request, "annotator/compare.html", _context(request, get_access(request, slug)))
+    access = get_access(request, slug)
+    context = _context(request, access) | {"news": news_for(access.project, request.user)}
+    return render(request, "annotator/compare.html", context)
 
 
 @login_required
@@ -117,6 +120,7 @@ def renew(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 
 
 @login_required
+@never_cache
 def guidelines(request: HtmxRequest, slug: str) -> HttpResponse:
     access = get_access(request, slug)
     project = access.project
@@ -124,6 +128,8 @@ def guidelines(request: HtmxRequest, slug: str) -> HttpResponse:
     context = {
         **access._asdict(),
         "is_reviewer": access.is_reviewer,
+        "news": news_for(project, request.user),
+        "versions": versions(project),
         "page": page,
         "examples": worked(list(page)),
     }

@@ -78,7 +78,7 @@ def new_project(request: HtmxRequest) -> HttpResponse:
     form = ProjectForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         with transaction.atomic():
-            project = form.save()
+            project = form.save(author=request.user)
             Membership.objects.create(project=project, user=request.user, role=Role.ADMIN)
         messages.success(request, f"{project} is ready. Import prompts to begin.")
         return redirect("annotator:import_file", project.slug)
@@ -97,7 +97,7 @@ def edit_project(request: HtmxRequest, slug: str) -> HttpResponse:
     initial = {"guidelines": text} if is_shown else None
     form = ProjectForm(request.POST or None, instance=project, initial=initial)
     if request.method == "POST" and form.is_valid():
-        saved = form.save()
+        saved = form.save(author=request.user)
         if proposal and "guidelines" in form.changed_data:
             version = saved.guideline_version
             decide(proposal, request.user, ProposalState.ACCEPTED, guideline_version=version)
