@@ -1,4 +1,4 @@
-"""Markdown as written by people and models, to HTML that is safe to show.
+"""Markdown and formulas as written by people and models, to HTML and MathML that are safe to show.
 
 Answers are untrusted text. Raw HTML in them is shown as text, images are not loaded (an address
 would learn who looks at it), links open elsewhere without telling where from, and what is left
@@ -23,6 +23,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from annotator import maths
 from annotator.models import Message
 
 LETTERS = "ABCDEFGHI"  # names of the two to nine answers of a comparison
@@ -30,7 +31,7 @@ TAGS = {
     "a", "blockquote", "br", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4",
     "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "span", "strong", "table", "tbody", "td", "th",
     "thead", "tr", "ul",
-}  # fmt: skip
+} | maths.TAGS  # fmt: skip
 ATTRIBUTES = {
     "a": {"href", "title"},
     "span": {"class"},
@@ -39,6 +40,8 @@ ATTRIBUTES = {
     "ol": {"start"},
     "td": {"style"},
     "th": {"style"},
+    "p": {"class"},
+    **maths.ATTRIBUTES,
 }
 MAX_RENDERED = 50_000  # characters; some Markdown takes a time that grows with their square
 MAX_HIGHLIGHTED = 10_000  # characters of code, for the same reason
@@ -84,6 +87,7 @@ def render_markdown(text: str) -> SafeString:
 def _markdown() -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": False, "highlight": _highlight, "breaks": True})
     markdown.enable(["table", "strikethrough"])
+    markdown.use(maths.maths_plugin)
     markdown.add_render_rule("image", _image_as_text)
     return markdown
 
