@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import accumulate
 from typing import NamedTuple
 
 # Scripts without spaces are compared by character.
 _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"(?:[{_CJK}]|[^\W{_CJK}]+|[^\w\s])\s*|\s+")
+
+
+Span = tuple[int, int]
 
 
 class Piece(NamedTuple):
@@ -41,6 +45,33 @@ def word_changes(before: str, after: str) -> list[Piece]:
         if j < j_end:
             pieces.append(Piece("added", "".join(new[j:j_end])))
     return pieces
+
+
+def differing(first: str, second: str) -> tuple[list[Span], list[Span]]:
+    """What only one of the two texts has, as (start, end) in it, in UTF-16 units.
+
+    Example: "a b", "a c d" -> [(2, 3)] and [(2, 5)].
+    """
+    words = split_words(first), split_words(second)
+    changed = [code for code in matching(*words).get_opcodes() if code[0] != "equal"]
+    return (
+        _spans(words[0], [(i, i_end) for _, i, i_end, _, _ in changed]),
+        _spans(words[1], [(j, j_end) for _, _, _, j, j_end in changed]),
+    )
+
+
+def _spans(words: list[str], ranges: Iterable[tuple[int, int]]) -> list[Span]:
+    """Where the words are in the text, without the space behind the last one."""
+    begins = [0, *accumulate(utf16_length(word) for word in words)]
+    return [
+        (begins[start], begins[end - 1] + utf16_length(words[end - 1].rstrip()))
+        for start, end in ranges
+        if start < end
+    ]
+
+
+def utf16_length(text: str) -> int:
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def shortened(pieces: list[Piece], keep: int = 120) -> list[Piece]:

@@ -19,7 +19,7 @@ from annotator.guidelines import keep_current, publish
 from annotator.importing import read_lines
 from annotator.models import Project, QueueOrder, Role, Ruling, User, Verdict
 from annotator.protocols import MANY, PRESETS, RATIONALES, Criterion, Protocol
-from annotator.rendering import LETTERS
+from annotator.rendering import LETTERS, MAX_RENDERED
 
 RESERVED_SLUGS = {"new"}
 
@@ -35,6 +35,11 @@ class JudgmentForm(forms.Form):
 
 class UndoForm(forms.Form):
     judgment = forms.IntegerField()  # the one that the page offered to take back
+
+
+class DifferencesForm(forms.Form):
+    first = forms.CharField(required=False, strip=False, max_length=MAX_RENDERED)
+    second = forms.CharField(required=False, strip=False, max_length=MAX_RENDERED)
 
 
 class ReadForm(forms.Form):

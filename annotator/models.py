@@ -43,6 +43,10 @@ def random_draw() -> float:
 class User(AbstractUser):
     """A person who signs in. What they may do is said per project by `Membership`."""
 
+    # {usual key: own key} of the comparing page, where they differ.
+    key_map = models.JSONField(default=dict, blank=True, editable=False)
+    shows_differences = models.BooleanField(default=False, editable=False)
+
 
 class Role(models.TextChoices):
     ANNOTATOR = "annotator", "Annotator"

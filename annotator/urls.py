@@ -6,6 +6,7 @@ from annotator.views import (
     history,
     joining,
     people,
+    preferences,
     progress,
     projects,
     review,
@@ -88,8 +89,15 @@ project_urls: list[URLPattern | URLResolver] = [
     *people_urls,
 ]
 
+preference_urls = [
+    path("keys/", preferences.keys, name="keys"),
+    path("differences/", preferences.differences, name="differences"),
+    path("differences/show/", preferences.show_differences, name="show_differences"),
+]
+
 urlpatterns = [
     path("", projects.home, name="home"),
+    *preference_urls,
     path("code.css", comparing.code_css, name="code_css"),
     path("new-project/", projects.new_project, name="new_project"),
     path("join/<str:token>/", joining.join, name="join"),

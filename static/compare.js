@@ -1,6 +1,5 @@
 // Keys of the comparing page. Every key presses a button that is on the page: what the buttons do,
 // they do without JavaScript too.
-const aliases = { z: "u" };
 const sheet = document.getElementById("keys");
 const BOUNCE_MS = 250; // nobody has read anything this soon: it is the last press, bouncing
 
@@ -27,7 +26,7 @@ document.addEventListener("keydown", (event) => {
   // Enter is for what has the focus; only from elsewhere does it send the ranking.
   if (event.key === "Enter" && event.target.closest("a, button, summary, input")) return;
   const letter = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const key = aliases[letter] ?? letter;
+  const key = meant(letter);
   if (pressedInVerdict(key)) return event.preventDefault();
   if (act(pageKeys, key)) return event.preventDefault();
   const button = document.querySelector(`#comparison button[data-key~="${CSS.escape(key)}"]`);

@@ -1,5 +1,8 @@
 """Template filters for text written by people and models."""
 
+import json
+from typing import Any
+
 from django import template
 from django.utils.safestring import SafeString
 
@@ -11,6 +14,12 @@ register = template.Library()
 @register.filter
 def markdown(text: str) -> SafeString:
     return render_markdown(text)
+
+
+@register.filter
+def as_json(value: Any) -> str:
+    """For a data- attribute."""
+    return json.dumps(value)
 
 
 @register.filter

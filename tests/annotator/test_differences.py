@@ -1,6 +1,8 @@
 import pytest
+from django.urls import reverse
 
-from annotator.differences import Piece, shortened, split_words, word_changes
+from annotator.differences import Piece, differing, shortened, split_words, word_changes
+from tests.factories import UserFactory
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,44 @@ def test_long_parts_that_are_the_same_are_cut_but_for_what_is_near():
         Piece("added", "x" * 50),
         Piece("same", "12 … "),
     ]
+
+
+def test_differing_words_as_places_in_both_texts():
+    assert differing("be kind always", "be very kind") == ([(8, 14)], [(3, 7)])
+
+
+def test_places_are_counted_as_browsers_count():
+    assert differing("😀 a", "😀 b") == ([(3, 4)], [(3, 4)])
+
+
+def test_long_answers_of_the_same_words_are_compared():
+    first = " ".join(f"word{n % 50}" for n in range(3000))
+    second = " ".join(f"word{n * 7 % 50}" for n in range(3000))
+
+    assert differing(first, first) == ([], [])
+    assert differing(first, second) != ([], [])
+
+
+@pytest.mark.django_db
+def test_a_page_asks_where_its_two_answers_differ(client):
+    client.force_login(UserFactory())
+
+    def ask(first):
+        return client.post(reverse("annotator:differences"), {"first": first, "second": "a c"})
+
+    assert ask("a b").json() == {"first": [[2, 3]], "second": [[2, 3]]}
+    assert ask("x" * 50_001).json() == {"error": "These texts are too long to be compared."}
+
+
+@pytest.mark.django_db
+def test_whether_differences_are_marked_is_remembered(client):
+    user = UserFactory()
+    client.force_login(user)
+
+    remembered = []
+    for sent in ({"on": "1"}, {}):
+        client.post(reverse("annotator:show_differences"), sent)
+        user.refresh_from_db()
+        remembered.append(user.shows_differences)
+
+    assert remembered == [True, False]
