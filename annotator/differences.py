@@ -13,6 +13,7 @@ _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"(?:[{_CJK}]|[^\W{_CJK}]+|[^\w\s])\s*|\s+")
 
 
+MAX_EXACT = 250_000  # words of one text times words of the other
 Span = tuple[int, int]
 
 
@@ -26,10 +27,11 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def matching(before: Iterable[str], after: Iterable[str]) -> SequenceMatcher[str]:
+def matching(before: list[str], after: list[str]) -> SequenceMatcher[str]:
     """Compares words by what is in them, not by the space behind. In long texts, words that are
     everywhere are no landmarks (difflib's autojunk): without that rule it would take minutes."""
-    return SequenceMatcher(None, [w.strip() for w in before], [w.strip() for w in after])
+    old, new = ([word.strip() for word in words] for words in (before, after))
+    return SequenceMatcher(None, old, new, autojunk=len(old) * len(new) > MAX_EXACT)
 
 
 def word_changes(before: str, after: str) -> list[Piece]:

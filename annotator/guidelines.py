@@ -66,7 +66,7 @@ def news_for(project: Project, user: User) -> News | None:
     read = membership.guidelines_read
     if read is not None and read >= project.guideline_version:
         return None
-    before = project.guideline_versions.filter(number=read).first()
+    before = project.guideline_versions.filter(number=read or 0).first()
     changes = shortened(word_changes(before.text, project.guidelines)) if before else []
     return News(read, changes)
 

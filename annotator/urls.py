@@ -23,6 +23,7 @@ comparing_urls = [
     path("compare/renew/<int:pk>/", comparing.renew, name="renew"),
     path("compare/draft/<int:pk>/", comparing.save_draft, name="save_draft"),
     path("compare/next/", comparing.next_comparison, name="next_comparison"),
+    path("guidelines/", comparing.guidelines, name="guidelines"),
 ]
 
 guideline_urls = [

@@ -6,8 +6,15 @@ import pytest
 from playwright.sync_api import expect
 from pytest_django.live_server_helper import LiveServer
 
+from annotator.guidelines import publish
 from annotator.models import Judgment, Role, Verdict
-from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, UserFactory
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    PromptFactory,
+    UserFactory,
+)
 
 # Playwright keeps a loop in this thread; while a test asks the database, nothing else does.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
@@ -80,12 +87,14 @@ def test_verdicts_by_key_and_undo(page, project):
     for done, key in enumerate(["1", "2", "ArrowLeft", "ArrowRight", "0"], start=1):
         page.keyboard.press(key)
         expect_done(page, done)
-    page.keyboard.press("u")
-    expect_done(page, 4)
-    page.keyboard.press("9")
-    expect_done(page, 5)
+    for done in (4, 3):
+        page.keyboard.press("u")
+        expect_done(page, done)
+    for done, key in ((4, "9"), (5, "2")):
+        page.keyboard.press(key)
+        expect_done(page, done)
 
-    assert rankings() == [[[0], [1]], [[1], [0]], [[0], [1]], [[1], [0]], []]
+    assert rankings() == [[[0], [1]], [[1], [0]], [[0], [1]], [], [[1], [0]]]
     assert Judgment.objects.get(voided=None, ranking=[]).verdict == Verdict.ALL_BAD
 
 
@@ -198,6 +207,91 @@ def test_guidelines_are_open_until_they_were_used(page, project):
     page.reload()
 
     expect(guidelines).to_have_attribute("open", "")
+
+
+def test_a_comparison_by_role_and_name_alone(page, project):
+    """What a screen reader has to go by: no place on the screen, no colour, no key."""
+    prompt = PromptFactory(
+        project=project, messages=[{"role": "user", "content": "Why is the *sky* blue?"}]
+    )
+    ComparisonFactory(project=project, prompt=prompt, texts=["Because of *scattering*.", "No."])
+    page.goto("/projects/essays/compare/")
+    page.get_by_role("button", name="I have read them").click()
+
+    comparison = page.get_by_role("region", name="Comparison", exact=True)
+    conversation = comparison.get_by_role("group", name="Conversation")
+    expect(conversation).to_contain_text("Why is the sky blue?")
+    expect(comparison.get_by_role("progressbar", name="0 of 1 for you")).to_be_visible()
+    answers = [comparison.get_by_role("article", name=f"Answer {letter}") for letter in "AB"]
+    place = 0 if "scattering" in answers[0].inner_text() else 1
+    expect(answers[place].get_by_role("heading", name="Answer")).to_be_visible()
+    comparison.get_by_role("button", name=f"{'AB'[place]} better").click()
+
+    expect(page.get_by_role("heading", name="All done")).to_be_visible()
+    assert rankings() == [[[place], [1 - place]]]
+
+
+def test_a_vote_is_found_again_and_changed(page, project):
+    open_queue(page, project, 2)
+    page.keyboard.press("1")
+    expect_done(page, 1)
+
+    page.get_by_role("link", name="My votes").click()
+    page.get_by_role("row", name="A > B").get_by_role("link").click()
+    page.keyboard.press("2")
+    expect(page.get_by_text("Changed. What you said before stays on record")).to_be_visible()
+
+    expect(page.get_by_role("row", name="B > A (changed)")).to_be_visible()
+    assert rankings() == [[[1], [0]]]
+
+
+def test_keys_of_ones_own_are_printed_on_the_buttons_and_work(page, project):
+    page.goto("/keys/")
+    page.get_by_label("A is better").fill("f")
+    page.get_by_label("Skip").fill("1")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved.")).to_be_visible()
+    open_queue(page, project, 2)
+
+    expect(page.get_by_role("button", name="A better F")).to_be_visible()
+    expect(page.get_by_role("button", name="Skip 1")).to_be_visible()
+    page.keyboard.press("s")  # of nobody now
+    page.keyboard.press("f")
+    expect_done(page, 1)
+    page.keyboard.press("1")
+    expect(page.get_by_role("heading", name="All done")).to_be_visible()
+
+    said = Judgment.objects.order_by("pk").values_list("verdict", flat=True)
+    assert list(said) == [Verdict.RANKING, Verdict.SKIPPED]
+
+
+MARKED = "() => [...(CSS.highlights.get('difference') ?? [])].map(String).sort().join()"
+
+
+def test_what_only_one_answer_says_is_marked_until_one_wants_it_no_more(page, project):
+    ComparisonFactory(project=project, texts=["Be *kind* always, $x$.", "Be *very* kind, $y$."])
+    page.goto("/projects/essays/compare/")
+    assert page.evaluate(MARKED) == ""
+
+    with page.expect_response("**/differences/show/"):
+        page.keyboard.press("d")
+    page.wait_for_function(f"({MARKED})() === 'always,very,x,y'")
+    page.reload()
+    page.wait_for_function(f"({MARKED})() === 'always,very,x,y'")
+    page.keyboard.press("d")
+    page.wait_for_function(f"({MARKED})() === ''")
+
+
+def test_new_guidelines_are_announced_on_a_page_that_is_open(page, project):
+    open_queue(page, project, 2)
+    page.get_by_role("button", name="I have read them").click()
+    expect(page.get_by_role("button", name="I have read them")).to_be_hidden()
+
+    publish(project, "Be *kind*. Be brief.", None)
+    page.keyboard.press("1")
+
+    expect(page.get_by_text("The guidelines have changed since you last read")).to_be_visible()
+    expect(page.get_by_role("insertion")).to_have_text("Be brief.")
 
 
 def test_all_of_it_works_without_javascript(browser, live_server, page, project):
