@@ -2,22 +2,59 @@
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from django.urls import URLPattern, get_resolver, reverse
 
 from tests.e2e.test_loop import import_tiny_model, make_project, sign_in
 
 pytestmark = pytest.mark.e2e
 
-PAGES = (
-    "", "compare/", "guidelines/", "guidelines/proposals/", "comparisons/", "comparisons/1/",
-    "progress/", "progress/live/", "agreement/", "exports/", "runs/",
-    "runs/new/ppo/", "runs/new/probe/", "runs/1/", "runs/2/", "runs/2/answers/",
-    "runs/3/", "runs/3/report/", "models/", "import/", "members/", "members/invitations/",
-    "settings/", "annotators/1/withdraw/",
-)  # fmt: skip
+# Of addresses with a number, what to look at where it is not 1 alone.
+EXAMPLES = {
+    "rlhf:new_run": [{"kind": "ppo"}, {"kind": "probe"}],
+    "rlhf:run": [{"pk": 1}, {"pk": 2}, {"pk": 3}],
+    "rlhf:rollouts": [{"pk": 2}],
+    "rlhf:reward_report": [{"pk": 3}],
+    "rlhf:run_charts": [{"pk": 2}],
+    "annotator:own_judgment": [{"pk": 1}, {"pk": 4}],
+    "annotator:guideline_version": [{"number": 1}, {"number": 2}],
+    "annotator:download_export": [{"pk": 1, "name": "manifest.json"}],
+    "annotator:join": [{"token": "welcome"}],
+}
+
+# Votes, an export, guidelines that have changed; two answers and three to compare; formulas.
+JUDGED = """
+import json
+from annotator.assignment import claim, correct, record
+from annotator.ballots import read
+from annotator.exporting import create_export
+from annotator.guidelines import publish
+from annotator.importing import import_jsonl
+from annotator.models import Project, User
+from annotator.protocols import protocol_of
+
+project, ada = Project.objects.get(), User.objects.get()
+texts = ["So $x^2 < 2$.", "| a | b |\\n|---|---|\\n| 1 | 2 |", "```python\\nx = 1\\n```"]
+system = {"role": "system", "content": "Be kind."}
+lines = [
+    {"prompt": [system, {"role": "user", "content": f"{n}?"}], "completions": texts[: 2 + n % 2]}
+    for n in range(6)
+]
+import_jsonl(project, [json.dumps(line).encode() for line in lines])
+for _ in range(3):
+    held = claim(project, ada)
+    ranking = [[pk] for pk in held.order]
+    judgment = record(held, "ranking", ranking, payload_hash=held.payload_hash)
+said = read({"choice": ["all_bad"]}, protocol_of(project), held.order)
+correct(judgment, said, payload_hash=held.payload_hash)
+create_export(project, ada)
+publish(project, "Be kind.", ada)
+project.memberships.update(guidelines_read=1)
+"""
 
 # A vote of today, a ruling that is an example, a comment, a proposal, a link.
 REVIEWED = """
 from datetime import timedelta
+from hashlib import sha256
 from django.utils import timezone
 from annotator import assignment as queue, invitations
 from annotator.models import (
@@ -36,7 +73,9 @@ Judgment.objects.update(created=timezone.now() - timedelta(minutes=5))
 rule(comparison, ada, Verdict.RANKING, ranking, explanation="It is true.", is_example=True)
 Comment.objects.create(comparison=comparison, author=ada, text="Well.")
 GuidelineProposal.objects.create(project=project, author=ada, text="Be kind.")
-invitations.invite(project, ada, role="annotator", days=7, max_uses=1)
+link, _ = invitations.invite(project, ada, role="annotator", days=7, max_uses=1)
+link.token_hash = sha256(b"welcome").hexdigest()
+link.save()
 """
 
 # One that has ended, with an alarm and two answers.
@@ -100,20 +139,56 @@ run.save()
 """
 
 
+def named_patterns(patterns, namespace=""):
+    """(name, the parts of the address to fill in) of all addresses but those of Django's admin."""
+    for pattern in patterns:
+        if isinstance(pattern, URLPattern):
+            yield f"{namespace}{pattern.name}", set(pattern.pattern.converters)
+        elif pattern.namespace != "admin":
+            inner = f"{pattern.namespace}:" if pattern.namespace else namespace
+            for name, parts in named_patterns(pattern.url_patterns, inner):
+                yield name, parts | set(pattern.pattern.converters)
+
+
+def addresses():
+    for name, parts in named_patterns(get_resolver().url_patterns):
+        for example in EXAMPLES.get(name, [{"pk": 1, "number": 1}]):
+            values = {"slug": "loop", **example}
+            assert parts <= set(values), f"say in EXAMPLES what to look at of {name}"
+            yield reverse(name, kwargs={part: values[part] for part in parts})
+
+
+def is_page(response):
+    """A whole page: no fragment, no file, and nothing that one can only send something to."""
+    if response.status in (302, 405) or "text/html" not in response.headers.get("content-type", ""):
+        return False
+    return response.status != 200 or "<!doctype html>" in response.text()
+
+
+def violations(page, rules=None):
+    options = {"runOnly": rules} if rules else None
+    return [found["id"] for found in Axe().run(page, options=options).response["violations"]]
+
+
 def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, tiny_folder):
+    page.goto("/sign-in/")
+    assert violations(page) == []
     sign_in(page)
     make_project(page)
     import_tiny_model(page, tiny_folder)
-    app.manage("shell", "-c", REVIEWED)
-    app.manage("shell", "-c", PPO_RUN)
-    app.manage("shell", "-c", REWARD_MODEL_RUN)
+    for code in (REVIEWED, JUDGED, PPO_RUN, REWARD_MODEL_RUN):
+        app.manage("shell", "-c", code)
 
     found = {}
-    for path in PAGES:
-        status = page.goto(f"/projects/loop/{path}").status
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            violations = Axe().run(page).response["violations"]
-            found[path, scheme] = (status, [violation["id"] for violation in violations])
+    for address in addresses():
+        if is_page(page.request.get(address, max_redirects=0)):
+            page.emulate_media(color_scheme="light")
+            status = page.goto(address).status
+            light = violations(page)
+            page.emulate_media(color_scheme="dark")
+            found[address] = (status, light, violations(page, ["color-contrast"]))
 
-    assert found == {(path, scheme): (200, []) for path in PAGES for scheme in ("light", "dark")}
+    assert found == {address: (200, [], []) for address in found}
+    assert {"/", "/keys/", "/projects/loop/compare/", "/projects/loop/runs/3/"} <= set(found)
+    page.context.clear_cookies()
+    assert (page.goto("/join/welcome/").status, violations(page)) == (200, [])
