@@ -32,11 +32,11 @@ SEARCH_LENGTH = 200  # characters
 @login_required
 @never_cache
 def history(request: HtmxRequest, slug: str) -> HttpResponse:
-    """My verdicts and skips in force, the newest first."""
-    project, role = get_access(request, slug)
-    rows = my_judgments(request, slug).select_related("assignment", "comparison__prompt")
+    """My verdicts and skips that count, the newest first."""
+    access = get_access(request, slug)
+    rows = my_judgments(request, access).filter(voided=None)
     chosen = {
-        "search": request.GET.get("search", "").strip()[:SEARCH_LENGTH],
+        "search": request.GET.get("search", "").replace("\0", "").strip()[:SEARCH_LENGTH],
         "verdict": request.GET.get("verdict", ""),
     }
     if chosen["search"]:
@@ -45,8 +45,8 @@ def history(request: HtmxRequest, slug: str) -> HttpResponse:
         rows = rows.filter(verdict=chosen["verdict"])
     page = page_of(rows, request.GET.get("before", ""))
     context = {
-        "project": project,
-        "role": role,
+        "project": access.project,
+        "role": access.role,
         "page": page,
         "rows": [(judgment, in_words(judgment, letters_of(judgment))) for judgment in page.rows],
         "chosen": chosen,
@@ -60,9 +60,9 @@ def history(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 @never_cache
 def own_judgment(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
-    """One of mine with what I saw, and the buttons to say something else."""
+    """One of mine with what I saw and, if it counts, the buttons to say something else."""
     access = get_access(request, slug)
-    judgment = get_object_or_404(my_judgments(request, slug), pk=pk)
+    judgment = get_object_or_404(my_judgments(request, access), pk=pk)
     return render(request, "annotator/own_judgment.html", _context(request, access, judgment))
 
 
@@ -71,8 +71,7 @@ def own_judgment(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 def correct_judgment(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     """Put another verdict in the place of this one; the old one stays on record."""
     access = get_access(request, slug)
-    mine = Judgment.objects.filter(project=access.project, annotator=request.user)
-    judgment = get_object_or_404(mine.select_related("assignment", "comparison__prompt"), pk=pk)
+    judgment = get_object_or_404(my_judgments(request, access), pk=pk)
     assignment = judgment.assignment
     form = JudgmentForm(request.POST)
     try:
@@ -90,9 +89,9 @@ def correct_judgment(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     return redirect("annotator:history", slug)
 
 
-def my_judgments(request: HtmxRequest, slug: str) -> JudgmentQuerySet:
-    in_force = Judgment.objects.filter(voided=None, annotator=request.user)
-    return in_force.filter(project__slug=slug)
+def my_judgments(request: HtmxRequest, access: Access) -> JudgmentQuerySet:
+    mine = Judgment.objects.filter(project=access.project, annotator=request.user)
+    return mine.select_related("assignment", "comparison__prompt")
 
 
 def containing(judgments: JudgmentQuerySet, text: str) -> JudgmentQuerySet:

@@ -230,6 +230,7 @@ def test_a_vote_is_changed_on_its_page(client, project, anna):
 
     assert response["Location"] == url("history")
     assert Judgment.objects.get(voided=None).ranking == mine.ranking[::-1]
+    assert "This vote counts no more" in client.get(url("own_judgment", mine.pk)).content.decode()
     refused = client.post(url("correct_judgment", mine.pk), sent | {"choice": "tie"})
     assert refused.status_code == 422
     assert "changed this verdict or taken it back" in refused.content.decode()
