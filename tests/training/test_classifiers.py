@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from peft import PeftModel
 from torch.testing import assert_close
 
 from rlhf.training.artifacts import RunError, RunFolder
@@ -199,10 +198,24 @@ def test_a_folder_without_statistics_is_no_reward_model(tmp_path):
         load_judge(tmp_path)
 
 
-def test_a_language_model_is_a_base_like_any_other(tiny_reference, reward_folder):
+def test_a_language_model_is_a_base_like_any_other(tiny_reference):
     base = load_base(tiny_reference)
 
-    assert not base.has_head
     assert base.missing == {"score.weight"}
-    assert not isinstance(base.model, PeftModel)
+    assert not base.has_head
     assert load_reader(tiny_reference).longest is None
+
+
+def test_a_whole_reward_model_can_be_imported_again_and_goes_on_from_its_head(
+    tiny_reference, tmp_path
+):
+    model = make_trainable(load_base(tiny_reference), RewardModelConfig({}, train="full"))
+    start_afresh(model, 3)
+    source, tokenizer = tmp_path / "source", load_reader(tiny_reference).tokenizer
+    save_reward_model(Learner(model, tokenizer, {}), RewardStatistics(0.0, 1.0), {}, source)
+
+    card = import_model(ImportModelConfig("folder", str(source)), RunFolder(tmp_path))
+    base = load_base(reference(card["artifact"]))
+
+    assert (card["kind"], base.has_head) == ("base", True)
+    assert torch.equal(base.model.score.weight, score_head(model).weight)
