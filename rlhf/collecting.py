@@ -18,18 +18,18 @@ from rlhf.questions import store_order
 
 
 def collect_import_model(run: Run) -> dict[str, Any]:
-    """A policy; the first of a project begins round 1."""
+    """A policy, or a base of reward models; the first policy of a project begins round 1."""
     details = {name: value for name, value in run.result.items() if name != "probe"}
     version = ModelVersion.objects.create(
         project=run.project,
         name=unused_name(run.project, run.result["name"]),
-        kind=ModelKind.POLICY,
+        kind=run.result.get("kind", ModelKind.POLICY),  # of before there were bases: a policy
         run=run,
         path=existing_folder(Path(run.result["artifact"])),
         details=details,
         probe=probe_of(run),
     )
-    if not run.project.rounds.exists():
+    if version.kind == ModelKind.POLICY and not run.project.rounds.exists():
         Round.objects.create(project=run.project, number=1, policy=version)
     return {"model_version": version.pk}
 

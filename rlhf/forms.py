@@ -17,7 +17,8 @@ from django.forms import BoundField
 from django.utils.safestring import mark_safe
 
 from annotator.models import Export, Project
-from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.inputs import VERSION_KINDS
+from rlhf.models import ModelVersion, Run, RunKind
 from rlhf.presets import PRESETS, Preset
 from rlhf.processes import accelerate_configs
 from rlhf.training.config import (
@@ -122,13 +123,13 @@ def sample_of_prompts() -> Any:
     )
 
 
-def version(label: str, help_text: str, *, required: bool = True) -> Any:
+def version(label: str, help_text: str, *, required: bool = True, empty: str = "None") -> Any:
     return forms.ModelChoiceField(
         ModelVersion.objects.none(),
         label=label,
         help_text=help_text,
         required=required,
-        empty_label=None if required else "None",
+        empty_label=None if required else empty,
     )
 
 
@@ -193,8 +194,8 @@ class RunForm(forms.Form):
         """The rows of the project that may stand in this field, the newest first."""
         if name == "export":
             return Export.objects.filter(project=project).order_by("-pk")
-        kind = ModelKind.REWARD if name == "reward_model" else ModelKind.POLICY
-        return ModelVersion.objects.filter(project=project, kind=kind).order_by("-pk")
+        rows = ModelVersion.objects.filter(project=project, kind__in=VERSION_KINDS[name])
+        return rows.order_by("-pk")
 
     def as_sent(self) -> Self:
         """An unbound form as it would come back if nobody changed anything."""
@@ -233,7 +234,10 @@ class RunForm(forms.Form):
 
 class ImportModelForm(RunForm):
     kind = RunKind.IMPORT_MODEL
-    intro = "Makes a chat model the policy from which the loop starts."
+    intro = (
+        "Makes a chat model the policy from which the loop starts. An encoder (BERT, RoBERTa, DeBERTa, …) "
+        "or a classifier writes no text: it becomes a base that reward models can be trained on."
+    )
 
     source = forms.ChoiceField(
         choices=[
@@ -313,9 +317,9 @@ class GenerateForm(RunForm):
 class RewardModelForm(RunForm):
     kind = RunKind.REWARD_MODEL
     intro = "Learns from an export which answers people prefer, as one number per answer."
-    arguments = ("export", "policy")
+    arguments = ("export", "policy", "base")
     advanced = (
-        "members", "annotators", "learning_curve", "compare_arms", "ties", "label_smoothing", "margin_coefficient",
+        "train", "members", "annotators", "learning_curve", "compare_arms", "ties", "label_smoothing", "margin_coefficient",
         "center_rewards", "batch_size", "micro_batch_tokens", "lora_rank", "adapter_layers",
         "max_tokens", "min_pairs", "policy_samples", "max_new_tokens", "temperature", "seed",
     )  # fmt: skip
@@ -327,7 +331,26 @@ class RewardModelForm(RunForm):
         help_text="The votes to learn from; held-out ones say how good the reward model is.",
     )
     policy = version(
-        "Policy", "Where the reward model starts from: the policy that PPO will train."
+        "Policy",
+        "Whose answers the reward model will score: the policy that PPO will train.",
+    )
+    base = version(
+        "Base",
+        "What the reward model starts from. In PPO, an adapter on the policy shares its weights; any "
+        "other model is loaded as a second one. Import an encoder or another model to see it here.",
+        required=False,
+        empty="The policy",
+    )
+    train = forms.ChoiceField(
+        label="What learns",
+        choices=[
+            ("adapter", "An adapter (LoRA)"),
+            ("full", "The model's own weights: full fine-tuning"),
+        ],
+        initial=RewardModelConfig.train,
+        help_text="Full fine-tuning needs 16 more bytes of memory per parameter, and a learning rate a "
+        "tenth as high or lower. It makes whole new models, one per member, which PPO loads as second "
+        "ones; embeddings stay as they are.",
     )
     epochs = whole("Epochs", RewardModelConfig.epochs, "Passes over the votes.", high=100)
     learning_rate = decimal(
@@ -403,8 +426,8 @@ class RewardModelForm(RunForm):
         "LoRA rank", RewardModelConfig.lora_rank, "Size of the trained adapter.", high=1024
     )
     adapter_layers = adapter_layers(
-        "The adapter on this many layers, counted from the top; empty: on all. PPO on as many is "
-        "several times faster."
+        "It learns in this many layers, counted from the top; empty: in all. PPO with adapters on as "
+        "many is several times faster."
     )
     max_tokens = whole(
         "Longest pair",
@@ -794,7 +817,9 @@ FORMS: dict[str, type[RunForm]] = {
 
 def settings_like(run: Run) -> dict[str, Any]:
     """Initial values of the run's form: what it was started with."""
-    rows = {name: getattr(run, name) for name in ("policy", "rival", "reward_model", "export")}
+    rows = {
+        name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "export")
+    }
     rewards = format_lines(run.config.get("rewards", []))
     return {**run.config, **rows, "rewards": rewards, "max_prompts": _number_of_prompts(run)}
 

@@ -44,9 +44,10 @@ MISSING_SENTENCES = {
     "reward_model": "There is no reward model to ask by: train one first.",
 }
 VERSION_KINDS = {
-    "policy": ModelKind.POLICY,
-    "rival": ModelKind.POLICY,
-    "reward_model": ModelKind.REWARD,
+    "policy": [ModelKind.POLICY],
+    "rival": [ModelKind.POLICY],
+    "reward_model": [ModelKind.REWARD],
+    "base": [ModelKind.POLICY, ModelKind.BASE],
 }
 
 
@@ -61,6 +62,7 @@ class Order:
     policy: ModelVersion | None = None
     rival: ModelVersion | None = None
     reward_model: ModelVersion | None = None
+    base: ModelVersion | None = None  # of a reward model; None: the policy
     export: Export | None = None
     max_prompts: int | None = None  # a sample of so many; None: all
 
@@ -117,10 +119,10 @@ def _check(order: Order) -> None:
 
 def _check_versions(order: Order) -> None:
     for name, version in order.versions.items():
-        if version.project_id != order.project.pk or version.kind != VERSION_KINDS[name]:
-            raise RunRefused(
-                f"{version} is no {VERSION_KINDS[name].label.lower()} of this project."
-            )
+        kinds = VERSION_KINDS[name]
+        if version.project_id != order.project.pk or version.kind not in kinds:
+            wanted = " or ".join(kind.label.lower() for kind in kinds)
+            raise RunRefused(f"{version} is no {wanted} of this project.")
         _check_files(version)
 
 
@@ -182,6 +184,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["rival"] = order.rival.reference()
     if order.reward_model is not None:
         references["reward_model"] = order.reward_model.path
+    if order.base is not None and order.base != order.policy:
+        references["base"] = order.base.reference()
     if order.settings.get("rewards"):
         references["rewards"] = [_reward(order.project, rule) for rule in order.settings["rewards"]]
     return references

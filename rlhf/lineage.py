@@ -1,7 +1,7 @@
 """From votes to weights: which exports, reward models and policies carry somebody's votes.
 
 A version carries them if it was trained on an export that has them, or comes from a version that
-does: its parent, the policy that its run started from, or a reward model that its run asked.
+does: its parent, the policy or the base that its run started from, or a reward model that its run asked.
 """
 
 from __future__ import annotations
@@ -75,5 +75,5 @@ def _carries(
         return False
     rules = run.config.get("rewards") or []
     asked = {by_name.get(rule.get("version", "")) for rule in rules}
-    sources = {run.policy_id, run.reward_model_id, *asked}
+    sources = {run.policy_id, run.reward_model_id, run.base_id, *asked}
     return run.export_id in exports or not carrying.isdisjoint(sources)

@@ -50,14 +50,17 @@ UNWATCHED_AFTER = timedelta(seconds=15)
 class ModelKind(models.TextChoices):
     POLICY = "policy", "Policy"
     REWARD = "reward", "Reward model"
+    BASE = "base", "Base of reward models"  # an encoder or a classifier, which writes no text
 
 
 class ModelVersion(models.Model):
-    """A policy or reward model with its files, its parent and the run that made it.
+    """A policy or reward model with its files, its parent and the run that made it; or an imported
+    base of reward models.
 
-    An imported policy is a whole model folder, and so is one whose weights PPO trained in full.
-    Everything else is a LoRA adapter on its parent, so the weights of a version are those of the
-    nearest whole model plus the adapters down to itself.
+    An imported model is a whole model folder, and so is a policy whose weights PPO trained in full. Any
+    other policy is a LoRA adapter on its parent, so its weights are those of the nearest whole model
+    plus the adapters down to itself. The parent of a reward model is the policy whose answers it was
+    trained to score; it is an adapter on it, or on the base of its run, or a whole model.
     """
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="model_versions")
@@ -87,7 +90,13 @@ class ModelVersion(models.Model):
 
     @property
     def is_whole_model(self) -> bool:
-        return self.parent_id is None or self.details.get("train") == "full"
+        is_whole = self.details.get("is_whole") or self.details.get("train") == "full"
+        return self.parent_id is None or is_whole
+
+    @property
+    def base(self) -> ModelVersion | None:
+        """Of a reward model, what it was made from, if not from the policy that is its parent."""
+        return self.run.base if self.run and self.kind == ModelKind.REWARD else None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -105,13 +114,12 @@ class ModelVersion(models.Model):
     def reference(self) -> dict[str, Any]:
         """What the training code needs to load it: `{"base": folder, "adapters": [folder, …]}`.
 
-        For a reward model this is the policy it was trained on, without the reward adapter.
+        For a reward model that is an adapter this is what it was trained on, without the adapter.
         """
-        if self.kind == ModelKind.REWARD:
-            assert self.parent is not None
-            return self.parent.reference()
         if self.parent is None or self.is_whole_model:
             return {"base": self.path, "adapters": []}
+        if self.kind == ModelKind.REWARD:
+            return (self.base or self.parent).reference()
         parent = self.parent.reference()
         return {"base": parent["base"], "adapters": [*parent["adapters"], self.path]}
 
@@ -171,6 +179,10 @@ class Run(models.Model):
     reward_model = models.ForeignKey(
         ModelVersion, models.PROTECT, null=True, related_name="runs_scored"
     )
+    base = models.ForeignKey(
+        ModelVersion, models.PROTECT, null=True, related_name="runs_on",
+        help_text="What a reward model is made from, if not from the policy.",
+    )  # fmt: skip
     export = models.ForeignKey(Export, models.PROTECT, null=True, related_name="runs")
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="runs")
 

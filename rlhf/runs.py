@@ -59,6 +59,7 @@ def launch(
     policy: ModelVersion | None = None,
     rival: ModelVersion | None = None,
     reward_model: ModelVersion | None = None,
+    base: ModelVersion | None = None,
     export: Export | None = None,
     max_prompts: int | None = None,
 ) -> Run:
@@ -71,7 +72,16 @@ def launch(
     if known := project.runs.filter(token=token).first():
         return known
     order = Order(
-        project, kind, round_number, settings, policy, rival, reward_model, export, max_prompts
+        project,
+        kind,
+        round_number,
+        settings,
+        policy,
+        rival,
+        reward_model,
+        base,
+        export,
+        max_prompts,
     )
     config = config_of(order)
     expected = _estimate(order, config)
@@ -133,6 +143,7 @@ def _create(
                 policy=order.policy,
                 rival=order.rival,
                 reward_model=order.reward_model,
+                base=order.base,
                 export=order.export,
                 created_by=user,
             )

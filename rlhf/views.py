@@ -37,7 +37,7 @@ from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
 from rlhf.inputs import Order, config_of
-from rlhf.models import ModelKind, Run, RunKind, Status
+from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.training.config import PPOConfig
 from rlhf.training.reward_rules import format_lines
 
@@ -140,10 +140,17 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
     if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
         return rounds.best_of_n(project, n, _number(request, "reward_model"))
     if like is None:
-        asked = project.model_versions.filter(pk=_number(request, "policy") or 0).first()
-        return {**rounds.suggestions(project, kind), **({"policy": asked} if asked else {})}
-    rows = project.runs.select_related("policy", "rival", "reward_model", "export")
+        return {**rounds.suggestions(project, kind), **_asked_versions(request, project)}
+    rows = project.runs.select_related("policy", "rival", "reward_model", "base", "export")
     return settings_like(get_object_or_404(rows, pk=like, kind=kind))
+
+
+def _asked_versions(request: HtmxRequest, project: Project) -> dict[str, ModelVersion]:
+    """Those that the address names: `?policy=3&base=7`."""
+    versions = project.model_versions
+    asked = {name: _number(request, name) for name in ("policy", "base")}
+    found = {name: versions.filter(pk=pk).first() for name, pk in asked.items() if pk}
+    return {name: version for name, version in found.items() if version}
 
 
 def _render_form(
@@ -378,7 +385,7 @@ def model_versions(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
-    rows = project.model_versions.select_related("run", "run__export", "run__reward_model")
+    rows = project.model_versions.select_related("run__export", "run__reward_model", "run__base")
     version = get_object_or_404(rows, pk=pk)
     judged = project.runs.filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy=version)
     evaluations = list(judged.select_related("rival")[:PAGE_SIZE])
@@ -396,7 +403,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "rounds": version.rounds.all(),
         "evaluations": [(run, rates[run.pk]) for run in evaluations],
         "used_by": project.runs.filter(
-            Q(policy=version) | Q(rival=version) | Q(reward_model=version)
+            Q(policy=version) | Q(rival=version) | Q(reward_model=version) | Q(base=version)
         )[:PAGE_SIZE],
     }
     return render(request, "rlhf/model_version.html", context)

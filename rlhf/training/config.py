@@ -83,6 +83,7 @@ class GenerateConfig(Config):
         _require(1 <= n <= 9, f"completions_per_prompt={n} must be between 1 and 9")
 
 
+TRAINED = ("adapter", "full")
 TIES = ("half", "davidson", "rao-kupper")
 ANNOTATORS = ("joint", "crowd", "equal")
 
@@ -91,15 +92,17 @@ ANNOTATORS = ("joint", "crowd", "equal")
 class RewardModelConfig(Config):
     RETIRED = ("micro_batch_size",)
 
-    model: dict[str, Any]  # the policy whose answers are scored: adapter and head start from it
+    model: dict[str, Any]  # the policy whose answers are scored
+    base: dict[str, Any] | None = None  # a ModelRef that learning starts from; None: the policy
     data: str = "data"  # folder with data.jsonl and manifest.json
     prompts: str = "prompts.jsonl"  # the policy samples that fix the score's mean and deviation
     epochs: int = 2
     batch_size: int = 8  # pairs per optimiser step
     micro_batch_tokens: int = 1024  # per forward and backward: memory follows them
+    train: str = "adapter"  # or "full": all layers' own weights, without embeddings
     learning_rate: float = 2e-4  # LoRA needs about 10x the rate of full fine-tuning
     lora_rank: int = 16
-    adapter_layers: int | None = None  # the adapter on this many top layers; None: on all
+    adapter_layers: int | None = None  # this many top layers learn; None: all
     reuse_trunk: bool = True  # keep what enters the adapted layers, for all epochs and members
     share_prompts: bool = True  # compute a prompt once for all its completions
     max_tokens: int = 1024  # prompt + completion; longer pairs are left out and counted
@@ -125,6 +128,7 @@ class RewardModelConfig(Config):
             value = getattr(self, name)
             _require(value >= 1, f"{name}={value} must be at least 1")
         _require(self.members <= 16, f"members={self.members} must be at most 16")
+        _require(self.train in TRAINED, f"train={self.train!r} must be one of {TRAINED}")
         _require(self.ties in TIES, f"ties={self.ties!r} must be one of {TIES}")
         _require(self.min_pairs >= 1, f"min_pairs={self.min_pairs} must be at least 1")
         _require(
@@ -146,7 +150,6 @@ class RewardModelConfig(Config):
 
 
 CRITICS = ("head", "adapter", "full")
-TRAINED = ("adapter", "full")
 DTYPES = ("auto", "float32", "bfloat16")
 KEPT = ("best", "last")
 KL_ESTIMATORS = ("k1", "k2", "k3")

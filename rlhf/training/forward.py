@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -94,9 +95,10 @@ def vocabulary_head(model: nn.Module) -> nn.Linear:
 
 
 def layers_of(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The stack of layers and the attribute that holds it."""
+    """The stack of layers and the attribute that holds it; of an encoder it is one of a part's."""
+    parts = chain(backbone.named_children(), backbone.named_modules())
     return next(
-        (name, part) for name, part in backbone.named_children() if isinstance(part, nn.ModuleList)
+        (name.rpartition(".")[2], part) for name, part in parts if isinstance(part, nn.ModuleList)
     )
 
 

@@ -1,5 +1,8 @@
 """Bring a model into the house: one folder of safetensors, tokenizer and chat template.
 
+A causal language model is a policy. An encoder (BERT and its relatives) or a sequence classifier writes
+no text: it is a base, which reward models can be trained on.
+
 Sources: the model embedded in a Python package (a GGUF file), the tiny model that we make
 ourselves, the Hugging Face hub, or a local folder. No code from a model is ever run
 (trust_remote_code stays off) and no pickled weights are ever opened.
@@ -44,6 +47,14 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
 )
 
+# For encoders, which read prompt and completion as a pair of texts: the first one, with what opens the
+# pair and what stands between the two. A question alone is given as it is, as encoders are usually taught.
+PAIR_TEMPLATE = (
+    "OPENING{% if messages | length == 1 %}{{ messages[0]['content'] }}{% else %}"
+    "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] }}"
+    "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}{% endif %}BETWEEN"
+)
+
 
 def run(config: ImportModelConfig, folder: RunFolder) -> dict[str, Any]:
     """Write the model to config.output, or find that a former run has done so already."""
@@ -62,7 +73,7 @@ def run(config: ImportModelConfig, folder: RunFolder) -> dict[str, Any]:
                 card = {**origin, **_import(config, folder, target)}
                 write_json(target / CARD, card)
     result = {"artifact": str(output), **card}
-    if not config.measure_speed:
+    if not config.measure_speed or card.get("kind") == "base":  # what is measured is PPO
         return result
     # To train takes far more memory than to import: if measuring gets the process killed, by a limit
     # that it cannot know, this result stands, and the import has succeeded without a probe.
@@ -179,11 +190,14 @@ def _only_gguf(source: Path) -> Path:
 
 
 def _refuse_unfit(source: Path) -> None:
-    """Raise if this is no plain causal language model that transformers knows by itself."""
-    from transformers import AutoConfig  # noqa: PLC0415 (takes seconds; not needed when cached)
-    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    """Raise if this is neither a plain causal language model that transformers knows by itself, nor an
+    encoder or a sequence classifier."""
+    from transformers import (  # noqa: PLC0415 (takes seconds; not needed when cached)
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoConfig,
     )
+
+    from rlhf.training.models import writes_text  # noqa: PLC0415 (imports torch)
 
     content = read_json(source / "config.json")
     if "quantization_config" in content:
@@ -194,8 +208,11 @@ def _refuse_unfit(source: Path) -> None:
         raise RunError(
             f"transformers does not know the model in {source}: {_line(error)}"
         ) from None
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise RunError(f"{source} is a {config.model_type} model, which does not write text")
+    is_scorer = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if not writes_text(config) and (not is_scorer or config.is_encoder_decoder):
+        raise RunError(
+            f"{source} is a {config.model_type} model, which can neither write nor score text"
+        )
 
 
 def _check(target: Path, source: Path) -> list[str]:
@@ -207,6 +224,8 @@ def _check(target: Path, source: Path) -> list[str]:
         tokenizer = AutoTokenizer.from_pretrained(target, trust_remote_code=False)
     except Exception as error:  # every tokenizer class fails in its own way
         raise RunError(f"{source} has no usable tokenizer: {_line(error)}") from None
+    if _kind(target) == "base":
+        return _check_base(tokenizer, target, source)
     try:
         _, report = AutoModelForCausalLM.from_pretrained(
             target,
@@ -220,6 +239,61 @@ def _check(target: Path, source: Path) -> list[str]:
     if report["missing_keys"]:
         raise RunError(f"the weights in {source} lack {min(report['missing_keys'])}")
     return _complete_tokenizer(tokenizer, target, source)
+
+
+def _check_base(tokenizer: Any, target: Path, source: Path) -> list[str]:
+    """Load what was copied as reward models will, and let its tokenizer say how it reads an answer; the
+    notes for its card."""
+    from rlhf.training import classifiers  # noqa: PLC0415 (imports torch)
+
+    try:
+        base = classifiers.load_base({"base": str(target), "adapters": []})
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(f"the weights in {source} cannot be loaded: {_line(error)}") from None
+    # The head may be of another kind or new, and a pooler is often left out.
+    prefix = f"{base.model.base_model_prefix}."
+    lacking = [n for n in base.missing if n.startswith(prefix) and ".pooler." not in n]
+    if lacking:
+        raise RunError(f"the weights in {source} lack {min(lacking)}")
+    head = "its own head for one number is where they start" if base.has_head else "its head is new"
+    notes = [f"it can be the base of reward models, and no policy; {head}"]
+    if not classifiers.is_encoder(base.model.config):
+        return [*notes, *_complete_tokenizer(tokenizer, target, source)]
+    if not classifiers.ignores_padding(base.model):
+        raise RunError(
+            f"what the {base.model.config.model_type} model in {source} makes of a text depends on the "
+            "padding beside it: it cannot score answers"
+        )
+    tokenizer.model_max_length = min(
+        tokenizer.model_max_length, classifiers.n_positions(base.model)
+    )
+    return [*notes, *_complete_pair_tokenizer(tokenizer, target, source)]
+
+
+def _complete_pair_tokenizer(tokenizer: Any, target: Path, source: Path) -> list[str]:
+    """A template for the first text of a pair, and what ends the second one as end token, saved."""
+    pair = tokenizer("a", "b")
+    if not pair.is_fast:
+        raise RunError(f"the tokenizer of {source} has no tokenizer.json: save it with one first")
+    sides = pair.sequence_ids()  # None, 0, None, 1, None: of special tokens None
+    if 0 not in sides or 1 not in sides or sides[-1] is not None or sides[-2] is None:
+        raise RunError(f"the tokenizer of {source} does not end a pair of texts by one token")
+    tokens = pair.tokens()
+    last_of_first = len(sides) - 1 - sides[::-1].index(0)
+    opening = "".join(tokens[: sides.index(0)])
+    between = "".join(tokens[last_of_first + 1 : sides.index(1)])
+    tokenizer.eos_token = tokens[-1]
+    notes = []
+    if tokenizer.chat_template is None:
+        template = PAIR_TEMPLATE.replace("OPENING", opening).replace("BETWEEN", between)
+        tokenizer.chat_template = template
+        notes.append(f"it reads {opening} prompt {between} answer {tokens[-1]}")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # never a new one: that resizes the embedding
+    tokenizer.save_pretrained(target)
+    return notes
 
 
 def _complete_tokenizer(tokenizer: Any, target: Path, source: Path) -> list[str]:
@@ -304,15 +378,32 @@ def _downloaded(name: str, target: Path) -> Iterator[Path]:
 
 # --- what is known of a model -----------------------------------------------------------------
 def _card(name: str, target: Path, notes: list[str]) -> dict[str, Any]:
-    from transformers import AutoConfig  # noqa: PLC0415 (takes seconds; not needed when cached)
-
-    config = AutoConfig.from_pretrained(target)
     return {
         "name": name,
+        "kind": _kind(target),
         "parameters": _count_parameters(target),
-        "context_tokens": config.get_text_config().max_position_embeddings,
+        "context_tokens": _context_tokens(target),
         "note": "; ".join(notes),
     }
+
+
+def _kind(folder: Path) -> str:
+    """What may be made of it: a "policy", or the "base" of reward models."""
+    from transformers import AutoConfig  # noqa: PLC0415 (takes seconds; not needed when cached)
+
+    from rlhf.training.models import writes_text  # noqa: PLC0415 (imports torch)
+
+    return "policy" if writes_text(AutoConfig.from_pretrained(folder)) else "base"
+
+
+def _context_tokens(folder: Path) -> int | None:
+    from transformers import AutoConfig  # noqa: PLC0415 (takes seconds; not needed when cached)
+
+    from rlhf.training.classifiers import load_reader  # noqa: PLC0415 (imports torch)
+
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    longest = load_reader({"base": str(folder), "adapters": []}).longest
+    return longest or getattr(config, "max_position_embeddings", None)
 
 
 def _count_parameters(folder: Path) -> int:

@@ -20,10 +20,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
 from rlhf.training.artifacts import RunError, read_json, write_json
@@ -41,6 +47,23 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+# --- kinds of models --------------------------------------------------------------------------
+def is_encoder(config: PretrainedConfig) -> bool:
+    """Whether every token sees all others, as in BERT and its relatives. Those are in transformers'
+    list of causal models too, because they can be made decoders."""
+    is_decoder = getattr(config, "is_decoder", False) or config.is_encoder_decoder
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_decoder
+
+
+def writes_text(config: PretrainedConfig) -> bool:
+    """Whether this is a causal language model, and so may be a policy."""
+    is_classifier = any(
+        name.endswith("ForSequenceClassification") for name in config.architectures or []
+    )
+    is_causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return is_causal and not is_classifier and not is_encoder(config)
+
+
 # --- policies ---------------------------------------------------------------------------------
 def load_policy(
     reference: dict[str, Any],
@@ -53,9 +76,12 @@ def load_policy(
     that policy, so that it can serve as PPO's reference. Raises RunError for missing files.
     """
     device = device or default_device()
-    for folder in [reference["base"], *reference["adapters"]]:
-        if not Path(folder).is_dir():
-            raise RunError(f"The model folder {folder} does not exist. Was it moved or deleted?")
+    check_folders(reference)
+    if not writes_text(config := AutoConfig.from_pretrained(reference["base"])):
+        raise RunError(
+            f"The {config.model_type} model in {reference['base']} writes no text: it can be the base "
+            "of a reward model, and no policy."
+        )
     tokenizer = AutoTokenizer.from_pretrained(reference["base"])
     model = AutoModelForCausalLM.from_pretrained(reference["base"], dtype=torch.float32)
     for adapter in reference["adapters"]:
@@ -64,6 +90,12 @@ def load_policy(
     model.requires_grad_(False)
     disable_dropout(model)
     return model.eval(), tokenizer
+
+
+def check_folders(reference: dict[str, Any]) -> None:
+    for folder in [reference["base"], *reference["adapters"]]:
+        if not Path(folder).is_dir():
+            raise RunError(f"The model folder {folder} does not exist. Was it moved or deleted?")
 
 
 DROPOUTS = ("attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
@@ -126,8 +158,7 @@ def lora_config(model: PreTrainedModel, rank: int, top: int | None = None) -> Lo
         if isinstance(module, nn.Linear) and module is not head and not name.endswith("score")
     }
     name, layers = layers_of(model.base_model)
-    if top is not None and top > len(layers):
-        raise RunError(f"Adapters on the top {top} layers: the model has only {len(layers)}.")
+    check_top(top, len(layers))
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -136,6 +167,25 @@ def lora_config(model: PreTrainedModel, rank: int, top: int | None = None) -> Lo
         layers_to_transform=None if top is None else list(range(len(layers) - top, len(layers))),
         layers_pattern=None if top is None else name,
     )
+
+
+def check_top(top: int | None, n_layers: int) -> None:
+    if top is not None and top > n_layers:
+        raise RunError(f"Adapters on the top {top} layers: the model has only {n_layers}.")
+
+
+def tunable_parameters(model: PreTrainedModel, top: int | None) -> list[nn.Parameter]:
+    """With full fine-tuning: all layers or the top ones, and what follows them, as the last norm.
+
+    Embeddings and vocabulary head stay as they are: often they are the same weights, and
+    `token_logprobs` gives the head no gradient.
+    """
+    _, layers = layers_of(model.base_model)
+    check_top(top, len(layers))
+    first = next(layers[len(layers) - (top or len(layers))].parameters())
+    parameters = list(model.base_model.parameters())  # in the order in which they are used
+    place = next(place for place, each in enumerate(parameters) if each is first)
+    return parameters[place:]
 
 
 @contextmanager
@@ -237,18 +287,21 @@ def adapted_modules(module: nn.Module) -> list[LoraLayer]:
     return [part for part in module.modules() if isinstance(part, LoraLayer)]
 
 
-def n_top_layers(model: PeftModel) -> int:
-    """How many layers, counted from the top, hold all adapters there are."""
+def n_top_layers(model: nn.Module) -> int:
+    """How many layers, counted from the top, hold all adapters there are; without any, all that
+    learns."""
     _, layers = layers_of(backbone_of(model))
-    adapted = [len(adapted_modules(layer)) for layer in layers]
-    if sum(adapted) < len(adapted_modules(model)):  # some lie outside: on the embeddings, say
+    changing = [len(adapted_modules(layer)) for layer in layers]
+    if sum(changing) < len(adapted_modules(model)):  # some lie outside: on the embeddings, say
         return len(layers)
-    return len(layers) - next(number for number, n in enumerate(adapted) if n)
+    if not sum(changing):
+        changing = [sum(p.requires_grad for p in layer.parameters()) for layer in layers]
+    return len(layers) - next(number for number, n in enumerate(changing) if n)
 
 
-def n_reusing_layers(model: PeftModel) -> int:
-    """How many top layers hold all adapters and can run on the kept states of the trunk below; 0: the
-    model has to run as a whole."""
+def n_reusing_layers(model: nn.Module) -> int:
+    """How many top layers hold all that changes and can run on the kept states of the trunk below; 0:
+    the model has to run as a whole."""
     top = n_top_layers(model)
     is_whole = top == len(layers_of(backbone_of(model))[1])
     return 0 if is_whole or not is_trunk_reusable(model, top) else top
@@ -316,14 +369,21 @@ def member_folders(folder: str | Path) -> list[Path]:
 def load_reward_head(folder: str | Path) -> tuple[ScalarHead, RewardStatistics]:
     """A reward model's head and score statistics. Raises RunError if the folder holds none."""
     folder = Path(folder)
-    for file in ("adapter_model.safetensors", "head.safetensors", "reward.json"):
+    for file in ("adapter_model.safetensors", "head.safetensors"):
         if not (folder / file).is_file():
             raise RunError(f"{folder} is not a reward model: {file} is missing.")
+    statistics = load_statistics(folder)
     weights = load_file(folder / "head.safetensors")
     head = ScalarHead(weights["linear.weight"].shape[1])
     head.load_state_dict(weights)
     head.requires_grad_(False)
-    return head, RewardStatistics(**read_json(folder / "reward.json"))
+    return head, statistics
+
+
+def load_statistics(folder: Path) -> RewardStatistics:
+    if not (folder / "reward.json").is_file():
+        raise RunError(f"{folder} is not a reward model: reward.json is missing.")
+    return RewardStatistics(**read_json(folder / "reward.json"))
 
 
 def load_reward_adapter(

@@ -53,7 +53,7 @@ def run(config: OrderQueueConfig, folder: RunFolder) -> dict[str, Any]:
     return {
         "n_scored": len(fitting),
         "n_completions": len(scores),
-        "members": len(judge.members),
+        "members": len(judge.statistics),
         "information_mean": statistics.fmean(of_vote.total for of_vote in found.values()),
         "disagreement_mean": statistics.fmean(of_vote.disagreement for of_vote in found.values()),
         "left_out": {"too_long": len(lines) - len(fitting)},

@@ -32,6 +32,7 @@ from rlhf.training.models import (
     lora_config,
     n_reusing_layers,
     stop_ids,
+    tunable_parameters,
     using_adapter,
 )
 from rlhf.training.rewards import Source, load_sources
@@ -161,19 +162,6 @@ def load_own_policy(config: PPOConfig, base: PreTrainedModel, top: int) -> PreTr
         for number in range(len(own) - top):
             own[number] = shared[number]
     return policy
-
-
-def tunable_parameters(policy: PreTrainedModel, top: int | None) -> list[nn.Parameter]:
-    """With full fine-tuning: all layers or the top ones, and what follows them, the last norm.
-
-    Embeddings and vocabulary head stay as they are: often they are the same weights, and
-    `token_logprobs` gives the head no gradient.
-    """
-    _, layers = layers_of(policy.base_model)
-    parts = list(policy.base_model.children())
-    after = parts[parts.index(layers) + 1 :]
-    learning = [*layers[len(layers) - (top or len(layers)) :], *after]
-    return [parameter for part in learning for parameter in part.parameters()]
 
 
 def load_critic(config: PPOConfig, reward_model: str | None) -> nn.Module:

@@ -22,13 +22,21 @@ def check_input(config: RewardModelConfig, folder: RunFolder) -> None:
     folder.phase("checking the votes")
     pairs = read_pairs(folder.path / config.data / "data.jsonl")
     check_pairs(pairs, config)
-    base = Path(config.model["base"])
-    if base.is_dir():  # else whoever loads the model says so
+    bases = [Path(reference["base"]) for reference in (config.model, config.base) if reference]
+    if all(base.is_dir() for base in bases):  # else whoever loads the model says so
         from transformers import AutoTokenizer  # noqa: PLC0415 (takes seconds; most errors need none)
 
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        check_chat_template(tokenizer, base)
-        check_lengths(tokenizer, pairs, config)
+        for base in bases:
+            tokenizer = AutoTokenizer.from_pretrained(base)
+            check_chat_template(tokenizer, base)
+        check_lengths(tokenizer, pairs, config, _longest(config))
+
+
+def _longest(config: RewardModelConfig) -> int | None:
+    """What an encoder can read, in tokens."""
+    from rlhf.training.classifiers import load_reader  # noqa: PLC0415 (imports torch)
+
+    return load_reader(config.base).longest if config.base else None
 
 
 def check_pairs(pairs: Sequence[Pair], config: RewardModelConfig) -> None:
@@ -74,23 +82,34 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, base: Path) -> None:
 
 
 def check_lengths(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], config: RewardModelConfig
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    config: RewardModelConfig,
+    longest: int | None = None,
 ) -> None:
-    """Raises RunError if fewer than `min_pairs` decided pairs are short enough to learn from.
+    """Raises RunError if fewer than `min_pairs` decided pairs are short enough to learn from, for the
+    run and for an encoder that takes at most `longest` tokens.
 
     Stops at the first so many: of a large export only some pairs become tokens here.
     """
     from rlhf.training.models import encode, encode_completion  # noqa: PLC0415 (imports torch)
 
     decided, n = decided_pairs(pairs), 0
+    most = min(config.max_tokens, longest or config.max_tokens)
     for pair in decided:
         prompt = len(encode(tokenizer, pair.prompt))
         chosen = encode_completion(tokenizer, pair.chosen, truncated=pair.chosen_truncated)
         rejected = encode_completion(tokenizer, pair.rejected, truncated=pair.rejected_truncated)
-        n += prompt + max(len(chosen), len(rejected)) <= config.max_tokens
+        n += prompt + max(len(chosen), len(rejected)) <= most
         if n == config.min_pairs:
             return
     found = "none" if n == 0 else f"only {n}"
+    if most < config.max_tokens:
+        raise RunError(
+            f"of {len(decided)} decided pairs to learn from, {found} have at most {most} tokens, which "
+            f"is all that the encoder can read, and min_pairs={config.min_pairs}: choose another base, "
+            "or judge shorter completions"
+        )
     raise RunError(
         f"of {len(decided)} decided pairs to learn from, {found} have at most "
         f"max_tokens={config.max_tokens} tokens, and min_pairs={config.min_pairs}: raise "

@@ -4,12 +4,13 @@ A row is a prompt followed by one completion or several. Each completion sees th
 counts its positions on from the prompt's end, so that its score is what it would be alone; the prompt is
 computed once. Where adapters lie on the top k layers only, what enters layer L - k does not change in
 training: it is computed once for every row and kept, in memory or in a file, for all epochs, all members
-of an ensemble and all evaluations.
+of an ensemble and all evaluations. Encoders (classifiers.py) do neither: their tokens see all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from rlhf.training.artifacts import Stopped
+from rlhf.training.classifiers import encoder_scores, score_head
 from rlhf.training.forward import backbone_of, similar_lengths, top_layers
-from rlhf.training.models import n_reusing_layers, using_adapter
+from rlhf.training.models import is_encoder, n_reusing_layers, using_adapter
 from rlhf.training.reward_data import Group
 from rlhf.training.trunk import TrunkStates, trunk_states
 
@@ -133,20 +136,27 @@ class Scorer:
     """The rows of some groups of completions, and how a reward model scores them."""
 
     def __init__(
-        self, model: PeftModel, groups: Sequence[Group], *, share_prompts: bool, reuse_trunk: bool
+        self,
+        model: PreTrainedModel | PeftModel,
+        groups: Sequence[Group],
+        *,
+        share_prompts: bool,
+        reuse_trunk: bool,
     ) -> None:
         self.model = model
+        self.head = score_head(model)
+        self.is_encoder = is_encoder(model.config)
         self.groups = list(groups)
         self.rows: list[Row] = []
         self.rows_of: list[list[int]] = []  # of each group
-        is_shared = share_prompts and shares_prompts(model)
+        is_shared = share_prompts and not self.is_encoder and shares_prompts(model)
         for group in groups:
             together = [Row(group.prompt, group.completions)]
             alone = [Row(group.prompt, [completion]) for completion in group.completions]
             added = together if is_shared else alone
             self.rows_of.append(list(range(len(self.rows), len(self.rows) + len(added))))
             self.rows += added
-        self.top = n_reusing_layers(model) if reuse_trunk else 0
+        self.top = n_reusing_layers(model) if reuse_trunk and not self.is_encoder else 0
         self.states: TrunkStates | None = None
 
     @property
@@ -180,9 +190,17 @@ class Scorer:
     def scores(self, rows: Sequence[int]) -> Tensor:
         """Raw scores of all completions of these rows, (C,), row after row."""
         states = [self.states[row] for row in rows] if self.states else None
-        batch = collate_rows([self.rows[row] for row in rows], self.device, states)
-        with using_adapter(self.model, "default"):
-            return row_scores(self.layers, self.model.get_base_model().score, batch)
+        chosen = [self.rows[row] for row in rows]
+        is_adapted = isinstance(self.model, PeftModel)
+        with using_adapter(self.model, "default") if is_adapted else nullcontext():
+            if self.is_encoder:
+                return encoder_scores(
+                    self.model,
+                    [row.prompt for row in chosen],
+                    [row.completions[0] for row in chosen],
+                )
+            batch = collate_rows(chosen, self.device, states)
+            return row_scores(self.layers, self.head, batch)
 
     @torch.no_grad()
     def score_groups(

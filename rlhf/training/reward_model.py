@@ -1,10 +1,10 @@
-"""The run *reward model*: a LoRA adapter and a scalar head learn people's preferences.
+"""The run *reward model*: an adapter or whole weights, and a scalar head, learn people's preferences.
 
     votes -> groups (reward_data.py) -> scores (reward_forward.py) -> loss (reward_loss.py)
           -> TRL's trainer (reward_trainer.py)
 
-The backbone is the very policy whose answers will be scored, its own adapters merged in. What is
-trained, one after the other on the same backbone: the members of an ensemble, and for the learning
+The backbone is the very policy whose answers will be scored, its own adapters merged in, or a base of its
+own (classifiers.py). What is trained, one after the other on the same backbone: the members of an ensemble, and for the learning
 curve and the comparison of the arms (arms.py) models of a part of the votes. Each is kept in `trained/` when it is done, so that a run that was
 stopped or killed goes on with the next.
 """
@@ -24,11 +24,7 @@ import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.training.annotator_model import (
     AnnotatorModel,
@@ -47,6 +43,19 @@ from rlhf.training.artifacts import (
     write_json,
     writing_folder,
 )
+from rlhf.training.classifiers import (
+    Base,
+    Reader,
+    classifier_around,
+    cut,
+    encoder_lora,
+    head_parts,
+    load_base,
+    load_reader,
+    put_head,
+    save_whole,
+    score_head,
+)
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.data import Pair, n_votes, read_pairs, read_prompts
 from rlhf.training.generate import EncodedPrompt, encode_prompts, generate_all
@@ -54,10 +63,13 @@ from rlhf.training.models import (
     RewardStatistics,
     ScalarHead,
     adapted_modules,
+    encode,
     encode_completion,
+    is_encoder,
     load_policy,
     lora_config,
     save_reward_head,
+    tunable_parameters,
 )
 from rlhf.training.reward_data import (
     EncodedPair,
@@ -84,7 +96,7 @@ from rlhf.training.reward_report import (
     report,
     share,
 )
-from rlhf.training.reward_trainer import PreferenceTrainer, Reporter, score_head, train
+from rlhf.training.reward_trainer import PreferenceTrainer, Reporter, train
 
 CURVE = (0.1, 0.25, 0.5)  # shares of the votes, beside all of them
 NOTHING_HELD_OUT = (
@@ -94,16 +106,27 @@ NOTHING_HELD_OUT = (
 
 def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     folder.phase("loading the model")
-    policy, tokenizer = load_policy(config.model)
+    dtype = torch.float32 if config.train == "full" else None
+    policy, tokenizer = load_policy(config.model, dtype=dtype)
+    reader = load_reader(config.base) if config.base else Reader(tokenizer, None)
     pairs = read_pairs(folder.path / config.data / "data.jsonl")
-    encoded = encode_pairs(tokenizer, pairs, config.max_tokens, config.micro_batch_tokens)
-    # Sampled first: the policy and the reward model share their weights in memory.
+    encoded = encode_pairs(
+        reader.tokenizer, pairs, reader.at_most(config.max_tokens), config.micro_batch_tokens
+    )
+    # Sampled first: the policy and the reward model share their weights in memory, or the memory.
     folder.phase("sampling from the policy")
-    samples = sample_policy(policy, tokenizer, config, folder)
+    samples = sample_policy(policy, tokenizer, reader, config, folder)
     samples = numbered(samples, len(encoded.train) + len(encoded.test))
 
     voters = count_votes(pairs_of(encoded.train)) if config.annotators == "joint" else None
-    model = make_classifier(policy, config, AnnotatorModel(voters) if voters else None)
+    annotators = AnnotatorModel(voters) if voters else None
+    if config.base:
+        del policy
+        folder.phase("loading the base")
+        model = make_trainable(load_base(config.base, dtype), config, annotators)
+    else:
+        model = make_classifier(policy, config, annotators)
+    learner = Learner(model, reader.tokenizer, weights_of(model))
     scorer = Scorer(
         model,
         [*encoded.train, *encoded.test, *samples],
@@ -113,7 +136,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     parts = arm_parts(pairs) if config.compare_arms else []
     trainings = plan(encoded.train, config, parts)
     held_out = HeldOut(encoded.test, scorer, folder)
-    train_all(trainings, scorer, tokenizer, held_out, samples, config, folder)
+    train_all(trainings, scorer, learner, held_out, samples, config, folder)
 
     folder.phase("writing the model")
     found = {
@@ -133,6 +156,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "score_mean": scales[0].mean,
         "score_std": scales[0].std,
         "members": config.members,
+        "train": config.train,
+        "is_whole": keeps_whole(model),
         "n_train": sum(pair.weight > 0 for pair in pairs_of(encoded.train)),
         "left_out": encoded.left_out,
         "tie_share": members[0]["tie_share"],  # of two completions with equal scores
@@ -154,10 +179,12 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
 def sample_policy(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     config: RewardModelConfig,
     folder: RunFolder,
 ) -> list[Group]:
-    """Conversations that the policy ends itself: the yardstick of the score's scale."""
+    """Conversations that the policy ends itself, as the reward model reads them: the yardstick of the
+    score's scale."""
     prompts, _ = encode_prompts(
         tokenizer,
         read_prompts(folder.path / config.prompts),
@@ -179,9 +206,17 @@ def sample_policy(
     )
     written: dict[int, list[list[int]]] = {prompt.line.id: [] for prompt in chosen}
     for row in completions:
-        ids = encode_completion(tokenizer, row.completion, truncated=row.truncated)
+        ids = encode_completion(reader.tokenizer, row.completion, truncated=row.truncated)
         written[row.id].append(ids)
-    return [Group(prompt.ids, written[prompt.line.id], []) for prompt in chosen]
+    groups = [
+        Group(encode(reader.tokenizer, prompt.line.messages), written[prompt.line.id], [])
+        for prompt in chosen
+    ]
+    if reader.longest is None:
+        return groups
+    pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
+    short = [cut(prompt, completion, reader.longest) for prompt, completion in pairs]
+    return [Group(prompt, [completion], []) for prompt, completion in short]
 
 
 def _spread(prompts: Sequence[EncodedPrompt], n: int) -> list[EncodedPrompt]:
@@ -190,67 +225,85 @@ def _spread(prompts: Sequence[EncodedPrompt], n: int) -> list[EncodedPrompt]:
 
 
 # --- the model --------------------------------------------------------------------------------
-class RewardHead(nn.Linear):
-    """The score in fp32 whatever the backbone computes in, as ScalarHead does it in PPO. And what else
-    is learned of how scores become votes: the parameter of ties, where they are an outcome of their
-    own, and the annotators, where their votes are known one by one."""
+class Learner(NamedTuple):
+    """What learns, and the weights that each training begins with."""
 
-    def __init__(
-        self, hidden_size: int, *, has_ties: bool = False, annotators: AnnotatorModel | None = None
-    ) -> None:
-        super().__init__(hidden_size, 1, bias=False)
-        if has_ties:
-            self.tie = nn.Parameter(torch.zeros(()))
-        if annotators:
-            self.annotators = annotators
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return super().forward(hidden.float())
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    start: dict[str, Tensor]
 
 
 def make_classifier(
     policy: PreTrainedModel, config: RewardModelConfig, annotators: AnnotatorModel | None = None
-) -> PeftModel:
+) -> PreTrainedModel | PeftModel:
     """A sequence classifier around the policy's own backbone, with an adapter and a head to learn.
 
     The backbone is not copied: from now on the policy carries the adapter too.
     """
-    settings = copy.deepcopy(policy.config)
-    settings.num_labels = 1
-    try:
-        with torch.device("meta"):  # allocates nothing: all of it is replaced
-            model = AutoModelForSequenceClassification.from_config(settings)
-    except ValueError:
-        raise RunError(
-            f"transformers has no sequence classifier for {settings.model_type} models: a reward "
-            "model cannot be trained on this policy"
-        ) from None
-    setattr(model, model.base_model_prefix, policy.base_model)
-    size = settings.get_text_config().hidden_size
-    head = RewardHead(size, has_ties=config.ties != "half", annotators=annotators)
-    model.score = head.to(policy.device)
-    lora = lora_config(policy, config.lora_rank, config.adapter_layers)
+    return make_trainable(classifier_around(policy), config, annotators)
+
+
+def make_trainable(
+    base: Base, config: RewardModelConfig, annotators: AnnotatorModel | None = None
+) -> PreTrainedModel | PeftModel:
+    """The base's classifier with a new head or its own, and an adapter; or all its layers learn."""
+    model = put_head(base, has_ties=config.ties != "half", annotators=annotators)
+    if config.train == "full":
+        for parameter in tunable_parameters(model, config.adapter_layers):
+            parameter.requires_grad_(True)
+        for name in head_parts(model):
+            model.get_submodule(name).requires_grad_(True)
+        return model
+    if is_encoder(model.config):
+        return get_peft_model(model, encoder_lora(model, config.lora_rank, config.adapter_layers))
+    lora = lora_config(model, config.lora_rank, config.adapter_layers)
     lora.modules_to_save = ["score"]  # learn the head, and keep it in every checkpoint
     return get_peft_model(model, lora)
 
 
+def weights_of(model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
+    """A copy of all that learns, by name."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
 @torch.no_grad()
-def start_afresh(model: PeftModel, seed: int) -> None:
-    """New weights for adapter and head, as if nothing had been learnt."""
+def start_afresh(
+    model: PreTrainedModel | PeftModel, seed: int, start: dict[str, Tensor] | None = None
+) -> None:
+    """As if nothing had been learnt: the weights of `start`, new ones for the adapter, and for the head
+    unless it came with the base."""
+    model.load_state_dict(start or {}, strict=False)
     torch.manual_seed(seed)
     for module in adapted_modules(model):
         module.reset_lora_parameters("default", init_lora_weights=True)
     head = score_head(model)
-    nn.init.normal_(head.weight, std=(head.weight.shape[1] + 1) ** -0.5)  # Ziegler et al. 2019
+    if not head.is_trained:
+        nn.init.normal_(head.weight, std=(head.weight.shape[1] + 1) ** -0.5)  # Ziegler et al. 2019
+
+
+def keeps_whole(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the reward model is kept as a model by itself: where there is no adapter, or one that would
+    be useless without an encoder's own way to the score."""
+    return not isinstance(model, PeftModel) or is_encoder(model.config)
 
 
 def save_reward_model(
-    model: PeftModel, scale: RewardStatistics, reference: dict[str, Any], folder: Path
+    learner: Learner, scale: RewardStatistics, reference: dict[str, Any], folder: Path
 ) -> None:
-    """Adapter, head, score statistics, and model.json: the policy that the adapter lies on.
+    """A whole classifier, or an adapter, its head, and model.json: the base that the adapter lies on;
+    and score statistics.
 
     The adapter is one for the causal language model: the head's weights are not in it.
     """
+    model = learner.model
+    if keeps_whole(model):
+        save_whole(model, learner.tokenizer, folder)
+        write_json(folder / "reward.json", scale._asdict())
+        return
     state = get_peft_model_state_dict(model)
     adapter = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     weight = adapter["base_model.model.score.weight"]
@@ -349,7 +402,7 @@ def _training(name: str, groups: list[Group], seed: int, config: RewardModelConf
 
 
 def train_all(
-    trainings: Sequence[Training], scorer: Scorer, tokenizer: PreTrainedTokenizerBase,
+    trainings: Sequence[Training], scorer: Scorer, learner: Learner,
     held_out: HeldOut, samples: Sequence[Group], config: RewardModelConfig, folder: RunFolder,
 ) -> None:  # fmt: skip
     """Those that are not in `trained/` yet."""
@@ -359,12 +412,12 @@ def train_all(
     for training in trainings:
         if not (folder.path / "trained" / training.name / "scores.json").exists():
             folder.phase(f"training {training.name}")
-            carry_out(training, trainings, scorer, tokenizer, held_out, samples, config, folder)
+            carry_out(training, trainings, scorer, learner, held_out, samples, config, folder)
 
 
 def carry_out(
     training: Training, trainings: Sequence[Training], scorer: Scorer,
-    tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, samples: Sequence[Group],
+    learner: Learner, held_out: HeldOut, samples: Sequence[Group],
     config: RewardModelConfig, folder: RunFolder,
 ) -> None:  # fmt: skip
     """Train one of them, score what it has not seen, and keep both in `trained/`."""
@@ -379,15 +432,15 @@ def carry_out(
         is_shown=training.is_member,
     )
     pairs = pairs_of(training.groups)
-    start_afresh(scorer.model, training.seed)
-    head = score_head(scorer.model)
+    start_afresh(learner.model, training.seed, learner.start)
+    head = scorer.head
     if config.ties != "half":
         nn.init.constant_(head.tie, first_tie(config.ties, [pair.tie_share for pair in pairs]))
     annotators: AnnotatorModel | None = getattr(head, "annotators", None)
     if annotators:
         annotators.start_from(training.trust, count_votes(pairs))
     train(PreferenceTrainer(
-        scorer.model, tokenizer, scorer, training.groups, training.epochs, config, reporter,
+        learner.model, learner.tokenizer, scorer, training.groups, training.epochs, config, reporter,
         training.total_weight,
     ))  # fmt: skip
 
@@ -398,7 +451,7 @@ def carry_out(
     scale = score_statistics(list(itertools.chain.from_iterable(of_samples)))
     with writing_folder(folder.path / "trained" / training.name) as kept:
         if training.is_member:
-            save_reward_model(scorer.model, scale, config.model, kept)
+            save_reward_model(learner, scale, config.base or config.model, kept)
         write_json(kept / "scores.json", {
             "test": scores,
             "scale": scale._asdict(),
@@ -427,10 +480,12 @@ def write_artifact(folder: RunFolder, config: RewardModelConfig) -> None:
     with folder.writing_artifact() as artifact:
         for number in range(config.members):
             target = artifact / "members" / str(number) if number else artifact
-            target.mkdir(parents=True, exist_ok=True)
-            for file in (folder.path / "trained" / f"member-{number}").iterdir():
-                if file.name != "scores.json":
-                    shutil.copy(file, target)
+            shutil.copytree(
+                folder.path / "trained" / f"member-{number}",
+                target,
+                ignore=shutil.ignore_patterns("scores.json"),
+                dirs_exist_ok=True,
+            )
 
 
 def measured(

@@ -24,7 +24,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from rlhf.training.annotator_model import AnnotatorModel, length_difference
@@ -42,7 +42,7 @@ VOTES_LEARNING_RATE = 0.05  # a few numbers that have to move by tenths within a
 class PreferenceTrainer(RewardTrainer):
     def __init__(
         self,
-        model: PeftModel,
+        model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         scorer: Scorer,
         groups: Sequence[Group],
@@ -56,6 +56,7 @@ class PreferenceTrainer(RewardTrainer):
         """
         self.total_weight = total_weight
         self.scorer = scorer
+        self.head = scorer.head
         self.groups = groups
         self.batches = list(itertools.chain.from_iterable(epochs))
         self.config = config
@@ -95,7 +96,7 @@ class PreferenceTrainer(RewardTrainer):
             self.accelerator.backward(part)
             loss += part.detach()
             outcomes.append(outputs)
-        if (annotators := getattr(score_head(model), "annotators", None)) is not None:
+        if (annotators := getattr(self.head, "annotators", None)) is not None:
             # To a step's mean over pairs what the prior is to the sum over all votes.
             self.accelerator.backward(annotators.prior() / self.total_weight)
         self._keep_metrics(*map(torch.cat, zip(*outcomes, strict=True)))
@@ -113,7 +114,7 @@ class PreferenceTrainer(RewardTrainer):
         groups: list[Group] = inputs["groups"]
         rows = [row for group in groups for row in self.scorer.rows_of[group.number]]
         pairs, chosen, rejected = _scores_of_pairs(groups, self.scorer.scores(rows))
-        losses = pair_losses(chosen - rejected, groups, score_head(model), self.config)
+        losses = pair_losses(chosen - rejected, groups, self.head, self.config)
         losses = losses + self.config.center_rewards * (chosen + rejected) ** 2
         weights = column(pairs, "weight").to(losses.device)
         loss = (weights * losses).sum() / inputs["n_pairs"]
@@ -137,8 +138,8 @@ class PreferenceTrainer(RewardTrainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """What says how people vote does not move at the pace of weights."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        names = [name for name, _ in score_head(self.model).named_parameters() if name != "weight"]
-        of_votes = [score_head(self.model).get_parameter(name) for name in names]
+        named = self.head.named_parameters()
+        of_votes = [each for name, each in named if name not in ("weight", "bias")]
         if of_votes:
             ids = set(map(id, of_votes))
             for group in optimizer.param_groups:
@@ -208,11 +209,6 @@ def pair_losses(
     by_pair = torch.zeros_like(losses).index_add(0, votes.pair, votes.weight * by_vote)
     has_votes = torch.tensor([bool(pair.votes) for pair in pairs], device=losses.device)
     return torch.where(has_votes, by_pair, losses)
-
-
-def score_head(model: Any) -> torch.nn.Module:
-    """The head that learns: peft keeps the one it started from beside it."""
-    return model.base_model.model.score.modules_to_save["default"]
 
 
 def trainer_settings(

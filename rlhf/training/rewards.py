@@ -21,12 +21,19 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, Stopped, read_json
+from rlhf.training.classifiers import (
+    Reader,
+    classifier_scores,
+    cut,
+    is_whole,
+    load_base,
+    load_reader,
+)
 from rlhf.training.config import PPOConfig
 from rlhf.training.forward import (
-    Batch,
     backbone_of,
     collate,
     layers_of,
@@ -40,9 +47,9 @@ from rlhf.training.models import (
     ScalarHead,
     encode,
     encode_completion,
-    load_policy,
     load_reward_adapter,
     load_reward_head,
+    load_statistics,
     member_folders,
     n_reusing_layers,
     using_adapter,
@@ -178,8 +185,11 @@ def _load_members(
 def lies_on(folder: str | Path, policy: dict[str, Any]) -> bool:
     """Whether a reward model's adapter was trained on this policy, by its own model.json.
 
-    Without one, as it may be for an adapter that was made by hand, the answer is yes.
+    Without one, as it may be for an adapter that was made by hand, the answer is yes; of a model by
+    itself, no.
     """
+    if is_whole(folder):
+        return False
     path = Path(folder) / "model.json"
     if not path.is_file():
         return True
@@ -193,41 +203,19 @@ def memory_in_use() -> int:
     return psutil.Process().memory_info().rss + on_gpu
 
 
-class Judge(NamedTuple):
-    """A reward model on weights of its own: text in, scores out."""
+class Adapters(NamedTuple):
+    """Members of a reward model that are adapters on one base, with a head each."""
 
     model: nn.Module  # with the one adapter merged in, or a PeftModel with several
-    tokenizer: PreTrainedTokenizerBase
     members: Sequence[Member]
-    statistics: Sequence[RewardStatistics]  # of each member
     top: int = 0  # layers that hold the adapters of several; 0: they run as a whole
 
-    @torch.no_grad()
-    def raw_scores(
-        self, conversations: Sequence[Conversation], should_stop: Callable[[], bool]
+    def scores(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> Tensor:
-        """In its own tokens, (B, M). Raises Stopped before the next micro-batch if that was asked
-        for."""
-        prompts = [encode(self.tokenizer, c.prompt) for c in conversations]
-        completions = [
-            encode_completion(self.tokenizer, c.completion, truncated=c.truncated)
-            for c in conversations
-        ]
-        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        scores = torch.zeros(len(conversations), len(self.members))
-        for rows in similar_lengths(lengths, TOKENS_AT_ONCE):
-            if should_stop():
-                raise Stopped
-            batch = collate(
-                [prompts[row] for row in rows],
-                [completions[row] for row in rows],
-                next(self.members[0].head.parameters()).device,
-            )
-            scores[rows] = self._score(batch).cpu()
-        return scores
-
-    def _score(self, batch: Batch) -> Tensor:
-        """One micro-batch, (B, M). What lies below the members' layers runs once for all."""
+        """Of one micro-batch, (B, M). What lies below the members' layers runs once for all."""
+        device = next(self.members[0].head.parameters()).device
+        batch = collate(prompts, completions, device)
         backbone = backbone_of(self.model)
         if len(self.members) == 1:
             return score(backbone, self.members[0].head, batch).unsqueeze(1)
@@ -240,6 +228,53 @@ class Judge(NamedTuple):
                 batch = batch._replace(inputs={"inputs_embeds": watch.states})
                 layers, below = top_layers(backbone, self.top), None
         return torch.stack(found, 1)
+
+
+class Wholes(NamedTuple):
+    """Members that are models by themselves (classifiers.py)."""
+
+    models: Sequence[PreTrainedModel]
+
+    def scores(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Of one micro-batch, (B, M)."""
+        found = [classifier_scores(model, prompts, completions) for model in self.models]
+        return torch.stack(found, 1)
+
+
+class Judge(NamedTuple):
+    """A reward model on weights of its own: text in, scores out."""
+
+    reader: Reader
+    members: Adapters | Wholes
+    statistics: Sequence[RewardStatistics]  # of each member
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.reader.tokenizer
+
+    @torch.no_grad()
+    def raw_scores(
+        self, conversations: Sequence[Conversation], should_stop: Callable[[], bool]
+    ) -> Tensor:
+        """In its own tokens, (B, M); what an encoder cannot read any more is cut. Raises Stopped before
+        the next micro-batch if that was asked for."""
+        pairs = [self._encode(conversation) for conversation in conversations]
+        lengths = [len(p) + len(c) for p, c in pairs]
+        scores = torch.zeros(len(conversations), len(self.statistics))
+        for rows in similar_lengths(lengths, TOKENS_AT_ONCE):
+            if should_stop():
+                raise Stopped
+            prompts, completions = zip(*(pairs[row] for row in rows), strict=True)
+            scores[rows] = self.members.scores(prompts, completions).cpu()
+        return scores
+
+    def _encode(self, said: Conversation) -> tuple[list[int], list[int]]:
+        prompt = encode(self.tokenizer, said.prompt)
+        completion = encode_completion(self.tokenizer, said.completion, truncated=said.truncated)
+        longest = self.reader.longest
+        return cut(prompt, completion, longest) if longest else (prompt, completion)
 
     def scores(
         self,
@@ -255,27 +290,30 @@ class Judge(NamedTuple):
 
 
 def load_judge(folder: str | Path) -> Judge:
-    """Load a reward model's folder. Its model.json names the policy that its adapters lie on.
+    """Load a reward model's folder. Its model.json names the model that its adapters lie on, if it is
+    none by itself.
 
     On any other weights an adapter would give wrong scores without a word.
     """
     folder = Path(folder)
+    first, *others = member_folders(folder)
+    if is_whole(folder):
+        references = [{"base": str(member), "adapters": []} for member in (first, *others)]
+        scales = [load_statistics(member) for member in (first, *others)]
+        wholes = Wholes([load_base(reference, torch.float32).model for reference in references])
+        return Judge(load_reader(references[0]), wholes, scales)
     if not (folder / "model.json").is_file():
         raise RunError(f"{folder} is not a reward model: model.json is missing")
-    first, *others = member_folders(folder)
     head, scale = load_reward_head(first)
-    policy = read_json(folder / "model.json")
+    lies = read_json(folder / "model.json")
+    reader = load_reader(lies)
     if not others:
-        merged = {"base": policy["base"], "adapters": [*policy["adapters"], str(first)]}
-        model, tokenizer = load_policy(merged)
-        return Judge(model, tokenizer, [Member("", head.to(model.device))], [scale])
-    base, tokenizer = load_policy(policy)
+        merged = load_base(
+            {"base": lies["base"], "adapters": [*lies["adapters"], str(first)]}
+        ).model
+        return Judge(reader, Adapters(merged, [Member("", head.to(merged.device))]), [scale])
+    base = load_base(lies).model
     model = PeftModel.from_pretrained(base, str(first), adapter_name="reward")
     members, statistics = _load_members(model, others, 1)
-    return Judge(
-        model,
-        tokenizer,
-        [Member("reward", head.to(base.device)), *members],
-        [scale, *statistics],
-        n_reusing_layers(model),
-    )
+    members = [Member("reward", head.to(base.device)), *members]
+    return Judge(reader, Adapters(model, members, n_reusing_layers(model)), [scale, *statistics])

@@ -39,6 +39,17 @@ def test_import_makes_a_policy_and_the_first_round():
     assert (first.project, first.number, first.policy) == (run.project, 1, version)
 
 
+def test_import_of_what_writes_no_text_makes_a_base_and_no_round():
+    run = import_run(ProjectFactory(), "BERT")
+    run.result["kind"] = "base"
+
+    collecting.collect_import_model(run)
+
+    version = run.outputs.get()
+    assert (version.get_kind_display(), Round.objects.count()) == ("Base of reward models", 0)
+    assert version.reference() == {"base": version.path, "adapters": []}
+
+
 def test_speed_is_kept_with_the_policy_that_was_imported():
     imported = PolicyFactory()
     trained = PolicyFactory(project=imported.project, parent=imported)
@@ -92,6 +103,19 @@ def test_reward_model_is_an_adapter_on_its_policy():
     assert (version.name, version.kind) == (f"reward-r2-v{run.pk}", "reward")
     assert (version.parent, version.path) == (run.policy, str(run.folder / "artifact"))
     assert version.details == {"accuracy": 0.7}
+
+
+def test_reward_model_may_lie_on_another_base_or_be_whole():
+    base = PolicyFactory(kind="base", name="encoder")
+    run = training_run("reward_model", base=base, result={"is_whole": False})
+
+    collecting.collect_reward_model(run)
+
+    version = run.outputs.get()
+    assert (version.parent, version.base) == (run.policy, base)
+    assert version.reference() == base.reference()
+    version.details = {"is_whole": True}
+    assert version.reference() == {"base": version.path, "adapters": []}
 
 
 def test_ppo_makes_a_policy_on_the_one_it_started_from():

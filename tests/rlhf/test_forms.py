@@ -66,6 +66,19 @@ def test_choices_are_those_of_the_project_newest_first(project):
     assert form["policy"].value() == new.pk
 
 
+def test_a_reward_model_may_start_from_any_model_that_is_none(project):
+    policy = PolicyFactory(project=project)
+    RewardModelFactory(project=project, parent=policy)
+    encoder = PolicyFactory(project=project, kind="base")
+
+    form = RewardModelForm(project)
+
+    assert list(form.fields["policy"].queryset) == [policy]
+    assert [label for _, label in form.fields["base"].choices] == [
+        "The policy", encoder.name, policy.name,
+    ]  # fmt: skip
+
+
 def test_model_of_another_project_is_no_choice(project):
     PolicyFactory(project=project)
     sent = filled_in(GenerateForm(project), policy=PolicyFactory().pk)

@@ -89,6 +89,16 @@ def test_votes_are_followed_through_all_that_comes_from_them(project, anna, base
     assert found.runs == []
 
 
+def test_a_reward_model_that_starts_from_a_model_of_their_votes_carries_them(
+    project, anna, base, export
+):
+    trained = ppo(project, "trained", base, reward_model(project, "reward", base, export(anna)))
+    run = done(project, RunKind.REWARD_MODEL, policy=base, base=trained)
+    version = RewardModelFactory(project=project, name="on-trained", parent=base, run=run)
+
+    assert carriers_of(project, anna).reward_models[0] == version
+
+
 def test_training_under_way_on_their_votes_is_named(project, anna, base, export):
     on_votes = RunFactory(
         project=project, kind=RunKind.REWARD_MODEL, policy=base, export=export(anna)

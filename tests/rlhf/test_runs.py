@@ -112,6 +112,36 @@ def test_launch_with_the_model_of_another_project_is_refused(project):
         runs.launch(project, "generate", {}, round_number=1, policy=PolicyFactory())
 
 
+def test_a_reward_model_is_launched_on_another_base(project):
+    policy, encoder = PolicyFactory(project=project), PolicyFactory(project=project, kind="base")
+    PromptFactory(project=project)
+    chosen = {"policy": policy, "export": ExportFactory(project=project)}
+
+    on_policy = runs.launch(project, "reward_model", {}, round_number=1, base=policy, **chosen)
+    on_encoder = runs.launch(
+        project, "reward_model", {"train": "full"}, round_number=2, base=encoder, **chosen
+    )
+
+    assert on_policy.config["base"] is None  # the weights are shared
+    assert (on_encoder.base, on_encoder.config["base"]) == (encoder, encoder.reference())
+    assert on_encoder.config["model"] == policy.reference()
+
+
+def test_a_base_of_reward_models_is_no_policy(project):
+    encoder = PolicyFactory(project=project, kind="base")
+
+    with pytest.raises(runs.RunRefused, match=f"{encoder} is no policy of this project"):
+        runs.launch(project, "generate", {}, round_number=1, policy=encoder)
+
+
+def test_a_reward_model_is_no_base(project):
+    reward_model = RewardModelFactory(project=project)
+    chosen = {"policy": reward_model.parent, "export": ExportFactory(project=project)}
+
+    with pytest.raises(runs.RunRefused, match="is no policy or base of reward models of this"):
+        runs.launch(project, "reward_model", {}, round_number=1, base=reward_model, **chosen)
+
+
 def test_import_of_an_unknown_folder_is_refused(project):
     source = {"source": "folder", "location": "/nowhere"}
 

@@ -289,7 +289,10 @@ def test_notices_of_the_estimate_tell_of_second_models_and_processes(
     (tmp_path / "two.yaml").write_text("")
     sent = ppo_form(client).as_sent().data
     other = RewardModelFactory(project=measured.project)
-    second, several = "A reward model of another base", "This is what one process would take."
+    second, several = (
+        "A reward model with weights of its own",
+        "This is what one process would take.",
+    )
 
     plain, ruled, changed = (
         client.post(url("estimate", "tea"), {**sent, **changes}).content.decode()
@@ -764,6 +767,17 @@ def test_run_page_takes_the_same_queries_however_much_it_reports(
 
     with django_assert_num_queries(12):
         client.get(run.get_absolute_url())
+
+
+def test_a_base_leads_to_a_reward_model_that_starts_from_it(client, project, policy, admin):
+    base = PolicyFactory(project=project, kind="base")
+
+    page = client.get(base.get_absolute_url()).content.decode()
+    address = f"{url('new_run', project.slug, 'reward_model')}?base={base.pk}"
+    form = client.get(address).context["form"]
+
+    assert f'href="{address}"' in page
+    assert (form["base"].value(), form["policy"].value()) == (base.pk, policy.pk)
 
 
 def test_model_version_shows_its_descent_and_its_use(client, project, policy, run, admin):

@@ -12,6 +12,7 @@ from rlhf.training import probe
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
 from rlhf.training.config import ImportModelConfig
 from rlhf.training.import_model import run
+from tests.training.encoders import build_encoder
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def test_a_local_model_is_copied_whole(source, folder):
         "source": "folder",
         "location": str(source),
         "name": "my-model",
+        "kind": "policy",
         "parameters": sum(
             p.numel() for p in AutoModelForCausalLM.from_pretrained(source).parameters()
         ),
@@ -147,8 +149,14 @@ def quantise(source):
     (source / "config.json").write_text(json.dumps(settings))
 
 
-def no_writer(source):
+def no_scorer(source):
     (source / "config.json").write_text(json.dumps({"model_type": "vit"}))
+
+
+def be_an_encoder_without_weights(source):
+    shutil.rmtree(source)
+    build_encoder(source)
+    drop_a_weight(source)
 
 
 def drop_a_weight(source):
@@ -197,7 +205,8 @@ def make_broken_gguf(source):
         (lambda source: (source / "tokenizer.json").unlink(), "has no usable tokenizer"),
         (pickle_weights, r"weights as a pickle \(pytorch_model.bin\)"),
         (spoil_config, "transformers does not know the model"),
-        (no_writer, "is a vit model, which does not write text"),
+        (no_scorer, "is a vit model, which can neither write nor score text"),
+        (be_an_encoder_without_weights, r"lack bert\.encoder\.layer\.2"),
         (quantise, "is quantised and cannot be trained"),
         (drop_a_weight, "lack model.layers.2"),
         (cut_weights, "the weights in .* cannot be loaded"),

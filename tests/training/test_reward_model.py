@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import shutil
 from collections import defaultdict
 
 import pytest
@@ -11,9 +12,11 @@ from torch.testing import assert_close
 
 from rlhf.training.arms import Part
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
-from rlhf.training.config import RewardModelConfig
+from rlhf.training.classifiers import score_head
+from rlhf.training.config import ImportModelConfig, RewardModelConfig
 from rlhf.training.data import read_pairs
 from rlhf.training.forward import backbone_of, collate, score
+from rlhf.training.import_model import run as import_model
 from rlhf.training.models import (
     RewardStatistics,
     encode,
@@ -34,9 +37,10 @@ from rlhf.training.reward_model import (
     score_statistics,
     start_afresh,
 )
-from rlhf.training.reward_trainer import score_head
-from rlhf.training.rewards import load_judge
+from rlhf.training.reward_rules import Conversation
+from rlhf.training.rewards import lies_on, load_judge
 from rlhf.training.tiny import write_answer, write_question
+from tests.training.encoders import build_encoder
 
 CPU = torch.device("cpu")
 
@@ -322,8 +326,80 @@ def test_an_ensemble_that_was_stopped_in_its_second_member_goes_on_bit_for_bit(
     steps = max(event["total"] for event in events(RunFolder(path), "progress"))
     assert max(shown) < steps  # the charts are of the members alone
     assert result["learning_curve"][-1]["n_pairs"] == 32
-    assert len(load_judge(tmp_path / "straight" / "artifact").members) == result["members"] == 2
+    assert len(load_judge(tmp_path / "straight" / "artifact").statistics) == result["members"] == 2
     assert result["report"]["accuracy"]["value"] == result["accuracy"]
+
+
+def test_full_fine_tuning_makes_whole_models_and_goes_on_bit_for_bit(tiny_reference, tmp_path):
+    config = RewardModelConfig(
+        tiny_reference, epochs=1, max_new_tokens=5, policy_samples=2, members=2, train="full",
+        learning_rate=1e-3, adapter_layers=1, share_prompts=False,
+    )  # fmt: skip
+    weights = []
+    for name in ("straight", "stopped"):
+        path = tmp_path / name
+        path.mkdir()
+        write_inputs(path, 40)
+        if name == "stopped":
+            with pytest.raises(Stopped):
+                run(config, StopsAt(path, step=6))
+        result = run(config, RunFolder(path))
+        members = (path / "artifact", path / "artifact" / "members" / "1")
+        weights.append([load_file(member / "model.safetensors") for member in members])
+
+    straight, stopped = weights
+    assert all(
+        torch.equal(one[name], other[name])
+        for one, other in zip(straight, stopped, strict=True)
+        for name in one
+    )
+    before = load_policy(tiny_reference)[0].state_dict()
+    for member in straight:
+        changed = {name.rpartition("layers.")[2][0] for name in member
+                   if name in before and not torch.equal(member[name], before[name])}  # fmt: skip
+        assert changed == {"1", "m"}  # the upper layer, and the norm that follows
+    assert (result["is_whole"], result["train"], result["members"]) == (True, "full", 2)
+    assert not lies_on(path / "artifact", tiny_reference)
+    assert scale_of(load_judge(path / "artifact"), path) == pytest.approx(
+        (result["score_mean"], result["score_std"]), abs=1e-5
+    )
+
+
+def scale_of(judge, path):
+    """Mean and deviation of the first member's scores of the policy's samples."""
+    lines = [json.loads(line) for line in (path / "prompts.jsonl").read_text().splitlines()]
+    messages = {line["id"]: line["messages"] for line in lines}
+    said = [
+        Conversation(messages[row[0]], row[2], row[3], truncated=row[4])
+        for line in (path / "policy_samples.jsonl").read_text().splitlines()
+        for row in json.loads(line)[1]
+    ]
+    scores = judge.raw_scores(said, lambda: False)[:, 0].double()
+    return scores.mean().item(), scores.std(correction=0).item()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "language model"])
+def test_a_reward_model_may_start_from_another_base(tiny_folder, tiny_reference, tmp_path, kind):
+    source, base = tmp_path / "source", tmp_path / "base"
+    build_encoder(source) if kind == "encoder" else shutil.copytree(tiny_folder, source)
+    imported = ImportModelConfig("folder", str(source), str(base), measure_speed=False)
+    import_model(imported, RunFolder(tmp_path))
+    write_inputs(tmp_path, 40)
+    config = RewardModelConfig(
+        tiny_reference, {"base": str(base), "adapters": []}, epochs=1, max_new_tokens=20,
+        policy_samples=8, lora_rank=4, ties="davidson",
+    )  # fmt: skip
+
+    result = run(config, RunFolder(tmp_path))
+
+    artifact = tmp_path / "artifact"
+    assert result["is_whole"] == (kind == "encoder")
+    assert not lies_on(artifact, tiny_reference)
+    assert 0 < result["tie_share"] < 1
+    assert set(result["annotators"]) == {"1", "2", "3", SABOTEUR}
+    assert scale_of(load_judge(artifact), tmp_path) == pytest.approx(
+        (result["score_mean"], result["score_std"]), abs=1e-5
+    )
 
 
 def test_ties_as_an_outcome_teach_how_near_is_near_enough(tiny_reference, tmp_path):

@@ -7,13 +7,14 @@ from torch.testing import assert_close
 from trl import RewardConfig, RewardTrainer
 
 from rlhf.training.artifacts import DIVERGED, RunError, Stopped
+from rlhf.training.classifiers import score_head
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.data import Pair
 from rlhf.training.models import load_policy
 from rlhf.training.reward_data import encode_pairs, epoch_batches, with_mean_weight_1
 from rlhf.training.reward_forward import Scorer
 from rlhf.training.reward_model import make_classifier, start_afresh
-from rlhf.training.reward_trainer import PreferenceTrainer, Reporter, score_head, train
+from rlhf.training.reward_trainer import PreferenceTrainer, Reporter, train
 
 PROMPT = [{"role": "user", "content": "Why?"}]
 TEXTS = ["No.", "Yes.", "Try the cup.", "Open the big door.", "Clean the old lamp.", "Hope."]

@@ -10,15 +10,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.training import ppo
 from rlhf.training.artifacts import RunError, write_json
+from rlhf.training.classifiers import load_base, load_reader, save_whole
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
 from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.generate import encode_prompts
-from rlhf.training.models import adapter_state, encode, encode_completion, load_policy
+from rlhf.training.models import adapter_state, decode, encode, encode_completion, load_policy
 from rlhf.training.ppo_models import load_models
 from rlhf.training.reward_rules import Conversation, parse_lines
 from rlhf.training.rewards import lies_on, load_judge, memory_in_use
 from tests.training.conftest import make_reward_model
+from tests.training.encoders import build_encoder
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +116,7 @@ def test_a_reward_model_of_another_base_scores_in_its_own_tokens(
 
     reference = json.loads((other_reward_folder / "model.json").read_text())
     reward_model, tokenizer = load_policy({**reference, "adapters": [str(other_reward_folder)]})
-    head = load_judge(other_reward_folder).members[0].head
+    head = load_judge(other_reward_folder).members.members[0].head
     for row, completion in enumerate(rollout.completions):
         text = models.tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
         ids = encode(tokenizer, rollout.prompts[row].line.messages)
@@ -125,6 +127,27 @@ def test_a_reward_model_of_another_base_scores_in_its_own_tokens(
             rollout.raw_scores["reward_model"][row, 0], head(hidden[0, -1]), atol=1e-5, rtol=0
         )
     assert models.rewards[0].memory_mib is not None
+    assert "reward" not in models.model.peft_config
+
+
+def test_an_encoder_rewards_what_the_policy_writes(make_config, prompts_file, folder, tmp_path):
+    reference = {"base": str(build_encoder(tmp_path / "base", labels=1)), "adapters": []}
+    base = load_base(reference)
+    tokenizer = load_reader(reference).tokenizer
+    tokenizer.chat_template, tokenizer.eos_token = "[CLS]{{ messages[0]['content'] }}[SEP]", "[SEP]"
+    save_whole(base.model, tokenizer, tmp_path / "judge")
+    write_json(tmp_path / "judge" / "reward.json", {"mean": 0.5, "std": 2.0})
+
+    models, rollout, targets = scored(make_config(tmp_path / "judge"), prompts_file, folder)
+
+    said = [
+        Conversation(prompt.line.messages, decode(models.tokenizer, completion.ids), 0, completion.truncated)
+        for prompt, completion in zip(rollout.prompts, rollout.completions, strict=True)
+    ]  # fmt: skip
+    expected = load_judge(tmp_path / "judge").raw_scores(said, lambda: False)
+    assert_close(rollout.raw_scores["reward_model"], expected, atol=1e-5, rtol=0)
+    assert_close(targets.parts["reward_model"], (expected[:, 0] - 0.5) / 2.0)
+    assert expected.std() > 1e-4
     assert "reward" not in models.model.peft_config
 
 
@@ -200,7 +223,7 @@ def test_what_lies_below_the_members_runs_once_for_all(top_ensemble_folder):
     judge = load_judge(top_ensemble_folder)
     said = Conversation([{"role": "user", "content": "Why?"}], "No.", 2, truncated=False)
     runs = {0: 0, 1: 0}
-    for number, layer in enumerate(layers_of(backbone_of(judge.model))[1]):
+    for number, layer in enumerate(layers_of(backbone_of(judge.members.model))[1]):
         layer.register_forward_hook(
             lambda *_, number=number: runs.update({number: runs[number] + 1})
         )
