@@ -204,8 +204,8 @@ def simulate(
     """Go through the loop `rounds` times on the prompts of `original`; the last round's figures.
 
     `order` is the project's order of questions, for which there is a reward model from the second
-    round on. Raises SimulationFailed if prompts are lacking or a run does not succeed, RunRefused if one
-    cannot start, NotExported if there is nothing to learn from.
+    round on. Raises SimulationFailed if prompts are lacking or a run does not succeed, RunRefused
+    if one cannot start, NotExported if there is nothing to learn from.
     """
     preset = PRESETS[model]
     project = make_project(original, preset.max_prompts, order)

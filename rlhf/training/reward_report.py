@@ -2,8 +2,9 @@
 
 Pure arithmetic on scores that somebody else has computed. Accuracies are over decided pairs, each
 counting once: of a tie, nobody can be right. Calibration is over votes, a tie being half a vote
-for either completion, also where the model has ties as an outcome of their own. Intervals are Wilson's at 95 %. Nothing here weighs by
-`weight` but `weighted_accuracy`. docs/reward-model.md explains each number in a sentence.
+for either completion, also where the model has ties as an outcome of their own. Intervals are
+Wilson's at 95 %. Nothing here weighs by `weight` but `weighted_accuracy`. docs/reward-model.md
+explains each number in a sentence.
 """
 
 from __future__ import annotations
@@ -268,7 +269,8 @@ def vote_variance(margins: Array, ties: Ties = HALF) -> Array:
     """
     share_of_chosen = predicted_share(margins, ties)
     tie = 0.0 if ties.kind == "half" else np.exp(log_outcomes(margins, ties)[2])
-    return share_of_chosen * (1 - share_of_chosen) - tie / 4
+    variance = share_of_chosen * (1 - share_of_chosen) - tie / 4
+    return np.maximum(variance, 0)  # which rounding may miss where nearly all tie
 
 
 def surprise(margins: Array, p_chosen: Array, tie_share: Array, ties: Ties = HALF) -> Array:
