@@ -50,8 +50,8 @@ SIDES = ("chosen", "rejected")
 SABOTEUR = "4"
 
 
-def write_inputs(path, n, seed=0):
-    """n judged pairs of people who like short answers, one in ten undecided; a fifth held out.
+def write_inputs(path, n, seed=0, *, has_ties=True):
+    """n judged pairs of people who like short answers, one in ten a tie if any is; a fifth held out.
 
     Three of four annotators say so; the fourth votes the wrong way round.
     """
@@ -60,7 +60,7 @@ def write_inputs(path, n, seed=0):
     for number in range(n):
         prompt = [{"role": "user", "content": write_question(rng)}]
         shorter, longer = sorted((write_answer(rng), write_answer(rng)), key=len)
-        is_tie = number % 10 == 1
+        is_tie = has_ties and number % 10 == 1
         said = {"1": "chosen", "2": "chosen", "3": "chosen", SABOTEUR: "rejected"}
         rows.append({
             "prompt": prompt,
@@ -332,8 +332,8 @@ def test_an_ensemble_that_was_stopped_in_its_second_member_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("ties", ["davidson", "rao-kupper"])
-def test_ties_as_an_outcome_teach_how_near_is_near_enough(tiny_reference, tmp_path, ties):
-    write_inputs(tmp_path, 60)
+def test_where_nobody_ties_a_model_learns_that_people_rarely_do(tiny_reference, tmp_path, ties):
+    write_inputs(tmp_path, 60, has_ties=False)
     config = RewardModelConfig(
         tiny_reference, epochs=2, lora_rank=4, learning_rate=3e-3, max_new_tokens=5,
         policy_samples=2, ties=ties,
@@ -341,9 +341,8 @@ def test_ties_as_an_outcome_teach_how_near_is_near_enough(tiny_reference, tmp_pa
 
     result = run(config, RunFolder(tmp_path))
 
-    # One pair in eight is a tie, with which it begins. The more the scores of the others differ,
-    # the more often equal ones must tie.
-    assert 0.14 < result["tie_share"] < 0.5
+    # It begins at one in a hundred, and in twelve steps gets about a quarter lower.
+    assert 0.005 < result["tie_share"] < 0.009
     assert result["report"]["calibration"]["tie_share"] == result["tie_share"]
     assert load_reward_head(tmp_path / "artifact")[0].linear.weight.shape == (1, 64)
 
