@@ -346,7 +346,7 @@ def test_project_page_does_not_ask_for_an_order_that_is_being_made(client, proje
     page = client.get(reverse("rlhf:project", args=["tea"])).content.decode()
 
     questions = page.split('id="questions"')[1]
-    assert f'<a href="{run.get_absolute_url()}">A new order</a> is being made.' in questions
+    assert f'<a href="{run.get_absolute_url()}">An order</a> is being made.' in questions
     assert reverse("rlhf:new_run", args=["tea", "order_queue"]) not in questions
 
 
