@@ -1,57 +1,68 @@
-"""Who is believed: a reward model from votes of which a fifth are a saboteur's, by four methods.
+"""Who is believed: reward models from votes of which a fifth are a saboteur's, by four methods.
 
     python bench/annotators.py [--seeds 5] [--pairs 200] [--people 10] [--overlap 3]
 
 Simulated annotators (rlhf/taste.py) vote on pairs of answers of the tiny model's grammar; every fifth
-of them is a saboteur. A reward model learns from the votes
+of them is a saboteur. From the same votes the run *reward model* learns on the tiny model, as it
+does from an export, with
 
     majority   one winner per pair, by most votes; pairs without one are left out
-    shares     p_chosen, the share of the votes
-    crowd      the shares, with each vote weighed by crowd-kit's one-coin Dawid-Skene
-    joint      every vote, with its annotator's reliability and biases learnt at the same time
+    equal      annotators = "equal": the shares of the votes
+    crowd      annotators = "crowd": the shares, each vote weighed by crowd-kit's one-coin Dawid-Skene
+    joint      annotators = "joint": every vote, with its annotator's reliability and biases
 
-and orders 2000 pairs of other answers. Prints a JSON line per method: the share that it orders as the
-true taste does, by seed, and what weight it gave to saboteurs and to the others. `train` is all that
-is to be replaced to learn another reward model: here it is linear in the counts of words, so that
-the seeds are done in seconds and its shape is not what limits it.
+and its artifact orders 2000 pairs of other answers to other prompts. Prints a JSON line per method:
+the share of these that is ordered as the true taste orders them, by seed, and the weights that it
+found for saboteurs and for the others. Five seeds take some minutes on one thread.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
 from rlhf.taste import Manner, draw_manner, judge, taste
-from rlhf.training.annotator_model import (
-    AnnotatorModel,
-    count_votes,
-    crowd_weights,
-    length_difference,
-    reweigh,
-)
-from rlhf.training.data import Pair, Vote
-from rlhf.training.tiny import write_answer, write_question
+from rlhf.training.artifacts import RunFolder
+from rlhf.training.config import RewardModelConfig
+from rlhf.training.reward_model import run
+from rlhf.training.reward_rules import Conversation
+from rlhf.training.rewards import load_judge
+from rlhf.training.tiny import build_tiny_model, write_answer, write_question
 
-METHODS = ("majority", "shares", "crowd", "joint")
+METHODS = ("majority", "equal", "crowd", "joint")
 HELD_OUT = 2000  # pairs
-STEPS = 200
-LEARNING_RATE = 0.05
-WEIGHT_STD = 0.3  # Gaussian prior of the linear model's weights
+# As the tiny simulation trains (docs/simulation.md); what is sampled only sets the score's unit.
+SETTINGS: dict[str, Any] = {
+    "epochs": 3, "learning_rate": 3e-3, "batch_size": 16, "micro_batch_tokens": 2048,
+    "policy_samples": 8, "max_new_tokens": 16,
+}  # fmt: skip
 
-Score = Callable[[Sequence[str]], torch.Tensor]  # texts to scores, (N,)
+Row = dict[str, Any]  # a line of data.jsonl, see docs/data-format.md
 
 
-class Trained(NamedTuple):
-    score: Score
-    weights: dict[str, float]  # of each annotator's votes; 1 where the method has none
+class Question(NamedTuple):
+    """A prompt and two different answers to it."""
+
+    prompt: list[dict[str, str]]
+    texts: list[str]
+
+
+class Learnt(NamedTuple):
+    """What came of one method and seed."""
+
+    accuracy: float
+    saboteurs: float  # the highest weight of a saboteur
+    others: float  # the lowest of anybody else
 
 
 def main() -> None:
@@ -64,17 +75,20 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, list[tuple[float, float, float]]] = {method: [] for method in METHODS}
-    for seed in range(arguments.seeds):
-        rng = random.Random(seed)
-        people = make_people(rng, arguments.people)
-        pairs = [vote_on(rng, people, arguments.overlap) for _ in range(arguments.pairs)]
-        held_out = [write_two(rng) for _ in range(HELD_OUT)]
-        for method in METHODS:
-            trained = train([pair for pair in pairs if pair.votes], method, seed)
-            found[method].append((accuracy(trained.score, held_out), *believed(trained, people)))
-    for method, values in found.items():
-        print(json.dumps(summary(method, values)), flush=True)
+    found: dict[str, list[Learnt]] = {method: [] for method in METHODS}
+    with tempfile.TemporaryDirectory() as scratch:
+        build_tiny_model(Path(scratch) / "model")
+        for seed in range(arguments.seeds):
+            rng = random.Random(seed)
+            people = make_people(rng, arguments.people)
+            asked = [ask(rng) for _ in range(arguments.pairs)]
+            rows = [vote_on(rng, question, people, arguments.overlap) for question in asked]
+            held_out = [ask(rng) for _ in range(HELD_OUT)]
+            for method in METHODS:
+                folder = Path(scratch) / f"{method}-{seed}"
+                found[method].append(learn(folder, rows, people, held_out, method, seed))
+    for method, learnt in found.items():
+        print(json.dumps(summary(method, learnt)), flush=True)
 
 
 # --- votes --------------------------------------------------------------------------------------
@@ -83,37 +97,44 @@ def make_people(rng: random.Random, number: int) -> dict[str, Manner]:
     return {str(n): draw_manner(rng, is_saboteur=n % 5 == 0) for n in range(1, number + 1)}
 
 
-def write_two(rng: random.Random) -> list[str]:
+def ask(rng: random.Random) -> Question:
     texts = [write_answer(rng), write_answer(rng)]
-    return texts if texts[0] != texts[1] else write_two(rng)
+    if texts[0] == texts[1]:
+        return ask(rng)
+    return Question([{"role": "user", "content": write_question(rng)}], texts)
 
 
-def vote_on(rng: random.Random, people: dict[str, Manner], overlap: int) -> Pair:
-    """Two answers as an export would give them, after votes of some of these people."""
-    texts = write_two(rng)
+def vote_on(
+    rng: random.Random, question: Question, people: dict[str, Manner], overlap: int
+) -> Row | None:
+    """The line of an export after votes of some of these people; None if all of them skipped it."""
     voters = rng.sample(sorted(people), overlap)
-    said = [(voter, *vote_once(rng, people[voter], texts)) for voter in voters]
+    said = [(voter, *vote_once(rng, people[voter], question.texts)) for voter in voters]
     said = [one for one in said if one[1] is not None]
-    points = sum(preference for _, preference, _ in said)
-    chosen = 0 if 2 * points >= len(said) else 1
-    names = {chosen: "chosen", 1 - chosen: "rejected"}
-    votes = tuple(
-        Vote(voter, "tie" if preference == 0.5 else names[0 if preference else 1], names[first])
+    if not said:
+        return None
+    share = sum(preference for _, preference, _ in said) / len(said)
+    chosen, rejected = (0, 1) if share >= 0.5 else (1, 0)
+    names = {chosen: "chosen", rejected: "rejected"}
+    votes = [
+        {
+            "annotator": voter,
+            "prefers": "tie" if preference == 0.5 else names[0 if preference else 1],
+            "first": names[first],
+        }
         for voter, preference, first in said
-    )
-    share = points / max(len(votes), 1)
-    return Pair(
-        [{"role": "user", "content": write_question(rng)}],
-        texts[chosen],
-        texts[1 - chosen],
-        p_chosen=max(share, 1 - share),
-        split="train",
-        chosen_truncated=False,
-        rejected_truncated=False,
-        n_judgments=max(len(votes), 1),
-        weight=float(len(votes)),
-        votes=votes,
-    )
+    ]
+    return {
+        "prompt": question.prompt,
+        "chosen": [{"role": "assistant", "content": question.texts[chosen]}],
+        "rejected": [{"role": "assistant", "content": question.texts[rejected]}],
+        "p_chosen": max(share, 1 - share),
+        "n_judgments": len(votes),
+        "weight": len(votes),
+        "tie_share": sum(vote["prefers"] == "tie" for vote in votes) / len(votes),
+        "votes": votes,
+        "split": "train",
+    }
 
 
 def vote_once(rng: random.Random, manner: Manner, texts: list[str]) -> tuple[float | None, int]:
@@ -127,96 +148,75 @@ def vote_once(rng: random.Random, manner: Manner, texts: list[str]) -> tuple[flo
     return float(order[ranking[0][0]] == 0), order[0]
 
 
+def majority(row: Row) -> Row | None:
+    """What is left of a line by most votes: a winner, and nothing of who said so."""
+    if row["p_chosen"] == 0.5:
+        return None
+    return row | {"p_chosen": 1.0, "n_judgments": 1, "weight": 1, "tie_share": 0.0, "votes": []}
+
+
 # --- learning -----------------------------------------------------------------------------------
-def train(pairs: Sequence[Pair], method: str, seed: int) -> Trained:
-    """A reward model from these votes. `seed` is for models that start from random weights."""
-    if method == "crowd":
-        weights = crowd_weights(pairs)
-        return Trained(learn([reweigh(pair, weights) for pair in pairs]), weights)
-    if method == "joint":
-        annotators = AnnotatorModel(count_votes(pairs))
-        score = learn(pairs, annotators)
-        estimates = annotators.estimates()
-        return Trained(score, {number: each.weight for number, each in estimates.items()})
+def learn(
+    path: Path, rows: Sequence[Row | None], people: dict[str, Manner],
+    held_out: Sequence[Question], method: str, seed: int,
+) -> Learnt:  # fmt: skip
+    """A run in a folder of its own, and what its artifact makes of pairs that it has not seen."""
+    learnt_from = [row for row in rows if row is not None]
     if method == "majority":
-        pairs = [pair._replace(p_chosen=1.0) for pair in pairs if pair.p_chosen != 0.5]
-    return Trained(learn(pairs), {})
+        learnt_from = [left for row in learnt_from if (left := majority(row)) is not None]
+    prompts = [{"id": n, "messages": row["prompt"]} for n, row in enumerate(learnt_from)]
+    write_lines(path / "data" / "data.jsonl", learnt_from)
+    write_lines(path / "prompts.jsonl", prompts)
+    config = RewardModelConfig(
+        {"base": str(path.parent / "model"), "adapters": []},
+        annotators="equal" if method == "majority" else method,
+        seed=seed,
+        **SETTINGS,
+    )
+    with contextlib.redirect_stdout(sys.stderr):  # the trainer prints what it logs
+        result = run(config, RunFolder(path))
+    weights = {number: each["weight"] for number, each in result["annotators"].items()}
+    return Learnt(accuracy(path / "artifact", held_out), *believed(weights, people))
 
 
-def learn(pairs: Sequence[Pair], annotators: AnnotatorModel | None = None) -> Score:
-    """Linear in the counts of words, most probable under a Gaussian prior.
-
-    The annotators, if there are any, are learnt at the same time.
-    """
-    vocabulary = {word: i for i, word in enumerate(sorted({w for p in pairs for w in words_of(p)}))}
-    chosen = count_words([pair.chosen for pair in pairs], vocabulary)
-    difference = chosen - count_words([pair.rejected for pair in pairs], vocabulary)  # (P, W)
-    p_chosen = torch.tensor([pair.p_chosen for pair in pairs])
-    weight = torch.tensor([pair.weight for pair in pairs])
-    coefficients = torch.zeros(len(vocabulary), requires_grad=True)
-    parameters = [coefficients]
-    if annotators:
-        lengths = [length_difference(len(p.chosen.split()), len(p.rejected.split())) for p in pairs]
-        votes = annotators.encode(pairs, lengths)
-        parameters += annotators.parameters()
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
-    for _ in range(STEPS):
-        margins = difference @ coefficients
-        if annotators:
-            loss = (votes.weight * annotators(margins, votes)).sum() + annotators.prior()
-        else:
-            losses = torch.nn.functional.binary_cross_entropy_with_logits(
-                margins, p_chosen, reduction="none"
-            )
-            loss = (weight * losses).sum()
-        loss = loss + (coefficients / WEIGHT_STD).square().sum() / 2
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    learnt = coefficients.detach()
-    return lambda texts: count_words(texts, vocabulary) @ learnt
-
-
-def words_of(pair: Pair) -> list[str]:
-    return [*pair.chosen.lower().split(), *pair.rejected.lower().split()]
-
-
-def count_words(texts: Sequence[str], vocabulary: dict[str, int]) -> torch.Tensor:
-    """(texts, words); words that are not in the vocabulary are left out."""
-    counts = [[0.0] * len(vocabulary) for _ in texts]
-    for row, text in zip(counts, texts, strict=True):
-        for word in text.lower().split():
-            if word in vocabulary:
-                row[vocabulary[word]] += 1
-    return torch.tensor(counts)
+def write_lines(path: Path, lines: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 # --- the figures --------------------------------------------------------------------------------
-def accuracy(score: Score, held_out: Sequence[list[str]]) -> float:
+def accuracy(artifact: Path, held_out: Sequence[Question]) -> float:
     """Share of the pairs of different taste that are ordered as the true taste orders them."""
-    differences = [taste(first) - taste(second) for first, second in held_out]
-    margins = score([one for one, _ in held_out]) - score([other for _, other in held_out])
-    both = zip(differences, margins.tolist(), strict=True)
-    hits = [true * learnt > 0 for true, learnt in both if true]
+    said = [
+        Conversation(question.prompt, text, 0, False)
+        for question in held_out
+        for text in question.texts
+    ]
+    scores = iter(load_judge(artifact).scores(said))
+    hits = []
+    for question in held_out:
+        margin = next(scores) - next(scores)
+        if true := taste(question.texts[0]) - taste(question.texts[1]):
+            hits.append(true * margin > 0)
     return sum(hits) / len(hits)
 
 
-def believed(trained: Trained, people: dict[str, Manner]) -> tuple[float, float]:
-    """The highest weight of a saboteur and the lowest of anybody else."""
-    of = {True: [0.0], False: [1.0]}
+def believed(weights: dict[str, float], people: dict[str, Manner]) -> tuple[float, float]:
+    """The highest weight of a saboteur and the lowest of anybody else; 1 where none was found."""
+    of: dict[bool, list[float]] = {True: [], False: []}
     for number, manner in people.items():
-        of[manner.is_saboteur].append(trained.weights.get(number, 1.0))
-    return max(of[True]), min(of[False])
+        of[manner.is_saboteur].append(weights.get(number, 1.0))
+    return max(of[True], default=0.0), min(of[False], default=1.0)
 
 
-def summary(method: str, values: Sequence[tuple[float, float, float]]) -> dict[str, object]:
-    accuracies = [round(value, 4) for value, _, _ in values]
+def summary(method: str, learnt: Sequence[Learnt]) -> dict[str, Any]:
+    accuracies = [round(each.accuracy, 4) for each in learnt]
     return {
         "method": method,
         "accuracy_median": statistics.median(accuracies),
         "accuracy": accuracies,
-        "highest_weight_of_a_saboteur": round(max(high for _, high, _ in values), 3),
-        "lowest_weight_of_the_others": round(min(low for _, _, low in values), 3),
+        "highest_weight_of_a_saboteur": round(max(each.saboteurs for each in learnt), 3),
+        "lowest_weight_of_the_others": round(min(each.others for each in learnt), 3),
     }
 
 

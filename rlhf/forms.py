@@ -21,6 +21,7 @@ from rlhf.inputs import VERSION_KINDS
 from rlhf.models import ModelVersion, Run, RunKind
 from rlhf.presets import PRESETS, Preset
 from rlhf.processes import accelerate_configs
+from rlhf.questions import temperature_of
 from rlhf.training.config import (
     MOST_COMPLETIONS,
     ConverseConfig,
@@ -744,7 +745,7 @@ class OrderQueueForm(RunForm):
         "Temperature of the score",
         OrderQueueConfig.temperature,
         "What the score's differences are divided by before they become probabilities: above 1 if "
-        "the reward model is too sure of itself.",
+        "the reward model is too sure of itself. Filled in is what the newest one's report found.",
         high=100.0,
     )
     closeness = decimal(
@@ -759,6 +760,11 @@ class OrderQueueForm(RunForm):
         OrderQueueConfig.max_tokens,
         "Tokens of prompt and answer. Comparisons with longer ones are left to chance and counted.",
     )
+
+    def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
+        super().__init__(project, *args, **kwargs)
+        if reward_model := self.initial["reward_model"]:
+            self.initial.setdefault("temperature", temperature_of(reward_model))
 
 
 class ConverseForm(RunForm):

@@ -33,6 +33,7 @@ from rlhf.generation import BATCH, read_lines
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.templatetags.quantities import COUNT_CAP, counted, percent
 from rlhf.training.arms import final_row, votes_needed
+from rlhf.training.config import OrderQueueConfig
 
 
 # --- out --------------------------------------------------------------------------------------
@@ -62,6 +63,26 @@ def _line(comparison: Comparison) -> dict[str, Any]:
 
 def _open(project: Project) -> ComparisonQuerySet:
     return Comparison.objects.open().filter(project=project, purpose=Purpose.TRAINING)
+
+
+def newest_reward_model(project: Project) -> ModelVersion | None:
+    return project.model_versions.filter(kind=ModelKind.REWARD).order_by("-pk").first()
+
+
+def order_settings(project: Project, reward_model: ModelVersion) -> dict[str, Any]:
+    """Of an order for which nobody fills in a form: those of the last one, and the temperature that fits
+    the reward model."""
+    latest = project.runs.filter(kind=RunKind.ORDER_QUEUE, status=Status.SUCCEEDED).first()
+    before = latest.config if latest else {}
+    kept = {name: before[name] for name in ("closeness", "max_tokens") if name in before}
+    return {**kept, "temperature": temperature_of(reward_model)}
+
+
+def temperature_of(reward_model: ModelVersion) -> float:
+    """What its report would divide differences of scores by; the default where nothing was held out."""
+    calibration = reward_model.details.get("report", {}).get("calibration", {})
+    fitted = calibration.get("temperature")
+    return OrderQueueConfig.temperature if fitted is None else round(fitted, 2)
 
 
 # --- in ---------------------------------------------------------------------------------------
@@ -169,6 +190,7 @@ class Standing(NamedTuple):
 
     is_on: bool
     run: Run | None  # that made it
+    making: Run | None  # one that is queued or at work
     newest: ModelVersion | None  # reward model
     n_unscored: int  # open comparisons that have come since; none above the cap is counted
 
@@ -185,16 +207,18 @@ class Standing(NamedTuple):
 
 
 def standing_of(project: Project) -> Standing:
-    """Three queries at most."""
-    newest = project.model_versions.filter(kind=ModelKind.REWARD).order_by("-pk").first()
+    """Four queries at most."""
+    newest = newest_reward_model(project)
     if project.queue_order == QueueOrder.DRAWN:
-        return Standing(False, None, newest, 0)
-    made = project.runs.filter(kind=RunKind.ORDER_QUEUE, status=Status.SUCCEEDED)
+        return Standing(False, None, None, newest, 0)
+    orders = project.runs.filter(kind=RunKind.ORDER_QUEUE)
+    making = orders.active().first()
+    made = orders.filter(status=Status.SUCCEEDED)
     run = made.select_related("reward_model").order_by("-finished").first()
     if run is None or project.ordered is None:  # none, or it was forgotten
-        return Standing(True, None, newest, 0)
+        return Standing(True, None, making, newest, 0)
     since = _open(project).filter(pk__gt=run.result.get("last_comparison", 0))
-    return Standing(True, run, newest, since[: COUNT_CAP + 1].count())
+    return Standing(True, run, making, newest, since[: COUNT_CAP + 1].count())
 
 
 class ArmsRow(NamedTuple):

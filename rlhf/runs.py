@@ -7,6 +7,7 @@ supervisor. They may come twice, late, or never; the rows alone say what is to b
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import uuid
@@ -24,7 +25,7 @@ from django.utils import timezone
 from django_q.brokers import get_broker
 from django_q.tasks import async_task
 
-from annotator.models import Export, Project, User
+from annotator.models import Export, Project, QueueOrder, User
 from rlhf.estimates import estimate_run, probe_of
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
 from rlhf.models import (
@@ -37,9 +38,12 @@ from rlhf.models import (
     RunKind,
     Status,
 )
+from rlhf.questions import newest_reward_model, order_settings
 from rlhf.supervision import has_ended_unseen, supervise
 from rlhf.training.artifacts import write_json
 from rlhf.training.config import Config, PPOConfig
+
+logger = logging.getLogger(__name__)
 
 # A run whose message was lost is put in the queue again: soon if nobody works, else now and then.
 REQUEUE_IDLE = timedelta(minutes=1)
@@ -262,6 +266,45 @@ def resume(run: Run) -> None:
 
 
 # --- keep going -------------------------------------------------------------------------------
+def see_through(run_pk: int) -> None:
+    """Supervise the run, and launch what follows from its end."""
+    supervise(run_pk)
+    order_anew(run_pk)
+
+
+def order_anew(run_pk: int) -> Run | None:
+    """Have the questions of its project ordered, if the run has changed what is worth asking.
+
+    That is so after a reward model, which asks for other things, and after new answers, which no
+    order knows; None in all other cases, and while an order is being made. There is one order per
+    run, however often this is called. The run that ended is not touched: if the order is refused,
+    the project's page goes on asking for one.
+    """
+    ended = Run.objects.filter(
+        status=Status.SUCCEEDED,
+        kind__in=(RunKind.REWARD_MODEL, RunKind.GENERATE),
+        project__queue_order=QueueOrder.INFORMATIVE,
+    )
+    run = ended.select_related("project").filter(pk=run_pk).first()
+    if run is None or run.project.runs.active().filter(kind=RunKind.ORDER_QUEUE).exists():
+        return None
+    reward_model = newest_reward_model(run.project)
+    if reward_model is None:
+        return None
+    try:
+        return launch(
+            run.project,
+            RunKind.ORDER_QUEUE,
+            order_settings(run.project, reward_model),
+            round_number=run.round_number,
+            token=uuid.uuid5(run.token, RunKind.ORDER_QUEUE),
+            reward_model=reward_model,
+        )
+    except RunRefused as refusal:
+        logger.info("no order of questions after %s: %s", run, refusal)
+        return None
+
+
 def tend() -> None:
     """See to runs that nobody watches: end those whose process has ended, queue the others again.
 
@@ -272,7 +315,7 @@ def tend() -> None:
     unwatched = Q(supervised=None) | Q(supervised__lt=now - UNWATCHED_AFTER)
     for run in Run.objects.filter(unwatched, status__in=STARTED).order_by("queued"):
         if has_ended_unseen(run):
-            supervise(run.pk)
+            see_through(run.pk)
         else:
             _send_again(run)
     for run in Run.objects.filter(status=Status.QUEUED).order_by("queued"):
@@ -310,7 +353,7 @@ def send_all() -> None:
 def run_to_end(run: Run) -> Run:
     """Supervise the run here, or wait for who does; the run as it has ended."""
     while run.is_active:
-        supervise(run.pk)
+        see_through(run.pk)
         run.refresh_from_db()
         if run.is_active:
             time.sleep(0.5)

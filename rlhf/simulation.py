@@ -28,6 +28,7 @@ from annotator.models import (
     Project,
     Prompt,
     Purpose,
+    QueueOrder,
     Split,
     User,
     Verdict,
@@ -154,6 +155,12 @@ class Simulation:
             raise SimulationFailed(f"{run} {run.get_status_display().lower()}: {run.error}")
         return run
 
+    def order_questions(self) -> None:
+        """Carry out the order that has followed a run by itself, if the project's questions have one."""
+        for run in self.project.runs.active().filter(kind=RunKind.ORDER_QUEUE):
+            with self.phase(RunKind.ORDER_QUEUE):
+                self.finish(run)
+
     def vote(self) -> None:
         """Everybody in turn takes the next comparison and judges it, until none is left."""
         with self.phase("votes"):
@@ -191,15 +198,17 @@ def simulate(
     annotators: int = 5,
     seed: int = 0,
     model: str = "smollm2",
+    order: str = QueueOrder.DRAWN,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Go through the loop `rounds` times on the prompts of `original`; the last round's figures.
 
-    Raises SimulationFailed if prompts are lacking or a run does not succeed, RunRefused if one
-    cannot start, NotExported if there is nothing to learn from.
+    `order` is the project's order of questions, for which there is a reward model from the second
+    round on. Raises SimulationFailed if prompts are lacking or a run does not succeed, RunRefused
+    if one cannot start, NotExported if there is nothing to learn from.
     """
     preset = PRESETS[model]
-    project = make_project(original, preset.max_prompts)
+    project = make_project(original, preset.max_prompts, order)
     people = make_people(project, annotators, seed)
     simulation = Simulation(project, people, preset, seed, say)
     began = time.monotonic()
@@ -221,12 +230,19 @@ def turn(simulation: Simulation, number: int, policy: ModelVersion) -> tuple[Run
         with simulation.phase(RunKind.GENERATE):
             next_round(project, None, policy)
             simulation.finish(project.runs.get(kind=RunKind.GENERATE, round_number=number))
+    simulation.order_questions()
     simulation.vote()
     with simulation.phase("export"):
         export = create_export(project, round_number=number)
+    has_arms = number > 1 and project.queue_order == QueueOrder.INFORMATIVE
     reward_run = simulation.run(
-        RunKind.REWARD_MODEL, number, preset.reward_model | seed, policy=policy, export=export
+        RunKind.REWARD_MODEL,
+        number,
+        preset.reward_model | seed | {"compare_arms": has_arms},
+        policy=policy,
+        export=export,
     )
+    simulation.order_questions()  # of what nobody was left to judge: the next round waits for it
     reward_model = reward_run.outputs.get()
     ppo_run = simulation.run(
         RunKind.PPO, number, preset.ppo | seed, policy=policy, reward_model=reward_model
@@ -244,7 +260,7 @@ def turn(simulation: Simulation, number: int, policy: ModelVersion) -> tuple[Run
 
 
 @transaction.atomic
-def make_project(original: Project, max_prompts: int) -> Project:
+def make_project(original: Project, max_prompts: int, order: str = QueueOrder.DRAWN) -> Project:
     """A project of the simulation's own, with (some of) the original's prompts."""
     number = (
         Project.objects.filter(slug__startswith=f"{original.slug[:40]}-simulation-").count() + 1
@@ -259,6 +275,7 @@ def make_project(original: Project, max_prompts: int) -> Project:
         guidelines="Simulated annotators vote here; see the command `simulate`.",
         overlap=3,
         held_out_percent=original.held_out_percent,
+        queue_order=order,
     )
     Prompt.objects.bulk_create(
         Prompt(project=project, messages=each.messages, key=each.key, split=each.split)

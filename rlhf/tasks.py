@@ -6,7 +6,7 @@ from rlhf import runs
 
 
 def supervise(run_pk: int) -> None:
-    runs.supervise(run_pk)
+    runs.see_through(run_pk)
 
 
 def tend() -> None:

@@ -50,6 +50,9 @@ class Judged(Protocol):
     @property
     def weight(self) -> float: ...
 
+    @property
+    def comparison(self) -> int: ...
+
 
 class Votes(NamedTuple):
     """V votes on P pairs as tensors of (V,)."""
@@ -226,8 +229,14 @@ def fit_annotators(
 
 # --- votes ------------------------------------------------------------------------------------
 def count_votes(pairs: Sequence[Judged]) -> dict[str, int]:
-    """By annotator."""
-    return dict(Counter(vote.annotator for pair in pairs for vote in pair.votes))
+    """Judgments by annotator: a ranking of several completions is one, however many pairs it makes."""
+    # Of a comparison whose number is unknown, each pair is taken for one of its own.
+    given = dict.fromkeys(
+        (vote.annotator, pair.comparison or -place - 1)
+        for place, pair in enumerate(pairs)
+        for vote in pair.votes
+    )
+    return dict(Counter(annotator for annotator, _ in given))
 
 
 def preference_of(vote: Vote) -> float:

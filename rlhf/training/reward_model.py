@@ -87,14 +87,17 @@ from rlhf.training.reward_data import (
     with_places,
 )
 from rlhf.training.reward_forward import Scorer
-from rlhf.training.reward_loss import davidson_loss, first_tie, rao_kupper_loss, soft_loss
+from rlhf.training.reward_loss import davidson_loss, first_tie, rao_kupper_loss
 from rlhf.training.reward_report import (
+    HALF,
     JudgedPair,
     Scored,
+    Ties,
     duplicates,
     judged_pair,
     report,
     share,
+    surprise,
 )
 from rlhf.training.reward_trainer import PreferenceTrainer, Reporter, train
 
@@ -135,7 +138,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     )
     parts = arm_parts(pairs) if config.compare_arms else []
     trainings = plan(encoded.train, config, parts)
-    held_out = HeldOut(encoded.test, scorer, folder)
+    held_out = HeldOut(encoded.test, scorer, folder, config.ties)
     train_all(trainings, scorer, learner, held_out, samples, config, folder)
 
     folder.phase("writing the model")
@@ -150,7 +153,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     members = [found[f"member-{number}"] for number in range(config.members)]
     scales = [RewardStatistics(**member["scale"]) for member in members]
     scores = mean_scores([member["test"] for member in members], scales)
-    evaluation = held_out.evaluation(scores)
+    ties = mean_ties(config.ties, [member["tie_share"] for member in members])
+    evaluation = held_out.evaluation(scores, ties)
     return {
         **evaluation,
         "score_mean": scales[0].mean,
@@ -160,9 +164,9 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "is_whole": keeps_whole(model),
         "n_train": sum(pair.weight > 0 for pair in pairs_of(encoded.train)),
         "left_out": encoded.left_out,
-        "tie_share": members[0]["tie_share"],  # of two completions with equal scores
+        "tie_share": None if ties == HALF else ties.share,  # of two completions with equal scores
         "annotators": members[0]["annotators"],
-        "report": report(held_out.judged(scores, pairs)) | {"duplicates": duplicates(pairs)},
+        "report": report(held_out.judged(scores, pairs), ties) | {"duplicates": duplicates(pairs)},
         "learning_curve": (
             learning_curve(trainings, found, held_out, evaluation, encoded.train)
             if config.learning_curve
@@ -455,7 +459,7 @@ def carry_out(
         write_json(kept / "scores.json", {
             "test": scores,
             "scale": scale._asdict(),
-            "tie_share": tie_share(config.ties, head.tie.item()) if config.ties != "half" else None,
+            "tie_share": None if config.ties == "half" else ties_of(head, config.ties).share,
             "annotators": to_json(
                 annotators.estimates() if annotators else estimates(training.trust, pairs)
             ),
@@ -468,11 +472,20 @@ def estimates(trust: dict[str, float], pairs: Sequence[EncodedPair]) -> dict[str
     return {each: Estimate(weight, 0, 0, weight, counts[each]) for each, weight in trust.items()}
 
 
-def tie_share(kind: str, tie: float) -> float:
-    """Of two completions with equal scores."""
-    zero, parameter = torch.zeros(1), torch.tensor(tie)
+def ties_of(head: nn.Module, kind: str) -> Ties:
+    """How scores become votes under the head as it is now."""
+    if kind == "half":
+        return HALF
+    zero, parameter = torch.zeros(1), torch.tensor(head.tie.item())
     loss = davidson_loss if kind == "davidson" else rao_kupper_loss
-    return torch.exp(-loss(zero, zero + 0.5, zero + 1, parameter)).item()
+    tie_share = torch.exp(-loss(zero, zero + 0.5, zero + 1, parameter)).item()
+    return Ties(kind, min(max(tie_share, 1e-6), 1 - 1e-6))  # so that its logarithm is finite
+
+
+def mean_ties(kind: str, shares: Sequence[float | None]) -> Ties:
+    """Of an ensemble: its score is a mean, and so is how often equal scores tie."""
+    known = [share for share in shares if share is not None]
+    return Ties(kind, sum(known) / len(known)) if known else HALF
 
 
 def write_artifact(folder: RunFolder, config: RewardModelConfig) -> None:
@@ -530,8 +543,11 @@ def learning_curve(
 class HeldOut:
     """The groups that nothing is learnt from, and how well a model orders their pairs."""
 
-    def __init__(self, groups: Sequence[Group], scorer: Scorer, folder: RunFolder) -> None:
+    def __init__(
+        self, groups: Sequence[Group], scorer: Scorer, folder: RunFolder, ties: str = "half"
+    ) -> None:
         self.groups = groups
+        self.ties = ties
         self.pairs = [pair for group in groups for pair in group.pairs]
         self.scorer = scorer
         self.folder = folder
@@ -546,7 +562,7 @@ class HeldOut:
 
     def tell(self, step: int, scores: Sequence[Sequence[float]]) -> None:
         """Metrics for the run's charts."""
-        found = self.evaluation(scores)
+        found = self.evaluation(scores, ties_of(score_head(self.scorer.model), self.ties))
         if found["accuracy"] is not None:
             names = ("loss", "accuracy", "margin")
             self.folder.metrics(step, {f"eval_{name}": found[name] for name in names})
@@ -577,11 +593,12 @@ class HeldOut:
                 found.append(judged_pair(place_among_test[each.place], pair, *sides))
         return sorted(found, key=lambda each: each.place)
 
-    def evaluation(self, scores: Sequence[Sequence[float]]) -> dict[str, Any]:
+    def evaluation(self, scores: Sequence[Sequence[float]], ties: Ties = HALF) -> dict[str, Any]:
         """Loss and accuracy, and the accuracy of "the longer one wins" on the same pairs.
 
-        Accuracies are over the pairs that people decided: of a tie, nobody can be right. A pair
-        of equal lengths is half a hit for length. None where nothing was held out.
+        The loss is that of the votes, with ties as the model has learnt them. Accuracies are over the
+        pairs that people decided: of a tie, nobody can be right. A pair of equal lengths is half a
+        hit for length. None where nothing was held out.
         """
         margins, p_chosen = self.margins(scores), column(self.pairs, "p_chosen")
         decided = p_chosen != 0.5
@@ -590,7 +607,7 @@ class HeldOut:
         longer, longer_low, longer_high = share(sum(self._length_hits()), n)
         return {
             "n_test": n,
-            "loss": soft_loss(margins, p_chosen).mean().item() if self.pairs else None,
+            "loss": float(self._losses(margins, ties).mean()) if self.pairs else None,
             "margin": margins[decided].mean().item() if n else None,
             "accuracy": accuracy,
             "accuracy_low": low,
@@ -599,6 +616,13 @@ class HeldOut:
             "longer_low": longer_low,
             "longer_high": longer_high,
         }
+
+    def _losses(self, margins: Tensor, ties: Ties) -> Any:
+        """Of each pair, without margin and smoothing, (pairs,)."""
+        p_chosen, tie_share = (
+            column(self.pairs, name).numpy() for name in ("p_chosen", "tie_share")
+        )
+        return surprise(margins.numpy(), p_chosen, tie_share, ties)
 
     def _length_hits(self) -> Iterator[float]:
         for group in self.groups:

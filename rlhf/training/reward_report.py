@@ -2,8 +2,9 @@
 
 Pure arithmetic on scores that somebody else has computed. Accuracies are over decided pairs, each
 counting once: of a tie, nobody can be right. Calibration is over votes, a tie being half a vote
-for either completion, as in the loss. Intervals are Wilson's at 95 %. Nothing here weighs by
-`weight` but `weighted_accuracy`. docs/reward-model.md explains each number in a sentence.
+for either completion, also where the model has ties as an outcome of their own. Intervals are
+Wilson's at 95 %. Nothing here weighs by `weight` but `weighted_accuracy`. docs/reward-model.md
+explains each number in a sentence.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ SIGNS = {"chosen": 1, "rejected": -1, "tie": 0}
 Array = Any  # a numpy array of one dimension
 
 
+class Ties(NamedTuple):
+    """How the model says that differences of scores become votes; see reward_loss.py."""
+
+    kind: str = "half"  # half a vote each way, or an outcome: "davidson", "rao-kupper"
+    share: float = 0.0  # of ties between equal scores, t, where they are an outcome
+
+
+HALF = Ties()
+
+
 class Scored(NamedTuple):
     """A completion as the reward model sees it."""
 
@@ -52,6 +63,7 @@ class JudgedPair(NamedTuple):
     n_judgments: int
     weight: float
     votes: tuple[Vote, ...]
+    tie_share: float = 0.0  # of the votes; each is in p_chosen as half
 
     @property
     def margin(self) -> float:
@@ -81,11 +93,12 @@ def judged_pair(place: int, pair: Pair, chosen: Scored, rejected: Scored) -> Jud
             Vote(vote.annotator, OTHER[vote.prefers], OTHER[vote.first]) for vote in votes
         )
     return JudgedPair(
-        place, normal_prompt(pair), chosen, rejected, p_chosen, pair.n_judgments, pair.weight, votes
-    )
+        place, normal_prompt(pair), chosen, rejected, p_chosen, pair.n_judgments, pair.weight,
+        votes, pair.tie_share,
+    )  # fmt: skip
 
 
-def report(judged: Sequence[JudgedPair]) -> dict[str, Any]:
+def report(judged: Sequence[JudgedPair], ties: Ties = HALF) -> dict[str, Any]:
     """For result.json. None stands where there was nothing to measure; no key is ever missing."""
     decided = [pair for pair in judged if pair.is_decided]
     return {
@@ -99,7 +112,7 @@ def report(judged: Sequence[JudgedPair]) -> dict[str, Any]:
         "longer": longer_wins(decided),
         "random": 0.5,
         **beside_people(judged),
-        "calibration": calibration(judged),
+        "calibration": calibration(judged, ties),
         "score_and_length": score_and_length(judged),
         "mistakes": mistakes(decided),
     }
@@ -213,51 +226,119 @@ def _leave_one_out(pair: JudgedPair) -> Iterator[tuple[float, float]]:
 
 
 # --- calibration ------------------------------------------------------------------------------
-def calibration(judged: Sequence[JudgedPair]) -> dict[str, Any]:
-    """Whether sigmoid(Δ) is the share of votes that it claims to be.
+def log_outcomes(margins: Array, ties: Ties) -> tuple[Array, Array, Array]:
+    """log P of the votes for `chosen`, for `rejected` and for a tie, given Δ; arrays are (pairs,).
+
+    half:        P = σ(Δ) and σ(-Δ). A tie is half of each, log P the mean of theirs.
+    davidson:    with ν = 2t / (1 - t): exp(Δ/2) / z, exp(-Δ/2) / z and ν / z, where
+                 z = exp(Δ/2) + exp(-Δ/2) + ν.
+    rao-kupper:  with ν = (1 + t) / (1 - t): σ(Δ - log ν), σ(-Δ - log ν), and their product times
+                 ν² - 1.
+    """
+    if ties.kind == "half":
+        win, loss = log_expit(margins), log_expit(-margins)
+        return win, loss, (win + loss) / 2
+    if ties.kind == "davidson":
+        log_nu = math.log(2 * ties.share / (1 - ties.share))
+        z = np.logaddexp(np.logaddexp(margins / 2, -margins / 2), log_nu)
+        return margins / 2 - z, -margins / 2 - z, log_nu - z
+    lead = 2 * math.atanh(ties.share)  # log ν
+    win, loss = log_expit(margins - lead), log_expit(-margins - lead)
+    return win, loss, math.log(math.expm1(2 * lead)) + win + loss
+
+
+def predicted_share(margins: Array, ties: Ties = HALF) -> Array:
+    """What share of the votes the model expects for `chosen`: P(win) + P(tie) / 2, (pairs,).
+
+    The labels count a tie as half a vote for either, so this is what they are to be compared with,
+    and not P(win) given that there is no tie. With ties as half a vote it is σ(Δ).
+
+    Example: Δ = log 4, t = 1/2 under Davidson: ν = 2, win 4/9, tie 4/9 -> 2/3. Under Rao-Kupper
+    t = 1/3: ν = 2, win 2/3, tie 2/9 -> 7/9.
+    """
+    if ties.kind == "half":
+        return expit(margins)
+    win, _, tie = log_outcomes(margins, ties)
+    return np.exp(win) + np.exp(tie) / 2
+
+
+def vote_variance(margins: Array, ties: Ties = HALF) -> Array:
+    """Of a vote that is 1 for `chosen`, 0 for `rejected` and 1/2 for a tie, (pairs,).
+
+    P(win) + P(tie) / 4 - share², with which P(tie) = 0 where a tie is no outcome.
+    """
+    share_of_chosen = predicted_share(margins, ties)
+    tie = 0.0 if ties.kind == "half" else np.exp(log_outcomes(margins, ties)[2])
+    variance = share_of_chosen * (1 - share_of_chosen) - tie / 4
+    return np.maximum(variance, 0)  # which rounding may miss where nearly all tie
+
+
+def surprise(margins: Array, p_chosen: Array, tie_share: Array, ties: Ties = HALF) -> Array:
+    """-log P of the votes on each pair, over their number: the loss of reward_loss.py, (pairs,)."""
+    win, loss, tie = log_outcomes(margins, ties)
+    wins, losses = p_chosen - tie_share / 2, 1 - p_chosen - tie_share / 2
+    return -(wins * win + losses * loss + tie_share * tie)
+
+
+class VotedPairs(NamedTuple):
+    """The pairs as arrays of (pairs,)."""
+
+    margins: Array  # Δ
+    p_chosen: Array
+    tie_share: Array
+    votes: Array  # how many
+
+    def at(self, places: Any) -> VotedPairs:
+        return VotedPairs(*(column[places] for column in self))
+
+
+def calibration(judged: Sequence[JudgedPair], ties: Ties = HALF) -> dict[str, Any]:
+    """Whether `predicted_share` is the share of votes that it claims to be.
 
     Each pair is looked at from the side that the model prefers, never from the side that people
     preferred: of two answers the winner has by choice more than half of the votes, and a model
     that is undecided would look too modest. So predictions are between ½ and 1.
 
     The temperature is fitted on all held-out votes; what stands after it is cross-fitted, that is
-    measured on prompts on which the temperature was not fitted.
+    measured on prompts on which the temperature was not fitted. `tie_share` is what the predictions
+    say of ties between equal scores, None if a tie is half a vote each way.
     """
-    margins = np.array([pair.margin for pair in judged], dtype=float)
-    p_chosen = np.array([pair.p_chosen for pair in judged], dtype=float)
-    votes = np.array([pair.n_judgments for pair in judged], dtype=float)
+    names = ("margin", "p_chosen", "tie_share", "n_judgments")
+    pairs = VotedPairs(
+        *(np.array([getattr(pair, name) for pair in judged], dtype=float) for name in names)
+    )
     folds = folds_of([pair.prompt for pair in judged])
     has_folds = len(set(folds)) > 1
-    after = cross_fitted(margins, p_chosen, votes, folds) if has_folds else margins[:0]
-    at_rest = p_chosen[: len(after)], votes[: len(after)]
-    bins = reliability(margins, p_chosen, votes)
+    after = cross_fitted(pairs, folds, ties) if has_folds else pairs.at(slice(0))
+    bins = reliability(pairs, ties)
     return {
-        "brier": brier(margins, p_chosen, votes),
+        "tie_share": None if ties.kind == "half" else ties.share,
+        "brier": brier(pairs, ties),
         "ece": expected_error(bins),
-        "ece_by_chance": error_by_chance(margins, votes),
+        "ece_by_chance": error_by_chance(pairs, ties),
         "bins": bins,
-        "temperature": fit_temperature(margins, p_chosen, votes) if has_folds else None,
-        "brier_after": brier(after, *at_rest),
-        "ece_after": expected_error(reliability(after, *at_rest)),
+        "temperature": fit_temperature(pairs, ties) if has_folds else None,
+        "brier_after": brier(after, ties),
+        "ece_after": expected_error(reliability(after, ties)),
     }
 
 
-def reliability(margins: Array, p_chosen: Array, votes: Array) -> list[dict[str, Any]]:
-    """Bins of as many pairs each, from the least sure to the surest; arrays are (pairs,).
+def reliability(pairs: VotedPairs, ties: Ties = HALF) -> list[dict[str, Any]]:
+    """Bins of as many pairs each, from the least sure to the surest.
 
-    `predicted` is sigmoid(|Δ|), the share of votes that the model claims for what it prefers, and
-    `observed` the share that it has. The interval takes votes for independent.
+    `predicted` is the share of votes that the model claims for what it prefers, and `observed` the
+    share that it has. The interval takes votes for independent.
     """
-    predicted = expit(np.abs(margins))
-    observed = 0.5 + np.sign(margins) * (p_chosen - 0.5)
+    predicted = predicted_share(np.abs(pairs.margins), ties)
+    observed = 0.5 + np.sign(pairs.margins) * (pairs.p_chosen - 0.5)
     bins = []
     for places in _bins(predicted):
-        n = votes[places].sum()
-        hits = (votes * observed)[places].sum()
-        mean = (votes * predicted)[places].sum() / n
+        votes = pairs.votes[places]
+        n, hits = votes.sum(), (votes * observed[places]).sum()
         value, low, high = share(float(hits), float(n))
         bins.append({
-            "n_pairs": len(places), "n_votes": int(n), "predicted": float(mean),
+            "n_pairs": len(places), "n_votes": int(n),
+            "predicted": float((votes * predicted[places]).sum() / n),
             "observed": value, "low": low, "high": high,
         })  # fmt: skip
     return bins
@@ -276,42 +357,46 @@ def expected_error(bins: Sequence[dict[str, Any]]) -> float | None:
     return error / n if n else None
 
 
-def error_by_chance(margins: Array, votes: Array) -> float | None:
+def error_by_chance(pairs: VotedPairs, ties: Ties = HALF) -> float | None:
     """The ECE to expect of a perfectly calibrated model on so many votes: never 0.
 
     A bin's error is then nearly normal, and its mean size is sqrt(2/π) of its standard deviation.
     """
-    if not len(margins):
+    if not len(pairs.margins):
         return None
-    predicted = expit(np.abs(margins))
-    variance = votes * predicted * (1 - predicted)
-    sizes = [math.sqrt(2 / math.pi * variance[places].sum()) for places in _bins(predicted)]
-    return float(sum(sizes) / votes.sum())
+    sizes = np.abs(pairs.margins)
+    variance = pairs.votes * vote_variance(sizes, ties)
+    errors = [
+        math.sqrt(2 / math.pi * variance[places].sum())
+        for places in _bins(predicted_share(sizes, ties))
+    ]
+    return float(sum(errors) / pairs.votes.sum())
 
 
-def brier(margins: Array, p_chosen: Array, votes: Array) -> float | None:
-    """Mean squared distance of sigmoid(Δ) from each vote, 0 or 1: 0.25 for a coin toss."""
-    if not len(margins):
+def brier(pairs: VotedPairs, ties: Ties = HALF) -> float | None:
+    """Mean squared distance of the predicted share from each vote, 0 or 1, a tie half of each: 0.25
+    for a coin toss."""
+    if not len(pairs.margins):
         return None
-    predicted = expit(margins)
-    each = p_chosen * (1 - predicted) ** 2 + (1 - p_chosen) * predicted**2
-    return float((votes * each).sum() / votes.sum())
+    predicted = predicted_share(pairs.margins, ties)
+    each = pairs.p_chosen * (1 - predicted) ** 2 + (1 - pairs.p_chosen) * predicted**2
+    return float((pairs.votes * each).sum() / pairs.votes.sum())
 
 
-def fit_temperature(margins: Array, p_chosen: Array, votes: Array) -> float:
-    """T at which sigmoid(Δ / T) makes the votes likeliest, within TEMPERATURES.
+def fit_temperature(pairs: VotedPairs, ties: Ties = HALF) -> float:
+    """T at which Δ / T makes the votes likeliest, within TEMPERATURES.
 
-    Above 1 the model is surer than it should be.
+    Above 1 the model is surer than it should be. Where ties are an outcome, how often equal scores
+    tie stays as it was learnt.
     """
 
-    def surprise(log_temperature: float) -> float:
-        cooled = margins / math.exp(log_temperature)
-        likelihood = p_chosen * log_expit(cooled) + (1 - p_chosen) * log_expit(-cooled)
-        return -float((votes * likelihood).sum())
+    def total(log_temperature: float) -> float:
+        cooled = pairs.margins / math.exp(log_temperature)
+        return float((pairs.votes * surprise(cooled, pairs.p_chosen, pairs.tie_share, ties)).sum())
 
     bounds = tuple(math.log(limit) for limit in TEMPERATURES)
     # In 1 / T the surprise is convex, so that it has one minimum in log T as well.
-    return math.exp(minimize_scalar(surprise, bounds=bounds, method="bounded").x)
+    return math.exp(minimize_scalar(total, bounds=bounds, method="bounded").x)
 
 
 def folds_of(prompts: Sequence[str]) -> list[int]:
@@ -320,15 +405,13 @@ def folds_of(prompts: Sequence[str]) -> list[int]:
     return [numbers[prompt] % FOLDS for prompt in prompts]
 
 
-def cross_fitted(margins: Array, p_chosen: Array, votes: Array, folds: Sequence[int]) -> Array:
+def cross_fitted(pairs: VotedPairs, folds: Sequence[int], ties: Ties = HALF) -> VotedPairs:
     """Each Δ divided by a temperature that was fitted on the other folds; needs two of them."""
-    cooled = np.empty_like(margins)
+    cooled = np.empty_like(pairs.margins)
     for fold in set(folds):
         here = np.array(folds) == fold
-        cooled[here] = margins[here] / fit_temperature(
-            margins[~here], p_chosen[~here], votes[~here]
-        )
-    return cooled
+        cooled[here] = pairs.margins[here] / fit_temperature(pairs.at(~here), ties)
+    return pairs._replace(margins=cooled)
 
 
 # --- single completions and pairs -------------------------------------------------------------

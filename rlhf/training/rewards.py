@@ -93,9 +93,16 @@ class Source(NamedTuple):
     memory_mib: int | None = None  # of a reward model on weights of its own
 
     def combine(self, members: Tensor) -> Tensor:
-        """The members' normalised scores as one, clipped, (B, M) -> (B,)."""
-        combined = combine_members(members, self.ensemble, self.uncertainty_coefficient)
-        return combined.clamp(-self.clip, self.clip)
+        """The members' normalised scores as one, clipped, (B, M) -> (B,).
+
+        The doubt is about what the source adds to the reward. With a weight below 0 that is the
+        score turned round, whose worst case is what one member likes most.
+
+        Example: members that say 1 and 3 with "worst" are 1, and 3 with a weight of -1.
+        """
+        sign = -1 if self.weight < 0 else 1
+        combined = combine_members(sign * members, self.ensemble, self.uncertainty_coefficient)
+        return (sign * combined).clamp(-self.clip, self.clip)
 
 
 def load_sources(model: PeftModel, config: PPOConfig) -> list[Source]:

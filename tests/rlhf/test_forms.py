@@ -5,6 +5,7 @@ from rlhf.forms import (
     EvaluateForm,
     GenerateForm,
     ImportModelForm,
+    OrderQueueForm,
     PPOForm,
     RewardModelForm,
     settings_like,
@@ -52,6 +53,15 @@ def test_form_as_shown_is_complete_and_says_what_the_config_says(project, kind):
     known = CONFIGS[kind].__dataclass_fields__
     defaults = CONFIGS[kind](**{name: needed[name] for name in needed if name in known})
     assert form.settings == {name: getattr(defaults, name) for name in form.settings}
+
+
+def test_an_order_begins_with_the_temperature_that_the_report_found(project):
+    report = {"report": {"calibration": {"temperature": 2.345}}}
+    RewardModelFactory(project=project, details=report)
+    RewardModelFactory(details={"report": {"calibration": {"temperature": 9.0}}})
+
+    assert OrderQueueForm(project)["temperature"].value() == 2.35
+    assert OrderQueueForm(project, initial={"temperature": 3.0})["temperature"].value() == 3.0
 
 
 def test_choices_are_those_of_the_project_newest_first(project):

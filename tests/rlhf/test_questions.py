@@ -6,9 +6,9 @@ import pytest
 from django.urls import reverse
 
 from annotator.assignment import forget_order
-from annotator.models import Arm, Comparison, QueueOrder, Role, Split
+from annotator.models import Arm, Comparison, Project, QueueOrder, Role, Split
 from rlhf import runs
-from rlhf.models import RunKind, Status
+from rlhf.models import Run, RunKind, Status
 from rlhf.questions import arms_of, places_of, standing_of, store_order, write_comparisons
 from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import RewardModelFactory, RunFactory, write_artifact
@@ -97,6 +97,91 @@ def test_launch_is_refused_where_nothing_is_open(project, reward_model):
 
     with pytest.raises(runs.RunRefused, match="there is nothing left to ask"):
         runs.launch(project, "order_queue", {}, round_number=1, reward_model=reward_model)
+
+
+# --- by itself --------------------------------------------------------------------------------
+@pytest.fixture
+def trained(project, reward_model):
+    """The run that made the reward model, whose report found a temperature."""
+    reward_model.run = RunFactory(
+        project=project, kind=RunKind.REWARD_MODEL, status=Status.SUCCEEDED, round_number=2
+    )
+    reward_model.details = {"report": {"calibration": {"temperature": 1.618}}}
+    reward_model.save()
+    return reward_model.run
+
+
+def test_an_order_follows_a_reward_model_with_the_temperature_that_fits_it(
+    project, trained, reward_model, order
+):
+    ComparisonFactory(project=project)
+    before = order({})
+    before.config |= {"closeness": 0.2}
+    before.save()
+
+    run = runs.order_anew(trained.pk)
+
+    assert (run.kind, run.status, run.round_number) == ("order_queue", "queued", 2)
+    assert run.reward_model == reward_model
+    assert (run.config["temperature"], run.config["closeness"]) == (1.62, 0.2)
+
+
+def test_an_order_follows_a_run_once(project, trained):
+    ComparisonFactory(project=project)
+    first = runs.order_anew(trained.pk)
+    runs.request_stop(first)
+
+    again = runs.order_anew(trained.pk)
+
+    assert (again, again.status) == (first, Status.STOPPED)
+    assert project.runs.count() == 2
+
+
+def test_an_order_follows_new_answers_too(project, reward_model):
+    ComparisonFactory(project=project)
+    wrote = RunFactory(project=project, kind=RunKind.GENERATE, status=Status.SUCCEEDED)
+
+    assert runs.order_anew(wrote.pk).config["temperature"] == 1.0  # no report has found any
+
+
+def test_no_order_follows_while_one_is_made(project, trained):
+    ComparisonFactory(project=project)
+    RunFactory(project=project, kind=RunKind.ORDER_QUEUE, round_number=1)
+
+    assert runs.order_anew(trained.pk) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kind": RunKind.PPO}, {"status": Status.FAILED}, {"status": Status.RUNNING}]
+)
+def test_no_order_follows_other_runs(project, trained, changes):
+    ComparisonFactory(project=project)
+    Run.objects.filter(pk=trained.pk).update(**changes)
+
+    assert runs.order_anew(trained.pk) is None
+
+
+def test_no_order_follows_where_questions_are_drawn(project, trained):
+    ComparisonFactory(project=project)
+    Project.objects.update(queue_order=QueueOrder.DRAWN)
+
+    assert runs.order_anew(trained.pk) is None
+
+
+@pytest.mark.parametrize(("n_open", "made"), [(1, ["queued"]), (0, [])])
+def test_a_reward_model_is_kept_whether_an_order_can_follow_or_not(
+    project, reward_model, toy, n_open, made
+):
+    ComparisonFactory.create_batch(n_open, project=project)
+    run = RunFactory(project=project, kind=RunKind.REWARD_MODEL, policy=reward_model.parent)
+
+    runs.see_through(run.pk)
+
+    run.refresh_from_db()
+    assert (run.status, run.error) == (Status.SUCCEEDED, "")
+    orders = project.runs.filter(kind=RunKind.ORDER_QUEUE)
+    assert list(orders.values_list("status", flat=True)) == made
+    assert all(order.reward_model == run.outputs.get() for order in orders)
 
 
 # --- in ---------------------------------------------------------------------------------------
@@ -252,6 +337,17 @@ def test_project_page_says_who_made_the_order_and_asks_admins_for_a_new_one(
 
     assert ("reward-r1-v3" in page, "reward-r2-v9 is newer" in page) == (is_told, is_told)
     assert (reverse("rlhf:new_run", args=["tea", "order_queue"]) in page) == is_asked
+
+
+def test_project_page_does_not_ask_for_an_order_that_is_being_made(client, project, reward_model):
+    run = RunFactory(project=project, kind=RunKind.ORDER_QUEUE, reward_model=reward_model)
+    sign_in(client, project, Role.ADMIN)
+
+    page = client.get(reverse("rlhf:project", args=["tea"])).content.decode()
+
+    questions = page.split('id="questions"')[1]
+    assert f'<a href="{run.get_absolute_url()}">An order</a> is being made.' in questions
+    assert reverse("rlhf:new_run", args=["tea", "order_queue"]) not in questions
 
 
 def test_project_page_says_that_questions_are_drawn(client, reward_model, project):

@@ -8,7 +8,7 @@ from rlhf import reward_reports
 from rlhf.models import RunKind, Status
 from rlhf.reward_reports import cautions, learning_diagram, reliability_diagram, votes_in_words
 from rlhf.training.data import Vote
-from rlhf.training.reward_report import JudgedPair, Scored, report
+from rlhf.training.reward_report import JudgedPair, Scored, Ties, report
 from tests.factories import MembershipFactory, ProjectFactory
 from tests.rlhf.factories import RunFactory
 
@@ -166,6 +166,25 @@ def test_page_shows_the_report_and_escapes_what_models_wrote(client):
     assert "<b>bold" not in page
     diagrams = page.split('class="chart diagram"')[1:]
     assert [diagram.count("<circle") for diagram in diagrams] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        ("new", "Everywhere here a tie is half a vote"),
+        ("old", "they make it look surer than it is"),
+    ],
+)
+def test_page_says_what_becomes_of_ties_that_are_an_outcome(client, version, sentence):
+    run = make_run([judge(0, 1.0)])
+    run.config = {"ties": "davidson"}
+    run.result["report"] = report([judge(0, 1.0)], Ties("davidson", 0.3))
+    if version == "old":  # its predictions were of models without ties
+        del run.result["report"]["calibration"]["tie_share"]
+    run.save()
+    sign_in(client, run.project)
+
+    assert sentence in client.get(address(run)).content.decode()
 
 
 def test_page_of_a_run_without_held_out_pairs_opens(client):

@@ -4,7 +4,7 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from annotator.models import Assignment, Comparison, Project, Role, Split
+from annotator.models import Assignment, Comparison, Project, QueueOrder, Role, Split
 from rlhf.models import ModelKind, Round, RunKind, Status
 from rlhf.simulation import (
     PRESETS,
@@ -15,7 +15,7 @@ from rlhf.simulation import (
     serious_alarms,
 )
 from tests.factories import ProjectFactory, PromptFactory
-from tests.rlhf.factories import EvaluateRunFactory, RunFactory
+from tests.rlhf.factories import EvaluateRunFactory, RewardModelFactory, RunFactory
 
 
 @pytest.mark.django_db
@@ -94,6 +94,29 @@ def test_an_export_that_cannot_be_written_is_a_sentence(both_splits, toy, settin
 
     with pytest.raises(CommandError, match=r"The export could not be written to .*/file"):
         call_command("simulate", "demo", "--model", "tiny", "--json")
+
+
+@pytest.mark.django_db
+def test_the_first_round_has_nothing_to_order_questions_by(both_splits):
+    with pytest.raises(CommandError, match="--order informative needs --rounds 2 or more"):
+        call_command("simulate", "demo", "--model", "tiny", "--order", "informative")
+
+    assert Project.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_order_that_follows_new_answers_is_carried_out_before_anybody_votes(both_splits, toy):
+    project = make_project(Project.objects.get(), max_prompts=2, order=QueueOrder.INFORMATIVE)
+    policy = RewardModelFactory(project=project).parent
+    simulation = Simulation(project, [], PRESETS["tiny"], 0, print)
+    simulation.run(RunKind.GENERATE, 2, PRESETS["tiny"].generate, policy=policy)
+
+    simulation.order_questions()
+
+    order = project.runs.get(kind=RunKind.ORDER_QUEUE)
+    assert (order.status, order.result["n_scored"]) == (Status.SUCCEEDED, 8)
+    assert set(project.comparisons.values_list("arm", flat=True)) <= {"active", "random"}
+    assert list(simulation.seconds) == ["generate", "order_queue"]
 
 
 @pytest.mark.django_db

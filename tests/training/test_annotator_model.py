@@ -124,6 +124,14 @@ def test_length_difference_is_a_bounded_log_ratio(tokens, difference):
     assert length_difference(*tokens) == pytest.approx(difference)
 
 
+def test_a_ranking_is_one_vote_however_many_pairs_it_makes():
+    first, second = (Vote(number, "chosen", "chosen") for number in ("1", "2"))
+    of_three = [make_pair(first, second)._replace(comparison=7)] * 3
+    alone = [make_pair(first), make_pair(first)]  # of comparisons that are not known
+
+    assert count_votes([*of_three, *alone]) == {"1": 3, "2": 1}
+
+
 # --- who is recognised ---------------------------------------------------------------------------
 def test_a_saboteur_is_not_believed(fitted):
     least = min(fitted, key=lambda annotator: fitted[annotator].reliability)

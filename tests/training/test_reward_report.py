@@ -9,8 +9,11 @@ from scipy.special import expit
 
 from rlhf.training.data import Pair, Vote
 from rlhf.training.reward_report import (
+    HALF,
     JudgedPair,
     Scored,
+    Ties,
+    VotedPairs,
     by_agreement,
     by_length,
     by_margin,
@@ -20,8 +23,11 @@ from rlhf.training.reward_report import (
     fit_temperature,
     folds_of,
     judged_pair,
+    predicted_share,
     report,
     share,
+    surprise,
+    vote_variance,
 )
 
 FOR, AGAINST, TIE = (Vote("1", prefers, "chosen") for prefers in ("chosen", "rejected", "tie"))
@@ -195,12 +201,60 @@ def test_bins_hold_ten_pairs_or_more_and_are_ten_or_fewer():
     assert sizes(205) == [21] * 5 + [20] * 5
 
 
+# Scores log 4 and 0, so λ = 4 and 1. ν = 2 for both: see the tests of the losses.
+DAVIDSON, RAO_KUPPER = Ties("davidson", 1 / 2), Ties("rao-kupper", 1 / 3)
+LOG_4 = np.array([math.log(4)])
+
+
+@pytest.mark.parametrize(
+    ("ties", "win", "loss", "tie", "expected"),
+    [
+        (HALF, 4 / 5, 1 / 5, 0, 4 / 5),
+        (DAVIDSON, 4 / 9, 1 / 9, 4 / 9, 6 / 9),
+        (RAO_KUPPER, 6 / 9, 1 / 9, 2 / 9, 7 / 9),
+    ],
+)
+def test_a_tie_is_half_a_vote_of_what_the_model_predicts(ties, win, loss, tie, expected):
+    assert predicted_share(LOG_4, ties) == pytest.approx([expected])
+    assert predicted_share(-LOG_4, ties) == pytest.approx([1 - expected])
+    assert vote_variance(LOG_4, ties) == pytest.approx([win + tie / 4 - expected**2])
+    assert surprise(LOG_4, np.ones(1), np.zeros(1), ties) == pytest.approx([-math.log(win)])
+    assert surprise(LOG_4, np.zeros(1), np.zeros(1), ties) == pytest.approx([-math.log(loss)])
+
+
+@pytest.mark.parametrize(("ties", "tie"), [(DAVIDSON, 4 / 9), (RAO_KUPPER, 2 / 9)])
+def test_what_a_tie_costs_by_hand(ties, tie):
+    found = surprise(LOG_4, np.full(1, 0.5), np.ones(1), ties)
+
+    assert found == pytest.approx([-math.log(tie)])
+
+
+def test_a_model_that_knows_how_often_people_tie_is_called_calibrated():
+    # Of 9 votes 4 are wins and 4 ties, as Davidson's model expects of these scores.
+    pairs = [
+        judge(math.log(4), 6 / 9, 9, place=place)._replace(tie_share=4 / 9) for place in range(2)
+    ]
+
+    found, without = calibration(pairs, DAVIDSON), calibration(pairs)
+
+    assert found["tie_share"] == 1 / 2
+    assert found["ece"] == pytest.approx(0, abs=1e-12)
+    assert found["temperature"] == pytest.approx(1, abs=1e-3)
+    assert without["tie_share"] is None
+    assert without["ece"] == pytest.approx(4 / 5 - 6 / 9)
+
+
+def make_votes(margins, p_chosen, tie_share=0.0):
+    columns = (margins, p_chosen, tie_share, 1.0)
+    return VotedPairs(*(np.broadcast_to(np.array(each), len(margins)) for each in columns))
+
+
 @given(st.floats(0.2, 5), st.lists(st.floats(-3, 3), min_size=5, max_size=20))
 def test_the_temperature_is_found_again(temperature, margins):
     margins = np.array([*margins, 1.0])
     p_chosen = expit(margins / temperature)
 
-    found = fit_temperature(margins, p_chosen, np.ones_like(margins))
+    found = fit_temperature(make_votes(margins, p_chosen))
 
     assert found == pytest.approx(temperature, rel=1e-3)
 
@@ -210,15 +264,11 @@ def test_pairs_of_a_prompt_are_in_one_fold():
 
 
 def test_a_temperature_is_never_measured_on_what_it_was_fitted_on():
-    margins, p_chosen, votes = (
-        np.array([1.0, 1.0, 1.0, 1.0]),
-        np.array([0.6, 0.6, 0.9, 0.9]),
-        np.ones(4),
-    )
+    pairs = make_votes([1.0, 1.0, 1.0, 1.0], [0.6, 0.6, 0.9, 0.9])
 
-    cooled = cross_fitted(margins, p_chosen, votes, [0, 0, 1, 1])
+    cooled = cross_fitted(pairs, [0, 0, 1, 1])
 
-    assert expit(cooled) == pytest.approx([0.9, 0.9, 0.6, 0.6], abs=1e-3)
+    assert expit(cooled.margins) == pytest.approx([0.9, 0.9, 0.6, 0.6], abs=1e-3)
 
 
 def test_of_a_single_prompt_no_temperature_is_known():

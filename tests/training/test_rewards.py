@@ -18,7 +18,7 @@ from rlhf.training.generate import encode_prompts
 from rlhf.training.models import adapter_state, decode, encode, encode_completion, load_policy
 from rlhf.training.ppo_models import load_models
 from rlhf.training.reward_rules import Conversation, parse_lines
-from rlhf.training.rewards import lies_on, load_judge, memory_in_use
+from rlhf.training.rewards import Source, lies_on, load_judge, memory_in_use
 from tests.training.conftest import make_reward_model
 from tests.training.encoders import build_encoder
 
@@ -248,6 +248,17 @@ def test_members_are_normalised_one_by_one_and_then_combined(
     assert_close(targets.disagreement, members.std(1, correction=0))
     less = ppo.make_targets(rollout, [uncertain], 0.0, config).scores
     assert_close(less, members.mean(1) - 2 * members.std(1, correction=0))
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "expected"), [("mean", 2.0), ("worst", 3.0), ("uncertainty", 2.5)]
+)
+def test_what_members_disagree_about_never_pays_also_with_a_weight_below_0(ensemble, expected):
+    members = torch.tensor([[1.0, 3.0]])  # mean 2, standard deviation 1
+
+    source = Source("model", -1.0, 5.0, [], ensemble, uncertainty_coefficient=0.5)
+
+    assert source.combine(members).tolist() == [expected]  # it costs so much
 
 
 def test_a_rule_may_name_an_ensemble_too(make_config, ensemble_folder, prompts_file, folder):

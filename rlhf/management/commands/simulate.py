@@ -13,7 +13,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from annotator.exporting import NotExported
-from annotator.models import Project
+from annotator.models import Project, QueueOrder
 from rlhf.inputs import RunRefused
 from rlhf.simulation import PRESETS, SimulationFailed, simulate
 
@@ -27,21 +27,38 @@ class Command(BaseCommand):
         parser.add_argument("--annotators", type=int, default=5, help="the last one is a saboteur")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--model", choices=sorted(PRESETS), default="smollm2")
+        parser.add_argument(
+            "--order",
+            choices=QueueOrder.values,
+            default=QueueOrder.DRAWN,
+            help="informative: from round 2 on, the last reward model says what is asked first",
+        )
         parser.add_argument("--json", action="store_true", help="only one line of JSON at the end")
 
     def handle(
-        self, *, project: str, rounds: int, annotators: int, seed: int, model: str, json: bool,
-        **options: Any,
+        self, *, project: str, rounds: int, annotators: int, seed: int, model: str, order: str,
+        json: bool, **options: Any,
     ) -> None:  # fmt: skip
         if rounds < 1 or annotators < 3:
             raise CommandError("At least one round and three annotators are needed.")
+        if order == QueueOrder.INFORMATIVE and rounds < 2:
+            raise CommandError(
+                "In the first round there is no reward model to order the questions by: "
+                "--order informative needs --rounds 2 or more."
+            )
         original = Project.objects.filter(slug=project).first()
         if original is None:
             raise CommandError(f"There is no project {project!r}; `make demo` makes `demo`.")
         say = (lambda line: None) if json else self.stdout.write
         try:
             report = simulate(
-                original, rounds=rounds, annotators=annotators, seed=seed, model=model, say=say
+                original,
+                rounds=rounds,
+                annotators=annotators,
+                seed=seed,
+                model=model,
+                order=order,
+                say=say,
             )
         except (SimulationFailed, RunRefused, NotExported) as error:
             raise CommandError(str(error)) from error
