@@ -72,12 +72,11 @@ class Evidence(NamedTuple):
 def evidence_by_annotator(
     ballots: Sequence[Ballot],
     known: Sequence[Ballot],
-    repeats: Sequence[Ballot],
+    said_again: Sequence[tuple[Ballot, Ballot]],
     table: PairVotes,
     met: Meetings,
     probabilities: Mapping[int, np.ndarray],
 ) -> dict[int, Evidence]:
-    said_again = said_twice([*ballots, *known], repeats)
     agreement = _means_by_annotator(
         np.concatenate([met.one, met.other]),
         np.tile(met.comparison, 2),

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
-import numpy as np
 from django.utils import timezone
 
 from annotator.models import Project, User
@@ -38,15 +37,26 @@ from annotator.quality.people import (
     everybody,
     evidence_by_annotator,
     figures_of,
+    known_answers,
+    said_twice,
+    self_agreement,
     signals,
 )
-from annotator.quality.votes import JUDGMENTS_READ, Ballot, PairVotes, Votes, pair_votes, read_votes
+from annotator.quality.votes import JUDGMENTS_READ, Answer, Ballot, Votes, pair_votes, read_votes
 
 MOST_GROUPS = 20  # criteria, sources, guideline versions: those with most votes
 MOST_PERIODS = 26  # the newest
 MOST_PEOPLE_IN_MATRIX = 12
 MOST_DISAGREEMENTS = 500
-WEEKS_FROM_DAYS = 21  # votes of fewer days are shown by day
+DAYS_FOR_WEEKS = 21  # votes of fewer days are shown by day
+
+
+class Said(NamedTuple):
+    """What agreement is computed from: of a project, or of a part of it."""
+
+    counted: list[Ballot]
+    known: list[Ballot]
+    again: list[tuple[Ballot, Ballot]]  # what was said before, and when asked a second time
 
 
 class Report(NamedTuple):
@@ -61,9 +71,10 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
     met = meetings(table)
     probabilities = dawid_skene(table)
     noisy = noisy_scores(table, votes.counted)
-    evidence = evidence_by_annotator(
-        votes.counted, votes.known, votes.repeats, table, met, probabilities
+    said = Said(
+        votes.counted, votes.known, said_twice([*votes.counted, *votes.known], votes.repeats)
     )
+    evidence = evidence_by_annotator(*said, table, met, probabilities)
     everyone = figures_of(0, everybody(evidence.values()), votes.answers)
     names = dict(User.objects.filter(pk__in=evidence).values_list("pk", "username"))
     figures = {
@@ -74,18 +85,11 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
         "n_comparisons": len({ballot.comparison for ballot in votes.counted}),
         "n_annotators": len(evidence),
         "newest": newest if votes.is_cut else None,
-        "agreement": {
-            "alpha_ordinal": alpha(table)._asdict(),
-            "alpha_nominal": alpha(table, alpha_nominal)._asdict(),
-            "fleiss_kappa": fleiss(table)._asdict(),
-            "kendall_tau": kendall(met)._asdict(),
-            "self_agreement": everyone.self_agreement._asdict(),
-            "known_answers": everyone.known_answers._asdict(),
-        },
-        "over_time": over_time(votes.counted, table),
-        "by_guideline_version": by_guideline_version(votes.counted, table),
-        "by_criterion": by_criterion(votes.counted),
-        "by_source": by_source(votes, table),
+        "agreement": measures(said),
+        "over_time": over_time(said),
+        "by_guideline_version": by_guideline_version(said),
+        "by_criterion": by_criterion(said),
+        "by_source": by_source(said, votes.answers),
         "cohens_kappa": matrix_of_kappas(votes.counted, met, names),
         "everybody": everyone.as_json(),
         "annotators": people(evidence, everyone, votes, names),
@@ -95,63 +99,100 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
     return Report(figures, consensus(votes.counted, table, probabilities, noisy.scores))
 
 
-# --- alpha of parts -------------------------------------------------------------------------------
-def _part(name: str, table: PairVotes) -> dict[str, Any]:
-    n_votes = len(np.unique(table.ballot))
-    return {"name": name, "n_votes": n_votes, "alpha": alpha(table)._asdict()}
+# --- the whole, and parts -------------------------------------------------------------------------
+def measures(said: Said) -> dict[str, Any]:
+    table = pair_votes(said.counted)
+    figures = {
+        "alpha_ordinal": alpha(table),
+        "alpha_nominal": alpha(table, alpha_nominal),
+        "fleiss_kappa": fleiss(table),
+        "kendall_tau": kendall(meetings(table)),
+        "self_agreement": self_agreement(said.again),
+        "known_answers": known_answers(said.known),
+    }
+    return {name: figure._asdict() for name, figure in figures.items()}
 
 
-def _by_ballot(
-    table: PairVotes, labels: Sequence[Any], shown: Iterable[Any]
-) -> list[dict[str, Any]]:
-    """Alpha among the votes of each label in `shown`; `labels` has one for each ballot."""
-    of_row = np.array(labels)[table.ballot]
-    return [_part(str(label), table.where(of_row == label)) for label in shown]
+def _part(name: str, said: Said) -> dict[str, Any]:
+    return {"name": name, "n_votes": len(said.counted), **measures(said)}
 
 
-def over_time(ballots: Sequence[Ballot], table: PairVotes) -> list[dict[str, Any]]:
+def _labelled(said: Said, label: Callable[[Ballot], Any]) -> dict[Any, Said]:
+    """By label, what was said there; repeats belong to the time and place of the second time."""
+    parts: dict[Any, Said] = defaultdict(lambda: Said([], [], []))
+    for ballot in said.counted:
+        parts[label(ballot)].counted.append(ballot)
+    for ballot in said.known:
+        parts[label(ballot)].known.append(ballot)
+    for before, again in said.again:
+        parts[label(again)].again.append((before, again))
+    return parts
+
+
+def over_time(said: Said) -> list[dict[str, Any]]:
     """By week or, of fewer than three weeks, by day; a comparison belongs to its last vote's."""
-    if not ballots:
-        return []
-    days = [timezone.localdate(ballot.created) for ballot in ballots]
     last: dict[int, date] = {}
-    for ballot, day in zip(ballots, days, strict=True):
+    for ballot in said.counted:
+        day = timezone.localdate(ballot.created)
         last[ballot.comparison] = max(day, last.get(ballot.comparison, day))
-    is_long = (max(days) - min(days)).days >= WEEKS_FROM_DAYS
-    labels = [
-        f"week of {_monday(last[ballot.comparison])}" if is_long else str(last[ballot.comparison])
-        for ballot in ballots
-    ]
-    return _by_ballot(table, labels, sorted(set(labels))[-MOST_PERIODS:])
+    days = last.values()
+    is_long = bool(days) and (max(days) - min(days)).days >= DAYS_FOR_WEEKS
+
+    def label(ballot: Ballot) -> str:
+        # Known answers are asked all the time, and have no last vote.
+        day = last.get(ballot.comparison) or timezone.localdate(ballot.created)
+        return f"week of {day - timedelta(days=day.weekday())}" if is_long else str(day)
+
+    parts = _labelled(said, label)
+    return [_part(name, parts[name]) for name in sorted(parts)[-MOST_PERIODS:]]
 
 
-def _monday(day: date) -> date:
-    return day - timedelta(days=day.weekday())
-
-
-def by_guideline_version(ballots: Sequence[Ballot], table: PairVotes) -> list[dict[str, Any]]:
+def by_guideline_version(said: Said) -> list[dict[str, Any]]:
     """Among votes that were given with the same version before one's eyes."""
-    versions = [ballot.guideline_version for ballot in ballots]
-    return _by_ballot(table, versions, sorted(set(versions))[-MOST_GROUPS:])
+    parts = _labelled(said, lambda ballot: ballot.guideline_version)
+    return [_part(str(version), parts[version]) for version in sorted(parts)[-MOST_GROUPS:]]
 
 
-def by_criterion(ballots: Sequence[Ballot]) -> list[dict[str, Any]]:
-    n_votes = Counter(name for ballot in ballots for name in ballot.criteria)
-    return [_part(name, pair_votes(ballots, name)) for name, _ in n_votes.most_common(MOST_GROUPS)]
+def by_criterion(said: Said) -> list[dict[str, Any]]:
+    """Of what was said of each criterion by itself."""
+    n_votes = Counter(name for ballot in said.counted for name in ballot.criteria)
+    return [_part(name, _of_criterion(said, name)) for name, _ in n_votes.most_common(MOST_GROUPS)]
 
 
-def by_source(votes: Votes, table: PairVotes) -> list[dict[str, Any]]:
-    """Of pairs with an answer of each source."""
-    sources = np.array(
+def _of_criterion(said: Said, name: str) -> Said:
+    """Rankings by one criterion in the place of the whole; known answers are known of the whole."""
+
+    def turned(ballot: Ballot) -> Ballot:
+        return ballot._replace(ranking=ballot.criteria[name])
+
+    return Said(
+        [turned(ballot) for ballot in said.counted if name in ballot.criteria],
+        [],
         [
-            [votes.answers[pk].source for pk in pair]
-            for pair in zip(table.first.tolist(), table.second.tolist(), strict=True)
-        ]
-    ).reshape(-1, 2)
-    n_votes = Counter(source for pair in sources.tolist() for source in set(pair))
+            (turned(before), turned(again))
+            for before, again in said.again
+            if name in before.criteria and name in again.criteria
+        ],
+    )
+
+
+def by_source(said: Said, answers: Mapping[int, Answer]) -> list[dict[str, Any]]:
+    """Of comparisons with an answer of each source."""
+
+    def sources(ballot: Ballot) -> set[str]:
+        return {answers[pk].source for pk in ballot.order}
+
+    n_votes = Counter(source for ballot in said.counted for source in sources(ballot))
     return [
-        _part(source, table.where((sources == source).any(1)))
-        for source, _ in n_votes.most_common(MOST_GROUPS)
+        _part(
+            name,
+            Said(
+                [ballot for ballot in said.counted if name in sources(ballot)],
+                [ballot for ballot in said.known if name in sources(ballot)],
+                [votes for votes in said.again if name in sources(votes[1])],
+            ),
+        )
+        for name, _ in n_votes.most_common(MOST_GROUPS)
     ]
 
 

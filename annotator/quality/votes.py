@@ -158,13 +158,12 @@ def outcomes_of(ranking: Ranking) -> dict[tuple[int, int], int]:
     }
 
 
-def pair_votes(ballots: Iterable[Ballot], criterion: str | None = None) -> PairVotes:
-    """All rankings among the ballots, as a whole or by one criterion; all-bad verdicts rank nothing."""
+def pair_votes(ballots: Iterable[Ballot]) -> PairVotes:
+    """All rankings among the ballots; all-bad verdicts rank nothing."""
     numbers: dict[tuple[int, int, int], int] = {}
     rows = []
     for place, ballot in enumerate(ballots):
-        ranking = ballot.ranking if criterion is None else ballot.criteria.get(criterion, [])
-        for (first, second), outcome in outcomes_of(ranking).items():
+        for (first, second), outcome in outcomes_of(ballot.ranking).items():
             pair = numbers.setdefault((ballot.comparison, first, second), len(numbers))
             row = (place, ballot.comparison, pair, ballot.annotator, outcome, first, second)
             rows.append(row)

@@ -5,7 +5,7 @@ The pages show figures that the worker has computed (`quality.keeping`): they re
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
@@ -20,6 +20,33 @@ from annotator.quality import keeping
 PAGE_SIZE = 50
 
 
+class Measure(NamedTuple):
+    """A measure of agreement as the page names it."""
+
+    title: str
+    note: str
+    is_share: bool = False
+
+
+MEASURES = {
+    "alpha_ordinal": Measure("Krippendorff's alpha, ordinal", "a tie lies half-way"),
+    "alpha_nominal": Measure("Krippendorff's alpha, nominal", "a tie is as far from both"),
+    "fleiss_kappa": Measure("Fleiss' kappa", "as nominal alpha, for many votes"),
+    "kendall_tau": Measure("Kendall's tau", "of rankings of three or more"),
+    "self_agreement": Measure("Agreement with oneself", "when asked the same twice", True),
+    "known_answers": Measure("Known answers right", "of those mixed in to check", True),
+}
+PARTS = {
+    "over_time": ("Over time", "A comparison belongs to the time of its last vote."),
+    "by_guideline_version": (
+        "By version of the guidelines",
+        "Among votes that were given with the same version before one's eyes.",
+    ),
+    "by_criterion": ("By criterion", "Of what was said of each criterion by itself."),
+    "by_source": ("By source of the answers", "Of comparisons with an answer of the source."),
+}
+
+
 @login_required
 def agreement(request: HtmxRequest, slug: str) -> HttpResponse:
     """Where the figures were once."""
@@ -31,11 +58,34 @@ def quality(request: HtmxRequest, slug: str) -> HttpResponse:
     context = _context(request, slug)
     if figures := context["figures"]:
         alpha = figures["agreement"]["alpha_ordinal"]
+        chosen = request.GET.get("measure", "")
+        chosen = chosen if chosen in MEASURES else "alpha_ordinal"
         context |= {
             "alpha": alpha,
             "meaning": alpha["reason"] if alpha["value"] is None else meaning_of(alpha["value"]),
+            "agreement": [
+                (measure, figures["agreement"][name]) for name, measure in MEASURES.items()
+            ],
+            "measures": MEASURES,
+            "chosen": chosen,
+            "measure": MEASURES[chosen],
+            "parts": _parts(figures, chosen),
         }
     return render(request, "annotator/quality.html", context)
+
+
+def _parts(figures: dict[str, Any], measure: str) -> list[dict[str, Any]]:
+    """What there is to compare: nothing is shown that has one row only, but a criterion."""
+    return [
+        {
+            "id": name,
+            "title": title,
+            "sentence": sentence,
+            "rows": [(part["name"], part["n_votes"], part[measure]) for part in figures[name]],
+        }
+        for name, (title, sentence) in PARTS.items()
+        if len(figures[name]) > (name != "by_criterion")
+    ]
 
 
 @login_required

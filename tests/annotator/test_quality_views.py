@@ -80,6 +80,21 @@ def test_what_no_number_can_say_is_said_in_words(client, project):
     assert "No comparison has been judged twice by the same person yet." in text_of(response)
 
 
+def test_parts_are_shown_by_the_measure_that_is_chosen(client, project):
+    for comparison, version in zip(vote(project, "AA", "AB"), (1, 2), strict=True):
+        comparison.judgments.update(guideline_version=version)
+    computed(project)
+
+    by_alpha = client.get(url("quality")).context["parts"]
+    by_oneself = client.get(url("quality"), {"measure": "self_agreement"}).context["parts"]
+
+    assert [part["title"] for part in by_alpha] == ["By version of the guidelines"]
+    assert [(name, n, of["value"]) for name, n, of in by_alpha[0]["rows"]] == [
+        ("1", 2, 1.0), ("2", 2, -0.5),
+    ]  # fmt: skip
+    assert [of["value"] for _, _, of in by_oneself[0]["rows"]] == [None, None]
+
+
 def test_everybody_stands_beside_each_annotator(client, project):
     vote(project, "AB", "AA")
     computed(project)

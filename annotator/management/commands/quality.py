@@ -70,7 +70,7 @@ def in_words(figures: dict[str, Any]) -> Iterator[str]:
         yield f"Only the newest {figures['newest']:,} judgments were read."
     yield from _titled("Agreement", _agreement(figures["agreement"]))
     for name, title in PARTS.items():
-        parts = [f"{part['name']}: {figure(part['alpha'])}" for part in figures[name]]
+        parts = [f"{part['name']}: {figure(part['alpha_ordinal'])}" for part in figures[name]]
         yield from _titled(title, parts)
     yield from _titled("Annotators", _people(figures["annotators"]))
     yield from _titled("Sources, best first", _leaderboard(figures["leaderboard"]))

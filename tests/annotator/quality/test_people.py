@@ -12,6 +12,7 @@ from annotator.quality.people import (
     known_answers,
     longer,
     median_seconds,
+    said_twice,
     self_agreement,
     share,
     signals,
@@ -27,7 +28,7 @@ def figures(votes, known=(), repeats=()):
     """By annotator, and 0 for everybody."""
     table = pair_votes(votes)
     evidence = evidence_by_annotator(
-        votes, known, repeats, table, meetings(table), dawid_skene(table)
+        votes, known, said_twice(votes, repeats), table, meetings(table), dawid_skene(table)
     )
     found = {who: figures_of(who, of, ANSWERS) for who, of in evidence.items()}
     return found | {0: figures_of(0, everybody(evidence.values()), ANSWERS)}

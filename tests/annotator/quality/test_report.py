@@ -7,13 +7,15 @@ import pytest
 
 from annotator.models import Completion, Purpose
 from annotator.quality.report import (
+    Said,
     by_criterion,
     by_guideline_version,
+    by_source,
     compute,
     disagreements,
     over_time,
 )
-from annotator.quality.votes import pair_votes
+from annotator.quality.votes import Answer
 from tests.factories import (
     ComparisonFactory,
     ProjectFactory,
@@ -22,7 +24,7 @@ from tests.factories import (
     make_judgment,
 )
 
-A, B = [[1], [2]], [[2], [1]]
+A, B, A13 = [[1], [2]], [[2], [1]], [[1], [3]]
 MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
@@ -39,7 +41,7 @@ def on(ballot, *days):
 def test_votes_of_a_few_days_are_shown_by_day(ballot):
     votes = on(ballot, 0, 0, 3)
 
-    parts = over_time(votes, pair_votes(votes))
+    parts = over_time(Said(votes, [], []))
 
     assert [(part["name"], part["n_votes"]) for part in parts] == [
         ("2026-03-02", 4), ("2026-03-05", 2),
@@ -49,7 +51,7 @@ def test_votes_of_a_few_days_are_shown_by_day(ballot):
 def test_votes_of_three_weeks_are_shown_by_week(ballot):
     votes = on(ballot, 0, 6, 21)
 
-    parts = over_time(votes, pair_votes(votes))
+    parts = over_time(Said(votes, [], []))
 
     assert [(part["name"], part["n_votes"]) for part in parts] == [
         ("week of 2026-03-02", 4), ("week of 2026-03-23", 2),
@@ -59,9 +61,9 @@ def test_votes_of_three_weeks_are_shown_by_week(ballot):
 def test_a_comparison_belongs_to_the_day_of_its_last_vote(ballot):
     votes = [ballot(1, 1, A, created=MONDAY), ballot(1, 2, A, created=MONDAY + timedelta(days=1))]
 
-    (part,) = over_time(votes, pair_votes(votes))
+    (part,) = over_time(Said(votes, [], []))
 
-    assert (part["name"], part["alpha"]["value"]) == ("2026-03-03", 1.0)
+    assert (part["name"], part["alpha_ordinal"]["value"]) == ("2026-03-03", 1.0)
 
 
 def test_versions_of_the_guidelines_are_compared_among_themselves(ballot):
@@ -73,19 +75,53 @@ def test_versions_of_the_guidelines_are_compared_among_themselves(ballot):
         ballot(2, 2, A, guideline_version=2),
     ]
 
-    one, two = by_guideline_version(votes, pair_votes(votes))
+    one, two = by_guideline_version(Said(votes, [], []))
 
-    assert (one["name"], one["alpha"]["value"], one["alpha"]["n"]) == ("1", -0.5, 1)
-    assert (two["name"], two["alpha"]["value"]) == ("2", None)
+    assert (one["name"], one["alpha_ordinal"]["value"], one["alpha_ordinal"]["n"]) == ("1", -0.5, 1)
+    assert (two["name"], two["alpha_ordinal"]["value"]) == ("2", None)
 
 
 def test_each_criterion_has_its_own_alpha(ballot):
     criteria = [{"honest": A, "kind": A}, {"honest": A, "kind": B}]
     votes = [ballot(1, who, A, criteria=said) for who, said in enumerate(criteria)]
 
-    found = {part["name"]: part["alpha"]["value"] for part in by_criterion(votes)}
+    found = {
+        part["name"]: part["alpha_ordinal"]["value"] for part in by_criterion(Said(votes, [], []))
+    }
 
     assert found == {"honest": 1.0, "kind": -0.5}
+
+
+def test_each_criterion_has_its_own_agreement_with_oneself(ballot):
+    before = ballot(1, 1, A, criteria={"honest": A, "kind": A})
+    again = ballot(1, 1, A, criteria={"honest": A, "kind": B})
+
+    found = by_criterion(Said([before], [], [(before, again)]))
+
+    assert {part["name"]: part["self_agreement"]["value"] for part in found} == {
+        "honest": 1.0, "kind": 0.0,
+    }  # fmt: skip
+
+
+def test_a_comparison_counts_for_each_source_in_it(ballot):
+    answers = {pk: Answer(source, 5) for pk, source in enumerate("abc", start=1)}
+    votes = [ballot(1, who, A) for who in (1, 2)]
+    votes += [ballot(2, who, ranking, order=[1, 3]) for who, ranking in [(1, A13), (2, A13[::-1])]]
+
+    found = {
+        part["name"]: part["alpha_ordinal"] for part in by_source(Said(votes, [], []), answers)
+    }
+
+    assert {name: alpha["n"] for name, alpha in found.items()} == {"a": 2, "b": 1, "c": 1}
+    assert (found["b"]["value"], found["c"]["value"]) == (1.0, -0.5)
+
+
+def test_known_answers_belong_to_the_version_they_were_asked_in(ballot):
+    known = [ballot(1, 1, A, expected=A), ballot(2, 1, A, expected=B, guideline_version=2)]
+
+    found = by_guideline_version(Said([], known, []))
+
+    assert [part["known_answers"]["value"] for part in found] == [1.0, 0.0]
 
 
 def test_the_most_split_comparisons_come_first(ballots):

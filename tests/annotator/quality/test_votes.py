@@ -118,11 +118,3 @@ def test_votes_on_a_pair_stand_together(ballot):
     assert table.ballot.tolist() == [0, 2, 0, 2, 0, 2]
     assert table.outcome.tolist() == [1, -1, 1, -1, 0, -1]
     assert table.second.tolist() == [2, 2, 3, 3, 3, 3]
-
-
-def test_a_criterion_has_a_table_of_its_own(ballot):
-    ballots = [ballot(5, 1, [[1], [2]], criteria={"honest": [[2], [1]]}), ballot(5, 2, [[1], [2]])]
-
-    table = pair_votes(ballots, "honest")
-
-    assert (table.annotator.tolist(), table.outcome.tolist()) == ([1], [-1])
