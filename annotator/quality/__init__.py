@@ -1,5 +1,6 @@
-"""How far votes can be trusted: agreement, people, consensus, models. docs/quality.md says what each
-figure means.
+"""How far votes can be trusted: agreement, people, consensus, models.
+
+docs/quality.md says what each figure means.
 
 `votes` reads rows and makes tables of them; `coefficients`, `people`, `consensus` and
 `leaderboard` are arithmetic on these tables; `report` puts the figures together, and `keeping`

@@ -90,9 +90,10 @@ def mean(sums: np.ndarray) -> np.ndarray:
     return _divide(sums[:, 0], sums[:, 1])
 
 
-# --- counts of votes on pairs -------------------------------------------------------------------
+# --- counts of votes on pairs -----------------------------------------------------------------
 def shared_counts(table: PairVotes) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair that two or more have ranked: its comparison (P,), and how many said -1, 0, 1 (P, 3)."""
+    """Of each pair that two or more have ranked: its comparison (P,), and how many said -1, 0 and
+    1 (P, 3)."""
     _, start, place = np.unique(table.pair, return_index=True, return_inverse=True)
     counts = np.zeros((len(start), OUTCOMES))
     np.add.at(counts, (place, table.outcome + 1), 1)
@@ -100,7 +101,7 @@ def shared_counts(table: PairVotes) -> tuple[np.ndarray, np.ndarray]:
     return table.comparison[start][is_shared], counts[is_shared]
 
 
-# --- Krippendorff's alpha -----------------------------------------------------------------------
+# --- Krippendorff's alpha ---------------------------------------------------------------------
 def coincidences(counts: np.ndarray) -> np.ndarray:
     """(P, K²): what each unit, with counts (P, K) of values, adds to the matrix of coincidences.
 
@@ -138,9 +139,9 @@ def _ordinal(n_values: np.ndarray) -> np.ndarray:
     return (middle[:, :, None] - middle[:, None, :]) ** 2
 
 
-# --- kappas -------------------------------------------------------------------------------------
+# --- kappas -----------------------------------------------------------------------------------
 def fleiss_statistics(counts: np.ndarray) -> np.ndarray:
-    """(P, K + 2): agreement in each unit with counts (P, K), its shares of values, and 1 for itself."""
+    """(P, K + 2): agreement in each unit with counts (P, K), its shares of values, and a 1."""
     m = counts.sum(1, keepdims=True)
     agreement = ((counts**2).sum(1, keepdims=True) - m) / (m * (m - 1))
     return np.hstack([agreement, counts / m, np.ones_like(m)])
@@ -163,7 +164,7 @@ def cohens_kappa(sums: np.ndarray) -> np.ndarray:
     return _divide(observed - expected, 1 - expected)
 
 
-# --- who has ranked the same pairs --------------------------------------------------------------
+# --- who has ranked the same pairs ------------------------------------------------------------
 class Meetings(NamedTuple):
     """Each two votes of different people on the same pair of completions."""
 
@@ -208,10 +209,11 @@ def agreement_shares(met: Meetings) -> np.ndarray:
 
 
 def kendall_statistics(met: Meetings) -> np.ndarray:
-    """(C, 2): of each comparison of three or more, the sum of tau-b over each two people, and how many.
+    """(C, 2): of each comparison of three or more, the sum of tau-b over each two people, and of
+    how many two.
 
-    tau-b of two rankings = Σ ab / √(Σ a² · Σ b²) over all pairs, with what each says of the pair, -1, 0
-    or 1. Undefined, and left out, where one of them has all in one tie.
+    tau-b of two rankings = Σ ab / √(Σ a² · Σ b²) over all pairs, with what each says of the pair,
+    -1, 0 or 1. Undefined, and left out, where one of them has all in one tie.
     """
     who = np.stack([met.comparison, met.one, met.other], axis=1)
     _, start, place = np.unique(who, axis=0, return_index=True, return_inverse=True)
@@ -227,7 +229,7 @@ def kendall_statistics(met: Meetings) -> np.ndarray:
     return summed_by(met.comparison[start][is_defined], rows)
 
 
-# --- the figures of a table ---------------------------------------------------------------------
+# --- the figures of a table -------------------------------------------------------------------
 def alpha(table: PairVotes, figure: Figure = alpha_ordinal) -> Estimate:
     comparison, counts = shared_counts(table)
     added = coincidences(counts) + coincidences(counts[:, ::-1])

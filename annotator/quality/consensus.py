@@ -35,7 +35,7 @@ class Opinion(NamedTuple):
     support: float
 
 
-# --- Dawid and Skene ------------------------------------------------------------------------------
+# --- Dawid and Skene --------------------------------------------------------------------------
 def dawid_skene(table: PairVotes) -> dict[int, np.ndarray]:
     """By pair that two or more have ranked: the probabilities (3,) that it is worse, a tie, better.
 
@@ -63,7 +63,7 @@ def dawid_skene(table: PairVotes) -> dict[int, np.ndarray]:
     }
 
 
-# --- noisy Bradley and Terry ------------------------------------------------------------------------
+# --- noisy Bradley and Terry ------------------------------------------------------------------
 class NoisyScores(NamedTuple):
     scores: dict[int, float]  # by completion; only differences within a comparison mean something
     attention: dict[int, float]  # by annotator: the share of votes that look at the answers
@@ -115,9 +115,10 @@ def noisy_scores(table: PairVotes, ballots: Sequence[Ballot]) -> NoisyScores:
 
 
 def noisy_loss(x: np.ndarray, votes: NoisyVotes) -> tuple[float, np.ndarray]:
-    """The negative log-posterior and its gradient. x: scores, then (γ, q) of each annotator, as logits.
+    """The negative log-posterior and its gradient, at scores and then (γ, q) of each annotator.
 
-    All but γ are normal around 0 with deviation 1 beforehand, γ's logit is around ATTENTION_PRIOR.
+    γ and q are logits. Beforehand all are normal with deviation 1, γ around ATTENTION_PRIOR and the
+    others around 0.
     """
     scores, habits = x[: votes.n_completions], x[votes.n_completions :].reshape(-1, 2)
     gamma = expit(habits[:, 0])[votes.annotator]
@@ -152,14 +153,14 @@ def _sides(table: PairVotes, ballots: Sequence[Ballot]) -> np.ndarray:
     )
 
 
-# --- of each comparison -----------------------------------------------------------------------------
+# --- of each comparison -----------------------------------------------------------------------
 def consensus(
     ballots: Sequence[Ballot],
     table: PairVotes,
     probabilities: Mapping[int, np.ndarray],
     scores: Mapping[int, float],
 ) -> dict[int, dict[str, Any]]:
-    """By comparison with two votes or more: the votes counted, and what each method makes of them."""
+    """By comparison with two votes or more: how many, and what each method makes of them."""
     of_pair = _by_pair(table, probabilities)
     return {
         comparison: {

@@ -85,7 +85,7 @@ def _style_differences(firsts: list[Answer], seconds: list[Answer]) -> np.ndarra
     return difference / np.where(deviation > 0, deviation, 1)
 
 
-# --- the model ----------------------------------------------------------------------------------
+# --- the model --------------------------------------------------------------------------------
 def design_of(battles: Battles, *, with_style: bool) -> np.ndarray:
     """(n, K) or (n, K + 4): 1 for `one`, -1 for the other; then the style."""
     rows = np.arange(len(battles.one))
@@ -145,7 +145,7 @@ def _in_points(beta: np.ndarray, n_sources: int) -> np.ndarray:
     return np.concatenate([points, beta[n_sources:]])
 
 
-# --- the board ----------------------------------------------------------------------------------
+# --- the board --------------------------------------------------------------------------------
 def leaderboard(battles: Battles) -> dict[str, Any]:
     """As JSON: `rows` best first, `matrix` in the same order, `style`, `groups`; or a `reason`."""
     if not len(battles.one):

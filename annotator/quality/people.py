@@ -68,7 +68,7 @@ class Evidence(NamedTuple):
     reliability: np.ndarray  # (C, 2)
 
 
-# --- evidence -----------------------------------------------------------------------------------
+# --- evidence ---------------------------------------------------------------------------------
 def evidence_by_annotator(
     ballots: Sequence[Ballot],
     known: Sequence[Ballot],
@@ -139,7 +139,7 @@ def _means_by_annotator(
     return found
 
 
-# --- figures ------------------------------------------------------------------------------------
+# --- figures ----------------------------------------------------------------------------------
 def figures_of(annotator: int, of: Evidence, answers: Mapping[int, Answer]) -> PersonFigures:
     return PersonFigures(
         annotator=annotator,
@@ -234,7 +234,7 @@ def median_seconds(ballots: Iterable[Ballot]) -> Estimate:
     return Estimate(float(np.median(times)), low, high, len(times))
 
 
-# --- several figures together -------------------------------------------------------------------
+# --- several figures together -----------------------------------------------------------------
 def _is_below(figure: Estimate, other: Estimate) -> bool:
     return figure.high is not None and other.value is not None and figure.high < other.value
 

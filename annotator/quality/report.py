@@ -99,7 +99,7 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
     return Report(figures, consensus(votes.counted, table, probabilities, noisy.scores))
 
 
-# --- the whole, and parts -------------------------------------------------------------------------
+# --- the whole, and parts ---------------------------------------------------------------------
 def measures(said: Said) -> dict[str, Any]:
     table = pair_votes(said.counted)
     figures = {
@@ -196,7 +196,7 @@ def by_source(said: Said, answers: Mapping[int, Answer]) -> list[dict[str, Any]]
     ]
 
 
-# --- people ---------------------------------------------------------------------------------------
+# --- people -----------------------------------------------------------------------------------
 def matrix_of_kappas(
     ballots: Sequence[Ballot], met: Meetings, names: dict[int, str]
 ) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def matrix_of_kappas(
 def people(
     evidence: dict[int, Evidence], everyone: PersonFigures, votes: Votes, names: dict[int, str]
 ) -> list[dict[str, Any]]:
-    """Those about whom several figures say something first; then least agreement with the others."""
+    """Those first about whom several figures say something; then by agreement with the others."""
     rows = []
     for annotator, of_person in evidence.items():
         figures = figures_of(annotator, of_person, votes.answers)
@@ -233,7 +233,7 @@ def _order_of_people(row: dict[str, Any]) -> tuple[int, bool, float, str]:
     return -len(row["signals"]), agreement is None, agreement or 0.0, row["name"]
 
 
-# --- comparisons ----------------------------------------------------------------------------------
+# --- comparisons ------------------------------------------------------------------------------
 def disagreements(ballots: Sequence[Ballot]) -> list[dict[str, Any]]:
     """The most split first; of equally split ones those with more votes."""
     rows = [

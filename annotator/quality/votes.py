@@ -81,7 +81,7 @@ class PairVotes(NamedTuple):
         return PairVotes._make(column[mask] for column in self)
 
 
-# --- reading ------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------
 def read_votes(project: Project, newest: int = JUDGMENTS_READ) -> Votes:
     """What is in force among the newest judgments. A handful of queries, however many there are."""
     judgments = Judgment.objects.filter(project=project)
@@ -140,7 +140,7 @@ def answer_of(source: str, text: str) -> Answer:
     )
 
 
-# --- rankings to pairs --------------------------------------------------------------------------
+# --- rankings to pairs ------------------------------------------------------------------------
 def places_of(ranking: Ranking) -> dict[int, int]:
     """Example: [[7], [8, 9]] -> {7: 0, 8: 1, 9: 1}."""
     return {pk: place for place, group in enumerate(ranking) for pk in group}

@@ -58,7 +58,7 @@ def vote(project, *rows):
     return list(project.comparisons.order_by("pk"))
 
 
-# --- figures --------------------------------------------------------------------------------------
+# --- figures ----------------------------------------------------------------------------------
 def test_agreement_is_a_number_and_a_sentence(client, project):
     vote(project, "AA", "AA", "BB")
     computed(project)
@@ -150,7 +150,7 @@ def test_consensus_stands_beside_the_votes(client, project):
     assert len(after.context["judgments"]) == 3
 
 
-# --- empty ------------------------------------------------------------------------------------------
+# --- empty ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_is_computed_yet(client, name):
     assert "Nothing has been computed yet." in text_of(client.get(url(name)))
@@ -171,7 +171,7 @@ def test_without_votes_there_is_a_sentence(client, project, name, sentence):
     assert sentence in text_of(client.get(url(name)))
 
 
-# --- how new they are -------------------------------------------------------------------------------
+# --- how new they are -------------------------------------------------------------------------
 def test_a_page_without_newer_votes_asks_for_nothing(client, project):
     vote(project, "AB")
     computed(project)
@@ -231,7 +231,7 @@ def test_a_failure_is_told_and_not_tried_again_by_itself(client, project):
     assert "hx-trigger" not in html
 
 
-# --- who ----------------------------------------------------------------------------------------------
+# --- who --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", [*PAGES, "quality_status"])
 def test_annotators_do_not_see_who_wrote_what(client, project, name):
     client.force_login(MembershipFactory(project=project).user)

@@ -918,7 +918,7 @@ def test_a_comparison_costs_the_same_for_one_judgment_and_three(
     for _ in range(rows):
         make_judgment(comparison, UserFactory(), [0], [1])
 
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         client.get(url("comparison", comparison.pk))
 
 

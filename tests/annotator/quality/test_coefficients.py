@@ -74,7 +74,7 @@ def counted(units):
     return np.array([[(unit == value).sum() for value in range(1, 6)] for unit in units], float)
 
 
-# --- published tables ---------------------------------------------------------------------------
+# --- published tables -------------------------------------------------------------------------
 @pytest.mark.parametrize(("figure", "published"), [(alpha_nominal, 0.743), (alpha_ordinal, 0.815)])
 def test_alpha_of_krippendorffs_own_example(figure, published):
     counts = counted(KRIPPENDORFF.T)
@@ -101,7 +101,7 @@ def test_cohens_kappa_of_cohens_own_example():
     assert found == pytest.approx(statsmodels_cohen(200 * np.array(COHEN)).kappa)
 
 
-# --- of votes, by hand --------------------------------------------------------------------------
+# --- of votes, by hand ------------------------------------------------------------------------
 def test_all_are_1_where_everybody_says_the_same(voted):
     table = voted([[A, A], [B, B], [TIE, TIE]])
 
@@ -148,7 +148,7 @@ def test_kendall_by_hand(voted):
     assert found == Estimate(pytest.approx(1 / 3), n=1)
 
 
-# --- of votes, against libraries ------------------------------------------------------------------
+# --- of votes, against libraries --------------------------------------------------------------
 @pytest.mark.parametrize(
     ("figure", "level"), [(alpha_nominal, "nominal"), (alpha_ordinal, "ordinal")]
 )
@@ -194,7 +194,7 @@ def test_everybody_meets_everybody_on_each_pair(voted):
     assert found == [(0, 0, 1, 1, -1), (0, 0, 2, 1, 0), (0, 1, 2, -1, 0), (2, 0, 1, -1, -1)]
 
 
-# --- undefined ----------------------------------------------------------------------------------
+# --- undefined --------------------------------------------------------------------------------
 def test_figures_say_when_nobody_shares_a_comparison(voted):
     for rows in ([], [[A, None], [None, B]]):
         table = voted(rows)
@@ -221,9 +221,9 @@ def test_kendall_leaves_out_who_has_everything_in_one_tie(voted):
     assert kendall(meetings(table)).value is None
 
 
-# --- intervals ----------------------------------------------------------------------------------
+# --- intervals --------------------------------------------------------------------------------
 def test_resampling_equal_comparisons_together_is_resampling_them_one_by_one(monkeypatch):
-    """The sum over n of n equal rows is certain; that of a share p of ones has variance n p (1 - p)."""
+    """The sum of equal rows is certain; that of a share p of ones has variance n p (1 - p)."""
     monkeypatch.setattr(coefficients, "REPLICATES", 20_000)
     added = np.array([[1.0, 5.0]] * 30 + [[0.0, 5.0]] * 70)
 

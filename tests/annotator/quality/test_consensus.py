@@ -21,7 +21,7 @@ from annotator.quality.votes import pair_votes
 A, B, TIE, BAD = [[1], [2]], [[2], [1]], [[1, 2]], []
 
 
-# --- majority -------------------------------------------------------------------------------------
+# --- majority ---------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("said", "found"),
     [
@@ -51,7 +51,7 @@ def test_equals_stand_together():
     assert grouped({7: 1.0, 8: 2.0, 9: 1.0}) == [[8], [7, 9]]
 
 
-# --- disagreement ---------------------------------------------------------------------------------
+# --- disagreement -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
@@ -69,7 +69,7 @@ def test_disagreement_is_how_unlike_two_votes_drawn_at_random_are(ballots, said,
     assert disagreement(ballots([said])) == pytest.approx(expected)
 
 
-# --- Dawid and Skene --------------------------------------------------------------------------------
+# --- Dawid and Skene --------------------------------------------------------------------------
 def test_dawid_skene_believes_those_who_agree(voted):
     """Three say the same 20 times, a fourth the opposite: nobody believes the fourth."""
     rows = [[A, A, A, B], [B, B, B, A]] * 10
@@ -107,7 +107,7 @@ def test_dawid_skene_knows_nothing_of_single_votes(voted):
     assert dawid_skene(voted([[A, None], [None, B]])) == {}
 
 
-# --- noisy Bradley and Terry --------------------------------------------------------------------------
+# --- noisy Bradley and Terry ------------------------------------------------------------------
 def noisy_votes(n=40, n_completions=5, n_annotators=3):
     generator = np.random.default_rng(0)
     pairs = np.array([generator.choice(n_completions, 2, replace=False) for _ in range(n)])
@@ -156,7 +156,7 @@ def test_without_votes_there_are_no_scores(voted):
     assert noisy_scores(voted([]), []) == ({}, {}, {})
 
 
-# --- all three together -------------------------------------------------------------------------------
+# --- all three together -----------------------------------------------------------------------
 def test_consensus_is_of_comparisons_with_two_votes_or_more(ballots):
     votes = ballots([[A, A, BAD], [A, None, None]])
     table = pair_votes(votes)

@@ -43,7 +43,7 @@ def made_up(n=300, seed=0):
     return said, answers
 
 
-# --- strengths ------------------------------------------------------------------------------------
+# --- strengths --------------------------------------------------------------------------------
 def test_strengths_of_two_by_hand(ballots):
     """Three wins of four, and a tie of each against the imaginary average (½ of a win each).
 
@@ -108,7 +108,7 @@ def test_style_is_taken_out(ballots):
     assert board["style"]["n_bold"]["value"] == 0
 
 
-# --- the board ------------------------------------------------------------------------------------
+# --- the board --------------------------------------------------------------------------------
 def test_the_matrix_is_in_the_order_of_the_rows(ballots):
     board = leaderboard(battles(ballots, [B, B, A, TIE]))
 

@@ -34,7 +34,7 @@ def figures(votes, known=(), repeats=()):
     return found | {0: figures_of(0, everybody(evidence.values()), ANSWERS)}
 
 
-# --- with the others ----------------------------------------------------------------------------
+# --- with the others --------------------------------------------------------------------------
 def test_agreement_with_the_others_by_hand(ballot):
     """With each of the others: the same 1, a tie ½, the opposite 0; the mean over comparisons."""
     votes = [
@@ -69,7 +69,7 @@ def test_alone_there_is_nobody_to_agree_with(ballot):
     assert found[1].agreement.reason == "Nobody else has ranked the same comparisons."
 
 
-# --- shares of votes ----------------------------------------------------------------------------
+# --- shares of votes --------------------------------------------------------------------------
 def test_a_share_has_wilsons_interval():
     """Wilson 1927 for 8 of 10: (p + z²/2n ± z √(p q / n + z²/4n²)) / (1 + z²/n)."""
     found = share([True] * 8 + [False] * 2, "")
@@ -129,7 +129,8 @@ def test_too_fast_is_before_the_answers_could_be_skimmed(ballot):
 
 
 def test_pace_is_the_median_between_two_of_the_times(ballot):
-    """Of 10 times the 2nd and the 9th hold the median in 97.9 % of samples, the 3rd and 8th in 89 %."""
+    """Of 10 times, the 2nd and the 9th hold the median in 97.9 % of samples, the 3rd and the 8th
+    in 89.1 %."""
     votes = [ballot(1, 1, A, seconds=float(seconds)) for seconds in range(1, 11)]
 
     assert median_seconds(votes) == Estimate(5.5, 2.0, 9.0, 10)
@@ -143,7 +144,7 @@ def test_without_votes_there_is_a_reason_for_each_figure():
     assert all(figure.value is None and figure.reason for figure in estimates)
 
 
-# --- several together -----------------------------------------------------------------------------
+# --- several together -------------------------------------------------------------------------
 def careless_votes(ballot, *, is_fast, is_saboteur):
     """Thirty comparisons by four; the fourth may vote the wrong way round, and in two seconds."""
     return [

@@ -28,7 +28,7 @@ A, B, A13 = [[1], [2]], [[2], [1]], [[1], [3]]
 MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
-# --- parts ----------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------
 def on(ballot, *days):
     """Two votes that agree on each of the days after a Monday."""
     return [
@@ -132,7 +132,7 @@ def test_the_most_split_comparisons_come_first(ballots):
     assert found == [(3, 4), (1, 2), (2, 4)]
 
 
-# --- of a project -----------------------------------------------------------------------------------
+# --- of a project -----------------------------------------------------------------------------
 @pytest.fixture
 def project():
     return ProjectFactory(overlap=10)

@@ -19,7 +19,7 @@ def project():
     return ProjectFactory(overlap=10)
 
 
-# --- reading ------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------
 @pytest.mark.django_db
 def test_votes_known_answers_and_repeats_are_kept_apart(project):
     anna = UserFactory()
@@ -104,7 +104,7 @@ def test_answers_are_known_by_their_looks():
     assert answer_of("model", text) == Answer("model", len(text), 1, 2, 2)
 
 
-# --- pairs --------------------------------------------------------------------------------------
+# --- pairs ------------------------------------------------------------------------------------
 def test_rankings_are_taken_apart_into_pairs():
     assert outcomes_of([[8], [7, 9]]) == {(7, 8): -1, (7, 9): 0, (8, 9): 1}
 
