@@ -89,14 +89,16 @@ def evidence_by_annotator(
         for pair, outcome in zip(shared.pair.tolist(), shared.outcome.tolist(), strict=True)
     ]
     reliability = _means_by_annotator(shared.annotator, shared.comparison, np.array(probable))
-    groups = [_grouped(votes) for votes in (ballots, known, said_again)]
+    voted, known_to, asked_twice = (_grouped(votes) for votes in (ballots, known, said_again))
     return {
         annotator: Evidence(
-            *(group.get(annotator, []) for group in groups),
-            agreement.get(annotator, NOTHING),
-            reliability.get(annotator, NOTHING),
+            ballots=voted.get(annotator, []),
+            known=known_to.get(annotator, []),
+            said_again=asked_twice.get(annotator, []),
+            agreement=agreement.get(annotator, NOTHING),
+            reliability=reliability.get(annotator, NOTHING),
         )
-        for annotator in {vote for group in groups for vote in group}
+        for annotator in voted.keys() | known_to.keys() | asked_twice.keys()
     }
 
 
