@@ -114,8 +114,10 @@ def quality_disagreements(request: HtmxRequest, slug: str) -> HttpResponse:
     page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
     found = context["project"].comparisons.select_related("prompt")
     comparisons = found.in_bulk([row["comparison"] for row in page])
+    rulings = context["project"].rulings.filter(comparison__in=comparisons, voided=None)
     context |= {
         "page": page,
+        "ruled": set(rulings.values_list("comparison_id", flat=True)),
         "rows": [
             (comparisons[row["comparison"]], row)
             for row in page

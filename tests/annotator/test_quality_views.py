@@ -5,8 +5,9 @@ import re
 import pytest
 from django.urls import reverse
 
-from annotator.models import Completion, QualityReport, Role
+from annotator.models import Completion, QualityReport, Role, Verdict
 from annotator.quality import keeping
+from annotator.reviewing import rule
 from annotator.tasks import compute_quality
 from annotator.views.quality import meaning_of
 from tests.factories import (
@@ -126,6 +127,18 @@ def test_disagreement_leads_to_the_comparison(client, project):
 
     assert url("comparison", split.pk) in html
     assert url("comparison", same.pk) not in html
+
+
+def test_what_has_been_ruled_is_marked(client, project, reviewer):
+    open_one, settled = vote(project, "AB", "AB")
+    rule(settled, reviewer, Verdict.RANKING, settled.judgments.first().ranking)
+    computed(project)
+
+    response = client.get(url("quality_disagreements"))
+
+    assert [comparison for comparison, _ in response.context["rows"]] == [settled, open_one]
+    assert response.context["ruled"] == {settled.pk}
+    assert text_of(response).count(" ruled ") == 1
 
 
 def test_most_split_comparisons_come_a_page_at_a_time(client, project, monkeypatch):
@@ -254,10 +267,10 @@ def test_the_old_address_leads_to_the_new_one(client):
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("name", PAGES)
-def test_pages_take_equally_many_queries(client, project, name, n, django_assert_num_queries):
+def test_pages_take_equally_many_queries(client, project, n, django_assert_num_queries):
     vote(project, *["AB"] * n)
     computed(project)
 
-    with django_assert_num_queries(8 if name == "quality_disagreements" else 7):
-        client.get(url(name))
+    for name in PAGES:
+        with django_assert_num_queries(9 if name == "quality_disagreements" else 7):
+            client.get(url(name))
