@@ -1,5 +1,8 @@
 """How far annotators agree: with one another as a group, and each of them with the others.
 
+The two figures that rounds and simulations ask for at once, without intervals; `quality` has all
+the others, and takes its time.
+
 Rankings are taken apart into pairs, so that comparisons of any size count alike: of each two
 completions a ranking says -1, 0 or 1 (worse, tie, better). All-bad verdicts and skips rank
 nothing and are left out.
@@ -8,9 +11,9 @@ nothing and are left out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations, groupby
-from statistics import fmean, median
+from statistics import fmean
 from typing import NamedTuple
 
 from django.db.models import QuerySet
@@ -34,8 +37,6 @@ class AnnotatorStatistics(NamedTuple):
     n_judgments: int
     agreement: float | None  # mean over shared pairs: 1 the same, 1/2 a tie against a preference
     n_shared: int  # comparisons that somebody else has ranked as well
-    first_shown_share: float | None  # how often the left one of two won, ties apart
-    seconds_median: float | None
 
 
 class _Vote(NamedTuple):
@@ -44,8 +45,6 @@ class _Vote(NamedTuple):
     annotator: int
     verdict: str
     ranking: list[list[int]]
-    order: list[int]
-    seconds: float | None
 
 
 # --- all together -----------------------------------------------------------------------------
@@ -53,14 +52,9 @@ def alpha(
     project: Project,
     purpose: str | None = None,
     origin: str | None = None,
-    *,
-    newest: int | None = None,
 ) -> Agreement:
-    """Ordinal alpha of the rankings in force, of one purpose or origin or of all.
-
-    With `newest`, only among the newest so many judgments.
-    """
-    judgments = _counted(project, newest)
+    """Ordinal alpha of the rankings in force, of one purpose or origin or of all."""
+    judgments = _counted(project)
     if purpose is not None:
         judgments = judgments.filter(comparison__purpose=purpose)
     if origin is not None:
@@ -110,14 +104,9 @@ def _outcome_counts(votes: Mapping[int, _Vote]) -> Iterator[list[int]]:
 
 
 # --- one against the others -------------------------------------------------------------------
-def annotator_statistics(
-    project: Project, *, newest: int | None = None
-) -> list[AnnotatorStatistics]:
-    """All who have judged something, least agreement with the others first.
-
-    With `newest`, only the newest so many judgments are looked at.
-    """
-    judgments = _counted(project, newest)
+def annotator_statistics(project: Project) -> list[AnnotatorStatistics]:
+    """All who have judged something, least agreement with the others first."""
+    judgments = _counted(project)
     agreements: dict[int, list[float]] = defaultdict(list)
     for votes in _ballots(judgments):
         for annotator, share in _agreement_with_others(votes).items():
@@ -132,8 +121,6 @@ def annotator_statistics(
             n_judgments=len(votes),
             agreement=fmean(agreements[annotator]) if agreements[annotator] else None,
             n_shared=len(agreements[annotator]),
-            first_shown_share=_first_shown_share(votes),
-            seconds_median=_median(vote.seconds for vote in votes),
         )
         for annotator, votes in of_annotator.items()
     ]
@@ -155,20 +142,8 @@ def _agreement_with_others(votes: Mapping[int, _Vote]) -> dict[int, float]:
     return {annotator: fmean(of_annotator) for annotator, of_annotator in shares.items()}
 
 
-def _first_shown_share(votes: Sequence[_Vote]) -> float | None:
-    decided = [vote for vote in votes if len(vote.order) == 2 and len(vote.ranking) == 2]
-    if not decided:
-        return None
-    return fmean(vote.ranking[0][0] == vote.order[0] for vote in decided)
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
 # --- judgments to pairs -----------------------------------------------------------------------
-def _counted(project: Project, newest: int | None) -> QuerySet[Judgment]:
+def _counted(project: Project, newest: int | None = None) -> QuerySet[Judgment]:
     counted = Judgment.objects.counted().filter(project=project)
     if newest is None:
         return counted
@@ -183,8 +158,6 @@ def _votes(judgments: QuerySet[Judgment]) -> Iterator[_Vote]:
         "annotator_id",
         "verdict",
         "ranking",
-        "assignment__order",
-        "seconds",
     )
     return map(_Vote._make, rows.iterator())
 

@@ -746,3 +746,19 @@ class ExportAnnotator(models.Model):
 
     def __str__(self) -> str:
         return f"{self.n_judgments} by {self.annotator} in {self.export}"
+
+
+class QualityReport(models.Model):
+    """The figures of a project's quality pages, as computed last: one row a project."""
+
+    project = models.OneToOneField(Project, models.CASCADE, related_name="quality_report")
+    asked = models.DateTimeField(null=True, help_text="Since when the worker is to compute them.")
+    as_of = models.DateTimeField(null=True, help_text="Votes up to this time are in the figures.")
+    newest_judgment = models.PositiveBigIntegerField(default=0)
+    figures = models.JSONField(default=dict)
+    # By comparison, what each method makes of its votes; read for one comparison at a time.
+    consensus = models.JSONField(default=dict)
+    error = models.CharField(max_length=200, blank=True)
+
+    def __str__(self) -> str:
+        return f"quality of {self.project_id} as of {self.as_of}"

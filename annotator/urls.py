@@ -9,6 +9,7 @@ from annotator.views import (
     preferences,
     progress,
     projects,
+    quality,
     review,
     rulings,
     transfer,
@@ -50,7 +51,16 @@ review_urls = [
     path(
         "guidelines/proposals/<int:pk>/decline/", rulings.decline_proposal, name="decline_proposal"
     ),
-    path("agreement/", review.agreement, name="agreement"),
+]
+
+quality_urls = [
+    path("quality/", quality.quality, name="quality"),
+    path("quality/annotators/", quality.quality_annotators, name="quality_annotators"),
+    path("quality/models/", quality.quality_models, name="quality_models"),
+    path("quality/disagreements/", quality.quality_disagreements, name="quality_disagreements"),
+    path("quality/status/", quality.quality_status, name="quality_status"),
+    path("quality/refresh/", quality.refresh_quality, name="refresh_quality"),
+    path("agreement/", quality.agreement, name="agreement"),
 ]
 
 progress_urls = [
@@ -86,6 +96,7 @@ project_urls: list[URLPattern | URLResolver] = [
     *history_urls,
     *review_urls,
     *progress_urls,
+    *quality_urls,
     *transfer_urls,
     *people_urls,
 ]

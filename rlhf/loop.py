@@ -225,7 +225,7 @@ def _judgments(facts: Facts) -> Step:
         "Judgments",
         State.DONE if is_done else State.TODO,
         str(votes) if votes.comparisons else "none yet",
-        _annotator_url("agreement", facts),
+        _annotator_url("quality", facts),
     )
     return step if votes.votes >= votes.places else step._replace(action=_compare(facts))
 

@@ -1,4 +1,4 @@
-"""What reviewers look at: prompts, comparisons with who said what, agreement."""
+"""What reviewers look at: prompts, comparisons with who said what."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from django.shortcuts import get_object_or_404, render
 
 from annotator import reviewing
 from annotator.access import Access, HtmxRequest, get_access
-from annotator.agreement import alpha, annotator_statistics
 from annotator.forms import CommentForm, ProposalForm, RulingForm
-from annotator.models import Judgment, Purpose, Role, Split, Verdict
+from annotator.models import Comparison, Judgment, Purpose, Role, Split, Verdict
 from annotator.protocols import picks_best
+from annotator.quality.keeping import consensus_of
 from annotator.rendering import LETTERS, split_conversation
 
 PAGE_SIZE = 50
-# The newest ones; what is older is not read to draw a page. These take about half a second.
-JUDGMENTS_READ = 20_000
 COMMENTS_SHOWN = 200
 FILTERS = ("purpose", "round", "state", "prompt")
 
@@ -116,6 +114,7 @@ def comparison_page(
             )
             for judgment in said
         ],
+        "consensus": consensus_in_words(found, letters),
         "ruling": ruling,
         "ruling_words": ruling and reviewing.in_letters(ruling.verdict, ruling.ranking, letters),
         "comments": found.comments.select_related("author")[:COMMENTS_SHOWN],
@@ -156,37 +155,28 @@ def besides(
         yield "As it should be", judgment.rewrite
 
 
+def consensus_in_words(comparison: Comparison, letters: dict[int, str]) -> dict[str, Any] | None:
+    """What the votes come to by each method; None while there are not two, or nothing is computed."""
+    found = consensus_of(comparison)
+    if not found:
+        return None
+    methods = {
+        "majority": "Majority",
+        "dawid_skene": "Dawid and Skene",
+        "bradley_terry": "Bradley and Terry, noisy",
+    }
+    return found | {
+        "rows": [
+            (
+                title,
+                reviewing.in_letters(Verdict.RANKING, found[name]["ranking"], letters),
+                found[name]["support"],
+            )
+            for name, title in methods.items()
+        ]
+    }
+
+
 def as_shown(judgment: Judgment, letters: dict[int, str]) -> str:
     """From left to right, as this annotator saw them. Example: "B A"."""
     return " ".join(letters[pk] for pk in judgment.assignment.order)
-
-
-@login_required
-def agreement(request: HtmxRequest, slug: str) -> HttpResponse:
-    project, role = get_access(request, slug, Role.REVIEWER)
-    result = alpha(project, newest=JUDGMENTS_READ)
-    context = {
-        "project": project,
-        "role": role,
-        "alpha": result,
-        "meaning": meaning_of(result.value) if result.value is not None else result.reason,
-        "statistics": annotator_statistics(project, newest=JUDGMENTS_READ),
-        "newest": JUDGMENTS_READ,
-        "is_cut": project.judgments.order_by("-pk")[JUDGMENTS_READ:].exists(),
-    }
-    return render(request, "annotator/agreement.html", context)
-
-
-def meaning_of(alpha: float) -> str:
-    """A sentence for who has never met an alpha. The bounds are Krippendorff's own, and for text
-    preferences what published datasets report: 0.2 to 0.5.
-    """
-    if alpha < 0:
-        return "People disagree more than chance would: someone may vote the wrong way round."
-    if alpha < 0.2:
-        return "Hardly more than chance: clear up the guidelines before you train on these votes."
-    if alpha < 0.4:
-        return "Fair: usual where the answers are close in quality or tastes differ."
-    if alpha < 0.67:
-        return "Good for preferences of text, which are rarely above this."
-    return "High: people nearly always see the same answer as the better one."

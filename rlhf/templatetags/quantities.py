@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TypeGuard
 
 from django import template
 from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils import timezone
 
+from annotator.templatetags.text import MISSING, decimals, is_number, percent
+
 register = template.Library()
 
-MISSING = "\u2013"
 COUNT_CAP = 10_000  # more than this many rows are never counted to draw a page
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
-
-def is_number(value: object) -> TypeGuard[float]:
-    """False for None, and for the empty string that Django makes of a value that is not there."""
-    return isinstance(value, int | float)
+register.filter(percent)
+register.filter(decimals)
 
 
 @register.filter
@@ -52,18 +50,6 @@ def remaining(seconds: float | None) -> str:
 def elapsed(start: datetime | None, end: datetime | None) -> str:
     """How long something took, or takes so far."""
     return MISSING if start is None else duration((end or timezone.now()) - start)
-
-
-@register.filter
-def percent(share: float | None) -> str:
-    """Example: 0.714 -> "71 %" (with a no-break space)."""
-    return MISSING if not is_number(share) else f"{100 * share:.0f}\u00a0%"
-
-
-@register.filter
-def decimals(value: float | None, digits: int = 2) -> str:
-    """With a true minus sign, so that columns of numbers line up."""
-    return MISSING if not is_number(value) else f"{value:z.{digits}f}".replace("-", "\u2212")
 
 
 @register.filter

@@ -10,7 +10,6 @@ from tests.factories import (
     ComparisonFactory,
     ProjectFactory,
     UserFactory,
-    completion_ids,
     make_judgment,
 )
 
@@ -91,14 +90,6 @@ def test_alpha_says_when_all_are_ties(project):
     assert alpha(project).reason.startswith("All rankings are ties")
 
 
-def test_alpha_of_the_newest_judgments_forgets_the_older_ones(project):
-    vote(project, [[A, B]])
-    vote(project, [[A, A], [B, B]])
-
-    assert alpha(project).value < 1
-    assert alpha(project, newest=4).value == 1
-
-
 # --- annotators -------------------------------------------------------------------------------
 def test_whoever_votes_the_wrong_way_round_comes_first(project):
     *_, saboteur = vote(
@@ -112,15 +103,6 @@ def test_whoever_votes_the_wrong_way_round_comes_first(project):
     assert [row.agreement for row in rows] == sorted(row.agreement for row in rows)
 
 
-def test_statistics_of_the_newest_judgments_leave_the_older_ones_out(project):
-    vote(project, [[A, A]])
-    newer = vote(project, [[A, A, A]])
-
-    rows = annotator_statistics(project, newest=3)
-
-    assert {row.user for row in rows} == set(newer)
-
-
 def test_statistics_count_what_is_shared(project):
     anna, ben, carl = vote(project, [[A, A, None], [B, None, None], [None, None, TIE]])
 
@@ -132,28 +114,6 @@ def test_statistics_count_what_is_shared(project):
         (1, 0),
     ]
     assert (rows[anna].agreement, rows[carl].agreement) == (1.0, None)
-
-
-def test_statistics_tell_how_often_the_left_one_won(project):
-    user = UserFactory()
-    for groups, is_swapped in [(A, False), (A, True), (B, True), (TIE, False)]:
-        comparison = ComparisonFactory(project=project)
-        ids = completion_ids(comparison)
-        make_judgment(comparison, user, *groups, order=ids[::-1] if is_swapped else ids)
-
-    (row,) = annotator_statistics(project)
-
-    assert row.first_shown_share == pytest.approx(2 / 3)
-
-
-def test_statistics_give_the_median_time(project):
-    user = UserFactory()
-    for seconds in (2.0, 40.0, 6.0):
-        make_judgment(ComparisonFactory(project=project), user, *A, seconds=seconds)
-
-    (row,) = annotator_statistics(project)
-
-    assert row.seconds_median == 6.0
 
 
 @pytest.mark.parametrize("n", [1, 3])

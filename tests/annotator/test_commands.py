@@ -8,6 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from annotator.models import Comparison, Export, Judgment, User
+from annotator.quality import keeping
 from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
 
 pytestmark = pytest.mark.django_db
@@ -115,3 +116,36 @@ def test_export_says_when_there_is_nothing(project):
 def test_export_says_when_there_is_no_project():
     with pytest.raises(CommandError, match="There is no project demo"):
         run("export_judgments", "demo")
+
+
+# --- quality ------------------------------------------------------------------------------------
+def test_quality_prints_the_figures_of_the_pages(project):
+    comparison = ComparisonFactory(project=project, overlap=2)
+    for name in ("anna", "bert"):
+        make_judgment(comparison, UserFactory(username=name), [0], [1])
+
+    printed, _ = run("quality", "demo", "--json")
+    keeping.ask(project)
+    keeping.compute_and_keep(project)
+
+    assert json.loads(printed) == keeping.report_of(project).figures
+
+
+def test_quality_in_words(project):
+    for groups in ([[0], [1]], [[1], [0]]):
+        comparison = ComparisonFactory(project=project, overlap=2)
+        for name in ("anna", "bert"):
+            user, _ = User.objects.get_or_create(username=name)
+            make_judgment(comparison, user, *groups)
+
+    out, _ = run("quality", "demo")
+
+    assert out.startswith("4 votes by 2 people on 2 comparisons\n\nAgreement\n")
+    assert "  Krippendorff's alpha, ordinal: 1.00, n = 2\n" in out
+    assert "  Kendall's tau of rankings: No comparison of three or more answers" in out
+    assert "  anna, 2 votes\n    agrees with the others: 1.00, n = 2\n" in out
+
+
+def test_quality_of_a_project_that_is_not_there(db):
+    with pytest.raises(CommandError, match="There is no project nowhere"):
+        run("quality", "nowhere")

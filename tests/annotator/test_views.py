@@ -12,7 +12,7 @@ from annotator.exporting import create_export
 from annotator.models import Assignment, Judgment, Membership, Project, Role, User, Verdict
 from annotator.protocols import PRESETS, QUALITIES, Protocol, protocol_of, to_json
 from annotator.views.comparing import shown_now
-from annotator.views.review import PAGE_SIZE, meaning_of
+from annotator.views.review import PAGE_SIZE
 from tests.factories import (
     AssignmentFactory,
     ComparisonFactory,
@@ -500,7 +500,10 @@ def test_signing_out_takes_a_post(client, member):
 
 
 # --- who may do what ----------------------------------------------------------------------------
-REVIEWER_PAGES = ["prompts", "comparisons", "agreement", "exports"]
+REVIEWER_PAGES = [
+    "prompts", "comparisons", "quality", "quality_annotators", "quality_models",
+    "quality_disagreements", "quality_status", "exports",
+]  # fmt: skip
 ADMIN_PAGES = ["import_file", "members", "edit_project", "edit_protocol"]
 
 
@@ -702,45 +705,6 @@ def test_older_rows_are_on_the_next_page_with_the_same_filter(client, project, m
 
     assert first.context["page"].rows == rows[:1:-1]
     assert second.context["page"].rows == rows[1::-1]
-
-
-def test_agreement_of_many_judgments_is_that_of_the_newest(client, project, member, monkeypatch):
-    monkeypatch.setattr("annotator.views.review.JUDGMENTS_READ", 2)
-    users = UserFactory.create_batch(3)
-    for user in users[:2]:
-        make_judgment(ComparisonFactory(project=project), user, [0], [1])
-    member(Role.REVIEWER)
-    assert "the newest" not in client.get(url("agreement")).content.decode()
-
-    make_judgment(ComparisonFactory(project=project), users[2], [0], [1])
-
-    response = client.get(url("agreement"))
-    assert "This page is about the newest 2 judgments." in response.content.decode()
-    assert {row.user for row in response.context["statistics"]} == set(users[1:])
-
-
-def test_agreement_is_a_number_and_a_sentence(client, project, member):
-    for _ in range(3):
-        comparison = ComparisonFactory(project=project, overlap=2)
-        for name in ("anna", "bert"):
-            user, _ = User.objects.get_or_create(username=name)
-            make_judgment(comparison, user, [0], [1])
-    member(Role.REVIEWER)
-
-    response = client.get(url("agreement"))
-
-    assert '<p class="big-number">1.00</p>' in response.content.decode()
-    assert response.context["meaning"] == meaning_of(1.0)
-    assert [row.user.username for row in response.context["statistics"]] == ["anna", "bert"]
-
-
-def test_what_no_number_can_say_is_said_in_words(client, member):
-    member(Role.REVIEWER)
-
-    response = client.get(url("agreement"))
-
-    assert response.context["alpha"].value is None
-    assert response.context["meaning"] == response.context["alpha"].reason
 
 
 # --- import and export ----------------------------------------------------------------------------
@@ -954,7 +918,7 @@ def test_a_comparison_costs_the_same_for_one_judgment_and_three(
     for _ in range(rows):
         make_judgment(comparison, UserFactory(), [0], [1])
 
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         client.get(url("comparison", comparison.pk))
 
 

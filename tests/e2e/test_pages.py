@@ -15,6 +15,7 @@ EXAMPLES = {
     "rlhf:rollouts": [{"pk": 2}],
     "rlhf:reward_report": [{"pk": 3}],
     "rlhf:run_charts": [{"pk": 2}],
+    "annotator:comparison": [{"pk": 1}, {"pk": 8}],
     "annotator:own_judgment": [{"pk": 1}, {"pk": 4}],
     "annotator:guideline_version": [{"number": 1}, {"number": 2}],
     "annotator:download_export": [{"pk": 1, "name": "manifest.json"}],
@@ -76,6 +77,30 @@ GuidelineProposal.objects.create(project=project, author=ada, text="Be kind.")
 link, _ = invitations.invite(project, ada, role="annotator", days=7, max_uses=1)
 link.token_hash = sha256(b"welcome").hexdigest()
 link.save()
+"""
+
+# Of two people, who agree on two in three, with figures of them.
+VOTES = """
+from annotator import assignment
+from annotator.models import Comparison, Completion, Membership, Project, QualityReport, User
+from annotator.quality import keeping
+
+project = Project.objects.get()
+for prompt in project.prompts.all()[:12]:
+    answers = [
+        Completion.objects.create(prompt=prompt, text=f"# {source}", source=source)
+        for source in ("model-a", "model-b")
+    ]
+    Comparison.objects.create_from(answers, overlap=2)
+for user in User.objects.bulk_create(User(username=name) for name in ("anna", "bert")):
+    Membership.objects.create(project=project, user=user)
+    while held := assignment.claim(project, user):
+        ids = sorted(held.order)
+        is_turned = user.username == "bert" and ids[0] % 3 == 0
+        ranking = [[pk] for pk in (ids[::-1] if is_turned else ids)]
+        assignment.record(held, "ranking", ranking, payload_hash=held.payload_hash)
+QualityReport.objects.create(project=project)
+keeping.compute_and_keep(project)
 """
 
 # One that has ended, with an alarm and two answers.
@@ -176,7 +201,7 @@ def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, ti
     sign_in(page)
     make_project(page)
     import_tiny_model(page, tiny_folder)
-    for code in (REVIEWED, JUDGED, PPO_RUN, REWARD_MODEL_RUN):
+    for code in (REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN):
         app.manage("shell", "-c", code)
 
     found = {}

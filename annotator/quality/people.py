@@ -1,0 +1,278 @@
+"""Each annotator in several figures, and where several of them point the same way.
+
+Nobody is accused by one number: every figure has an interval and a number of votes, and only what
+several figures say together is said in words.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import binom
+from statsmodels.stats.proportion import proportion_confint
+
+from annotator.quality.coefficients import (
+    Estimate,
+    Meetings,
+    agreement_shares,
+    estimate,
+    mean,
+    summed_by,
+)
+from annotator.quality.votes import Answer, Ballot, PairVotes, outcomes_of
+
+# A vote is too fast if it came before the answers could be skimmed: at about a thousand words a
+# minute, four times the speed of reading (Brysbaert 2019: 238); much may be clear early on.
+SKIMMED_PER_SECOND = 100  # characters
+MOST_SECONDS = 15
+LONGER_BY = 1.1  # shorter differences of length are none
+SIGNALS_FOR_A_WORD = 2
+
+NONE_SHARED = "Nobody else has ranked the same comparisons."
+NONE_KNOWN = "No comparison with a known answer has been judged yet."
+NONE_REPEATED = "No comparison has been judged twice by the same person yet."
+NO_PAIRS = "No comparison of two answers has been decided yet."
+NO_TIMES = "No times are known."
+NOTHING = np.zeros((0, 2))
+
+
+class PersonFigures(NamedTuple):
+    annotator: int
+    n_votes: int
+    agreement: Estimate  # with the others: 1 the same, ½ a tie against a preference
+    reliability: Estimate  # how probable what they say is, given all votes
+    known_answers: Estimate  # share of votes on known answers that are right
+    self_agreement: Estimate  # as agreement, with what the same person said before
+    first_shown: Estimate  # share of decided pairs in which the left one won
+    longer: Estimate  # share of decided pairs in which the longer one won
+    too_fast: Estimate  # share of votes
+    seconds: Estimate  # median
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            name: value._asdict() if isinstance(value, Estimate) else value
+            for name, value in self._asdict().items()
+        }
+
+
+class Evidence(NamedTuple):
+    """All that figures of people are computed from; of everybody, or of one of them."""
+
+    ballots: Sequence[Ballot]
+    known: Sequence[Ballot]
+    said_again: Sequence[tuple[Ballot, Ballot]]  # before, again
+    agreement: np.ndarray  # (C, 2) of each comparison: agreement with the others, 1
+    reliability: np.ndarray  # (C, 2)
+
+
+# --- evidence ---------------------------------------------------------------------------------
+def evidence_by_annotator(
+    ballots: Sequence[Ballot],
+    known: Sequence[Ballot],
+    said_again: Sequence[tuple[Ballot, Ballot]],
+    table: PairVotes,
+    met: Meetings,
+    probabilities: Mapping[int, np.ndarray],
+) -> dict[int, Evidence]:
+    agreement = _means_by_annotator(
+        np.concatenate([met.one, met.other]),
+        np.tile(met.comparison, 2),
+        np.tile(agreement_shares(met), 2),
+    )
+    is_known = np.isin(table.pair, list(probabilities))
+    shared = table.where(is_known)
+    probable = [
+        probabilities[pair][outcome + 1]
+        for pair, outcome in zip(shared.pair.tolist(), shared.outcome.tolist(), strict=True)
+    ]
+    reliability = _means_by_annotator(shared.annotator, shared.comparison, np.array(probable))
+    voted, known_to, asked_twice = (_grouped(votes) for votes in (ballots, known, said_again))
+    return {
+        annotator: Evidence(
+            ballots=voted.get(annotator, []),
+            known=known_to.get(annotator, []),
+            said_again=asked_twice.get(annotator, []),
+            agreement=agreement.get(annotator, NOTHING),
+            reliability=reliability.get(annotator, NOTHING),
+        )
+        for annotator in voted.keys() | known_to.keys() | asked_twice.keys()
+    }
+
+
+def said_twice(before: Iterable[Ballot], repeats: Iterable[Ballot]) -> list[tuple[Ballot, Ballot]]:
+    """Each repeat with what the same person had said of the same comparison."""
+    said = {(vote.annotator, vote.comparison): vote for vote in before}
+    found = [(said.get((again.annotator, again.comparison)), again) for again in repeats]
+    return [(vote, again) for vote, again in found if vote is not None]
+
+
+def everybody(evidence: Iterable[Evidence]) -> Evidence:
+    of_each = list(evidence)
+    return Evidence(
+        ballots=[vote for each in of_each for vote in each.ballots],
+        known=[vote for each in of_each for vote in each.known],
+        said_again=[votes for each in of_each for votes in each.said_again],
+        agreement=np.concatenate([NOTHING, *(each.agreement for each in of_each)]),
+        reliability=np.concatenate([NOTHING, *(each.reliability for each in of_each)]),
+    )
+
+
+def _grouped(votes: Sequence[Any]) -> dict[int, list[Any]]:
+    """By annotator; pairs of votes by who gave them."""
+    groups: dict[int, list[Any]] = defaultdict(list)
+    for vote in votes:
+        groups[vote.annotator if isinstance(vote, Ballot) else vote[0].annotator].append(vote)
+    return groups
+
+
+def _means_by_annotator(
+    annotator: np.ndarray, comparison: np.ndarray, values: np.ndarray
+) -> dict[int, np.ndarray]:
+    """(C, 2) of each annotator: the mean of the values in each comparison, and a 1."""
+    found = {}
+    for who in np.unique(annotator):
+        mine = annotator == who
+        rows = np.stack([values[mine], np.ones(mine.sum())], axis=1)
+        means = mean(summed_by(comparison[mine], rows))
+        found[int(who)] = np.stack([means, np.ones(len(means))], axis=1)
+    return found
+
+
+# --- figures ----------------------------------------------------------------------------------
+def figures_of(annotator: int, of: Evidence, answers: Mapping[int, Answer]) -> PersonFigures:
+    return PersonFigures(
+        annotator=annotator,
+        n_votes=len(of.ballots) + len(of.known),
+        agreement=estimate(mean, of.agreement, NONE_SHARED),
+        reliability=estimate(mean, of.reliability, NONE_SHARED),
+        known_answers=known_answers(of.known),
+        self_agreement=self_agreement(of.said_again),
+        first_shown=first_shown(of.ballots),
+        longer=longer(of.ballots, answers),
+        too_fast=too_fast([*of.ballots, *of.known], answers),
+        seconds=median_seconds([*of.ballots, *of.known]),
+    )
+
+
+def share(hits: Sequence[bool], nothing: str) -> Estimate:
+    """With Wilson's interval; n counts votes."""
+    if not hits:
+        return Estimate(None, reason=nothing)
+    low, high = proportion_confint(sum(hits), len(hits), method="wilson")
+    return Estimate(sum(hits) / len(hits), float(low), float(high), len(hits))
+
+
+def known_answers(ballots: Iterable[Ballot]) -> Estimate:
+    """A vote is right if it ranks all pairs as expected; that all are bad never is."""
+    return share(
+        [
+            outcomes_of(vote.ranking) == outcomes_of(vote.expected)
+            for vote in ballots
+            if vote.expected
+        ],
+        NONE_KNOWN,
+    )
+
+
+def self_agreement(said_again: Iterable[tuple[Ballot, Ballot]]) -> Estimate:
+    rows = [[likeness(before, again), 1.0] for before, again in said_again]
+    return estimate(mean, np.array(rows).reshape(-1, 2), NONE_REPEATED)
+
+
+def likeness(one: Ballot, other: Ballot) -> float:
+    """1 the same, 0 the opposite, over all pairs; that all are bad is unlike any ranking."""
+    if not one.ranking or not other.ranking:
+        return float(one.ranking == other.ranking)
+    says, says_other = outcomes_of(one.ranking), outcomes_of(other.ranking)
+    return float(np.mean([1 - abs(says[pair] - says_other[pair]) / 2 for pair in says]))
+
+
+def first_shown(ballots: Iterable[Ballot]) -> Estimate:
+    return share([vote.ranking[0][0] == vote.order[0] for vote in _decided(ballots)], NO_PAIRS)
+
+
+def longer(ballots: Iterable[Ballot], answers: Mapping[int, Answer]) -> Estimate:
+    """Of pairs of which one is longer by a tenth at least."""
+    lengths = [
+        [answers[group[0]].n_characters for group in vote.ranking] for vote in _decided(ballots)
+    ]
+    differing = [
+        (won, lost) for won, lost in lengths if max(won, lost) > LONGER_BY * min(won, lost)
+    ]
+    return share([won > lost for won, lost in differing], NO_PAIRS)
+
+
+def _decided(ballots: Iterable[Ballot]) -> list[Ballot]:
+    return [vote for vote in ballots if len(vote.order) == 2 and len(vote.ranking) == 2]
+
+
+def too_fast(ballots: Iterable[Ballot], answers: Mapping[int, Answer]) -> Estimate:
+    return share(
+        [
+            vote.seconds < seconds_to_skim(vote, answers)
+            for vote in ballots
+            if vote.seconds is not None
+        ],
+        NO_TIMES,
+    )
+
+
+def seconds_to_skim(vote: Ballot, answers: Mapping[int, Answer]) -> float:
+    """Example: two answers of 250 characters -> 5.0; of 2,000 -> 15."""
+    n_characters = sum(answers[pk].n_characters for pk in vote.order)
+    return min(n_characters / SKIMMED_PER_SECOND, MOST_SECONDS)
+
+
+def median_seconds(ballots: Iterable[Ballot]) -> Estimate:
+    """The interval is between two of the times themselves, by the binomial distribution."""
+    times = sorted(vote.seconds for vote in ballots if vote.seconds is not None)
+    if not times:
+        return Estimate(None, reason=NO_TIMES)
+    below = int(binom.ppf(0.025, len(times), 0.5))
+    low, high = times[max(below - 1, 0)], times[min(len(times) - below, len(times) - 1)]
+    return Estimate(float(np.median(times)), low, high, len(times))
+
+
+# --- several figures together -----------------------------------------------------------------
+def _is_below(figure: Estimate, other: Estimate) -> bool:
+    return figure.high is not None and other.value is not None and figure.high < other.value
+
+
+def _is_above(figure: Estimate, other: Estimate) -> bool:
+    return figure.low is not None and other.value is not None and figure.low > other.value
+
+
+SIGNALS: dict[str, Callable[[PersonFigures, PersonFigures], bool]] = {
+    # Both rest on the same votes, and so they are one signal.
+    "agrees less with the others": lambda person, everyone: (
+        _is_below(person.agreement, everyone.agreement)
+        or _is_below(person.reliability, everyone.reliability)
+    ),
+    "misses known answers more often": lambda person, everyone: _is_below(
+        person.known_answers, everyone.known_answers
+    ),
+    "says the same again less often": lambda person, everyone: _is_below(
+        person.self_agreement, everyone.self_agreement
+    ),
+    "is more often faster than one can skim": lambda person, everyone: _is_above(
+        person.too_fast, everyone.too_fast
+    ),
+    "often prefers the same side": lambda person, _: (
+        _is_below(person.first_shown, Estimate(0.5)) or _is_above(person.first_shown, Estimate(0.5))
+    ),
+    "prefers longer answers more than others do": lambda person, everyone: _is_above(
+        person.longer, everyone.longer
+    ),
+}
+
+
+def signals(person: PersonFigures, everyone: PersonFigures) -> list[str]:
+    """What several figures say together; empty if fewer than two say anything.
+
+    A figure says something if its whole interval is on the worse side of everybody's.
+    """
+    raised = [words for words, is_raised in SIGNALS.items() if is_raised(person, everyone)]
+    return raised if len(raised) >= SIGNALS_FOR_A_WORD else []

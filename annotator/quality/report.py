@@ -1,0 +1,245 @@
+"""All figures of a project, as the pages and the command show them.
+
+`compute` is the one function that does; what it gives is JSON. Every figure is
+{"value", "low", "high", "n", "reason"}: an `Estimate`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+
+from django.utils import timezone
+
+from annotator.models import Project, User
+from annotator.quality.coefficients import (
+    Meetings,
+    alpha,
+    alpha_nominal,
+    cohen,
+    fleiss,
+    kendall,
+    meetings,
+)
+from annotator.quality.consensus import (
+    consensus,
+    dawid_skene,
+    disagreement,
+    noisy_scores,
+    shared_ballots,
+)
+from annotator.quality.leaderboard import battles_of, leaderboard
+from annotator.quality.people import (
+    Evidence,
+    PersonFigures,
+    everybody,
+    evidence_by_annotator,
+    figures_of,
+    known_answers,
+    said_twice,
+    self_agreement,
+    signals,
+)
+from annotator.quality.votes import JUDGMENTS_READ, Answer, Ballot, Votes, pair_votes, read_votes
+
+MOST_GROUPS = 20  # criteria, sources, guideline versions: those with most votes
+MOST_PERIODS = 26  # the newest
+MOST_PEOPLE_IN_MATRIX = 12
+MOST_DISAGREEMENTS = 500
+DAYS_FOR_WEEKS = 21  # votes of fewer days are shown by day
+
+
+class Said(NamedTuple):
+    """What agreement is computed from: of a project, or of a part of it."""
+
+    counted: list[Ballot]
+    known: list[Ballot]
+    again: list[tuple[Ballot, Ballot]]  # what was said before, and when asked a second time
+
+
+class Report(NamedTuple):
+    figures: dict[str, Any]
+    consensus: dict[int, dict[str, Any]]  # by comparison
+
+
+def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
+    """From the newest judgments, in a handful of queries."""
+    votes = read_votes(project, newest)
+    table = pair_votes(votes.counted)
+    met = meetings(table)
+    probabilities = dawid_skene(table)
+    noisy = noisy_scores(table, votes.counted)
+    said = Said(
+        votes.counted, votes.known, said_twice([*votes.counted, *votes.known], votes.repeats)
+    )
+    evidence = evidence_by_annotator(*said, table, met, probabilities)
+    everyone = figures_of(0, everybody(evidence.values()), votes.answers)
+    names = dict(User.objects.filter(pk__in=evidence).values_list("pk", "username"))
+    figures = {
+        "project": project.slug,
+        "n_votes": len(votes.counted),
+        "n_known": len(votes.known),
+        "n_repeats": len(votes.repeats),
+        "n_comparisons": len({ballot.comparison for ballot in votes.counted}),
+        "n_annotators": len(evidence),
+        "newest": newest if votes.is_cut else None,
+        "agreement": measures(said),
+        "over_time": over_time(said),
+        "by_guideline_version": by_guideline_version(said),
+        "by_criterion": by_criterion(said),
+        "by_source": by_source(said, votes.answers),
+        "cohens_kappa": matrix_of_kappas(votes.counted, met, names),
+        "everybody": everyone.as_json(),
+        "annotators": people(evidence, everyone, votes, names),
+        "leaderboard": leaderboard(battles_of(table, votes.answers)),
+        "disagreements": disagreements(votes.counted),
+    }
+    return Report(figures, consensus(votes.counted, table, probabilities, noisy.scores))
+
+
+# --- the whole, and parts ---------------------------------------------------------------------
+def measures(said: Said) -> dict[str, Any]:
+    table = pair_votes(said.counted)
+    figures = {
+        "alpha_ordinal": alpha(table),
+        "alpha_nominal": alpha(table, alpha_nominal),
+        "fleiss_kappa": fleiss(table),
+        "kendall_tau": kendall(meetings(table)),
+        "self_agreement": self_agreement(said.again),
+        "known_answers": known_answers(said.known),
+    }
+    return {name: figure._asdict() for name, figure in figures.items()}
+
+
+def _part(name: str, said: Said) -> dict[str, Any]:
+    return {"name": name, "n_votes": len(said.counted), **measures(said)}
+
+
+def _labelled(said: Said, label: Callable[[Ballot], Any]) -> dict[Any, Said]:
+    """By label, what was said there; repeats belong to the time and place of the second time."""
+    parts: dict[Any, Said] = defaultdict(lambda: Said([], [], []))
+    for ballot in said.counted:
+        parts[label(ballot)].counted.append(ballot)
+    for ballot in said.known:
+        parts[label(ballot)].known.append(ballot)
+    for before, again in said.again:
+        parts[label(again)].again.append((before, again))
+    return parts
+
+
+def over_time(said: Said) -> list[dict[str, Any]]:
+    """By week or, of fewer than three weeks, by day; a comparison belongs to its last vote's."""
+    last: dict[int, date] = {}
+    for ballot in said.counted:
+        day = timezone.localdate(ballot.created)
+        last[ballot.comparison] = max(day, last.get(ballot.comparison, day))
+    days = last.values()
+    is_long = bool(days) and (max(days) - min(days)).days >= DAYS_FOR_WEEKS
+
+    def label(ballot: Ballot) -> str:
+        # Known answers are asked all the time, and have no last vote.
+        day = last.get(ballot.comparison) or timezone.localdate(ballot.created)
+        return f"week of {day - timedelta(days=day.weekday())}" if is_long else str(day)
+
+    parts = _labelled(said, label)
+    return [_part(name, parts[name]) for name in sorted(parts)[-MOST_PERIODS:]]
+
+
+def by_guideline_version(said: Said) -> list[dict[str, Any]]:
+    """Among votes that were given with the same version before one's eyes."""
+    parts = _labelled(said, lambda ballot: ballot.guideline_version)
+    return [_part(str(version), parts[version]) for version in sorted(parts)[-MOST_GROUPS:]]
+
+
+def by_criterion(said: Said) -> list[dict[str, Any]]:
+    """Of what was said of each criterion by itself."""
+    n_votes = Counter(name for ballot in said.counted for name in ballot.criteria)
+    return [_part(name, _of_criterion(said, name)) for name, _ in n_votes.most_common(MOST_GROUPS)]
+
+
+def _of_criterion(said: Said, name: str) -> Said:
+    """Rankings by one criterion in the place of the whole; known answers are known of the whole."""
+
+    def turned(ballot: Ballot) -> Ballot:
+        return ballot._replace(ranking=ballot.criteria[name])
+
+    return Said(
+        [turned(ballot) for ballot in said.counted if name in ballot.criteria],
+        [],
+        [
+            (turned(before), turned(again))
+            for before, again in said.again
+            if name in before.criteria and name in again.criteria
+        ],
+    )
+
+
+def by_source(said: Said, answers: Mapping[int, Answer]) -> list[dict[str, Any]]:
+    """Of comparisons with an answer of each source."""
+
+    def sources(ballot: Ballot) -> set[str]:
+        return {answers[pk].source for pk in ballot.order}
+
+    n_votes = Counter(source for ballot in said.counted for source in sources(ballot))
+    return [
+        _part(
+            name,
+            Said(
+                [ballot for ballot in said.counted if name in sources(ballot)],
+                [ballot for ballot in said.known if name in sources(ballot)],
+                [votes for votes in said.again if name in sources(votes[1])],
+            ),
+        )
+        for name, _ in n_votes.most_common(MOST_GROUPS)
+    ]
+
+
+# --- people -----------------------------------------------------------------------------------
+def matrix_of_kappas(
+    ballots: Sequence[Ballot], met: Meetings, names: dict[int, str]
+) -> dict[str, Any]:
+    """Cohen's kappa of each two of those who voted most."""
+    n_votes = Counter(ballot.annotator for ballot in ballots)
+    shown = sorted(pk for pk, _ in n_votes.most_common(MOST_PEOPLE_IN_MATRIX))
+    kappas = {
+        (one, other): cohen(met.where((met.one == one) & (met.other == other)))._asdict()
+        for place, one in enumerate(shown)
+        for other in shown[place + 1 :]
+    }
+    rows = [[kappas.get((min(one, other), max(one, other))) for other in shown] for one in shown]
+    return {
+        "names": [names[pk] for pk in shown],
+        "rows": rows,
+        "n_left_out": len(n_votes) - len(shown),
+    }
+
+
+def people(
+    evidence: dict[int, Evidence], everyone: PersonFigures, votes: Votes, names: dict[int, str]
+) -> list[dict[str, Any]]:
+    """Those first about whom several figures say something; then by agreement with the others."""
+    rows = []
+    for annotator, of_person in evidence.items():
+        figures = figures_of(annotator, of_person, votes.answers)
+        signs = signals(figures, everyone)
+        rows.append({"name": names[annotator], "signals": signs, **figures.as_json()})
+    return sorted(rows, key=_order_of_people)
+
+
+def _order_of_people(row: dict[str, Any]) -> tuple[int, bool, float, str]:
+    agreement = row["agreement"]["value"]
+    return -len(row["signals"]), agreement is None, agreement or 0.0, row["name"]
+
+
+# --- comparisons ------------------------------------------------------------------------------
+def disagreements(ballots: Sequence[Ballot]) -> list[dict[str, Any]]:
+    """The most split first; of equally split ones those with more votes."""
+    rows = [
+        {"comparison": comparison, "split": disagreement(votes), "n_votes": len(votes)}
+        for comparison, votes in shared_ballots(ballots).items()
+    ]
+    split = [row for row in rows if row["split"] > 0]
+    split.sort(key=lambda row: (-row["split"], -row["n_votes"], -row["comparison"]))
+    return split[:MOST_DISAGREEMENTS]
