@@ -169,7 +169,9 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 # --- judgments to pairs -----------------------------------------------------------------------
 def _counted(project: Project, newest: int | None) -> QuerySet[Judgment]:
+    """Known answers say how well people judge, and are left out of how far they agree."""
     counted = Judgment.objects.counted().filter(project=project)
+    counted = counted.exclude(comparison__purpose=Purpose.GOLD)
     if newest is None:
         return counted
     among = Judgment.objects.filter(project=project).order_by("-pk").values("pk")[:newest]
