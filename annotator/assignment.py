@@ -848,6 +848,17 @@ def quota_reached(membership: Membership) -> QueueState | None:
     return None
 
 
+def may_begin_real_work(project: Project, annotator: User) -> bool:
+    """Whether they may be handed something new that is no known answer, if there is any."""
+    membership = membership_of(project, annotator)
+    return (
+        _may_judge(project, annotator, membership)
+        and not is_qualifying(project, membership)
+        and not project.paused
+        and (membership is None or quota_reached(membership) is None)
+    )
+
+
 def queue_state(project: Project, annotator: User) -> QueueState:
     membership = membership_of(project, annotator)
     if has_failed(project, membership):

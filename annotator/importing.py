@@ -243,9 +243,7 @@ def add_prompt(project: Project, messages: Any) -> tuple[Prompt, bool]:
     prompt, is_new = Prompt.objects.get_or_create(
         project=project, key=key, defaults={"messages": messages, "split": project.split_of(key)}
     )
-    if prompt.split == Split.GOLD:  # no longer only there for a known answer
-        prompt.split = project.split_of(key)
-        prompt.save(update_fields=["split"])
+    prompt.ask_models(project.split_of(key))
     return prompt, is_new
 
 

@@ -337,6 +337,12 @@ class Prompt(models.Model):
     def __str__(self) -> str:
         return self.messages[-1]["content"][:80]
 
+    def ask_models(self, split: Split) -> None:
+        """It is no longer there for a known answer only, if it was: from now on it has this split."""
+        if self.split == Split.GOLD:
+            self.split = split
+            self.save(update_fields=["split"])
+
 
 class Completion(models.Model):
     """One assistant answer to a prompt."""
@@ -424,6 +430,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         purpose: Purpose = Purpose.TRAINING,
         origin: str = "import",
         priority: int = 0,
+        is_screened: bool = True,
     ) -> Comparison | None:
         """A comparison of these 2..9 completions of one prompt, in this order.
 
@@ -449,7 +456,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
                 "purpose": purpose,
                 "origin": origin,
                 "priority": priority,
-                "hold": prompt.project.reason_to_hold(completions),
+                "hold": prompt.project.reason_to_hold(completions) if is_screened else "",
             },
         )
         if not created:
