@@ -144,7 +144,9 @@ def _agreement_with_others(votes: Mapping[int, _Vote]) -> dict[int, float]:
 
 # --- judgments to pairs -----------------------------------------------------------------------
 def _counted(project: Project, newest: int | None = None) -> QuerySet[Judgment]:
+    """Known answers say how well people judge, and are left out of how far they agree."""
     counted = Judgment.objects.counted().filter(project=project)
+    counted = counted.exclude(comparison__purpose=Purpose.GOLD)
     if newest is None:
         return counted
     among = Judgment.objects.filter(project=project).order_by("-pk").values("pk")[:newest]

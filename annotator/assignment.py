@@ -3,7 +3,7 @@
 A comparison has `overlap` places. A live assignment holds one, a judgment that counts keeps it, a
 skip, an expired lease or a release gives it back. `Comparison.taken` counts the places in use; it
 moves only here, in the same transaction as the row that explains it, and the database refuses to
-let it pass `overlap`.
+let it pass `overlap`. Known answers and repetitions take no place.
 
 The same code runs on SQLite, where transactions that write exclude one another, and on PostgreSQL,
 where locked rows are skipped.
@@ -12,17 +12,20 @@ where locked rows are skipped.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F, Min, Q, QuerySet
+from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from annotator.ballots import Entered, entered_by, keep
+from annotator.gold import find_gold, has_failed, is_qualifying, settle_qualification
 from annotator.models import (
     COUNTED,
+    HANDLED,
+    IN_HAND,
     Assignment,
     AssignmentState,
     Comparison,
@@ -31,6 +34,7 @@ from annotator.models import (
     Membership,
     Message,
     Project,
+    Purpose,
     QueueOrder,
     User,
     Verdict,
@@ -48,7 +52,9 @@ from annotator.protocols import (
 
 ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
 COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
-SWEEP_LIMIT = 50  # expired leases given back per claim
+SWEEP_LIMIT = 50  # expired leases given back, and holds ended, per claim
+REPEAT_AFTER = 20  # judgments at least between a verdict and its repetition
+REPEAT_AMONG = 100  # judgments before those of which one is repeated
 VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
 UNDO_LIMIT = 20  # verdicts taken back one after the other; older ones are changed in the history
 
@@ -65,6 +71,14 @@ class NotUndone(Exception):
     """The last verdict could not be taken back. The message is a sentence for the annotator."""
 
 
+class NotMoved(Exception):
+    """The comparison stays with whom it is. The message is a sentence for the admin."""
+
+
+class _QuotaReached(Exception):
+    """Takes back what a claim has begun."""
+
+
 # --- handing out ------------------------------------------------------------------------------
 def claim(project: Project, annotator: User) -> Assignment | None:
     """The comparison the annotator holds in this project, or the next one for them, or None.
@@ -72,33 +86,49 @@ def claim(project: Project, annotator: User) -> Assignment | None:
     The lease of what comes back is fresh. None means that there is nothing for them right now;
     `queue_state` says why.
     """
-    if not is_qualified(project, annotator):
+    membership = membership_of(project, annotator)
+    if not _may_judge(project, annotator, membership):
         return None
+    is_practice = is_qualifying(project, membership)
     for _ in range(ATTEMPTS):
-        if (held := held_by(project, annotator)) and renew(held):
-            return held
-        release_expired(project)
-        if not _has_open(project, annotator):
-            return None  # whoever is done looks through the whole queue: not with a lock in hand
         try:
+            if held := _in_hand(project, annotator):
+                if _take_up(held):
+                    return held
+                continue  # it has just been answered, given back or taken up in another tab
+            if project.paused:
+                return None
+            release_expired(project)
+            end_holds(project)
+            if not is_practice and not _has_open(project, annotator):
+                # Whoever is done looks through the whole queue: not with a lock in hand.
+                return None
             with transaction.atomic():
-                comparison = _lock_next(project, annotator)
-                return _hand_out(comparison, annotator) if comparison else None
+                return _hand_out_next(project, annotator, membership, is_practice)
         except IntegrityError:
             continue  # the same person claimed in another tab: it is held now
+        except _QuotaReached:
+            return None
     return None
 
 
-def is_qualified(project: Project, annotator: User, *, lock: bool = False) -> bool:
-    """May this person judge here? Superusers may, unless a membership of theirs says otherwise.
-
-    With `lock`, within a transaction: and nobody says otherwise until it ends.
-    """
+def membership_of(project: Project, annotator: User, *, lock: bool = False) -> Membership | None:
+    """With `lock`, within a transaction: and nobody changes it until that ends."""
     memberships = Membership.objects.filter(project=project, user=annotator)
     if lock:
         memberships = memberships.select_for_update(no_key=True)
-    membership = memberships.first()
-    return membership.is_qualified if membership else annotator.is_superuser
+    return memberships.first()
+
+
+def is_qualified(project: Project, annotator: User) -> bool:
+    """May this person judge here? Superusers may, unless a membership of theirs says otherwise."""
+    return _may_judge(project, annotator, membership_of(project, annotator))
+
+
+def _may_judge(project: Project, annotator: User, membership: Membership | None) -> bool:
+    if membership is None:
+        return annotator.is_superuser
+    return membership.is_qualified and not has_failed(project, membership)
 
 
 def held_by(project: Project, annotator: User) -> Assignment | None:
@@ -108,6 +138,82 @@ def held_by(project: Project, annotator: User) -> Assignment | None:
         .filter(project=project, annotator=annotator, state=AssignmentState.LIVE)
         .first()
     )
+
+
+def _in_hand(project: Project, annotator: User) -> Assignment | None:
+    """What is live, or else what waits for the annotator; while the project is paused only the former."""
+    found = (
+        Assignment.objects.select_related("comparison__prompt", "project")
+        .filter(IN_HAND, project=project, annotator=annotator)
+        .order_by("state", "pk")  # "live" before "waiting"
+        .first()
+    )
+    is_new = found is not None and found.state == AssignmentState.WAITING
+    return None if is_new and project.paused else found
+
+
+def _take_up(assignment: Assignment) -> bool:
+    """Start the lease of what is live, or of what waits; False if it is neither any more."""
+    if assignment.state == AssignmentState.LIVE:
+        return renew(assignment)
+    now, lease_until = timezone.now(), _lease_end(assignment.project)
+    waiting = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.WAITING)
+    with transaction.atomic():  # it fails if something else has become live meanwhile
+        if not waiting.update(state=AssignmentState.LIVE, created=now, lease_until=lease_until):
+            return False
+    assignment.refresh_from_db(fields=["state", "created", "lease_until"])
+    return True
+
+
+def _hand_out_next(
+    project: Project, annotator: User, membership: Membership | None, is_practice: bool
+) -> Assignment | None:
+    """In a transaction. Raises _QuotaReached if the annotator may judge no more."""
+    comparison, is_repeat = _choose(project, annotator, is_practice)
+    if comparison is None:
+        return None
+    assignment = _hand_out(comparison, annotator, is_repeat)
+    # Asked last: the new row has waited for whatever this person was doing in another tab.
+    if membership is not None and quota_reached(membership):
+        raise _QuotaReached
+    return assignment
+
+
+def _choose(project: Project, annotator: User, is_practice: bool) -> tuple[Comparison | None, bool]:
+    """What to ask next, and whether it is a repetition: a known answer or something they have
+    judged before in the shares that the project says, if there is any, else what is open."""
+    if is_practice:
+        return find_gold(project, annotator), False
+    extra = project.gold_percent + project.repeat_percent
+    lot = random.random() * 100 if extra else 100.0
+    if lot < project.gold_percent and (known := find_gold(project, annotator)):
+        return known, False
+    if project.gold_percent <= lot < extra and (old := _find_old(project, annotator)):
+        return old, True
+    return _lock_next(project, annotator), False
+
+
+def _find_old(project: Project, annotator: User) -> Comparison | None:
+    """One that this person judged a while ago, and has not been asked again."""
+    again = Assignment.objects.filter(
+        HANDLED, comparison=OuterRef("comparison"), annotator=annotator, is_repeat=True
+    )
+    mine = Judgment.objects.filter(project=project, annotator=annotator, is_repeat=False)
+    rows = (
+        mine.filter(voided=None)
+        .order_by("-created")
+        .values_list("comparison_id", "verdict", "comparison__purpose", "comparison__hold")
+        .annotate(is_again=Exists(again))
+    )
+    # What suits is chosen here: a condition in the query would look through all they ever judged.
+    pks = [
+        pk
+        for pk, verdict, purpose, hold, is_again in rows[REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG]
+        if verdict in COUNTED and purpose != Purpose.GOLD and not hold and not is_again
+    ]
+    if not pks:
+        return None
+    return Comparison.objects.select_related("prompt", "project").get(pk=random.choice(pks))
 
 
 def _open_for(project: Project, annotator: User) -> QuerySet[Comparison]:
@@ -148,13 +254,11 @@ def _find_next(project: Project, annotator: User, *, wait: bool) -> Comparison |
     last = _last_place(project, annotator)
     ordered = [Q(place__isnull=False)] if last is None else [Q(place__gt=last), Q(place__lte=last)]
     parts = ordered + drawn if _asks_in_order(project) else drawn + ordered
-    priority = _highest_priority(project, below=None)
-    while priority is not None:
+    for priority in _priorities(project):
         for part in parts:
             level = candidates.filter(part, priority=priority)
             if comparison := level.order_by("place", "draw").first():
                 return comparison
-        priority = _highest_priority(project, below=priority)
     return None
 
 
@@ -196,48 +300,57 @@ def forget_order(project: Project) -> None:
     placed.update(place=None)
 
 
-def _highest_priority(project: Project, below: int | None) -> int | None:
+def _priorities(project: Project) -> Iterator[Subquery | int]:
+    """Of what is open, from the highest on. Nearly all claims need no other, so that one is looked up
+    within the statement that it is used in."""
     queue = Comparison.objects.open().filter(project=project).order_by("-priority")
-    if below is not None:
-        queue = queue.filter(priority__lt=below)
-    return queue.values_list("priority", flat=True).first()
+    priorities = queue.values_list("priority", flat=True)
+    yield Subquery(priorities[:1])
+    lower = priorities.first()
+    while lower is not None:
+        lower = priorities.filter(priority__lt=lower).first()
+        if lower is not None:
+            yield lower
 
 
-def _hand_out(comparison: Comparison, annotator: User) -> Assignment:
-    """Take a place of the locked comparison and write down what is shown."""
-    order = list(comparison.entries.values_list("completion_id", flat=True))
-    random.shuffle(order)
-    Comparison.objects.filter(pk=comparison.pk).update(taken=F("taken") + 1)
-    draft: dict[str, Any] = {}
-    if has_draft(protocol_of(comparison.project), len(order)):
-        order, draft = _begun(comparison, annotator) or (order, {})
-    return _show(comparison, annotator, order, draft)
+def _hand_out(comparison: Comparison, annotator: User, is_repeat: bool = False) -> Assignment:
+    """Take a place of the locked comparison, if it is one that is taken, and write down what is shown."""
+    showing = _drawn_showing(comparison, annotator)
+    showing.is_repeat = is_repeat
+    if has_draft(protocol_of(comparison.project), len(showing.order)):
+        _go_on_with_draft(showing)
+    if showing.takes_place:
+        Comparison.objects.filter(pk=comparison.pk).update(taken=F("taken") + 1)
+    showing.save()
+    return showing
 
 
-def _begun(comparison: Comparison, annotator: User) -> tuple[list[int], dict[str, Any]] | None:
-    """Order and draft of an earlier showing to the same person, whose lease ran out: moved."""
-    earlier = Assignment.objects.filter(comparison=comparison, annotator=annotator)
+def _go_on_with_draft(showing: Assignment) -> None:
+    """With order and draft of an earlier showing to the same person, whose lease ran out: moved."""
+    earlier = Assignment.objects.filter(
+        comparison=showing.comparison, annotator=showing.annotator, is_repeat=showing.is_repeat
+    )
     begun = earlier.exclude(draft={}).order_by("-pk").first()
     if begun is None:
-        return None
+        return
     Assignment.objects.filter(pk=begun.pk).update(draft={})
-    return begun.order, begun.draft
+    showing.order, showing.draft = begun.order, begun.draft
+    showing.payload_hash = payload_hash(showing.comparison, begun.order)
 
 
-def _show(
-    comparison: Comparison, annotator: User, order: list[int], draft: dict[str, Any]
-) -> Assignment:
-    project = comparison.project
-    return Assignment.objects.create(
+def _drawn_showing(comparison: Comparison, annotator: User) -> Assignment:
+    """Not saved: the answers in an order drawn for this annotator."""
+    rows = list(comparison.entries.values_list("completion_id", "completion__text"))
+    random.shuffle(rows)
+    return Assignment(
         comparison=comparison,
-        project=project,
+        project=comparison.project,
         annotator=annotator,
-        order=order,
-        payload_hash=payload_hash(comparison, order),
-        protocol=project.protocol,
-        draft=draft,
-        guideline_version=project.guideline_version,
-        lease_until=_lease_end(project),
+        order=[pk for pk, _ in rows],
+        payload_hash=hash_shown(comparison.prompt.messages, rows),
+        protocol=comparison.project.protocol,
+        guideline_version=comparison.project.guideline_version,
+        lease_until=_lease_end(comparison.project),
     )
 
 
@@ -257,14 +370,17 @@ def hand_out(comparison: Comparison, annotator: User) -> Assignment:
     return _hand_out(locked, annotator)
 
 
-def _take_place(comparison_id: int) -> bool:
-    """Take one of the free places; False if there is none."""
-    free = Comparison.objects.open().filter(pk=comparison_id)
-    return free.update(taken=F("taken") + 1) == 1
+def _take_place(assignment: Assignment) -> bool:
+    """Take one of the free places, if it needs one; False if there is none."""
+    if not assignment.takes_place:
+        return True
+    comparison = Comparison.objects.filter(pk=assignment.comparison_id)
+    return comparison.filter(taken__lt=F("overlap")).update(taken=F("taken") + 1) == 1
 
 
-def _give_place_back(comparison_id: int) -> None:
-    Comparison.objects.filter(pk=comparison_id).update(taken=F("taken") - 1)
+def _give_place_back(assignment: Assignment) -> None:
+    if assignment.takes_place:
+        Comparison.objects.filter(pk=assignment.comparison_id).update(taken=F("taken") - 1)
 
 
 def _lease_end(project: Project) -> datetime:
@@ -298,27 +414,75 @@ def renew(assignment: Assignment) -> bool:
 
 
 def release(assignment: Assignment) -> bool:
-    """Give the comparison back unanswered; False if the assignment was no longer live."""
-    return _end(assignment.pk, assignment.comparison_id, AssignmentState.RELEASED)
+    """Give the comparison back unanswered; False if the assignment was no longer in hand."""
+    return _end(assignment, AssignmentState.RELEASED)
+
+
+def release_all(project: Project, annotator: User) -> int:
+    """Give back what is on the annotator's screen, and what waits for them."""
+    in_hand = Assignment.objects.filter(IN_HAND, project=project, annotator=annotator)
+    return sum(release(assignment) for assignment in in_hand.select_related("comparison"))
 
 
 def release_expired(project: Project) -> int:
     """Give back the places of leases that have run out. How many were given back."""
     expired = Assignment.objects.filter(
-        project=project, state=AssignmentState.LIVE, lease_until__lt=timezone.now()
+        IN_HAND, project=project, lease_until__lt=timezone.now()
     ).order_by("lease_until")
-    rows = list(expired.values_list("pk", "comparison_id")[:SWEEP_LIMIT])
-    return sum(_end(*row, AssignmentState.EXPIRED) for row in rows)
+    rows = list(expired.select_related("comparison")[:SWEEP_LIMIT])
+    return sum(_end(row, AssignmentState.EXPIRED) for row in rows)
 
 
-def _end(assignment_id: int, comparison_id: int, state: AssignmentState) -> bool:
-    """Leave the live state and give the place back: both, once, whoever else tries."""
+def _end(assignment: Assignment, state: AssignmentState) -> bool:
+    """Leave the state of being in hand and give the place back: both, once, whoever else tries."""
     with transaction.atomic():
-        live = Assignment.objects.filter(pk=assignment_id, state=AssignmentState.LIVE)
-        if live.update(state=state) != 1:
+        in_hand = Assignment.objects.filter(IN_HAND, pk=assignment.pk)
+        if in_hand.update(state=state) != 1:
             return False
-        _give_place_back(comparison_id)
+        _give_place_back(assignment)
     return True
+
+
+def end_holds(project: Project) -> int:
+    """Put comparisons whose hold has run out back into the queue. How many there were."""
+    now = timezone.now()
+    over = Comparison.objects.held().filter(project=project, held_until__lte=now)
+    pks = list(over.order_by("held_until").values_list("pk", flat=True)[:SWEEP_LIMIT])
+    return sum(
+        Comparison.objects.filter(pk=pk, held_until__lte=now).update(hold="", held_until=None)
+        for pk in pks
+    )
+
+
+# --- to somebody else ---------------------------------------------------------------------------
+WAITING_DAYS = 7  # that what was moved to somebody is kept for them
+
+
+def move(assignment: Assignment, to: User) -> Assignment:
+    """Take what is in somebody's hand, and keep it for `to`, who is handed it next. Raises NotMoved.
+
+    The place goes along, so nobody else can take it in between.
+    """
+    project, comparison = assignment.project, assignment.comparison
+    if to == assignment.annotator:
+        raise NotMoved(f"{to} has it already.")
+    if not assignment.takes_place:
+        raise NotMoved("It was to be asked of this person only: it can be given back, not moved.")
+    membership = membership_of(project, to)
+    if not _may_judge(project, to, membership) or is_qualifying(project, membership):
+        raise NotMoved(f"{to} is not handed comparisons here.")
+    waiting = _drawn_showing(comparison, to)
+    waiting.state = AssignmentState.WAITING
+    waiting.lease_until = timezone.now() + timedelta(days=WAITING_DAYS)
+    try:
+        with transaction.atomic():
+            in_hand = Assignment.objects.filter(IN_HAND, pk=assignment.pk)
+            if in_hand.update(state=AssignmentState.RELEASED) != 1:
+                raise NotMoved(f"{assignment.annotator} no longer has it: it was answered or left.")
+            waiting.save()
+    except IntegrityError:
+        raise NotMoved(f"{to} has it already, or has answered or skipped it.") from None
+    return waiting
 
 
 # --- verdicts ---------------------------------------------------------------------------------
@@ -365,21 +529,23 @@ def record(
         if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
             return assignment.judgments.get(voided=None)
         # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
-        if not is_qualified(assignment.project, assignment.annotator, lock=True):
+        membership = membership_of(assignment.project, assignment.annotator, lock=True)
+        if not _may_judge(assignment.project, assignment.annotator, membership):
             raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
         if assignment.state != AssignmentState.LIVE:
-            _revive(assignment)
+            _revive(assignment, membership)
         skipped = verdict == Verdict.SKIPPED
         assignment.state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
         if not skipped:
             assignment.draft = {}
         assignment.save(update_fields=["state", "draft"])
         if skipped:
-            _give_place_back(assignment.comparison_id)
+            _give_place_back(assignment)
         elapsed = (timezone.now() - assignment.created).total_seconds()
-        return Judgment.objects.create(
+        judgment = Judgment.objects.create(
             assignment=assignment,
             comparison=assignment.comparison,
+            is_repeat=assignment.is_repeat,
             project_id=assignment.project_id,
             annotator_id=assignment.annotator_id,
             **said,
@@ -387,6 +553,9 @@ def record(
             seconds=elapsed if seconds is None else seconds,
             guideline_version=assignment.guideline_version,
         )
+        if assignment.comparison.purpose == Purpose.GOLD:
+            settle_qualification(assignment.project, assignment.annotator)
+        return judgment
 
 
 def _check(assignment: Assignment, said: Said, payload: str) -> None:
@@ -408,17 +577,40 @@ def _check(assignment: Assignment, said: Said, payload: str) -> None:
         raise NotRecorded(str(error)) from error
 
 
-def _revive(assignment: Assignment) -> None:
+def _revive(assignment: Assignment, membership: Membership | None) -> None:
     """Take a place for an assignment that gave its own back. Raises NotRecorded if none is free."""
     if assignment.state == AssignmentState.WITHDRAWN:
         raise NotRecorded("You took this verdict back; the comparison was handed to you anew.")
-    comparison = Comparison.objects.filter(pk=assignment.comparison_id)
-    if not comparison.not_handled_by(assignment.annotator).exists():
+    handled = Assignment.objects.filter(
+        HANDLED,
+        comparison=assignment.comparison_id,
+        annotator=assignment.annotator_id,
+        is_repeat=assignment.is_repeat,
+    )
+    if handled.exists():
         raise NotRecorded("You were handed this comparison a second time; answer it there.")
-    if not _take_place(assignment.comparison_id):
+    if not _take_place(assignment):
         raise NotRecorded(
             "This comparison was no longer kept for you, and others have answered it meanwhile."
         )
+    # In this order, as in a claim: first the place, then what is live. Else two could wait for each
+    # other.
+    if membership is not None and membership.has_quota:
+        _check_quota_of_late(assignment, membership)
+
+
+def _check_quota_of_late(assignment: Assignment, membership: Membership) -> None:
+    """It must be what is on the screen, like any other: as there is only one such at a time, no
+    claim in another tab can use up the last of a quota together with this."""
+    try:
+        with transaction.atomic():
+            Assignment.objects.filter(pk=assignment.pk).update(state=AssignmentState.LIVE)
+    except IntegrityError:
+        raise NotRecorded(
+            "This comparison was no longer kept for you, and you were handed another one."
+        ) from None
+    if quota_reached(membership):
+        raise NotRecorded("This comparison was no longer kept for you, and your quota is reached.")
 
 
 def last_judgment(project: Project, annotator: User) -> Judgment | None:
@@ -442,7 +634,8 @@ def undo_last(
     takes back one verdict. Raises NotUndone, and changes nothing, if a skipped comparison has no
     place left, or if the last UNDO_LIMIT are taken back already.
     """
-    if not is_qualified(project, annotator):
+    membership = membership_of(project, annotator)
+    if not _may_judge(project, annotator, membership):
         return None
     with transaction.atomic():
         last = (
@@ -459,14 +652,41 @@ def undo_last(
                 "Answer these first; older ones can be changed under My votes."
             )
         comparison = last.assignment.comparison
+        if is_of_qualification(last, membership):
+            raise NotUndone("The verdicts of a qualification cannot be taken back.")
         if held := held_by(project, annotator):
             _lock_both(held.comparison_id, comparison.pk)
             release(held)
-        if last.verdict not in COUNTED and not _take_place(comparison.pk):
+        if last.verdict not in COUNTED and not _take_place(last.assignment):
             raise NotUndone("Others have answered the comparison that you skipped.")
         Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
         Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
-        return _show(comparison, annotator, last.assignment.order, _said_again(last))
+        return _show_again(last.assignment, _said_again(last))
+
+
+def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignment:
+    """The same answers in the same order, as a new showing."""
+    comparison, project = assignment.comparison, assignment.comparison.project
+    return Assignment.objects.create(
+        comparison=comparison,
+        project=project,
+        annotator_id=assignment.annotator_id,
+        order=assignment.order,
+        payload_hash=payload_hash(comparison, assignment.order),
+        is_repeat=assignment.is_repeat,
+        protocol=project.protocol,
+        draft=draft,
+        guideline_version=project.guideline_version,
+        lease_until=_lease_end(project),
+    )
+
+
+def is_of_qualification(judgment: Judgment, membership: Membership | None) -> bool:
+    """Given before it was decided: what was right may have been shown."""
+    if membership is None or judgment.comparison.purpose != Purpose.GOLD:
+        return False
+    is_before = judgment.created <= membership.qualification_changed
+    return is_before or is_qualifying(judgment.project, membership)
 
 
 def _said_again(judgment: Judgment) -> dict[str, list[str]]:
@@ -511,8 +731,11 @@ def correct(
         )
         if judgment.voided:
             return _same_correction(judgment, said)
-        if not is_qualified(judgment.project, judgment.annotator):
+        membership = membership_of(judgment.project, judgment.annotator)
+        if not _may_judge(judgment.project, judgment.annotator, membership):
             raise NotRecorded(f"You no longer judge comparisons in {judgment.project}.")
+        if is_of_qualification(judgment, membership):
+            raise NotRecorded("The verdicts of a qualification cannot be changed.")
         _move_place(judgment, said["verdict"])
         skipped = said["verdict"] == Verdict.SKIPPED
         state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
@@ -547,11 +770,11 @@ def _strength_of(assignment: Assignment, said: Said) -> int | None:
 def _move_place(judgment: Judgment, verdict: Verdict) -> None:
     """A skip that becomes a verdict takes a place, and the other way round. Raises NotRecorded."""
     had_place, needs_place = judgment.verdict in COUNTED, verdict in COUNTED
-    if judgment.is_repeat or had_place == needs_place:
+    if had_place == needs_place:
         return
     if had_place:
-        _give_place_back(judgment.comparison_id)
-    elif not _take_place(judgment.comparison_id):
+        _give_place_back(judgment.assignment)
+    elif not _take_place(judgment.assignment):
         raise NotRecorded("Others have answered the comparison that you skipped.")
 
 
@@ -587,31 +810,81 @@ class Progress(NamedTuple):
 
 
 def progress(project: Project, annotator: User) -> Progress:
-    mine = Judgment.objects.counted().filter(project=project, annotator=annotator)
+    """Of what they are handed: with known answers and repetitions, which are to look like the rest."""
+    mine = _done(project.pk, annotator.pk)
     held = held_by(project, annotator)
     left = _open_for(project, annotator)[:COUNT_LIMIT].count()
     done = mine.count()
     return Progress(done, done + left + (held is not None), left == COUNT_LIMIT)
 
 
+def _done(project_id: int, annotator_id: int) -> QuerySet[Judgment]:
+    return Judgment.objects.filter(
+        project=project_id, annotator=annotator_id, voided=None, verdict__in=COUNTED
+    )
+
+
 class QueueState(NamedTuple):
     """Why there is, or is not, a comparison for the annotator."""
 
-    reason: str  # available, not_qualified, nothing_imported, held_by_others or all_done
-    until: datetime | None = None  # when the first comparison that others hold may come free
+    # available, not_qualified, qualification_failed, qualification_lacks_answers, paused,
+    # quota_reached, daily_quota_reached, nothing_imported, held_by_others or all_done
+    reason: str
+    until: datetime | None = None  # when there may be something again, if that is known
+
+
+def quota_reached(membership: Membership) -> QueueState | None:
+    """Which quota leaves room for no more verdict; None if there is none. A day begins at midnight
+    in the installation's time zone."""
+    if not membership.has_quota:
+        return None
+    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    done = _done(membership.project_id, membership.user_id)
+    if membership.quota_total is not None and done.count() >= membership.quota_total:
+        return QueueState("quota_reached")
+    today = done.filter(created__gte=midnight)
+    if membership.quota_per_day is not None and today.count() >= membership.quota_per_day:
+        return QueueState("daily_quota_reached", midnight + timedelta(days=1))
+    return None
+
+
+def may_begin_real_work(project: Project, annotator: User) -> bool:
+    """Whether they may be handed something new that is no known answer, if there is any."""
+    membership = membership_of(project, annotator)
+    return (
+        _may_judge(project, annotator, membership)
+        and not is_qualifying(project, membership)
+        and not project.paused
+        and (membership is None or quota_reached(membership) is None)
+    )
 
 
 def queue_state(project: Project, annotator: User) -> QueueState:
-    if not is_qualified(project, annotator):
+    membership = membership_of(project, annotator)
+    if has_failed(project, membership):
+        return QueueState("qualification_failed")
+    if not _may_judge(project, annotator, membership):
         return QueueState("not_qualified")
-    if held_by(project, annotator) or _has_open(project, annotator):
+    if held_by(project, annotator):
         return QueueState("available")
-    if not project.comparisons.exists():
+    if project.paused:
+        return QueueState("paused")
+    if membership is not None and (reached := quota_reached(membership)):
+        return reached
+    if is_qualifying(project, membership):
+        lacks = find_gold(project, annotator) is None
+        return QueueState("qualification_lacks_answers" if lacks else "available")
+    if _in_hand(project, annotator) or _has_open(project, annotator):
+        return QueueState("available")
+    if not project.comparisons.exclude(purpose=Purpose.GOLD).exists():
         return QueueState("nothing_imported")
     others = Assignment.objects.filter(
         project=project,
         state=AssignmentState.LIVE,
-        comparison__in=Comparison.objects.not_handled_by(annotator),
+        is_repeat=False,
+        comparison__in=Comparison.objects.not_handled_by(annotator)
+        .filter(hold="")
+        .exclude(purpose=Purpose.GOLD),
     )
     until = others.aggregate(until=Min("lease_until"))["until"]
     return QueueState("held_by_others", until) if until else QueueState("all_done")
@@ -635,7 +908,7 @@ def void_some(project: Project, annotator: User) -> int:
             if judgment.verdict in COUNTED and not judgment.is_repeat
         ]
         # In the order in which an undo locks two of them: neither waits for the other.
-        comparisons = Comparison.objects.filter(pk__in=holding)
+        comparisons = Comparison.objects.filter(pk__in=holding).exclude(purpose=Purpose.GOLD)
         list(comparisons.order_by("pk").select_for_update(no_key=True).values_list("pk"))
         comparisons.update(taken=F("taken") - 1)
         Judgment.objects.filter(pk__in=[row.pk for row in batch]).update(voided=timezone.now())

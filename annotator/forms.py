@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -11,15 +12,28 @@ from django.conf import settings
 from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.password_validation import password_validators_help_texts
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 from django.utils.text import slugify
 
 from annotator.assignment import forget_order
 from annotator.ballots import choices
+from annotator.gold import exempt_who_has_judged
 from annotator.guidelines import keep_current, publish
 from annotator.importing import read_lines
-from annotator.models import Project, QueueOrder, Role, Ruling, User, Verdict
+from annotator.models import (
+    Comparison,
+    Completion,
+    Membership,
+    Project,
+    QueueOrder,
+    Role,
+    Ruling,
+    User,
+    Verdict,
+)
 from annotator.protocols import MANY, PRESETS, RATIONALES, Criterion, Protocol
 from annotator.rendering import LETTERS, MAX_RENDERED
+from annotator.screening import CHECKS
 
 RESERVED_SLUGS = {"new"}
 
@@ -47,11 +61,32 @@ class ReadForm(forms.Form):
 
 
 class ProjectForm(forms.ModelForm):
+    screening = forms.MultipleChoiceField(
+        required=False,
+        choices=[(check.name, check.label) for check in CHECKS],
+        widget=forms.CheckboxSelectMultiple,
+        label="Hold back new comparisons in which",
+        help_text="They are listed with the reason, and can be asked all the same. Being cut off is "
+        "no reason unless you say so: a short length limit cuts most answers.",
+    )
+
+    GROUPS = {
+        "": ["name", "guidelines"],
+        "Queue": ["overlap", "lease_minutes", "held_out_percent", "queue_order", "random_percent"],
+        "Known answers and repetitions": ["gold_percent", "repeat_percent"],
+        "Qualification": [
+            "qualification_items", "qualification_percent", "qualification_shows_answers",
+        ],
+        "Before anybody is asked": ["screening", "near_identical_percent"],
+    }  # fmt: skip
+
     class Meta:
         model = Project
         fields = [
             "name", "guidelines", "overlap", "lease_minutes", "held_out_percent", "queue_order",
-            "random_percent",
+            "random_percent", "gold_percent", "repeat_percent", "qualification_items",
+            "qualification_percent", "qualification_shows_answers", "screening",
+            "near_identical_percent",
         ]  # fmt: skip
         labels = {
             "overlap": "Judgments per comparison",
@@ -59,12 +94,36 @@ class ProjectForm(forms.ModelForm):
             "held_out_percent": "Held out (percent)",
             "queue_order": "Order of questions",
             "random_percent": "At random (percent)",
+            "gold_percent": "Known answers (percent)",
+            "repeat_percent": "Repetitions (percent)",
+            "qualification_items": "Known answers before real work",
+            "qualification_percent": "Right for a pass (percent)",
+            "qualification_shows_answers": "Show the right answer after each verdict",
+            "near_identical_percent": "Nearly identical from (percent)",
         }
         widgets = {"guidelines": forms.Textarea(attrs={"rows": 14})}
 
     def clean_guidelines(self) -> str:
         """With plain line ends: browsers send others, and that is no new version."""
         return self.cleaned_data["guidelines"].replace("\r\n", "\n")
+
+    def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
+        """Headings with their fields, for the page; what is in no group comes at the end."""
+        groups = [(title, [self[name] for name in names]) for title, names in self.GROUPS.items()]
+        grouped = {name for names in self.GROUPS.values() for name in names}
+        others = [self[name] for name in self.fields if name not in grouped]
+        return [*groups, ("More", others)] if others else groups
+
+    def clean_qualification_items(self) -> int:
+        wanted: int = self.cleaned_data["qualification_items"]
+        known = Comparison.objects.gold().filter(project=self.instance.pk).count() if wanted else 0
+        if known < wanted:
+            raise ValidationError(
+                f"There {'is' if known == 1 else 'are'} {known} known answer"
+                f"{'' if known == 1 else 's'} here, fewer than {wanted}: import some, or make them "
+                "of judged comparisons, and then come back."
+            )
+        return wanted
 
     def save(self, commit: bool = True, author: User | None = None) -> Project:
         """Always stored. A new project gets a slug from its name; a change of guidelines, a new version. An order
@@ -80,6 +139,8 @@ class ProjectForm(forms.ModelForm):
             project.save(update_fields=set(self.changed_data) - {"guidelines"})
             publish(project, self.cleaned_data["guidelines"], author)
         project.refresh_from_db()
+        if "qualification_items" in self.changed_data and not self.initial["qualification_items"]:
+            exempt_who_has_judged(project)
         if project.queue_order == QueueOrder.DRAWN and "queue_order" in self.changed_data:
             forget_order(project)
         return project
@@ -361,3 +422,97 @@ class ProposalForm(forms.Form):
 
 class DeclineForm(forms.Form):
     reason = plain_text(2000, rows=2)
+
+
+class WorkForm(forms.ModelForm):
+    """How much a member may do, and whether they may."""
+
+    class Meta:
+        model = Membership
+        fields = ["qualification", "quota_total", "quota_per_day"]
+        labels = {"quota_total": "Quota in all", "quota_per_day": "Quota a day"}
+        help_texts = {
+            "qualification": "Not yet: they begin it anew, with known answers that they have not "
+            "seen. Only asked for if the settings say so, and only of annotators."
+        }
+
+
+class PauseForm(forms.Form):
+    note = forms.CharField(
+        required=False,
+        max_length=200,
+        label="What annotators read",
+        help_text="Why, and when it goes on. May be empty.",
+    )
+
+
+class MoveForm(forms.Form):
+    """Empty: give it back to the queue."""
+
+    to = forms.ModelChoiceField(
+        User.objects.none(), required=False, empty_label="the queue", to_field_name="username"
+    )
+
+    def __init__(self, project: Project, data: Any = None, **kwargs: Any) -> None:
+        super().__init__(data, **kwargs)
+        self.fields["to"].queryset = User.objects.filter(memberships__project=project)  # type: ignore[attr-defined]
+
+
+class PriorityForm(forms.Form):
+    priority = forms.IntegerField(
+        min_value=-100,
+        max_value=100,
+        help_text="Higher ones are asked first. Imports begin at 0, evaluations at 10.",
+    )
+
+
+class HoldForm(forms.Form):
+    reason = forms.CharField(max_length=200, help_text="As a sentence: others will read it.")
+    until = forms.DateTimeField(
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        help_text="Empty: until somebody ends it.",
+    )
+
+    def clean_until(self) -> datetime | None:
+        until: datetime | None = self.cleaned_data["until"]
+        if until is not None and until <= timezone.now():
+            raise ValidationError("This time is over: choose a later one, or none.")
+        return until
+
+
+class GoldForm(forms.Form):
+    """A rank from 1, the best, for each answer; equal ranks are ties."""
+
+    explanation = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="Why. Shown to annotators in their qualification, if the settings say so.",
+    )
+
+    def __init__(
+        self,
+        completions: Sequence[Completion],
+        expected: Sequence[Sequence[int]],
+        explanation: str = "",
+        data: Any = None,
+    ) -> None:
+        """What is expected, a ranking of all completions or nothing, and why, fill the form in."""
+        super().__init__(data, initial={"explanation": explanation}, auto_id="known_%s")
+        self.completions = completions
+        place = {pk: n for n, group in enumerate(expected, 1) for pk in group}
+        ranks = [("", "-"), *((n, str(n)) for n in range(1, len(completions) + 1))]
+        for letter, completion in zip(LETTERS, completions, strict=False):
+            self.fields[f"rank-{completion.pk}"] = forms.TypedChoiceField(
+                choices=ranks,
+                coerce=int,
+                initial=place.get(completion.pk),
+                label=f"Rank of {letter}",
+            )
+        self.order_fields([f"rank-{completion.pk}" for completion in completions])
+
+    def expected(self) -> list[list[int]]:
+        groups: dict[int, list[int]] = {}
+        for completion in self.completions:
+            groups.setdefault(self.cleaned_data[f"rank-{completion.pk}"], []).append(completion.pk)
+        return [groups[rank] for rank in sorted(groups)]

@@ -21,6 +21,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotator.assignment import hash_shown
+from annotator.gold import ORIGIN as GOLD_ORIGIN
 from annotator.jsonl import MAX_LINE_BYTES, Answer, Entry, check_prompt, parse_line
 from annotator.models import (
     Assignment,
@@ -33,6 +34,7 @@ from annotator.models import (
     Project,
     Prompt,
     Purpose,
+    Split,
     User,
     Verdict,
     canonical_key,
@@ -74,6 +76,8 @@ class ImportReport(NamedTuple):
     bad_lines: list[LineError]  # the first of them
     n_bad_lines: int = 0
     ignored_fields: tuple[str, ...] = ()
+    known_answers: int = 0  # of the comparisons
+    held: int = 0  # of the comparisons: found by screening
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -119,9 +123,14 @@ class _Checked(NamedTuple):
 
 
 def _check(
-    lines: Iterable[bytes], good: IO[bytes], limit: int | None, skip_bad_lines: bool
+    lines: Iterable[bytes],
+    project: Project,
+    good: IO[bytes],
+    limit: int | None,
+    skip_bad_lines: bool,
 ) -> _Checked:
-    """Write the good lines to `good` in one form, until there are `limit` or too many bad ones."""
+    """Write the good lines to `good` in one form, with what screening finds in them, until there
+    are `limit` or too many bad ones."""
     errors: list[LineError] = []
     n_errors = n_good = 0
     ignored: set[str] = set()
@@ -140,6 +149,8 @@ def _check(
                 break
             continue
         n_good += 1
+        if entry.expected is None:
+            entry = entry._replace(hold=project.reason_to_hold(entry.answers))
         good.write(json.dumps(entry).encode() + b"\n")
         if len(ignored) < MAX_IGNORED:
             ignored.update(entry.ignored)
@@ -149,8 +160,8 @@ def _check(
 def _read_back(good: IO[bytes]) -> Iterator[Entry]:
     good.seek(0)
     for line in good:
-        messages, answers, chosen, _ = json.loads(line)
-        yield Entry(messages, [Answer(*answer) for answer in answers], chosen)
+        entry = Entry(*json.loads(line))
+        yield entry._replace(answers=[Answer(*answer) for answer in entry.answers])
 
 
 # --- importing --------------------------------------------------------------------------------
@@ -171,7 +182,8 @@ def import_jsonl(
 
     Where a line says which completion is better and a `judge` is given, that becomes a judgment
     of theirs; they are saved and made an annotator if they are not yet. A prompt or comparison
-    that is there already is counted, and left as it is.
+    that is there already is counted, and left as it is. What the project's screening finds is
+    held back.
 
     Raises ImportRefused with the bad lines, if there are any and they are not to be skipped.
     """
@@ -180,7 +192,7 @@ def import_jsonl(
     if round_number is not None and round_number < 1:
         raise ValueError(f"the round must be 1 or more, not {round_number}")
     with tempfile.TemporaryFile() as good:
-        errors, n_errors, ignored = _check(lines, good, limit, skip_bad_lines)
+        errors, n_errors, ignored = _check(lines, project, good, limit, skip_bad_lines)
         if errors and not skip_bad_lines:
             raise ImportRefused(errors, is_cut=n_errors > len(errors))
         counts: Counter[str] = Counter()
@@ -204,6 +216,8 @@ def import_jsonl(
         bad_lines=errors,
         n_bad_lines=n_errors,
         ignored_fields=ignored,
+        known_answers=counts["known_answers"],
+        held=counts["held"],
     )
 
 
@@ -226,9 +240,11 @@ def add_prompt(project: Project, messages: Any) -> tuple[Prompt, bool]:
     """The prompt with these messages, and whether it is new. Raises ValueError with a sentence."""
     messages = check_prompt(messages)
     key = canonical_key(messages)
-    return Prompt.objects.get_or_create(
+    prompt, is_new = Prompt.objects.get_or_create(
         project=project, key=key, defaults={"messages": messages, "split": project.split_of(key)}
     )
+    prompt.ask_models(project.split_of(key))
+    return prompt, is_new
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -249,25 +265,14 @@ def _store(
     """Rows for all that is new in these entries; how many there are of each kind."""
     prompts, n_prompts, n_repeated = _store_prompts(entries, project)
     all_asked = [
-        _Asked(
-            Comparison(
-                project=project,
-                prompt=prompt,
-                key=comparison_key(
-                    prompt.key, Purpose.TRAINING, [answer.text for answer in entry.answers]
-                ),
-                overlap=overlap or project.overlap,
-                round_number=round_number,
-                taken=int(judge is not None and entry.chosen is not None),
-            ),
-            entry,
-        )
+        _Asked(_comparison(entry, prompt, project, overlap, round_number, judge), entry)
         for entry, prompt in zip(entries, prompts, strict=True)
         if entry.answers
     ]
     asked = _new_ones(all_asked, project)
     Comparison.objects.bulk_create(one.comparison for one in asked)
     shown, n_completions = _store_completions(asked)
+    _store_expected(asked, shown)
     judged = [
         (one, completions)
         for one, completions in zip(asked, shown, strict=True)
@@ -281,7 +286,55 @@ def _store(
         comparisons=len(asked),
         judgments=len(judged),
         duplicates=n_repeated + len(all_asked) - len(asked),
+        known_answers=sum(one.entry.expected is not None for one in asked),
+        held=sum(one.comparison.hold != "" for one in asked),
     )
+
+
+def _comparison(
+    entry: Entry,
+    prompt: Prompt,
+    project: Project,
+    overlap: int | None,
+    round_number: int,
+    judge: User | None,
+) -> Comparison:
+    texts = [answer.text for answer in entry.answers]
+    if entry.expected is not None:
+        return Comparison(
+            project=project,
+            prompt=prompt,
+            key=comparison_key(prompt.key, Purpose.GOLD, texts),
+            purpose=Purpose.GOLD,
+            origin=GOLD_ORIGIN,
+            overlap=0,
+            round_number=round_number,
+            explanation=entry.explanation,
+        )
+    overlap = overlap or project.overlap
+    taken = int(judge is not None and entry.chosen is not None)
+    return Comparison(
+        project=project,
+        prompt=prompt,
+        key=comparison_key(prompt.key, Purpose.TRAINING, texts),
+        overlap=overlap,
+        round_number=round_number,
+        taken=taken,
+        hold=entry.hold if taken < overlap else "",  # nobody is asked what the file has answered
+    )
+
+
+def _store_expected(asked: Sequence[_Asked], shown: Sequence[Sequence[Completion]]) -> None:
+    """The rankings that are right, by completion, now that these have numbers."""
+    known = []
+    for (comparison, entry), completions in zip(asked, shown, strict=True):
+        if entry.expected is not None:
+            comparison.expected = [
+                [completions[index].pk for index in group] for group in entry.expected
+            ]
+            known.append(comparison)
+    if known:
+        Comparison.objects.bulk_update(known, ["expected"])
 
 
 def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[Prompt], int, int]:
@@ -289,16 +342,23 @@ def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[Pro
     keys = [canonical_key(entry.messages) for entry in entries]
     prompts = {prompt.key: prompt for prompt in project.prompts.filter(key__in=keys)}
     new: list[Prompt] = []
+    no_longer_gold: list[Prompt] = []
     n_repeated = 0
     for key, entry in zip(keys, entries, strict=True):
         if key in prompts:
             n_repeated += not entry.answers
-            continue
-        prompts[key] = Prompt(
-            project=project, key=key, messages=entry.messages, split=project.split_of(key)
-        )
-        new.append(prompts[key])
+        else:
+            prompts[key] = Prompt(
+                project=project, key=key, messages=entry.messages, split=Split.GOLD
+            )
+            new.append(prompts[key])
+        if entry.expected is None and prompts[key].split == Split.GOLD:
+            prompts[key].split = project.split_of(key)
+            if prompts[key].pk:
+                no_longer_gold.append(prompts[key])
     Prompt.objects.bulk_create(new)
+    if no_longer_gold:
+        Prompt.objects.bulk_update(no_longer_gold, ["split"])
     return [prompts[key] for key in keys], len(new), n_repeated
 
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:  # so that files can be read without Django
 
 MAX_LINE_BYTES = 2**20
 MAX_SOURCE_LENGTH = 200  # of the column in the database
-FIELDS = {"prompt", "completions", "sources", "truncated", "chosen", "rejected"}
+FIELDS = {
+    "prompt", "completions", "sources", "truncated", "chosen", "rejected", "expected",
+    "explanation",
+}  # fmt: skip
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
@@ -30,12 +33,18 @@ class Answer(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A prompt, the completions to compare (none or 2 to 9), and the one known to be better."""
+    """A prompt, the completions to compare (none or 2 to 9), and the one known to be better.
+
+    With `expected` it is a known answer: the ranking that is right, as tie groups of indices.
+    """
 
     messages: list[Message]
     answers: list[Answer]
     chosen: int | None = None  # index into answers
     ignored: list[str] = []  # names of fields that mean nothing here
+    expected: list[list[int]] | None = None
+    explanation: str = ""
+    hold: str = ""  # what screening finds, not the file
 
 
 def parse_line(line: bytes) -> Entry:
@@ -52,7 +61,14 @@ def _parse_row(row: dict[str, Any]) -> Entry:
         return _parse_choice(row)._replace(ignored=ignored)
     if "prompt" not in row:
         raise ValueError('the field "prompt" is missing; so are "chosen" and "rejected"')
-    return Entry(check_prompt(row["prompt"]), _parse_completions(row), ignored=ignored)
+    answers = _parse_completions(row)
+    return Entry(
+        check_prompt(row["prompt"]),
+        answers,
+        ignored=ignored,
+        expected=_parse_expected(row, len(answers)),
+        explanation=_parse_explanation(row),
+    )
 
 
 def _parse_object(line: bytes) -> dict[str, Any]:
@@ -84,7 +100,7 @@ def _parse_choice(row: dict[str, Any]) -> Entry:
     for name in ("chosen", "rejected"):
         if name not in row:
             raise ValueError(f'the field "{name}" is missing; "chosen" and "rejected" go together')
-    for name in ("completions", "sources", "truncated"):
+    for name in ("completions", "sources", "truncated", "expected", "explanation"):
         if name in row:
             raise ValueError(f'the field "{name}" cannot stand beside "chosen" and "rejected"')
     chosen, rejected = row["chosen"], row["rejected"]
@@ -176,7 +192,7 @@ def _parse_transcript(text: str) -> list[Message]:
 
 # --- completions ------------------------------------------------------------------------------
 def _parse_completions(row: dict[str, Any]) -> list[Answer]:
-    for name in ("sources", "truncated"):
+    for name in ("sources", "truncated", "expected"):
         if name in row and "completions" not in row:
             raise ValueError(f'the field "{name}" needs the field "completions"')
     if "completions" not in row:
@@ -195,6 +211,29 @@ def _parse_completions(row: dict[str, Any]) -> list[Answer]:
         answers.append(Answer(text, source, is_truncated))
     _check_distinct(answers, [f"completions[{i}]" for i in range(len(answers))])
     return answers
+
+
+def _parse_expected(row: dict[str, Any], n_answers: int) -> list[list[int]] | None:
+    if "expected" not in row:
+        return None
+    groups = row["expected"]
+    is_ranking = isinstance(groups, list) and all(
+        isinstance(group, list) and group and all(type(index) is int for index in group)
+        for group in groups
+    )
+    if not is_ranking or sorted(i for group in groups for i in group) != list(range(n_answers)):
+        example = [[index] for index in range(n_answers)]
+        raise ValueError(
+            f'"expected" must list the numbers 0 to {n_answers - 1} of the completions in groups of '
+            f"ties, best first, each once, like {example}, not {excerpt(groups)}"
+        )
+    return groups
+
+
+def _parse_explanation(row: dict[str, Any]) -> str:
+    if "explanation" in row and "expected" not in row:
+        raise ValueError('the field "explanation" needs the field "expected"')
+    return _check_text("explanation", row.get("explanation", ""), may_be_empty=True)
 
 
 def _parallel(row: dict[str, Any], name: str, kind: type, words: str, default: list[Any]) -> Any:

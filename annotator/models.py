@@ -10,17 +10,24 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, AnonymousUser
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Exists, F, Max, OuterRef, Q
 from django.urls import reverse
 from django.utils import timezone
+
+from annotator import screening
+from annotator.jsonl import Answer
+from annotator.screening import default_checks
+
+CHANGE_LIMIT = 100_000  # comparisons that one request changes
+CHANGED_AT_ONCE = 500
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -57,6 +64,7 @@ class Role(models.TextChoices):
 class Split(models.TextChoices):
     TRAIN = "train", "Training"
     TEST = "test", "Held out"
+    GOLD = "gold", "Known answers only"  # came with a known answer: no model is asked it
 
 
 class QueueOrder(models.TextChoices):
@@ -69,6 +77,14 @@ class Arm(models.TextChoices):
 
     ACTIVE = "active", "Most informative first"
     RANDOM = "random", "Drawn at random"  # for comparison with the others, for ever
+
+
+class Qualification(models.TextChoices):
+    """Where a member is, in a project that asks for a qualification."""
+
+    PENDING = "pending", "Not yet"
+    PASSED = "passed", "Qualified"
+    FAILED = "failed", "Not qualified"
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
@@ -126,6 +142,43 @@ class Project(models.Model):
     ordered = models.DateTimeField(
         null=True, editable=False, help_text="When the order of questions was made last."
     )
+    gold_percent = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(50)],
+        help_text="Share of the questions whose answer is known already, to see how well people "
+        "judge. They look like the others, and count in no training.",
+    )
+    repeat_percent = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(50)],
+        help_text="Share of the questions that somebody has answered before, at least 20 verdicts "
+        "ago, to see whether they say the same again. The second verdict counts nowhere else.",
+    )
+    qualification_items = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(50)],
+        help_text="How many questions with a known answer new annotators get before real work. "
+        "0: none. Who has judged here already, and reviewers and admins, need no qualification.",
+    )
+    qualification_percent = models.PositiveSmallIntegerField(
+        default=80,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="How many of them must be right. Who has fewer is told so, and an admin decides.",
+    )
+    qualification_shows_answers = models.BooleanField(
+        default=False,
+        help_text="After each verdict of the qualification, show which answer was right, and why.",
+    )
+    screening = models.JSONField(default=default_checks, blank=True)
+    near_identical_percent = models.PositiveSmallIntegerField(
+        default=95,
+        validators=[MinValueValidator(70), MaxValueValidator(100)],
+        help_text="Answers this much alike are nearly identical; spaces and capitals do not "
+        "count. 100: only if nothing else differs.",
+    )
+    # Nobody is handed anything new while this is set.
+    paused = models.DateTimeField(null=True, blank=True, editable=False)
+    pause_note = models.CharField(max_length=200, blank=True, default="", editable=False)
     # What people are asked, and in which steps they answer: read by `protocols.protocol_of`. Empty: the default.
     protocol = models.JSONField(default=dict, blank=True, editable=False)
     # Up to which judgment `DailyWork` has counted.
@@ -152,6 +205,11 @@ class Project(models.Model):
         latest = self.comparisons.aggregate(latest=Max("round_number"))["latest"]
         return latest or 1
 
+    def reason_to_hold(self, completions: Iterable[Completion | Answer]) -> str:
+        """What this project's screening finds in answers to one prompt; empty if nothing."""
+        texts = [(completion.text, completion.is_truncated) for completion in completions]
+        return screening.reason_to_hold(texts, self.screening, self.near_identical_percent)
+
     def split_of(self, prompt_key: str) -> Split:
         """The split of a prompt, from its key alone: the same prompt is always on the same side."""
         return Split.TEST if int(prompt_key[:8], 16) % 100 < self.held_out_percent else Split.TRAIN
@@ -173,6 +231,26 @@ class Membership(models.Model):
     guidelines_read = models.PositiveIntegerField(
         null=True, editable=False, help_text="The version of the guidelines read last."
     )
+    # Means something only while the project asks for a qualification.
+    qualification = models.CharField(
+        max_length=7, choices=Qualification.choices, default=Qualification.PENDING
+    )
+    qualification_changed = models.DateTimeField(default=timezone.now, editable=False)
+    qualification_share = models.FloatField(
+        null=True, editable=False, help_text="Share that was right, 0 to 1, when it was decided."
+    )
+    quota_total = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Verdicts in all; empty: without limit. Skips do not count.",
+    )
+    quota_per_day = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Verdicts a day; empty: without limit. Skips do not count.",
+    )
 
     class Meta:
         constraints = [
@@ -181,6 +259,10 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} in {self.project} ({self.role})"
+
+    @property
+    def has_quota(self) -> bool:
+        return self.quota_total is not None or self.quota_per_day is not None
 
 
 class Invitation(models.Model):
@@ -255,6 +337,12 @@ class Prompt(models.Model):
     def __str__(self) -> str:
         return self.messages[-1]["content"][:80]
 
+    def ask_models(self, split: Split) -> None:
+        """It is no longer there for a known answer only, if it was: from now on it has this split."""
+        if self.split == Split.GOLD:
+            self.split = split
+            self.save(update_fields=["split"])
+
 
 class Completion(models.Model):
     """One assistant answer to a prompt."""
@@ -282,17 +370,56 @@ class Purpose(models.TextChoices):
     GOLD = "gold", "Known answer"  # asked to see how well people judge; never trained on
 
 
+def _handled_by(annotator: User) -> Exists:
+    """Of a comparison."""
+    mine = Assignment.objects.filter(
+        HANDLED, comparison=OuterRef("pk"), annotator=annotator, is_repeat=False
+    )
+    return Exists(mine)
+
+
 class ComparisonQuerySet(models.QuerySet["Comparison"]):
     def open(self) -> Self:
-        """Those that still need somebody, and are not held back."""
+        """Those that still need somebody, and are not held back. Known answers never do."""
         return self.filter(taken__lt=F("overlap"), hold="")
+
+    def held(self) -> Self:
+        return self.filter(hold__gt="")
+
+    def gold(self) -> Self:
+        """Those whose answer is known, and which are not held back."""
+        return self.filter(purpose=Purpose.GOLD, hold="")
 
     def not_handled_by(self, annotator: User) -> Self:
         """Those that this person has not judged, skipped or on the screen."""
-        mine = Assignment.objects.filter(
-            comparison=OuterRef("pk"), annotator=annotator, state__in=HANDLED
-        )
-        return self.filter(~Exists(mine))
+        return self.filter(~_handled_by(annotator))
+
+    def handled_by(self, annotator: User) -> Self:
+        return self.filter(_handled_by(annotator))
+
+    def set_priority(self, priority: int) -> int:
+        """How many were changed: of those that are asked by priority, CHANGE_LIMIT at most."""
+        others = self.exclude(purpose=Purpose.GOLD).exclude(priority=priority)
+        return others._change(priority=priority)
+
+    def hold_back(self, reason: str, until: datetime | None = None) -> int:
+        """Ask nobody for now. What is on somebody's screen may still be answered."""
+        return self._change(hold=reason, held_until=until)
+
+    def ask_all_the_same(self) -> int:
+        """End the holds; how many, CHANGE_LIMIT at most."""
+        return self.held()._change(hold="", held_until=None)
+
+    def _change(self, **fields: Any) -> int:
+        """In small transactions, so that nobody who compares has to wait for all of them."""
+        pks = list(self.order_by("pk").values_list("pk", flat=True)[:CHANGE_LIMIT])
+        for start in range(0, len(pks), CHANGED_AT_ONCE):
+            batch = Comparison.objects.filter(pk__in=pks[start : start + CHANGED_AT_ONCE])
+            with transaction.atomic():
+                # Locked in the order in which an undo locks two: neither waits for the other.
+                list(batch.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+                batch.update(**fields)
+        return len(pks)
 
     def create_from(
         self,
@@ -303,11 +430,13 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         purpose: Purpose = Purpose.TRAINING,
         origin: str = "import",
         priority: int = 0,
+        is_screened: bool = True,
     ) -> Comparison | None:
         """A comparison of these 2..9 completions of one prompt, in this order.
 
         None if two of them are the same text (nothing to compare) or if the project already
-        has a comparison of the same texts. Raises ValueError for a wrong number or mixed prompts.
+        has a comparison of the same texts. What the project's screening finds is held back.
+        Raises ValueError for a wrong number or mixed prompts.
         """
         if not 2 <= len(completions) <= 9:
             raise ValueError(f"a comparison needs 2 to 9 completions, not {len(completions)}")
@@ -327,6 +456,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
                 "purpose": purpose,
                 "origin": origin,
                 "priority": priority,
+                "hold": prompt.project.reason_to_hold(completions) if is_screened else "",
             },
         )
         if not created:
@@ -371,8 +501,10 @@ class Comparison(models.Model):
         blank=True,
         help_text="When the hold ends by itself; empty: when somebody ends it.",
     )
-    # Of purpose `gold`: the ranking that is right, as in `Judgment.ranking`.
+    # Of purpose `gold`: the ranking that is right, as in `Judgment.ranking`. Such a comparison has
+    # no places (overlap 0), as everybody may be asked it: so it is never open, and `taken` stays 0.
     expected = models.JSONField(default=list, blank=True)
+    explanation = models.TextField(blank=True, default="")  # of what is expected, for annotators
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ComparisonQuerySet.as_manager()
@@ -385,6 +517,14 @@ class Comparison(models.Model):
             ),
         ]
         indexes = [
+            models.Index(
+                fields=["project", "draw"],
+                condition=Q(purpose=Purpose.GOLD, hold=""),
+                name="known_answers",
+            ),
+            models.Index(
+                fields=["project", "held_until"], condition=Q(hold__gt=""), name="held_comparisons"
+            ),
             models.Index(
                 fields=["project", "-priority", "place", "draw"],
                 condition=Q(taken__lt=F("overlap"), hold=""),
@@ -419,6 +559,7 @@ class ComparisonCompletion(models.Model):
 
 class AssignmentState(models.TextChoices):
     LIVE = "live", "Live"  # shown to the annotator, lease running
+    WAITING = "waiting", "Waiting"  # kept for the annotator, who gets it next
     JUDGED = "judged", "Judged"
     SKIPPED = "skipped", "Skipped"
     EXPIRED = "expired", "Expired"  # the lease ran out; may be handed out again
@@ -426,8 +567,11 @@ class AssignmentState(models.TextChoices):
     WITHDRAWN = "withdrawn", "Withdrawn"  # the judgment was undone
 
 
+# Conditions of partial indexes. They are not written with IN: SQLite would not see that a query asks for
+# just what such an index holds.
+IN_HAND = Q(state=AssignmentState.LIVE) | Q(state=AssignmentState.WAITING)
 # In these states the comparison is not offered to the same annotator again.
-HANDLED = [AssignmentState.LIVE, AssignmentState.JUDGED, AssignmentState.SKIPPED]
+HANDLED = IN_HAND | Q(state=AssignmentState.JUDGED) | Q(state=AssignmentState.SKIPPED)
 
 
 class Assignment(models.Model):
@@ -456,7 +600,7 @@ class Assignment(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["comparison", "annotator"],
-                condition=Q(state__in=HANDLED, is_repeat=False),
+                condition=HANDLED & Q(is_repeat=False),
                 name="one_assignment_per_annotator",
             ),
             models.UniqueConstraint(
@@ -468,13 +612,23 @@ class Assignment(models.Model):
         indexes = [
             models.Index(
                 fields=["project", "lease_until"],
-                condition=Q(state=AssignmentState.LIVE),
-                name="live_leases",
+                condition=IN_HAND,
+                name="leases",
+            ),
+            models.Index(
+                fields=["project", "annotator"],
+                condition=IN_HAND,
+                name="in_hand",
             ),
         ]
 
     def __str__(self) -> str:
         return f"assignment {self.pk} of {self.comparison} to {self.annotator}"
+
+    @property
+    def takes_place(self) -> bool:
+        """Whether it is one of its comparison's `overlap`."""
+        return not self.is_repeat and self.comparison.purpose != Purpose.GOLD
 
 
 class Verdict(models.TextChoices):

@@ -202,7 +202,8 @@ def remaining(project: Project) -> list[Remaining]:
     start = time.monotonic()
     is_held = ~Q(hold="")
     groups = (
-        project.comparisons.order_by()
+        project.comparisons.exclude(purpose=Purpose.GOLD)  # they are never done
+        .order_by()
         .values("round_number", "purpose")
         .annotate(
             n=Count("pk"),

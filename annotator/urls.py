@@ -1,6 +1,7 @@
 from django.urls import URLPattern, URLResolver, include, path
 
 from annotator.views import (
+    asking,
     comparing,
     guidelines,
     history,
@@ -24,6 +25,7 @@ comparing_urls = [
     path("compare/renew/<int:pk>/", comparing.renew, name="renew"),
     path("compare/draft/<int:pk>/", comparing.save_draft, name="save_draft"),
     path("compare/next/", comparing.next_comparison, name="next_comparison"),
+    path("compare/answer/<int:pk>/", comparing.right_answer, name="right_answer"),
     path("guidelines/", comparing.guidelines, name="guidelines"),
 ]
 
@@ -42,6 +44,7 @@ history_urls = [
 review_urls = [
     path("prompts/", review.prompts, name="prompts"),
     path("comparisons/", review.comparisons, name="comparisons"),
+    path("comparisons/change/", asking.change_comparisons, name="change_comparisons"),
     path("comparisons/<int:pk>/", review.comparison, name="comparison"),
     path("comparisons/<int:pk>/rule/", rulings.rule, name="rule"),
     path("comparisons/<int:pk>/ruling/end/", rulings.end_ruling, name="end_ruling"),
@@ -51,6 +54,10 @@ review_urls = [
     path(
         "guidelines/proposals/<int:pk>/decline/", rulings.decline_proposal, name="decline_proposal"
     ),
+    path("comparisons/<int:pk>/priority/", asking.set_priority, name="set_priority"),
+    path("comparisons/<int:pk>/hold/", asking.hold_comparison, name="hold_comparison"),
+    path("comparisons/<int:pk>/ask/", asking.ask_comparison, name="ask_comparison"),
+    path("comparisons/<int:pk>/known/", asking.make_known, name="make_known"),
 ]
 
 quality_urls = [
@@ -79,6 +86,8 @@ transfer_urls = [
 people_urls = [
     path("members/", people.members, name="members"),
     path("members/add/", people.add_member, name="add_member"),
+    path("members/<int:pk>/", people.member, name="member"),
+    path("assignments/<int:pk>/move/", people.move_assignment, name="move_assignment"),
     path("members/<int:pk>/change/", people.change_member, name="change_member"),
     path("members/<int:pk>/remove/", people.remove_member, name="remove_member"),
     path("members/invitations/", joining.invitations, name="invitations"),
@@ -91,6 +100,8 @@ people_urls = [
 project_urls: list[URLPattern | URLResolver] = [
     path("settings/", projects.edit_project, name="edit_project"),
     path("settings/protocol/", projects.edit_protocol, name="edit_protocol"),
+    path("settings/pause/", projects.pause_project, name="pause_project"),
+    path("settings/resume/", projects.resume_project, name="resume_project"),
     *comparing_urls,
     *guideline_urls,
     *history_urls,

@@ -41,8 +41,7 @@ def withdraw(project: Project, annotator: User, user: User) -> Withdrawal:
         withdrawal, _ = Withdrawal.objects.get_or_create(
             project=project, annotator=annotator, finished=None, defaults={"created_by": user}
         )
-    if held := queue.held_by(project, annotator):
-        queue.release(held)
+    queue.release_all(project, annotator)
     take_back_rulings(project, annotator)
     n = 0
     while n < VOIDED_AT_ONCE and (voided := queue.void_some(project, annotator)):

@@ -55,6 +55,9 @@ def say(request: HtmxRequest, slug: str) -> HttpResponse:
     if not queue.is_qualified(access.project, request.user):
         form.add_error(None, "You do not judge comparisons in this project.")
         return _show(request, access, form, status=UNPROCESSABLE)
+    if not queue.may_begin_real_work(access.project, request.user):
+        form.add_error(None, "You are handed nothing new at the moment: “Compare” says why.")
+        return _show(request, access, form, status=UNPROCESSABLE)
     try:
         conversations.say(access.project, request.user, form.cleaned_data["text"])
     except conversations.NobodyListens as error:

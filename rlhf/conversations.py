@@ -142,6 +142,7 @@ def _take_answers(turn: Turn, content: dict[str, Any]) -> None:
             round_number=turn.run.round_number,
             purpose=Purpose.TRAINING,
             origin=turn.run.origin,
+            is_screened=False,  # somebody waits for these answers
         )
         if comparison is None:  # twice the same, or asked before: there is nothing to choose
             return _continue_with(turn, completions[0])
@@ -174,6 +175,7 @@ def _store_prompt(conversation: Conversation, messages: list[Message]) -> Prompt
         key=canonical_key(messages),
         defaults={"messages": messages, "split": project.split_of(first)},
     )
+    prompt.ask_models(project.split_of(first))
     return prompt
 
 

@@ -24,7 +24,8 @@ class WinRate(NamedTuple):
     ties: int  # with the pairs of identical answers, which nobody need look at
     all_bad: int
     undecided: int  # nobody has judged it yet
-    n_comparisons: int  # of the five above together
+    held: int  # nobody is asked it, nor has been: it is held back
+    n_comparisons: int  # of the six above together
     n_judgments: int
     rate: float | None  # wins among wins and losses; None while there are neither
     low: float | None  # Wilson's 95 % interval of the rate
@@ -65,11 +66,13 @@ def win_rate(run: Run) -> WinRate:
 
 def win_rates(runs: Sequence[Run]) -> dict[int, WinRate]:
     """By run; the number of queries does not depend on how many runs there are."""
-    ballots = ballots_of(runs)
-    return {run.pk: _win_rate(run, list(ballots[run.origin].values())) for run in runs}
+    ballots, held = ballots_of(runs)
+    return {
+        run.pk: _win_rate(run, list(ballots[run.origin].values()), held[run.origin]) for run in runs
+    }
 
 
-def _win_rate(run: Run, ballots: Sequence[Sequence[str]]) -> WinRate:
+def _win_rate(run: Run, ballots: Sequence[Sequence[str]], held: int) -> WinRate:
     outcomes = Counter(outcome(verdicts) for verdicts in ballots if verdicts)
     decided = outcomes[WIN] + outcomes[LOSS]
     identical = run.result.get("n_identical", 0)
@@ -80,7 +83,8 @@ def _win_rate(run: Run, ballots: Sequence[Sequence[str]]) -> WinRate:
         ties=outcomes[TIE] + identical,
         all_bad=outcomes[ALL_BAD],
         undecided=sum(not verdicts for verdicts in ballots),
-        n_comparisons=len(ballots) + identical,
+        held=held,
+        n_comparisons=len(ballots) + held + identical,
         n_judgments=sum(map(len, ballots)),
         rate=outcomes[WIN] / decided if decided else None,
         low=low,
@@ -90,14 +94,18 @@ def _win_rate(run: Run, ballots: Sequence[Sequence[str]]) -> WinRate:
     )
 
 
-def ballots_of(runs: Sequence[Run]) -> dict[str, dict[int, list[str]]]:
-    """What each counted judgment says of the new policy, by origin and comparison."""
+def ballots_of(runs: Sequence[Run]) -> tuple[dict[str, dict[int, list[str]]], Counter[str]]:
+    """What each counted judgment says of the new policy, by origin and comparison; and how many
+    comparisons are held back, by origin, of which nobody has said anything."""
     asked = Comparison.objects.filter(
         project__in={run.project_id for run in runs}, origin__in=[run.origin for run in runs]
     )
     ballots: dict[str, dict[int, list[str]]] = {run.origin: {} for run in runs}
-    for origin, comparison in asked.values_list("origin", "pk"):
+    on_hold = []
+    for origin, comparison, hold in asked.values_list("origin", "pk", "hold"):
         ballots[origin][comparison] = []
+        if hold:
+            on_hold.append((origin, comparison))
     by_new_policy = Q(model_version=F("run__policy")) & ~Q(model_version=F("run__rival"))
     new = set(
         GeneratedCompletion.objects.filter(
@@ -109,7 +117,10 @@ def ballots_of(runs: Sequence[Run]) -> dict[str, dict[int, list[str]]]:
         "comparison__origin", "comparison_id", "verdict", "ranking"
     ):
         ballots[origin][comparison].append(ballot(verdict, ranking, new))
-    return ballots
+    unheard = [(origin, pk) for origin, pk in on_hold if not ballots[origin][pk]]
+    for origin, pk in unheard:
+        del ballots[origin][pk]
+    return ballots, Counter(origin for origin, _ in unheard)
 
 
 def ballot(verdict: str, ranking: Sequence[Sequence[int]], new: set[int]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
-from annotator.models import Comparison, Completion, Project, Prompt, Purpose
+from annotator.models import Comparison, Completion, Project, Prompt, Purpose, Split
 from rlhf.events import load_line
 from rlhf.models import GeneratedCompletion, ModelVersion, Run, RunKind
 
@@ -38,7 +38,7 @@ def prompts_lacking_completions(
         prompt=OuterRef("pk"), round_number=round_number, purpose=Purpose.TRAINING
     )
     prompts = Prompt.objects.filter(project=project).annotate(n=answered)
-    return prompts.filter(Q(n__lt=wanted) | ~Exists(compared))
+    return prompts.exclude(split=Split.GOLD).filter(Q(n__lt=wanted) | ~Exists(compared))
 
 
 def write_prompts(path: Path, prompts: QuerySet[Prompt], limit: int | None = None) -> int:
@@ -163,4 +163,6 @@ def compare(run: Run, pair: Sequence[Completion], purpose: Purpose) -> str:
         origin=run.origin,
         priority=EVALUATION_PRIORITY if purpose == Purpose.EVALUATION else 0,
     )
-    return "n_comparisons" if comparison else "n_repeated"
+    if comparison is None:
+        return "n_repeated"
+    return "n_held" if comparison.hold else "n_comparisons"

@@ -251,7 +251,7 @@ def _copy_export(export: Export, target: Path) -> None:
 
 
 def _no_prompts(order: Order) -> str:
-    if not Prompt.objects.filter(project=order.project).exists():
+    if not Prompt.objects.filter(project=order.project).exclude(split=Split.GOLD).exists():
         return "This project has no prompts yet: import some first."
     percent = order.project.held_out_percent
     if order.kind == RunKind.EVALUATE:

@@ -13,10 +13,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from django.db import models
-from django.db.models import Count, Max, Q, Sum
+from django.db.models import Count, F, Max, Q, Sum
 from django.urls import reverse
 
-from annotator.models import COUNTED, Comparison, Export, Judgment, Project, Prompt, Purpose, Role
+from annotator.models import (
+    COUNTED,
+    Comparison,
+    Export,
+    Judgment,
+    Project,
+    Prompt,
+    Purpose,
+    Role,
+    Split,
+)
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.rounds import current_round
 from rlhf.templatetags.quantities import COUNT_CAP, counted, decimals, percent, remaining
@@ -53,9 +63,10 @@ class Strip(NamedTuple):
 class Votes(NamedTuple):
     """How far the comparisons of a round and purpose are judged."""
 
-    comparisons: int = 0
+    comparisons: int = 0  # that are asked, or have been
     places: int = 0  # judgments asked for
     votes: int = 0  # judgments in force
+    held: int = 0  # comparisons that are held back: nobody is asked them
 
     @property
     def are_complete(self) -> bool:
@@ -142,11 +153,12 @@ def facts_of(project: Project) -> Facts:
     export = project.exports.filter(round_number__gte=number).order_by("-pk").first()
     policies = project.model_versions.filter(kind=ModelKind.POLICY)
     ppo = succeeded.get(RunKind.PPO)
+    prompts = Prompt.objects.filter(project=project).exclude(split=Split.GOLD)
     return Facts(
         slug=project.slug,
         number=number,
         policy=current.policy if current else policies.order_by("-pk").first(),
-        n_prompts=Prompt.objects.filter(project=project).order_by()[: COUNT_CAP + 1].count(),
+        n_prompts=prompts.order_by()[: COUNT_CAP + 1].count(),
         training=_votes(project, number, Purpose.TRAINING),
         evaluation=_votes(project, number, Purpose.EVALUATION),
         export=export,
@@ -179,9 +191,17 @@ def _votes(project: Project, number: int, purpose: Purpose) -> Votes:
         others = project.runs.filter(round_number=number, config__best_of__gt=1)
         asked = asked.exclude(origin__in=[run.origin for run in others.only("pk")])
     asked = asked.order_by()[: COUNT_CAP + 1]
-    total = asked.aggregate(rows=Count("pk"), places=Sum("overlap"))
-    votes = Judgment.objects.counted().filter(comparison__in=asked.values("pk"))
-    return Votes(total["rows"], total["places"] or 0, votes.count())
+    is_asked = Q(hold="") | Q(taken__gte=F("overlap"))  # or has been
+    total = asked.aggregate(
+        rows=Count("pk", filter=is_asked),
+        places=Sum("overlap", filter=is_asked),
+        held=Count("pk", filter=~is_asked),
+    )
+    votes = Judgment.objects.counted().filter(
+        Q(comparison__hold="") | Q(comparison__taken__gte=F("comparison__overlap")),
+        comparison__in=asked.values("pk"),
+    )
+    return Votes(total["rows"], total["places"] or 0, votes.count(), total["held"])
 
 
 def _newer_votes(project: Project, number: int, export: Export) -> int:
@@ -208,9 +228,10 @@ def _prompts(facts: Facts) -> Step:
 def _comparisons(facts: Facts) -> Step:
     url = _annotator_url("comparisons", facts)
     step = Step("comparisons", "Comparisons", State.TODO, "none yet", url)
-    if facts.training.comparisons:
+    if facts.training.comparisons or facts.training.held:
+        held = f", {counted(facts.training.held)} held back" if facts.training.held else ""
         return step._replace(
-            state=State.DONE, summary=f"{counted(facts.training.comparisons)} to rank"
+            state=State.DONE, summary=f"{counted(facts.training.comparisons)} to rank{held}"
         )
     if facts.policy is None:
         return _needs_model(step, facts)
@@ -294,7 +315,8 @@ def _evaluation(facts: Facts) -> Step:
     if done is None or not _is_after(done, ppo) or facts.latest[RunKind.EVALUATE].is_active:
         is_ready = _new_policy(facts).state == State.DONE
         return _of_run(step, facts, RunKind.EVALUATE, "Evaluate", is_ready=is_ready, after=ppo)
-    step = step._replace(summary=str(facts.evaluation), url=done.get_absolute_url())
+    held = f", {counted(facts.evaluation.held, 'pair')} held back" if facts.evaluation.held else ""
+    step = step._replace(summary=f"{facts.evaluation}{held}", url=done.get_absolute_url())
     if facts.evaluation.votes < facts.evaluation.places:
         return step._replace(action=_compare(facts))
     return step._replace(state=State.DONE, action=_next_round(facts))

@@ -267,7 +267,8 @@ def make_project(original: Project, max_prompts: int, order: str = QueueOrder.DR
     )
     while Project.objects.filter(slug=f"{original.slug[:40]}-simulation-{number}").exists():
         number += 1
-    prompts: QuerySet[Prompt] = original.prompts.order_by("key")[:max_prompts]
+    askable = original.prompts.exclude(split=Split.GOLD)
+    prompts: QuerySet[Prompt] = askable.order_by("key")[:max_prompts]
     _check_splits(prompts)
     project = Project.objects.create(
         name=f"{original.name[:90]}, simulation {number}",

@@ -4,9 +4,11 @@ from datetime import timedelta
 
 import factory
 from django.db.models import F
+from django.forms.models import model_to_dict
 from django.utils import timezone
 
 from annotator import assignment as assigning
+from annotator.forms import ProjectForm
 from annotator.models import (
     Assignment,
     Comparison,
@@ -93,6 +95,19 @@ class ComparisonFactory(factory.django.DjangoModelFactory):
         comparison.save()
 
 
+class GoldFactory(ComparisonFactory):
+    """A comparison whose answer is known: the first of its completions is the better one."""
+
+    purpose = Purpose.GOLD
+    overlap = 0
+    origin = "known answer"
+
+    @factory.post_generation
+    def known(comparison, create, extracted, **kwargs):
+        comparison.expected = [[pk] for pk in completion_ids(comparison)]
+        comparison.save()
+
+
 class AssignmentFactory(factory.django.DjangoModelFactory):
     """A comparison as an annotator has it on the screen, in the order stored; its place taken."""
 
@@ -113,7 +128,15 @@ class AssignmentFactory(factory.django.DjangoModelFactory):
 
     @factory.post_generation
     def place(assignment, create, extracted, **kwargs):
+        if not assignment.takes_place:
+            return
         Comparison.objects.filter(pk=assignment.comparison_id).update(taken=F("taken") + 1)
+
+
+def settings_as_sent(**fields):
+    """What the settings page sends for a new project, but for these fields."""
+    sent = model_to_dict(Project(name="Essays"), fields=ProjectForm.Meta.fields)
+    return sent | fields
 
 
 def completion_ids(comparison):

@@ -17,11 +17,12 @@ from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.ballots import Ballot, Entered, read
 from annotator.forms import JudgmentForm, UndoForm
+from annotator.gold import is_qualifying, qualification_shares, share_right
 from annotator.guidelines import news_for, versions
-from annotator.models import Assignment, Role, Verdict
+from annotator.models import COUNTED, Assignment, Judgment, Project, Role, Verdict
 from annotator.protocols import protocol_shown
-from annotator.rendering import code_style, split_conversation
-from annotator.reviewing import examples_of, worked
+from annotator.rendering import LETTERS, code_style, split_conversation
+from annotator.reviewing import examples_of, in_letters, worked
 
 EXAMPLES_SHOWN = 10
 SHOWN_SALT = "annotator.shown"
@@ -48,8 +49,13 @@ def next_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
 def judge(request: HtmxRequest, slug: str) -> HttpResponse:
     """Record the verdict, and answer with the next comparison."""
     access = get_access(request, slug)
-    error = take_verdict(request, access)
-    return _show(request, access, error, 422 if error else 200)
+    if error := take_verdict(request, access):
+        return _show(request, access, error, 422)
+    if access.project.qualification_shows_answers:
+        judgment = queue.last_judgment(access.project, request.user)
+        if judgment is not None and _may_see_answer(access.project, judgment):
+            return _show_answer(request, access, judgment)
+    return _show(request, access)
 
 
 def take_verdict(request: HtmxRequest, access: Access) -> str:
@@ -82,6 +88,19 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
         queue.save_draft(assignment, entered)
         return str(error)
     return ""
+
+
+@login_required
+@never_cache
+def right_answer(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """What was right, after a verdict of one's own qualification."""
+    access = get_access(request, slug)
+    mine = Judgment.objects.filter(project=access.project, annotator=request.user)
+    judgment = get_object_or_404(mine, pk=pk)
+    if not _may_see_answer(access.project, judgment):
+        return redirect("annotator:compare", slug)
+    context = _answer_context(access, judgment)
+    return render(request, "annotator/compare.html", context)
 
 
 @require_POST
@@ -142,6 +161,39 @@ def code_css(request: HttpRequest) -> HttpResponse:
     return HttpResponse(code_style(), content_type="text/css")
 
 
+# --- the right answer -------------------------------------------------------------------------
+def _may_see_answer(project: Project, judgment: Judgment) -> bool:
+    """Only of the qualification: in real work a known answer must not be told from the others."""
+    if not project.qualification_shows_answers or judgment.verdict not in COUNTED:
+        return False
+    membership = queue.membership_of(project, judgment.annotator)
+    return queue.is_of_qualification(judgment, membership)
+
+
+def _show_answer(request: HtmxRequest, access: Access, judgment: Judgment) -> HttpResponse:
+    if not request.htmx:
+        return redirect("annotator:right_answer", access.project.slug, judgment.pk)
+    context = _answer_context(access, judgment)
+    return render(request, "annotator/_comparison.html", context)
+
+
+def _answer_context(access: Access, judgment: Judgment) -> dict[str, Any]:
+    answers = list(zip(LETTERS, queue.shown(judgment.assignment), strict=False))
+    letters = {completion.pk: letter for letter, completion in answers}
+    comparison = judgment.comparison
+    said = in_letters(judgment.verdict, judgment.ranking, letters)
+    return {
+        "project": access.project,
+        "role": access.role,
+        "answered": judgment,
+        "said": said,
+        "is_right": share_right(judgment.ranking, comparison.expected) == 1,
+        "expected": in_letters(Verdict.RANKING, comparison.expected, letters),
+        "conversation": split_conversation(comparison.prompt.messages),
+        "answers": answers,
+    }
+
+
 # --- answers ----------------------------------------------------------------------------------
 def _show(request: HtmxRequest, access: Access, error: str = "", status: int = 200) -> HttpResponse:
     """What comes next: the fragment for htmx, else the page, by way of a redirect if all is well."""
@@ -194,6 +246,13 @@ def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
         "last_judgment": queue.last_judgment(project, request.user),
         "assignment": assignment,
     }
+    if project.qualification_items:
+        membership = queue.membership_of(project, request.user)
+        if membership is not None and is_qualifying(project, membership):
+            context["n_qualifying"] = len(qualification_shares(membership))
+        last = context["last_judgment"]
+        if last and queue.is_of_qualification(last, membership):
+            context["last_judgment"] = None  # it stands
     if assignment is None:
         admins = project.memberships.filter(role=Role.ADMIN).order_by("user__username")
         return context | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from statistics import fmean
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -17,9 +18,11 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
+from annotator import assignment as queue
 from annotator.access import HtmxRequest, get_access
-from annotator.forms import MembershipForm, NewMemberForm
-from annotator.models import Judgment, Membership, Project, Role, User
+from annotator.forms import MembershipForm, MoveForm, NewMemberForm, WorkForm
+from annotator.gold import is_qualifying, qualification_shares, set_qualification
+from annotator.models import IN_HAND, Assignment, Judgment, Membership, Project, Role, User
 
 MEMBERS_SHOWN = 50
 OTHERS_SHOWN = 50
@@ -137,6 +140,7 @@ def remove_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
             messages.error(request, f"{membership.user} is the only admin: make another one first.")
         else:
             membership.delete()
+            queue.release_all(project, membership.user)
             messages.success(request, f"{membership.user} is not a member any more.")
     return _back(request, project)
 
@@ -145,6 +149,74 @@ def _back(request: HtmxRequest, project: Project) -> HttpResponse:
     """To the page of the list from which the form was sent."""
     query = f"?{request.GET.urlencode()}" if request.GET else ""
     return redirect(reverse("annotator:members", args=[project.slug]) + query)
+
+
+# --- the work of one member ---------------------------------------------------------------------
+@login_required
+def member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """Quotas, qualification, and what they have in hand."""
+    project, _ = get_access(request, slug, Role.ADMIN)
+    membership = get_object_or_404(project.memberships.select_related("user"), pk=pk)
+    form = WorkForm(request.POST or None, instance=membership)
+    before = membership.qualification
+    if request.method == "POST" and form.is_valid():
+        Membership.objects.filter(pk=pk).update(
+            quota_total=form.cleaned_data["quota_total"],
+            quota_per_day=form.cleaned_data["quota_per_day"],
+        )
+        if form.cleaned_data["qualification"] != before:
+            set_qualification(membership, form.cleaned_data["qualification"])
+        messages.success(request, f"{membership.user}: saved.")
+        return redirect("annotator:member", project.slug, pk)
+    if form.errors:  # the form has put what was sent into the object that the page is about
+        membership.refresh_from_db()
+    shares = qualification_shares(membership) if is_qualifying(project, membership) else None
+    context = {
+        "project": project,
+        "role": Role.ADMIN,
+        "membership": membership,
+        "form": form,
+        "n_answered": None if shares is None else len(shares),
+        "share_so_far": fmean(shares) if shares else None,
+        "in_hand": _in_hand(project, membership.user),
+        "move": MoveForm(project),
+    }
+    return render(request, "annotator/member.html", context, status=422 if form.errors else 200)
+
+
+def _in_hand(project: Project, user: User) -> QuerySet[Assignment]:
+    in_hand = Assignment.objects.filter(IN_HAND, project=project, annotator=user)
+    return in_hand.select_related("comparison__prompt").order_by("state", "pk")
+
+
+@require_POST
+@login_required
+def move_assignment(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """Give what somebody has in hand back to the queue, or to another member."""
+    project, _ = get_access(request, slug, Role.ADMIN)
+    assignment = get_object_or_404(
+        Assignment.objects.select_related("comparison__prompt", "project", "annotator"),
+        pk=pk,
+        project=project,
+    )
+    form = MoveForm(project, request.POST)
+    if not form.is_valid():
+        messages.error(request, "Choose a member of this project.")
+    elif to := form.cleaned_data["to"]:
+        try:
+            queue.move(assignment, to)
+        except queue.NotMoved as error:
+            messages.error(request, str(error))
+        else:
+            messages.success(request, f"{to} is handed comparison {assignment.comparison_id} next.")
+    elif queue.release(assignment):
+        messages.success(request, f"Comparison {assignment.comparison_id} is back in the queue.")
+    else:
+        messages.info(request, f"{assignment.annotator} no longer has it.")
+    membership = project.memberships.filter(user=assignment.annotator).first()
+    if membership is None:
+        return redirect("annotator:members", project.slug)
+    return redirect("annotator:member", project.slug, membership.pk)
 
 
 def _locked(project: Project, pk: int) -> Membership:

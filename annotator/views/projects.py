@@ -13,12 +13,15 @@ from django.db.models import Count, Exists, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access
-from annotator.forms import PresetForm, ProjectForm, ProtocolForm
+from annotator.forms import PauseForm, PresetForm, ProjectForm, ProtocolForm
 from annotator.models import (
+    COUNTED,
+    IN_HAND,
     Assignment,
-    AssignmentState,
     Comparison,
     GuidelineProposal,
     Judgment,
@@ -54,10 +57,10 @@ def home(request: HtmxRequest) -> HttpResponse:
 def _with_my_work(projects: ProjectQuerySet, user: User) -> ProjectQuerySet:
     """Each with `has_comparisons`, `has_work` (something for this person to judge), `n_judged`."""
     here = Comparison.objects.filter(project=OuterRef("pk")).order_by()
-    held = Assignment.objects.filter(
-        project=OuterRef("pk"), annotator=user, state=AssignmentState.LIVE
+    held = Assignment.objects.filter(IN_HAND, project=OuterRef("pk"), annotator=user)
+    judged = Judgment.objects.filter(
+        project=OuterRef("pk"), annotator=user, voided=None, verdict__in=COUNTED
     )
-    judged = Judgment.objects.counted().filter(project=OuterRef("pk"), annotator=user)
     count = judged.order_by().values("project").annotate(n=Count("pk")).values("n")
     return projects.annotate(
         has_comparisons=Exists(here),
@@ -112,6 +115,7 @@ def edit_project(request: HtmxRequest, slug: str) -> HttpResponse:
         "role": Role.ADMIN,
         "proposal": proposal,
         "has_proposals": is_open.exists(),
+        "pause": PauseForm(),
     }
     status = 422 if form.errors else 200
     return render(request, "annotator/project_form.html", context, status=status)
@@ -165,3 +169,30 @@ def _save_protocol(request: HtmxRequest, project: Project, protocol: Protocol) -
     project.save(update_fields=["protocol"])
     messages.success(request, "Saved. The next comparison that is handed out is asked like this.")
     return redirect("annotator:edit_protocol", project.slug)
+
+
+@require_POST
+@login_required
+def pause_project(request: HtmxRequest, slug: str) -> HttpResponse:
+    """Hand out nothing new. What is on people's screens may still be sent."""
+    project, _ = get_access(request, slug, Role.ADMIN)
+    form = PauseForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "The note may have 200 characters at most.")
+        return redirect("annotator:edit_project", project.slug)
+    if project.paused is None:
+        project.paused = timezone.now()
+    project.pause_note = form.cleaned_data["note"]
+    project.save(update_fields=["paused", "pause_note"])
+    messages.success(request, "Paused: nobody is handed anything new.")
+    return redirect("annotator:edit_project", project.slug)
+
+
+@require_POST
+@login_required
+def resume_project(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    project.paused = None
+    project.save(update_fields=["paused"])
+    messages.success(request, "Resumed.")
+    return redirect("annotator:edit_project", project.slug)

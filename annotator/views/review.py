@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -14,8 +14,24 @@ from django.shortcuts import get_object_or_404, render
 
 from annotator import reviewing
 from annotator.access import Access, HtmxRequest, get_access
-from annotator.forms import CommentForm, ProposalForm, RulingForm
-from annotator.models import Comparison, Judgment, Purpose, Role, Split, Verdict
+from annotator.forms import (
+    CommentForm,
+    GoldForm,
+    HoldForm,
+    PriorityForm,
+    ProposalForm,
+    RulingForm,
+)
+from annotator.models import (
+    Comparison,
+    ComparisonQuerySet,
+    Judgment,
+    Project,
+    Purpose,
+    Role,
+    Split,
+    Verdict,
+)
 from annotator.protocols import picks_best
 from annotator.quality.keeping import consensus_of
 from annotator.rendering import LETTERS, split_conversation
@@ -62,8 +78,22 @@ def prompts(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def comparisons(request: HtmxRequest, slug: str) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
-    rows = project.comparisons.select_related("prompt")
     chosen = {name: request.GET.get(name, "") for name in FILTERS}
+    rows = chosen_of(project, chosen).select_related("prompt")
+    context = {
+        "project": project,
+        "role": role,
+        "page": page_of(rows, request.GET.get("before", "")),
+        "chosen": chosen,
+        "purposes": Purpose.choices,
+        "priority": PriorityForm(),
+        "keep": urlencode({name: value for name, value in chosen.items() if value}),
+    }
+    return render(request, "annotator/comparisons.html", context)
+
+
+def chosen_of(project: Project, chosen: Mapping[str, str]) -> ComparisonQuerySet:
+    rows = Comparison.objects.filter(project=project)
     if chosen["purpose"] in Purpose.values:
         rows = rows.filter(purpose=chosen["purpose"])
     if chosen["round"].isdecimal():
@@ -72,14 +102,9 @@ def comparisons(request: HtmxRequest, slug: str) -> HttpResponse:
         rows = rows.filter(prompt_id=int(chosen["prompt"]))
     if chosen["state"] == "open":
         rows = rows.open()
-    context = {
-        "project": project,
-        "role": role,
-        "page": page_of(rows, request.GET.get("before", "")),
-        "chosen": chosen,
-        "keep": urlencode({name: value for name, value in chosen.items() if value}),
-    }
-    return render(request, "annotator/comparisons.html", context)
+    elif chosen["state"] == "held":
+        rows = rows.held()
+    return rows
 
 
 @login_required
@@ -99,6 +124,7 @@ def comparison_page(
     }
     texts = {completion.pk: completion.text for completion in completions}
     said = found.judgments.select_related("annotator", "assignment").order_by("pk")
+    judgments = list(said)
     ruling = reviewing.ruling_on(found)
     context = {
         **access._asdict(),
@@ -112,9 +138,16 @@ def comparison_page(
                 as_shown(judgment, letters),
                 list(besides(judgment, letters, texts)),
             )
-            for judgment in said
+            for judgment in judgments
         ],
         "consensus": consensus_in_words(found, letters),
+        "expected": reviewing.in_letters(Verdict.RANKING, found.expected, letters),
+        "is_example": found.hold == reviewing.EXAMPLE_HOLD,
+        "priority": PriorityForm(initial={"priority": found.priority}),
+        "hold": HoldForm(),
+        "gold": GoldForm(
+            completions, found.expected or _latest_ranking(judgments), found.explanation
+        ),
         "ruling": ruling,
         "ruling_words": ruling and reviewing.in_letters(ruling.verdict, ruling.ranking, letters),
         "comments": found.comments.select_related("author")[:COMMENTS_SHOWN],
@@ -124,6 +157,11 @@ def comparison_page(
         **forms,
     }
     return render(request, "annotator/comparison.html", context, status=status)
+
+
+def _latest_ranking(judgments: Sequence[Judgment]) -> list[list[int]]:
+    rankings = [judgment.ranking for judgment in judgments if not judgment.voided]
+    return next((ranking for ranking in reversed(rankings) if ranking), [])
 
 
 def in_words(judgment: Judgment, letters: dict[int, str]) -> str:

@@ -40,6 +40,7 @@ from annotator.models import (  # noqa: E402
     Judgment,
     Membership,
     Project,
+    Purpose,
     QueueOrder,
     User,
     Verdict,
@@ -47,6 +48,7 @@ from annotator.models import (  # noqa: E402
 
 PROCESSES, THREADS = 2, 8
 EVERYBODY = PROCESSES * THREADS
+QUOTA = 20  # of one person in the scenario about it
 barrier = pool = None  # of all threads; of all processes
 
 
@@ -57,7 +59,8 @@ def main():
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(PROCESSES, share_barrier, [spawn.Barrier(EVERYBODY)]) as pool:
         scenarios = [
-            claims, claims_in_order, one_persons_claims, one_persons_verdicts, expired_leases, work,
+            claims, claims_in_order, one_persons_claims, one_persons_verdicts, expired_leases,
+            one_persons_quota, moves, work,
         ]  # fmt: skip
         print(json.dumps({scenario.__name__: scenario() for scenario in scenarios}))  # noqa: T201
 
@@ -116,10 +119,36 @@ def expired_leases():
     return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
 
 
+def one_persons_quota():
+    """One person works on in many tabs, late verdicts among them, until their quota is reached."""
+    project, people = new_project("quota", n_comparisons=3 * EVERYBODY, overlap=1)
+    Membership.objects.filter(project=project, user=people[0]).update(quota_total=QUOTA)
+    results = at_once(do_work_in_tabs, [(project.pk, people[0], n) for n in range(EVERYBODY)])
+    return {"recorded_late": sum(results) > 0, **state_of(project)}
+
+
+def moves():
+    """What some hold is moved to the others, who claim at the same time."""
+    project, people = new_project("moves", n_comparisons=EVERYBODY // 2, overlap=1)
+    givers, takers = people[: EVERYBODY // 2], people[EVERYBODY // 2 :]
+    held = [queue.claim(project, User.objects.get(pk=person)) for person in givers]
+    calls = [
+        call for one, to in zip(held, takers, strict=True) for call in ((one.pk, to), (None, to))
+    ]
+    at_once(do_move_or_claim, [(project.pk, *call) for call in calls])
+    results = at_once(do_claim, [(project.pk, person) for person in [*takers, *takers]])
+    return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
+
+
 def work():
-    """People judge, skip, undo, come late and close their pages until nothing is left for them."""
+    """People judge, skip, undo, come late and close their pages until nothing is left for them, with
+    known answers and repetitions among what they are asked."""
     project, people = new_project("day", n_comparisons=20, overlap=3)
-    Project.objects.filter(pk=project.pk).update(queue_order=QueueOrder.INFORMATIVE)
+    Project.objects.filter(pk=project.pk).update(
+        queue_order=QueueOrder.INFORMATIVE, gold_percent=20, repeat_percent=20
+    )
+    line = {"prompt": "2 + 2?", "completions": ["4", "5"], "expected": [[0], [1]]}
+    import_jsonl(project, [json.dumps(line).encode()])
     half = list(project.comparisons.values_list("pk", flat=True)[:10])
     Comparison.objects.filter(pk__in=half).update(arm=Arm.ACTIVE, place=F("draw"))
     watch = threading.Event()
@@ -131,7 +160,14 @@ def work():
         outcomes.update(counts)
     watch.set()
     watcher.join()
-    return {**outcomes, "seen_broken": len(broken), **state_of(project)}
+    said = Judgment.objects.filter(project=project, voided=None)
+    return {
+        **outcomes,
+        "seen_broken": len(broken),
+        "known": said.filter(comparison__purpose=Purpose.GOLD).count(),
+        "repeated": said.filter(is_repeat=True).count(),
+        **state_of(project),
+    }
 
 
 # --- what the people do, each in a thread -----------------------------------------------------
@@ -149,6 +185,7 @@ def do_record(assignment_pk, is_skip):
 def do_work(project_pk, person):
     project, user = Project.objects.get(pk=project_pk), User.objects.get(pk=person)
     draw = random.Random(person)
+    queue.REPEAT_AFTER = 2
     counts = Counter()
     for _ in range(60):
         assignment = queue.claim(project, user)
@@ -170,6 +207,27 @@ def do_work(project_pk, person):
         except (queue.NotRecorded, queue.NotUndone):
             counts["refused"] += 1
     return counts
+
+
+def do_work_in_tabs(project_pk, person, tab):
+    """How many verdicts of a lease that had been given back were recorded."""
+    project, user = Project.objects.get(pk=project_pk), User.objects.get(pk=person)
+    n_late = 0
+    while assignment := queue.claim(project, user):
+        is_late = tab % 2 and queue.release(assignment)
+        try:
+            say(assignment, Verdict.RANKING)
+        except queue.NotRecorded:  # another tab was faster, or the quota is reached
+            continue
+        n_late += bool(is_late)
+    return n_late
+
+
+def do_move_or_claim(project_pk, assignment_pk, to):
+    project, user = Project.objects.get(pk=project_pk), User.objects.get(pk=to)
+    if assignment_pk is None:
+        return queue.claim(project, user) and 1
+    return queue.move(Assignment.objects.get(pk=assignment_pk), user).pk
 
 
 def say(assignment, verdict):
@@ -235,16 +293,21 @@ def new_people(project, name):
 
 def broken_comparisons(project_pk):
     """Comparisons whose `taken` is not what it counts, as one statement sees them."""
-    live = Count("assignments", Q(assignments__state=AssignmentState.LIVE), distinct=True)
-    counted = Count(
-        "judgments",
-        Q(judgments__voided=None) & ~Q(judgments__verdict=Verdict.SKIPPED),
+    in_hand = Count(
+        "assignments",
+        Q(assignments__state__in=["live", "waiting"], assignments__is_repeat=False),
         distinct=True,
     )
-    return (
-        Comparison.objects.filter(project=project_pk)
-        .annotate(in_use=live + counted)
-        .filter(~Q(taken=F("in_use")) | Q(in_use__gt=F("overlap")))
+    counted = Count(
+        "judgments",
+        Q(judgments__voided=None, judgments__is_repeat=False)
+        & ~Q(judgments__verdict=Verdict.SKIPPED),
+        distinct=True,
+    )
+    rows = Comparison.objects.filter(project=project_pk).annotate(in_use=in_hand + counted)
+    is_broken = ~Q(taken=F("in_use")) | Q(in_use__gt=F("overlap"))
+    return rows.filter(
+        (is_broken & ~Q(purpose=Purpose.GOLD)) | Q(purpose=Purpose.GOLD, taken__gt=0)
     )
 
 

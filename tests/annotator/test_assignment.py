@@ -7,13 +7,17 @@ import pytest
 from django.utils import timezone
 
 from annotator.assignment import (
+    NotMoved,
     NotRecorded,
     NotUndone,
     Progress,
     QueueState,
     claim,
+    end_holds,
     forget_order,
+    held_by,
     last_judgment,
+    move,
     payload_hash,
     progress,
     queue_state,
@@ -25,6 +29,7 @@ from annotator.assignment import (
     shown,
     undo_last,
 )
+from annotator.gold import make_gold
 from annotator.models import (
     Arm,
     Assignment,
@@ -32,6 +37,7 @@ from annotator.models import (
     Comparison,
     Judgment,
     Project,
+    Purpose,
     QueueOrder,
     Verdict,
 )
@@ -39,6 +45,7 @@ from annotator.protocols import Protocol, to_json
 from tests.factories import (
     AssignmentFactory,
     ComparisonFactory,
+    GoldFactory,
     MembershipFactory,
     ProjectFactory,
     UserFactory,
@@ -178,10 +185,30 @@ def test_claim_serves_superusers_without_membership(project):
 def test_claim_and_record_ask_equally_many_questions(project, anna, n, django_assert_num_queries):
     ComparisonFactory.create_batch(n, project=project, draw=1.0)  # found without wrapping round
 
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(11):
         assignment = claim(project, anna)
     with django_assert_num_queries(6):
         say(assignment, Verdict.RANKING, [[pk] for pk in assignment.order])
+
+
+def test_claim_asks_a_dozen_questions_at_most_with_everything_on(
+    project, anna, django_assert_max_num_queries, monkeypatch
+):
+    monkeypatch.setattr("annotator.assignment.REPEAT_AFTER", 1)
+    project.gold_percent = project.repeat_percent = 50
+    anna.memberships.update(quota_total=100)
+    ComparisonFactory.create_batch(12, project=project, draw=1.0)  # found without wrapping round
+    GoldFactory.create_batch(2, project=project)
+    random.seed(1)
+
+    for _ in range(12):  # with a known answer, a repetition, neither; or none left of either
+        with django_assert_max_num_queries(13):
+            assignment = claim(project, anna)
+        say(assignment)
+
+    shown = Assignment.objects.filter(annotator=anna)
+    assert shown.filter(comparison__purpose=Purpose.GOLD).count() == 2
+    assert shown.filter(is_repeat=True).count() > 2
 
 
 # --- the order of questions ---------------------------------------------------------------------
@@ -284,7 +311,7 @@ def test_claim_in_order_asks_one_more_question_of_the_database(in_order, django_
     placed(in_order, 0.1)
     random.seed(1)  # the second number is above 0.2
 
-    with django_assert_num_queries(13):  # where she is
+    with django_assert_num_queries(12):  # where she is
         claim(in_order, anna)
 
 
@@ -687,6 +714,281 @@ def test_a_withdrawn_showing_cannot_be_judged(project, anna):
 
     with pytest.raises(NotRecorded, match="You took this verdict back"):
         say(assignment)
+
+
+# --- known answers ----------------------------------------------------------------------------
+def test_a_share_of_the_claims_hands_out_known_answers_which_take_no_place(project, anna):
+    project.gold_percent = 25
+    ComparisonFactory.create_batch(32, project=project)
+    GoldFactory.create_batch(20, project=project)
+    random.seed(1)
+
+    golds = 0
+    for _ in range(32):
+        judgment = say(claim(project, anna))
+        golds += judgment.comparison.purpose == Purpose.GOLD
+
+    assert 3 <= golds <= 13  # of 8 expected, ± 2 standard deviations
+    assert not Comparison.objects.filter(purpose=Purpose.GOLD, taken__gt=0).exists()
+
+
+def test_everybody_gets_every_known_answer_once(project, anna, ben):
+    project.gold_percent = 50
+    known = GoldFactory(project=project)
+    ComparisonFactory.create_batch(8, project=project, overlap=2)
+    random.seed(1)
+
+    for annotator in (anna, ben):
+        while assignment := claim(project, annotator):
+            say(assignment)
+
+    assert {judgment.annotator for judgment in known.judgments.all()} == {anna, ben}
+    assert known.judgments.count() == 2
+
+
+def test_nobody_is_asked_the_known_answer_to_what_they_have_judged(project, anna, ben):
+    project.gold_percent = 50
+    judged = ComparisonFactory(project=project)
+    make_judgment(judged, anna, [0], [1])
+    make_gold(judged, [[pk] for pk in completion_ids(judged)])
+    ComparisonFactory.create_batch(8, project=project, overlap=2)
+    random.seed(1)
+
+    for annotator in (anna, ben):
+        while assignment := claim(project, annotator):
+            say(assignment)
+
+    asked = Assignment.objects.filter(comparison__purpose=Purpose.GOLD)
+    assert [assignment.annotator for assignment in asked] == [ben]
+
+
+def test_without_real_work_nobody_is_asked_known_answers(project, anna):
+    project.gold_percent = 50
+    GoldFactory(project=project)
+
+    assert claim(project, anna) is None
+    assert queue_state(project, anna) == QueueState("nothing_imported")
+
+
+@pytest.mark.parametrize("leave", [release, lambda assignment: say(assignment, Verdict.SKIPPED)])
+def test_a_known_answer_that_is_left_gives_no_place_back(project, anna, leave):
+    held = AssignmentFactory(comparison=GoldFactory(project=project), annotator=anna)
+
+    leave(held)
+
+    assert taken(held.comparison) == 0
+
+
+def test_the_verdict_on_a_known_answer_can_be_taken_back(project, anna):
+    known = GoldFactory(project=project)
+    held = AssignmentFactory(comparison=known, annotator=anna)
+    say(held)
+
+    again = undo_last(project, anna)
+
+    assert (again.comparison, again.order) == (known, held.order)
+    assert taken(known) == 0
+
+
+# --- repetitions ------------------------------------------------------------------------------
+@pytest.fixture
+def repeating(project, anna, monkeypatch):
+    """The project asks as often as it can again what lies two judgments back."""
+    monkeypatch.setattr("annotator.assignment.REPEAT_AFTER", 2)
+    monkeypatch.setattr("annotator.assignment.random.random", lambda: 0.0)
+    project.repeat_percent = 50
+    return project
+
+
+def test_what_was_judged_a_while_ago_is_asked_again_once_and_takes_no_place(repeating, anna):
+    comparisons = ComparisonFactory.create_batch(3, project=repeating)
+    for comparison in comparisons:
+        make_judgment(comparison, anna, [0], [1])
+    ComparisonFactory(project=repeating)
+
+    again = claim(repeating, anna)
+    said = say(again)
+    following = claim(repeating, anna)
+
+    assert (again.comparison, again.is_repeat, said.is_repeat) == (comparisons[0], True, True)
+    assert taken(comparisons[0]) == 1
+    assert not following.is_repeat
+    assert set(Judgment.objects.counted()) == {c.judgments.first() for c in comparisons}
+
+
+def test_known_answers_and_skips_are_not_repeated(repeating, anna):
+    gold = GoldFactory(project=repeating)
+    say(AssignmentFactory(comparison=gold, annotator=anna))
+    skipped, *others = ComparisonFactory.create_batch(3, project=repeating)
+    make_judgment(skipped, anna, verdict=Verdict.SKIPPED)
+    for comparison in others:
+        make_judgment(comparison, anna)
+    ComparisonFactory(project=repeating)
+
+    assert not claim(repeating, anna).is_repeat
+
+
+def test_a_repetition_that_is_left_or_undone_changes_no_place(repeating, anna):
+    comparisons = ComparisonFactory.create_batch(3, project=repeating, overlap=2)
+    for comparison in comparisons:
+        make_judgment(comparison, anna)
+    ComparisonFactory(project=repeating)
+    release(claim(repeating, anna))
+    say(claim(repeating, anna), Verdict.SKIPPED)
+
+    again = undo_last(repeating, anna)
+    say(again)
+
+    assert again.is_repeat
+    assert [taken(comparison) for comparison in comparisons] == [1, 1, 1]
+
+
+def test_a_repetition_that_comes_late_is_recorded_without_a_place(repeating, anna):
+    comparisons = ComparisonFactory.create_batch(3, project=repeating)
+    for comparison in comparisons:
+        make_judgment(comparison, anna)
+    ComparisonFactory(project=repeating)
+    late = claim(repeating, anna)
+    run_out(late)
+    release_expired(repeating)
+
+    assert say(late).is_repeat
+    assert taken(late.comparison) == 1
+
+
+# --- quotas and pauses --------------------------------------------------------------------------
+def test_a_quota_ends_what_is_handed_out_but_not_what_is_on_the_screen(project, anna):
+    anna.memberships.update(quota_total=2)
+    ComparisonFactory.create_batch(4, project=project)
+    say(claim(project, anna))
+    say(claim(project, anna), Verdict.SKIPPED)  # counts for nothing
+    last = claim(project, anna)
+
+    assert claim(project, anna) == last
+    say(last)
+
+    assert claim(project, anna) is None
+    assert queue_state(project, anna) == QueueState("quota_reached")
+    assert Comparison.objects.filter(taken=1).count() == 2
+
+
+def test_a_daily_quota_says_when_it_goes_on(project, anna):
+    anna.memberships.update(quota_per_day=1)
+    yesterday, *_ = ComparisonFactory.create_batch(3, project=project)
+    old = make_judgment(yesterday, anna)
+    Judgment.objects.filter(pk=old.pk).update(created=timezone.now() - timedelta(days=1))
+
+    say(claim(project, anna))
+
+    assert claim(project, anna) is None
+    state = queue_state(project, anna)
+    assert state.reason == "daily_quota_reached"
+    assert timedelta(0) < state.until - timezone.now() <= timedelta(days=1)
+
+
+def test_a_late_verdict_does_not_exceed_a_quota(project, anna):
+    anna.memberships.update(quota_total=1)
+    ComparisonFactory.create_batch(2, project=project)
+    late = claim(project, anna)
+    release(late)
+    held = claim(project, anna)
+
+    with pytest.raises(NotRecorded, match="you were handed another one"):
+        say(late)
+    say(held)
+    with pytest.raises(NotRecorded, match="your quota is reached"):
+        say(late)
+
+    assert Judgment.objects.count() == 1
+
+
+def test_a_paused_project_hands_out_nothing_new(project, anna, ben):
+    ComparisonFactory.create_batch(3, project=project)
+    held = claim(project, anna)
+    project.paused = timezone.now()
+    project.save()
+
+    assert claim(project, ben) is None
+    assert queue_state(project, ben) == QueueState("paused")
+    assert claim(project, anna) == held  # what is on the screen stays there
+    assert say(held).verdict == Verdict.ALL_BAD
+    assert claim(project, anna) is None
+
+
+# --- holding back -------------------------------------------------------------------------------
+def test_nobody_is_asked_what_is_held_back(project, anna):
+    comparison = ComparisonFactory(project=project)
+    project.comparisons.all().hold_back("Two answers to another question.")
+
+    assert claim(project, anna) is None
+    assert queue_state(project, anna) == QueueState("all_done")
+    assert project.comparisons.all().ask_all_the_same() == 1
+    assert claim(project, anna).comparison == comparison
+
+
+def test_what_was_on_the_screen_when_it_was_held_back_may_be_answered(project, anna):
+    ComparisonFactory(project=project)
+    late = claim(project, anna)
+    project.comparisons.all().hold_back("Check the source.")
+    run_out(late)
+    release_expired(project)
+
+    assert say(late).verdict == Verdict.ALL_BAD
+
+
+def test_a_hold_ends_by_itself_at_the_next_claim(project, anna):
+    over, later = ComparisonFactory.create_batch(2, project=project)
+    now = timezone.now()
+    Comparison.objects.filter(pk=over.pk).hold_back("Until noon.", now)
+    Comparison.objects.filter(pk=later.pk).hold_back("Until tomorrow.", now + timedelta(days=1))
+
+    assert claim(project, anna).comparison == over
+    assert end_holds(project) == 0
+    assert list(project.comparisons.held()) == [later]
+
+
+# --- to somebody else -----------------------------------------------------------------------------
+def test_what_is_moved_is_kept_for_the_other_who_gets_it_next(project, anna, ben):
+    comparisons = ComparisonFactory.create_batch(3, project=project)
+    before, moved = claim(project, ben), claim(project, anna)
+
+    waiting = move(moved, ben)
+
+    assert (waiting.comparison, waiting.state) == (moved.comparison, AssignmentState.WAITING)
+    assert claim(project, ben) == before
+    say(before)
+    assert claim(project, ben) == waiting
+    assert held_by(project, ben) == waiting
+    say(waiting)
+    assert sorted(taken(comparison) for comparison in comparisons) == [0, 1, 1]
+    with pytest.raises(NotRecorded, match="others have answered it meanwhile"):
+        say(moved)
+
+
+def test_what_is_moved_is_given_back_if_the_other_does_not_come(project, anna, ben):
+    ComparisonFactory(project=project)
+    waiting = move(claim(project, anna), ben)
+    assert claim(project, anna) is None
+
+    run_out(waiting)
+
+    assert claim(project, anna).comparison == waiting.comparison
+
+
+def test_what_cannot_be_moved_stays_with_a_reason(project, anna, ben):
+    comparison = ComparisonFactory(project=project, overlap=2)
+    make_judgment(comparison, ben)
+    held = claim(project, anna)
+
+    with pytest.raises(NotMoved, match="has it already, or has answered or skipped it"):
+        move(held, ben)
+    with pytest.raises(NotMoved, match="is not handed comparisons here"):
+        move(held, UserFactory())
+    say(held)
+    with pytest.raises(NotMoved, match="no longer has it"):
+        move(held, MembershipFactory(project=project).user)
+
+    assert taken(comparison) == 2
 
 
 # --- progress and state -----------------------------------------------------------------------

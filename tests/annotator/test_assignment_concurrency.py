@@ -13,6 +13,7 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("queue_under_load.py")
 EVERYBODY = 16  # people at once in each scenario of the script
+QUOTA = 20  # of one person in one of them
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +103,29 @@ def test_expired_leases_are_given_back_once_each(outcome):
     }
 
 
+def test_no_quota_is_exceeded_whatever_one_does_in_many_tabs(outcome):
+    assert outcome["one_persons_quota"] == {
+        "recorded_late": True,
+        "broken": 0,
+        "live": 0,
+        "judgments": QUOTA,
+    }
+
+
+def test_what_is_moved_is_with_one_person_only(outcome):
+    assert outcome["moves"] == {
+        "distinct": EVERYBODY // 2,
+        "none": 0,
+        "broken": 0,
+        "live": EVERYBODY // 2,
+        "judgments": 0,
+    }
+
+
 def test_overlap_holds_through_judging_skipping_undoing_and_leaving(outcome):
     work = outcome["work"]
 
     assert (work["seen_broken"], work["broken"]) == (0, 0)
+    assert min(work["known"], work["repeated"]) > 0
     assert work["judgments"] > 20
     assert min(work[act] for act in ("judge", "skip", "late", "undo")) > 0

@@ -3,15 +3,30 @@ import gzip
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from annotator.forms import ImportForm, NewMemberForm, ProjectForm, ProtocolForm, unused_slug
+from annotator.forms import (
+    GoldForm,
+    HoldForm,
+    ImportForm,
+    NewMemberForm,
+    ProjectForm,
+    ProtocolForm,
+    unused_slug,
+)
+from annotator.models import Qualification
 from annotator.protocols import Criterion, Protocol
-from tests.factories import ComparisonFactory, ProjectFactory
+from tests.factories import (
+    ComparisonFactory,
+    GoldFactory,
+    MembershipFactory,
+    ProjectFactory,
+    UserFactory,
+    completion_ids,
+    make_judgment,
+    settings_as_sent,
+)
 
 pytestmark = pytest.mark.django_db
-SETTINGS = {
-    "name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25,
-    "queue_order": "drawn", "random_percent": 20,
-}  # fmt: skip
+SETTINGS = settings_as_sent()
 
 
 def test_slugs_are_told_apart_and_new_is_taken():
@@ -58,6 +73,12 @@ def test_an_order_that_is_turned_off_is_forgotten(before, after, place):
         ("held_out_percent", 0),
         ("random_percent", 0),
         ("random_percent", 100),
+        ("gold_percent", 51),
+        ("repeat_percent", 51),
+        ("qualification_percent", 0),
+        ("qualification_items", 1),  # there is no known answer yet
+        ("near_identical_percent", 69),
+        ("screening", ["spelling"]),
     ],
 )
 def test_settings_out_of_bounds_are_refused(field, value):
@@ -131,3 +152,51 @@ def test_what_no_protocol_can_be_is_told(field, value, sentence):
     form = ProtocolForm(BY_HAND | {field: value})
 
     assert sentence in str(form.errors)
+
+
+def test_every_setting_stands_under_a_heading():
+    form = ProjectForm()
+
+    headings = [heading for heading, _ in form.groups()]
+    assert len(headings) == len(ProjectForm.GROUPS)  # and none is left over under "More"
+    assert sum(len(fields) for _, fields in form.groups()) == len(form.fields)
+
+
+def test_a_qualification_needs_as_many_known_answers():
+    project = ProjectFactory()
+    GoldFactory(project=project)
+    form = ProjectForm(settings_as_sent(qualification_items=2), instance=project)
+
+    assert "There is 1 known answer here, fewer than 2" in form.errors["qualification_items"][0]
+
+
+def test_who_has_judged_needs_no_qualification_when_it_is_turned_on():
+    project = ProjectFactory()
+    GoldFactory(project=project)
+    make_judgment(ComparisonFactory(project=project), UserFactory())
+    MembershipFactory(project=project)
+
+    ProjectForm(settings_as_sent(qualification_items=1), instance=project).save()
+
+    states = project.memberships.order_by("pk").values_list("qualification", flat=True)
+    assert list(states) == [Qualification.PASSED, Qualification.PENDING]
+
+
+def test_equal_ranks_of_a_known_answer_are_ties():
+    comparison = ComparisonFactory(texts=["a", "b", "c"])
+    a, b, c = completion_ids(comparison)
+
+    form = GoldForm(
+        comparison.completions.order_by("pk"),
+        [],
+        data={f"rank-{a}": 3, f"rank-{b}": 1, f"rank-{c}": 1},
+    )
+
+    assert form.is_valid()
+    assert form.expected() == [[b, c], [a]]
+
+
+def test_a_hold_until_a_time_that_is_over_is_refused():
+    form = HoldForm({"reason": "Later.", "until": "2020-01-01T12:00"})
+
+    assert form.errors["until"] == ["This time is over: choose a later one, or none."]

@@ -53,6 +53,64 @@ def choice(n, **fields):
     return {"prompt": f"Question {n}?", "chosen": "yes", "rejected": "no", **fields}
 
 
+# --- known answers and screening ----------------------------------------------------------------
+KNOWN = {"prompt": "2 + 2?", "completions": ["5", "4", "four"], "expected": [[2, 1], [0]]}
+
+
+def test_a_known_answer_is_stored_with_what_is_expected(project):
+    report = import_jsonl(project, lines_of(KNOWN | {"explanation": "2 + 2 is 4."}))
+
+    known = Comparison.objects.gold().get()
+    five, four, in_words = (entry.completion_id for entry in known.entries.all())
+    assert (report.comparisons, report.known_answers) == (1, 1)
+    assert (known.expected, known.explanation) == ([[in_words, four], [five]], "2 + 2 is 4.")
+    assert (known.overlap, known.origin) == (0, "known answer")
+
+
+def test_the_prompt_of_a_known_answer_is_for_no_model_until_it_comes_otherwise(project):
+    import_jsonl(project, lines_of(KNOWN))
+    before = Prompt.objects.get().split
+
+    report = import_jsonl(project, lines_of({"prompt": "2 + 2?", "completions": ["5", "4"]}))
+
+    prompt = Prompt.objects.get()
+    assert (before, prompt.split) == ("gold", project.split_of(prompt.key))
+    assert (report.comparisons, report.known_answers) == (1, 0)
+
+
+def test_one_file_may_hold_a_prompt_for_both(project):
+    import_jsonl(project, lines_of(KNOWN, {"prompt": "2 + 2?"}))
+    import_jsonl(project, lines_of(KNOWN | {"prompt": "3 + 1?"}))
+
+    added, is_new = add_prompt(project, "3 + 1?")
+
+    assert (added.split, is_new) == (project.split_of(added.key), False)
+    assert not Prompt.objects.filter(split="gold").exists()
+
+
+def test_what_screening_finds_is_held_back_but_not_known_answers_or_what_is_judged(project):
+    rows = [
+        {"prompt": "One?", "completions": ["Paris.", ""]},
+        {"prompt": "Two?", "completions": ["Paris.", "Lyon."]},
+        {"prompt": "Three?", "completions": ["Paris.", ""], "expected": [[0], [1]]},
+        {"prompt": "Four?", "chosen": "Paris.", "rejected": ""},
+    ]
+
+    report = import_jsonl(project, lines_of(*rows), judge=UserFactory(), overlap=1)
+
+    assert report.held == 1
+    (held,) = Comparison.objects.held()
+    assert (str(held.prompt), held.hold) == ("One?", "Answer B is empty.")
+
+
+def test_a_project_says_what_is_screened(project):
+    project.screening = []
+
+    report = import_jsonl(project, lines_of({"prompt": "One?", "completions": ["Paris.", ""]}))
+
+    assert (report.comparisons, report.held) == (1, 0)
+
+
 # --- rows -------------------------------------------------------------------------------------
 def test_prompts_are_stored_with_their_split(project):
     report = import_jsonl(project, lines_of(*({"prompt": f"Question {n}?"} for n in range(60))))

@@ -285,3 +285,31 @@ def test_transcripts_are_split_where_they_were_joined(questions, chosen, rejecte
     assert [message["content"] for message in entry.messages[::2]] == questions
     assert [message["content"] for message in entry.messages[1::2]] == questions[:-1]
     assert entry.answers[entry.chosen].text == chosen
+
+
+# --- known answers ------------------------------------------------------------------------------
+def test_a_known_answer_names_the_right_ranking_and_why():
+    entry = parse_line(
+        line(prompt="Hi!", completions=["a", "b", "c"], expected=[[2], [0, 1]], explanation="Kind.")
+    )
+
+    assert (entry.expected, entry.explanation) == ([[2], [0, 1]], "Kind.")
+
+
+@pytest.mark.parametrize("expected", [[], [[0]], [[0], [0]], [[0], [2]], [0, 1], [[], [0, 1]], "a"])
+def test_what_does_not_rank_each_completion_once_is_refused(expected):
+    with pytest.raises(ValueError, match=r"must list the numbers 0 to 1 of the completions"):
+        parse_line(line(prompt="Hi!", completions=["a", "b"], expected=expected))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"expected": [[0]]}, 'the field "expected" needs the field "completions"'),
+        ({"explanation": "Kind."}, 'the field "explanation" needs the field "expected"'),
+        ({"chosen": "a", "rejected": "b", "expected": [[0]]}, 'cannot stand beside "chosen"'),
+    ],
+)
+def test_what_is_expected_stands_beside_completions(fields, words):
+    with pytest.raises(ValueError, match=words):
+        parse_line(line(prompt="Hi!", **fields))

@@ -176,7 +176,7 @@ def test_nobody_is_handed_a_comparison_again_while_it_is_handled(state):
     Assignment.objects.filter(pk=before.pk).update(state=state)
     again = {"comparison": before.comparison, "annotator": before.annotator}
 
-    if state in ("live", "judged", "skipped"):
+    if state in ("live", "waiting", "judged", "skipped"):
         assert refuses(AssignmentFactory, **again)
     else:
         assert AssignmentFactory(**again).pk

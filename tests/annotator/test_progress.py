@@ -13,6 +13,7 @@ from annotator.progress import Day, Remaining, count_work, days_of, forecast, hi
 from tests.factories import (
     AssignmentFactory,
     ComparisonFactory,
+    GoldFactory,
     MembershipFactory,
     ProjectFactory,
     UserFactory,
@@ -174,6 +175,7 @@ def test_what_remains_is_by_round_and_purpose(project, anna):
     ComparisonFactory(project=project, overlap=2, hold="A reason.")
     ComparisonFactory(project=project, overlap=1, purpose="evaluation", round_number=2)
     ComparisonFactory()  # elsewhere
+    GoldFactory(project=project)  # asked without an end
     make_judgment(first, anna, [0], [1])
 
     assert remaining(project) == [

@@ -9,18 +9,31 @@ from django.utils import timezone
 
 from annotator import assignment as queue
 from annotator.exporting import create_export
-from annotator.models import Assignment, Judgment, Membership, Project, Role, User, Verdict
+from annotator.models import (
+    Assignment,
+    Comparison,
+    Judgment,
+    Membership,
+    Project,
+    Role,
+    User,
+    Verdict,
+)
 from annotator.protocols import PRESETS, QUALITIES, Protocol, protocol_of, to_json
+from annotator.reviewing import rule
 from annotator.views.comparing import shown_now
 from annotator.views.review import PAGE_SIZE
 from tests.factories import (
     AssignmentFactory,
     ComparisonFactory,
+    GoldFactory,
     MembershipFactory,
     ProjectFactory,
     PromptFactory,
     UserFactory,
+    completion_ids,
     make_judgment,
+    settings_as_sent,
 )
 
 pytestmark = pytest.mark.django_db
@@ -793,14 +806,7 @@ def test_an_admin_makes_a_project_and_is_its_admin(client, member):
 
     client.post(
         reverse("annotator:new_project"),
-        {
-            "name": "My essays",
-            "overlap": 2,
-            "lease_minutes": 20,
-            "held_out_percent": 25,
-            "queue_order": "drawn",
-            "random_percent": 20,
-        },
+        settings_as_sent(name="My essays", overlap=2),
     )
 
     made = Project.objects.get(slug="my-essays")
@@ -816,11 +822,9 @@ def test_annotators_make_no_projects(client, member):
 
 def test_new_guidelines_are_a_new_version(client, project, member):
     member(Role.ADMIN)
-    settings = {"name": "Essays", "overlap": 1, "lease_minutes": 20, "held_out_percent": 25,
-                "queue_order": "drawn", "random_percent": 20}  # fmt: skip
 
-    client.post(url("edit_project"), settings | {"guidelines": "Be kind."})
-    client.post(url("edit_project"), settings | {"guidelines": "Be kind.", "overlap": 2})
+    client.post(url("edit_project"), settings_as_sent(guidelines="Be kind."))
+    client.post(url("edit_project"), settings_as_sent(guidelines="Be kind.", overlap=2))
 
     project.refresh_from_db()
     assert (project.guidelines, project.guideline_version, project.overlap) == ("Be kind.", 2, 2)
@@ -890,6 +894,225 @@ def test_who_voted_and_is_no_member_is_still_listed(client, project, member):
     project.memberships.filter(user=gone).delete()
 
     assert client.get(url("members")).context["others"] == [gone]
+
+
+# --- what reviewers and admins do to the queue -----------------------------------------------------
+def test_a_reviewer_holds_a_comparison_back_and_has_it_asked_again(client, project, member):
+    member(Role.REVIEWER)
+    comparison = ComparisonFactory(project=project)
+
+    client.post(url("hold_comparison", comparison.pk), {"reason": "Two prompts in one."})
+    html = client.get(url("comparisons") + "?state=held").content.decode()
+    held = Comparison.objects.held().count()
+    client.post(url("ask_comparison", comparison.pk))
+
+    assert "Held back: Two prompts in one." in html
+    assert (held, Comparison.objects.held().count()) == (1, 0)
+
+
+def test_a_reviewer_sets_the_priority_of_a_filter(client, project, member):
+    member(Role.REVIEWER)
+    first, second = (ComparisonFactory(project=project, round_number=n) for n in (1, 2))
+    other = ComparisonFactory(round_number=1)  # of another project
+
+    client.post(url("change_comparisons"), {"round": "1", "priority": "7", "set": ""})
+    client.post(url("set_priority", second.pk), {"priority": "-3"})
+
+    priorities = [Comparison.objects.get(pk=c.pk).priority for c in (first, second, other)]
+    assert priorities == [7, -3, 0]
+
+
+def test_what_screening_has_held_is_asked_all_at_once(client, project, member):
+    member(Role.REVIEWER)
+    for name in ("Held.", ""):
+        ComparisonFactory(project=project, hold=name)
+    elsewhere = ComparisonFactory(hold="Held.")
+
+    client.post(url("change_comparisons"), {"state": "held", "ask": "", "priority": ""})
+
+    assert list(Comparison.objects.held()) == [elsewhere]
+
+
+def test_a_worked_example_is_asked_by_nobody_until_its_ruling_ends(client, project, member):
+    user = member(Role.REVIEWER)
+    comparison = ComparisonFactory(project=project)
+    rule(comparison, user, Verdict.ALL_BAD, explanation="Both are rude.", is_example=True)
+
+    client.post(url("change_comparisons"), {"state": "held", "ask": ""})
+    client.post(url("ask_comparison", comparison.pk))
+
+    assert Comparison.objects.held().count() == 1
+
+
+def test_an_admin_makes_a_known_answer_of_a_judged_comparison(client, project, member):
+    user = member(Role.ADMIN)
+    comparison = ComparisonFactory(project=project)
+    make_judgment(comparison, user, [1], [0])
+    one, other = completion_ids(comparison)
+    page = client.get(url("comparison", comparison.pk)).content.decode()
+
+    sent = {f"rank-{one}": 2, f"rank-{other}": 1, "explanation": "It is shorter."}
+    response = client.post(url("make_known", comparison.pk), sent)
+
+    known = Comparison.objects.gold().get()
+    assert response["Location"] == url("comparison", known.pk)
+    assert (known.expected, known.explanation) == ([[other], [one]], "It is shorter.")
+    assert page.count('<option value="1" selected>') == 1  # filled in from the verdict
+    assert "Expected" in client.get(url("comparison", known.pk)).content.decode()
+
+
+def test_an_admin_pauses_and_resumes(client, project, member):
+    member(Role.ADMIN)
+    ComparisonFactory(project=project)
+
+    client.post(url("pause_project"), {"note": "Back on Monday."})
+    paused = client.get(url("compare")).content.decode()
+    client.post(url("resume_project"))
+
+    assert "This project is paused" in paused
+    assert "Back on Monday." in paused
+    assert Assignment.objects.count() == 0
+    client.get(url("compare"))
+    assert Assignment.objects.count() == 1
+
+
+def test_an_admin_sets_quotas_and_decides_on_a_qualification(client, project, member):
+    member(Role.ADMIN)
+    membership = MembershipFactory(project=project, qualification="failed")
+    project.qualification_items = 5
+    project.save()
+
+    sent = {"quota_total": 200, "quota_per_day": "", "qualification": "passed"}
+    client.post(url("member", membership.pk), sent)
+
+    membership.refresh_from_db()
+    assert (membership.quota_total, membership.quota_per_day) == (200, None)
+    assert membership.qualification == "passed"
+    assert "Qualified" in client.get(url("members")).content.decode()
+
+
+def test_an_admin_moves_what_somebody_holds_or_gives_it_back(client, project, member):
+    member(Role.ADMIN)
+    anna, ben = MembershipFactory(project=project), MembershipFactory(project=project)
+    held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna.user)
+
+    assert "Comparison" in client.get(url("member", anna.pk)).content.decode()
+    client.post(url("move_assignment", held.pk), {"to": ben.user.username})
+    moved = Assignment.objects.get(annotator=ben.user)
+    client.post(url("move_assignment", moved.pk), {"to": ""})
+
+    assert moved.state == "waiting"
+    assert set(Assignment.objects.values_list("state", flat=True)) == {"released"}
+    assert Comparison.objects.get().taken == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("hold_comparison", Role.ANNOTATOR),
+        ("ask_comparison", Role.ANNOTATOR),
+        ("set_priority", Role.ANNOTATOR),
+        ("make_known", Role.REVIEWER),
+        ("member", Role.REVIEWER),
+        ("move_assignment", Role.REVIEWER),
+    ],
+)
+def test_others_may_not(client, project, member, name, role):
+    user = member(role)
+    comparison = ComparisonFactory(project=project, hold="Held.")
+    held = AssignmentFactory(comparison=comparison)
+    pks = {"member": project.memberships.get(user=user).pk, "move_assignment": held.pk}
+    sent = {"reason": "No.", "priority": 9, "to": user.username, "quota_total": 3}
+
+    response = client.post(url(name, pks.get(name, comparison.pk)), sent)
+
+    assert response.status_code == 404
+    comparison.refresh_from_db()
+    assert (comparison.hold, comparison.priority) == ("Held.", 0)
+    assert Comparison.objects.count() == 1
+
+
+@pytest.mark.parametrize("name", ["change_comparisons", "pause_project", "resume_project"])
+def test_annotators_may_not_change_the_queue(client, project, member, name):
+    member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+
+    assert client.post(url(name), {"priority": 9}).status_code == 404
+    assert Comparison.objects.get().priority == 0
+    assert Project.objects.get().paused is None
+
+
+# --- qualification ---------------------------------------------------------------------------------
+@pytest.fixture
+def newcomer(project, member):
+    """Signed in, and about to answer the first of two questions whose answer is shown."""
+    project.qualification_items = 2
+    project.qualification_shows_answers = True
+    project.save()
+    GoldFactory.create_batch(2, project=project, explanation="It is **kinder**.")
+    return member(Role.ANNOTATOR)
+
+
+def test_in_a_qualification_the_right_answer_and_the_reason_are_shown(client, project, newcomer):
+    question = client.get(url("compare")).content.decode()
+    assignment = queue.held_by(project, newcomer)
+    right = assignment.order[0] == assignment.comparison.expected[0][0]
+
+    html = client.post(url("judge"), verdict(assignment, "first"), headers=HTMX).content.decode()
+
+    assert "question 1 of 2" in question
+    assert "Undo" not in html
+    assert ("<h2>Right</h2>" in html) == right
+    assert ("<h2>Not as expected</h2>" in html) != right
+    assert "It is <strong>kinder</strong>." in html
+    assert html.lstrip().startswith('<section id="comparison"')
+
+
+def test_without_javascript_the_right_answer_has_a_page_of_its_own(client, project, newcomer):
+    client.get(url("compare"))
+    assignment = queue.held_by(project, newcomer)
+
+    response = client.post(url("judge"), verdict(assignment, "first"))
+
+    judgment = Judgment.objects.get()
+    assert response["Location"] == url("right_answer", judgment.pk)
+    assert "You said A &gt; B" in client.get(response["Location"]).content.decode()
+
+
+def test_in_real_work_a_known_answer_looks_like_any_other(client, project, member):
+    user = member(Role.ANNOTATOR)
+    project.qualification_shows_answers = True
+    project.save()
+    known = GoldFactory(project=project, explanation="It is kinder.")
+    assignment = AssignmentFactory(comparison=known, annotator=user)
+
+    html = client.get(url("compare")).content.decode()
+    response = client.post(url("judge"), verdict(assignment, "first"), headers=HTMX)
+
+    assert "Qualification" not in html
+    assert "kinder" not in html + response.content.decode()
+    shown = client.get(url("right_answer", Judgment.objects.get().pk))
+    assert (shown.status_code, shown["Location"]) == (302, url("compare"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"qualification": "failed"}, "You have not passed the qualification"),
+        ({"qualification": "pending"}, "Your qualification cannot go on yet"),
+        ({"qualification": "passed", "quota_total": 1}, "judged as many as you were asked for"),
+        ({"qualification": "passed", "quota_per_day": 1}, "That is all for today"),
+    ],
+)
+def test_whoever_is_handed_nothing_reads_why(client, project, member, fields, words):
+    user = member(Role.ANNOTATOR)
+    make_judgment(ComparisonFactory(project=project), user)
+    ComparisonFactory(project=project)
+    project.qualification_items = 5
+    project.save()
+    project.memberships.filter(user=user).update(**fields)
+
+    assert words in client.get(url("compare")).content.decode()
 
 
 # --- lists cost the same however long ------------------------------------------------------------

@@ -20,6 +20,7 @@ from annotator.reviewing import rule, ruling_on
 from annotator.withdrawing import known_here, withdraw
 from tests.factories import (
     ComparisonFactory,
+    GoldFactory,
     MembershipFactory,
     ProjectFactory,
     UserFactory,
@@ -208,3 +209,19 @@ def test_exports_of_before_learn_whose_votes_they_have(project, admin, anna):
 
     rows = ExportAnnotator.objects.values_list("export", "annotator", "n_judgments")
     assert list(rows) == [(export.pk, anna.pk, 1)]
+
+
+def test_known_answers_have_no_place_to_give_back_and_what_waits_is_released(project, anna, admin):
+    known, first, second = (
+        GoldFactory(project=project),
+        *ComparisonFactory.create_batch(2, project=project),
+    )
+    make_judgment(known, anna, [0], [1])
+    make_judgment(first, anna, [0], [1])
+    queue.move(queue.hand_out(second, MembershipFactory(project=project).user), anna)
+
+    withdraw(project, anna, admin)
+
+    assert not Judgment.objects.filter(voided=None).exists()
+    assert set(Comparison.objects.values_list("taken", flat=True)) == {0}
+    assert set(Assignment.objects.values_list("state", flat=True)) == {"withdrawn", "released"}

@@ -267,3 +267,22 @@ def test_a_new_conversation_begins_with_nothing(client, project, listener, anna)
     client.post(reverse("rlhf:new_chat", args=["tea"]), headers=HTMX)
 
     assert conversations.conversation_of(project, anna) is None
+
+
+def test_in_a_paused_project_nobody_begins_to_talk(client, project, listener, anna):
+    project.paused = timezone.now()
+    project.save()
+    client.force_login(anna)
+
+    response = client.post(reverse("rlhf:say", args=["tea"]), {"text": "Hi!"}, headers=HTMX)
+
+    assert response.status_code == 422
+    assert "You are handed nothing new at the moment" in response.content.decode()
+    assert list((listener.folder / "asked").iterdir()) == []
+
+
+def test_what_somebody_waits_for_is_not_held_back(project, listener, anna):
+    turn = talk(project, anna, listener, "Who are you?", "I am ChatGPT.", "")
+
+    assert turn.state == TurnState.SHOWN
+    assert turn.comparison.hold == ""

@@ -113,6 +113,26 @@ def test_identical_answers_are_ties(run, comparisons):
     assert (rate.ties, rate.undecided, rate.n_comparisons) == (4, 3, 7)
 
 
+def test_pairs_that_are_held_back_are_counted_and_stand_apart(run, comparisons):
+    for comparison in comparisons[:2]:
+        vote(comparison, "new")
+    Comparison.objects.filter(origin=run.origin).hold_back("Answer A is empty.")
+
+    rate = evaluation.win_rate(run)
+
+    # What was judged before it was held back counts.
+    assert (rate.wins, rate.held, rate.undecided, rate.n_comparisons) == (2, 1, 0, 3)
+
+
+def test_pairs_in_which_an_answer_says_nothing_are_held_back(run):
+    write_artifact(run, "pairs.jsonl", [pair(PromptFactory(project=run.project), "Paris.", "")])
+
+    counts = evaluation.store_pairs(run)
+
+    assert counts == {"n_comparisons": 0, "n_held": 1, "n_identical": 0, "n_repeated": 0}
+    assert Comparison.objects.get().hold == "Answer B is empty."
+
+
 def test_withdrawn_and_skipped_judgments_do_not_count(run, comparisons):
     judgment = vote(comparisons[0], "new")
     judgment.voided = judgment.created
@@ -139,7 +159,7 @@ def test_outcome_is_what_more_than_half_say(run, comparisons, words, expected):
     for word in words.split():
         vote(comparisons[0], word)
 
-    ballots = evaluation.ballots_of([run])[run.origin]
+    ballots = evaluation.ballots_of([run])[0][run.origin]
 
     assert evaluation.outcome(ballots[comparisons[0].pk]) == expected
 

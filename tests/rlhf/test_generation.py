@@ -137,6 +137,23 @@ def test_identical_answers_are_counted_and_not_compared(run):
     assert counts == {"n_comparisons": 1, "n_identical": 1, "n_repeated": 0}
 
 
+def test_pair_in_which_something_is_found_is_held_back_and_counted(run):
+    prompt = PromptFactory(project=run.project)
+    lines = [line(prompt, 0, "I am ChatGPT."), line(prompt, 1, "Hello!")]
+    write_artifact(run, "completions.jsonl", lines)
+
+    counts = generation.store_completions(run)
+
+    assert counts == {"n_comparisons": 0, "n_held": 1, "n_identical": 0, "n_repeated": 0}
+    assert Comparison.objects.get().hold == "Answer A says who wrote it: “I am ChatGPT”."
+
+
+def test_prompts_that_came_with_known_answers_only_are_not_answered(run):
+    PromptFactory(project=run.project, split="gold")
+
+    assert not generation.prompts_lacking_completions(run.project, 2, wanted=2).exists()
+
+
 def test_pair_that_is_compared_already_is_counted(run):
     prompt = PromptFactory(project=run.project)
     ComparisonFactory(project=prompt.project, prompt=prompt, texts=["one", "two"])

@@ -143,6 +143,25 @@ def test_imported_comparisons_need_no_model_to_be_judged(project, turn):
     assert steps(project)["judgments"].summary == "0 of 3 votes"
 
 
+def test_what_is_held_back_is_counted_apart_and_waited_for_by_nobody(project, turn):
+    turn.judge(turn.compare(2))
+    project.comparisons.update(taken=1)
+    turn.compare(1)
+    project.comparisons.all().hold_back("Answer B is empty.")  # the judged ones too late
+
+    assert steps(project)["comparisons"].summary == "2 to rank, 1 held back"
+    assert steps(project)["judgments"].summary == "2 of 2 votes"
+    assert the_action(project) == ("export", "Export")
+
+
+def test_known_answers_are_no_step_of_the_loop(project, turn):
+    line = b'{"prompt": "2 + 2?", "completions": ["4", "5"], "expected": [[0], [1]]}'
+    import_jsonl(project, [line])
+
+    assert the_action(project) == ("prompts", "Import prompts")
+    assert steps(project)["comparisons"].summary == "none yet"
+
+
 def test_some_votes_may_be_exported_while_more_are_asked_for(project, turn):
     turn.judge(turn.compare(3)[:1])
 

@@ -98,6 +98,10 @@ def summary(report: ImportReport) -> str:
         for noun in ("prompt", "completion", "comparison", "judgment")
     ]
     sentences = [f"New: {', '.join(counts)}."]
+    if report.known_answers:
+        sentences.append(f"Known answers among them: {report.known_answers:,}.")
+    if report.held:
+        sentences.append(f"Held back: {_counted(report.held, 'comparison')}.")
     if report.duplicates:
         sentences.append(f"There already: {_counted(report.duplicates, 'line')}.")
     if report.n_bad_lines:

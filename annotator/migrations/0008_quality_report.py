@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotator', '0006_key_map'),
+        ('annotator', '0007_queue_abilities'),
     ]
 
     operations = [

@@ -1,0 +1,186 @@
+"""Comparisons whose answer is known: making them, finding the next one, and what verdicts on them say.
+
+They are of purpose `gold`, so that they are in no export, no win rate and no agreement, and have
+no places: whoever is handed one takes nothing away from the queue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import fmean
+
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Abs
+from django.utils import timezone
+
+from annotator.models import (
+    COUNTED,
+    Comparison,
+    ComparisonCompletion,
+    Judgment,
+    Membership,
+    Project,
+    Purpose,
+    Qualification,
+    Role,
+    User,
+    comparison_key,
+)
+
+LOOKED_AT = 100  # known answers on either side of a random one, so that a claim's cost is bounded
+ORIGIN = "known answer"
+
+Ranking = Sequence[Sequence[int]]  # tie groups of completion ids, best first
+
+
+# --- making -----------------------------------------------------------------------------------
+@transaction.atomic
+def make_gold(comparison: Comparison, expected: Ranking, explanation: str = "") -> Comparison:
+    """The comparison of the same answers whose answer is known; the comparison itself stays.
+
+    Made once: another time changes what is expected. Raises ValueError if `expected` does not rank
+    each answer once.
+    """
+    entries = list(comparison.entries.select_related("completion"))
+    ids = sorted(entry.completion_id for entry in entries)
+    if sorted(pk for group in expected for pk in group) != ids or not all(expected):
+        raise ValueError(f"expected must rank each of the answers {ids} once, not {expected}")
+    texts = [entry.completion.text for entry in entries]
+    known, is_new = Comparison.objects.update_or_create(
+        project_id=comparison.project_id,
+        key=comparison_key(comparison.prompt.key, Purpose.GOLD, texts),
+        defaults={"expected": [list(group) for group in expected], "explanation": explanation},
+        create_defaults={
+            "prompt": comparison.prompt,
+            "purpose": Purpose.GOLD,
+            "overlap": 0,
+            "origin": ORIGIN,
+            "round_number": comparison.round_number,
+            "expected": [list(group) for group in expected],
+            "explanation": explanation,
+        },
+    )
+    if is_new:
+        ComparisonCompletion.objects.bulk_create(
+            ComparisonCompletion(
+                comparison=known, completion_id=entry.completion_id, position=entry.position
+            )
+            for entry in entries
+        )
+    return known
+
+
+# --- handing out ------------------------------------------------------------------------------
+def find_gold(project: Project, annotator: User) -> Comparison | None:
+    """A known answer for this person: the nearest one to a random point of the index that they have not
+    handled. Who has handled another comparison of its prompt may remember, or be the one it is
+    known from; they are not asked.
+    """
+    known = Comparison.objects.gold().filter(project=project)
+    start = random.random()
+    above = known.filter(draw__gte=start).order_by("draw").values("pk")[:LOOKED_AT]
+    below = known.filter(draw__lt=start).order_by("-draw").values("pk")[:LOOKED_AT]
+    of_prompt = Comparison.objects.filter(prompt=OuterRef("prompt"))
+    seen = of_prompt.exclude(purpose=Purpose.GOLD).handled_by(annotator)
+    return (
+        Comparison.objects.filter(Q(pk__in=above) | Q(pk__in=below), ~Exists(seen))
+        .not_handled_by(annotator)
+        .select_related("prompt", "project")
+        .order_by(Abs(F("draw") - start))
+        .first()
+    )
+
+
+# --- what verdicts say ------------------------------------------------------------------------
+def share_right(said: Ranking, expected: Ranking) -> float:
+    """Share of the pairs of answers of which a ranking says what is expected: better, worse or tied.
+
+    Of two answers it is 0 or 1. A verdict that ranks nothing, [], has nothing right.
+    Example: [[7], [8], [9]] where [[7], [8, 9]] is expected -> 2/3
+    """
+    if not said:
+        return 0.0
+    place = {pk: n for n, group in enumerate(said) for pk in group}
+    right = {pk: n for n, group in enumerate(expected) for pk in group}
+    return fmean(
+        _sign(place[one] - place[other]) == _sign(right[one] - right[other])
+        for one, other in combinations(right, 2)
+    )
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)
+
+
+# --- qualification ----------------------------------------------------------------------------
+def is_qualifying(project: Project, membership: Membership | None) -> bool:
+    """Whether this member is handed known answers only, until they are qualified."""
+    return (
+        project.qualification_items > 0
+        and membership is not None
+        and membership.role == Role.ANNOTATOR
+        and membership.qualification == Qualification.PENDING
+    )
+
+
+def has_failed(project: Project, membership: Membership | None) -> bool:
+    return (
+        project.qualification_items > 0
+        and membership is not None
+        and membership.role == Role.ANNOTATOR
+        and membership.qualification == Qualification.FAILED
+    )
+
+
+def qualification_shares(membership: Membership) -> list[float]:
+    """What share of each known answer this member had right, since their qualification began."""
+    judged = Judgment.objects.filter(
+        project=membership.project_id,
+        annotator=membership.user_id,
+        created__gte=membership.qualification_changed,
+        voided=None,
+        verdict__in=COUNTED,
+        comparison__purpose=Purpose.GOLD,
+    )
+    rows = judged.order_by("created").values_list("ranking", "comparison__expected")
+    return [share_right(said, expected) for said, expected in rows]
+
+
+def settle_qualification(project: Project, annotator: User) -> None:
+    """Decide, if this person is in their qualification and has answered enough."""
+    membership = (
+        Membership.objects.select_for_update(no_key=True)
+        .filter(project=project, user=annotator)
+        .first()
+    )
+    if membership is None or not is_qualifying(project, membership):
+        return
+    shares = qualification_shares(membership)
+    if len(shares) < project.qualification_items:
+        return
+    share = fmean(shares)
+    # Rounded: 4 of 5 are 80 %, whatever a float makes of it.
+    is_enough = round(share * 100, 6) >= project.qualification_percent
+    outcome = Qualification.PASSED if is_enough else Qualification.FAILED
+    set_qualification(membership, outcome, share=share)
+
+
+def set_qualification(
+    membership: Membership, outcome: Qualification, *, share: float | None = None
+) -> None:
+    """By the verdicts, or by an admin. Pending begins the qualification anew."""
+    membership.qualification = outcome
+    membership.qualification_changed = timezone.now()
+    if share is not None or outcome == Qualification.PENDING:
+        membership.qualification_share = share
+    membership.save(update_fields=["qualification", "qualification_changed", "qualification_share"])
+
+
+def exempt_who_has_judged(project: Project) -> int:
+    """When a project begins to ask for a qualification: not of those who do real work already."""
+    judged = Judgment.objects.filter(project=project, annotator=OuterRef("user"))
+    pending = project.memberships.filter(Exists(judged), qualification=Qualification.PENDING)
+    return pending.update(qualification=Qualification.PASSED, qualification_changed=timezone.now())

@@ -1,0 +1,144 @@
+"""What is found in answers before anybody is asked to compare them. Pure functions.
+
+A comparison in which something is found is held back with the reason, as a sentence; a reviewer may
+have it asked all the same. Nothing is thrown away.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from itertools import combinations
+from string import ascii_uppercase as LETTERS
+from typing import NamedTuple
+
+import regex
+from rapidfuzz import fuzz
+
+MAX_REASON = 200  # characters, as many as the column holds
+MAX_QUOTE = 80
+
+
+class Check(NamedTuple):
+    name: str
+    label: str
+    is_default: bool
+
+
+CHECKS = [
+    Check("empty", "an answer is empty", True),
+    Check("near_identical", "two answers are identical or nearly so", True),
+    Check("self_naming", "an answer says which model wrote it", True),
+    # Off: a short length limit cuts most answers, and how they begin can be compared all the same.
+    Check("truncated", "an answer was cut off at the length limit", False),
+]
+
+
+def default_checks() -> list[str]:
+    return [check.name for check in CHECKS if check.is_default]
+
+
+def reason_to_hold(
+    answers: Iterable[tuple[str, bool]], checks: Collection[str], near_identical_percent: int
+) -> str:
+    """Why answers, each a text and whether it was cut off, should not be shown as they are; empty
+    if nothing is found. The letters are those of the order given.
+
+    Example: [("Yes.", False), ("", False)] -> "Answer B is empty."
+    """
+    answers = list(answers)
+    texts = [text for text, _ in answers]
+    for letter, (text, is_truncated) in zip(LETTERS, answers, strict=False):
+        if "empty" in checks and not text.strip():
+            return f"Answer {letter} is empty."
+        if "truncated" in checks and is_truncated:
+            return f"Answer {letter} was cut off at the length limit."
+        if "self_naming" in checks and (words := self_naming(text)):
+            return f"Answer {letter} says who wrote it: “{words}”."[:MAX_REASON]
+    if "near_identical" in checks and (found := near_identical(texts, near_identical_percent)):
+        one, other, percent = found
+        how = "the same but for spaces and capitals" if percent == 100 else f"{percent} % alike"
+        return f"Answers {LETTERS[one]} and {LETTERS[other]} are {how}."
+    return ""
+
+
+# --- nearly the same --------------------------------------------------------------------------
+NUMBER = regex.compile(r"\d+")
+
+
+def near_identical(texts: Sequence[str], percent: int) -> tuple[int, int, int] | None:
+    """The first two texts that are at least so much alike, and how much; None if no two are.
+
+    How much two texts are alike is Indel similarity: 100 · (1 - d / n), with d characters to insert
+    or delete to make one of the other, and n in both together. Texts with different numbers are never
+    nearly identical, however long: one digit is what makes a result right.
+    """
+    plain = [normalised(text) for text in texts]
+    for one, other in combinations(range(len(plain)), 2):
+        if plain[one] == plain[other]:
+            return one, other, 100
+        similarity = fuzz.ratio(plain[one], plain[other], score_cutoff=percent)
+        if similarity >= percent and _numbers(plain[one]) == _numbers(plain[other]):
+            return one, other, min(int(similarity), 99)
+    return None
+
+
+def normalised(text: str) -> str:
+    """Without differences of capitals, white space and Unicode's compatible forms."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _numbers(text: str) -> list[str]:
+    return NUMBER.findall(text)
+
+
+# --- models that introduce themselves ---------------------------------------------------------
+# Names that are hardly anything else: no "Falcon", "Phi" or "Command".
+MODELS = (
+    r"chat ?gpt|gpt-?[3-9o][\w.-]*|claude|gemini|gemma|bard|palm ?2|lamda|llama|alpaca|vicuna|"
+    r"mi[sx]tral|qwen[\w.-]*|tongyi|通义千问|千问|deepseek|深度求索|smollm[\w.-]*|chatglm[\w.-]*|"
+    r"kimi|grok|copilot|bing chat|baichuan|internlm|ernie bot|文心一言|doubao|豆包|hunyuan|混元|"
+    r"stablelm|open[- ]?assistant|olmo|tülu|nemotron|jamba|exaone"
+)
+MAKERS = (
+    r"open ?ai|anthropic|google|deepmind|meta(?: ai)?|mistral ai|alibaba|阿里巴巴|阿里云|hugging ?face|"
+    r"deepseek|深度求索|moonshot|月之暗面|zhipu|智谱|baidu|百度|bytedance|字节跳动|tencent|腾讯|xai|"
+    r"microsoft|nvidia|cohere|stability ai|lmsys|laion|allen institute|ai2|ai21|ibm"
+)
+# "I am …", "my name is …" in some languages; "as …", but not in "models such as …".
+I_AM = (
+    r"i am|i['\u2019]m|my name is|call me|ich bin|ich heiße|mein name ist|je suis|je m['\u2019]appelle|"
+    r"mon nom est|soy|me llamo|mi nombre es|sono|mi chiamo|(?:eu )?sou|meu nome é|ik ben|jestem|"
+    r"я|меня зовут|(?:^|(?<=[.!?]\s+))(?:as|als|comme|como|come)"
+)
+MADE_BY = (
+    r"(?:made|built|created|developed|trained|designed) by|(?:entwickelt|trainiert|erstellt) von|"
+    r"(?:développée?|créée?|entraînée?|conçue?) par|(?:desarrollad|cread|entrenad)[oa] por|"
+    r"(?:sviluppat|creat|addestrat)[oa] da|(?:desenvolvid|criad|treinad)[oa] (?:por|pela|pelo)|"
+    r"(?:разработан|создан|обучен)\w* (?:компанией )?"
+)
+KIND = r"model\w*|modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|chatbot|ai|ki|ia|llm"
+SELF_NAMING = [
+    regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE)
+    for pattern in (
+        # "I am ChatGPT", "As the Qwen2.5 …"
+        rf"(?<!\w)(?:{I_AM})[\s\u2014\u2013-]+(?:(?:the|an?|der|die|das|le|la|el|il|o)\s+)?(?:{MODELS})(?!\w)",
+        # "as a model made by …", "I'm an AI assistant created by …"
+        rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
+        # "I was trained by OpenAI"
+        rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
+        rf"我(?:是|叫|的名字是)[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})",
+        rf"(?:私|わたし|僕)は[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})",
+    )
+]
+
+
+def self_naming(text: str) -> str:
+    """The words with which an answer says which model wrote it; empty if it does not.
+
+    Example: "As a model made by OpenAI, I cannot." -> "As a model made by OpenAI"
+    """
+    for pattern in SELF_NAMING:
+        if found := pattern.search(text):
+            return " ".join(found[0].split())[:MAX_QUOTE]
+    return ""

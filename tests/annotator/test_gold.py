@@ -1,0 +1,212 @@
+"""Comparisons whose answer is known, and the qualification by them."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from annotator.agreement import alpha, annotator_statistics
+from annotator.assignment import (
+    NotRecorded,
+    NotUndone,
+    QueueState,
+    claim,
+    correct,
+    queue_state,
+    record,
+    undo_last,
+)
+from annotator.exporting import NothingToExport, create_export, preview
+from annotator.gold import (
+    exempt_who_has_judged,
+    make_gold,
+    qualification_shares,
+    set_qualification,
+    share_right,
+)
+from annotator.models import Comparison, Membership, Purpose, Qualification, Role, Verdict
+from tests.factories import (
+    ComparisonFactory,
+    GoldFactory,
+    MembershipFactory,
+    ProjectFactory,
+    UserFactory,
+    completion_ids,
+    make_judgment,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+# --- making -----------------------------------------------------------------------------------
+def test_a_known_answer_is_made_of_a_comparison_that_stays_as_it_is():
+    comparison = ComparisonFactory(round_number=3, origin="run 7", priority=10)
+    one, other = completion_ids(comparison)
+
+    known = make_gold(comparison, [[other], [one]], "It is shorter.")
+
+    comparison.refresh_from_db()
+    assert (comparison.purpose, comparison.expected) == (Purpose.TRAINING, [])
+    assert (known.purpose, known.overlap, known.round_number) == (Purpose.GOLD, 0, 3)
+    assert known.origin == "known answer"  # not the run's: it is none of its pairs
+    assert (known.expected, known.explanation) == ([[other], [one]], "It is shorter.")
+    assert completion_ids(known) == [one, other]
+
+
+def test_a_known_answer_made_twice_is_changed():
+    comparison = ComparisonFactory()
+    one, other = completion_ids(comparison)
+    known = make_gold(comparison, [[other], [one]])
+
+    assert make_gold(comparison, [[one, other]], "Alike.") == known
+
+    known.refresh_from_db()
+    assert (known.expected, known.explanation) == ([[one, other]], "Alike.")
+    assert known.entries.count() == 2
+
+
+def test_what_does_not_rank_each_answer_once_is_no_known_answer():
+    comparison = ComparisonFactory()
+    one, _ = completion_ids(comparison)
+
+    with pytest.raises(ValueError, match="must rank each of the answers"):
+        make_gold(comparison, [[one]])
+
+    assert Comparison.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [([[1], [2]], 1), ([[2], [1]], 0), ([[1, 2]], 0), ([], 0)],
+)
+def test_of_two_answers_a_verdict_is_right_or_wrong(said, share):
+    assert share_right(said, [[1], [2]]) == share
+
+
+def test_of_more_answers_the_right_pairs_are_counted():
+    assert share_right([[7], [8], [9]], [[7], [8, 9]]) == 2 / 3
+    assert share_right([[7], [9, 8]], [[7], [8, 9]]) == 1
+
+
+# --- what they are kept out of --------------------------------------------------------------------
+def test_known_answers_are_in_no_export_no_agreement_and_not_open():
+    known = GoldFactory()
+    for annotator in UserFactory.create_batch(2):
+        make_judgment(known, annotator, [0], [1])
+
+    assert preview(known.project)["judgments"] == 0
+    with pytest.raises(NothingToExport):
+        create_export(known.project)
+    assert alpha(known.project).value is None
+    assert annotator_statistics(known.project) == []
+    assert not Comparison.objects.open().exists()
+
+
+# --- qualification ------------------------------------------------------------------------------
+@pytest.fixture
+def asking():
+    """A project in which new annotators have to get two of three known answers right."""
+    project = ProjectFactory(qualification_items=3, qualification_percent=60)
+    ComparisonFactory(project=project)
+    GoldFactory.create_batch(4, project=project)
+    return project
+
+
+def newcomer(project, **fields):
+    return MembershipFactory(project=project, **fields)
+
+
+def answer(project, user, *, is_right):
+    assignment = claim(project, user)
+    best, worst = (group[0] for group in assignment.comparison.expected)
+    ranking = [[best], [worst]] if is_right else [[worst], [best]]
+    return record(assignment, Verdict.RANKING, ranking, payload_hash=assignment.payload_hash)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome", "share"),
+    [([True, False, True], "passed", 2 / 3), ([True, False, False], "failed", 1 / 3)],
+)
+def test_newcomers_answer_known_questions_first_and_are_qualified_by_them(
+    asking, verdicts, outcome, share
+):
+    membership = newcomer(asking)
+
+    for is_right in verdicts:
+        assert answer(asking, membership.user, is_right=is_right).comparison.purpose == Purpose.GOLD
+
+    membership.refresh_from_db()
+    assert membership.qualification == outcome
+    assert membership.qualification_share == pytest.approx(share)
+    next_one = claim(asking, membership.user)
+    if outcome == "passed":
+        assert next_one.comparison.purpose == Purpose.TRAINING
+    else:
+        assert next_one is None
+        assert queue_state(asking, membership.user) == QueueState("qualification_failed")
+
+
+def test_an_admin_decides_otherwise_or_lets_somebody_try_again(asking):
+    membership = newcomer(asking)
+    for _ in range(3):
+        answer(asking, membership.user, is_right=False)
+    membership.refresh_from_db()
+
+    set_qualification(membership, Qualification.PENDING)
+    assert qualification_shares(membership) == []
+    assert claim(asking, membership.user).comparison.purpose == Purpose.GOLD
+
+    set_qualification(membership, Qualification.PASSED)
+    assert queue_state(asking, membership.user) == QueueState("available")
+
+
+def test_reviewers_admins_and_who_has_judged_here_need_no_qualification(asking):
+    reviewer = newcomer(asking, role=Role.REVIEWER)
+    assert claim(asking, reviewer.user).comparison.purpose == Purpose.TRAINING
+
+    old_hand, new = newcomer(asking), newcomer(asking)
+    make_judgment(ComparisonFactory(project=asking), old_hand.user)
+    assert exempt_who_has_judged(asking) == 1
+
+    states = dict(Membership.objects.values_list("user", "qualification"))
+    assert states[old_hand.user_id] == Qualification.PASSED
+    assert states[new.user_id] == Qualification.PENDING
+
+
+def test_too_few_known_answers_are_said_so(asking):
+    membership = newcomer(asking)
+    asking.comparisons.gold().hold_back("Wrong.")
+
+    assert claim(asking, membership.user) is None
+    state = queue_state(asking, membership.user)
+    assert state == QueueState("qualification_lacks_answers")
+
+
+def test_the_verdicts_of_a_qualification_stand(asking):
+    membership = newcomer(asking)
+    answer(asking, membership.user, is_right=False)
+
+    with pytest.raises(NotUndone, match="verdicts of a qualification cannot be taken back"):
+        undo_last(asking, membership.user)
+
+    membership.qualification_changed = timezone.now() + timedelta(seconds=1)  # it has been decided
+    membership.qualification = Qualification.PASSED
+    membership.save()
+    with pytest.raises(NotUndone, match="verdicts of a qualification cannot be taken back"):
+        undo_last(asking, membership.user)
+
+
+def test_a_qualification_that_is_turned_off_is_forgotten(asking):
+    membership = newcomer(asking, qualification=Qualification.FAILED)
+    asking.qualification_items = 0
+
+    assert claim(asking, membership.user).comparison.purpose == Purpose.TRAINING
+
+
+def test_a_verdict_of_a_qualification_cannot_be_changed_either(asking):
+    judgment = answer(asking, newcomer(asking).user, is_right=False)
+    said = {"verdict": Verdict.RANKING, "ranking": judgment.comparison.expected, "strength": None}
+    rest = {"criteria": {}, "rationale": "", "reasons": [], "flags": {}, "spans": [], "rewrite": ""}
+
+    with pytest.raises(NotRecorded, match="verdicts of a qualification cannot be changed"):
+        correct(judgment, said | rest, payload_hash=judgment.assignment.payload_hash)

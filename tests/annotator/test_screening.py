@@ -1,0 +1,86 @@
+"""What is found in answers before anybody is asked to compare them."""
+
+import pytest
+
+from annotator.screening import default_checks, near_identical, reason_to_hold, self_naming
+
+ALL = ["empty", "near_identical", "self_naming", "truncated"]
+PARIS = "The capital of France is Paris, which lies on the Seine and has two million people."
+
+
+def found(*texts, checks=ALL, percent=95):
+    return reason_to_hold([(text, False) for text in texts], checks, percent)
+
+
+def test_answers_that_differ_are_asked():
+    assert found("Paris.", "Lyon, I think.", PARIS) == ""
+
+
+def test_an_answer_that_says_nothing_is_found():
+    assert found("Paris.", " \n") == "Answer B is empty."
+
+
+def test_an_answer_that_was_cut_off_is_found_only_if_that_is_asked_for():
+    answers = [("Paris.", False), ("Paris is", True)]
+
+    assert reason_to_hold(answers, ALL, 95) == "Answer B was cut off at the length limit."
+    assert reason_to_hold(answers, default_checks(), 95) == ""
+
+
+def test_answers_that_differ_in_spaces_and_capitals_are_the_same():
+    assert found("Yes.\n\nOf course!", "yes. of  course!") == (
+        "Answers A and B are the same but for spaces and capitals."
+    )
+
+
+def test_answers_that_are_nearly_identical_are_found_from_the_stated_ratio_on():
+    nearly = PARIS.replace("lies", "sits")
+
+    assert found("No.", PARIS, nearly, percent=90) == "Answers B and C are 97 % alike."
+    assert found("No.", PARIS, nearly, percent=98) == ""
+    assert found(PARIS, PARIS + "!", percent=100) == ""
+
+
+def test_a_different_number_is_never_nearly_identical():
+    assert near_identical([f"{PARIS} In 1900 too.", f"{PARIS} In 1901 too."], 90) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Hello! I'm ChatGPT, and I can help.", "I'm ChatGPT"),
+        ("I am the Claude of old.", "I am the Claude"),
+        ("Sorry. As a model made by OpenAI, I cannot.", "As a model made by OpenAI"),
+        ("I am an AI assistant created by Acme.", "I am an AI assistant created by Acme"),
+        ("I was trained by Google on text.", "I was trained by Google"),
+        ("Ich bin Qwen2.5 und helfe gern.", "Ich bin Qwen2.5"),
+        ("Je suis un modèle développé par Mistral.", "Je suis un modèle développé par Mistral"),
+        ("我是由阿里云开发的通义千问。", "我是由阿里云开发的通义千问"),
+        ("私はChatGPTです。", "私はChatGPT"),
+    ],
+)
+def test_an_answer_that_says_who_wrote_it_is_found(text, words):
+    assert self_naming(text) == words
+    assert found("Paris.", text) == f"Answer B says who wrote it: “{words}”."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "As an AI language model, I cannot do that.",  # so do they all: nothing is given away
+        "There are models such as ChatGPT, and a model made by Meta.",
+        "Claude Monet painted it; I was trained by my mother.",
+        "As llamas go, it was a tall one.",
+    ],
+)
+def test_an_answer_that_only_speaks_of_models_is_not_found(text):
+    assert self_naming(text) == ""
+
+
+def test_what_is_not_asked_for_is_not_found():
+    assert found("", "I am ChatGPT.", "I am ChatGPT.", checks=[]) == ""
+
+
+def test_the_patterns_take_no_time_on_long_answers_of_their_own_words():
+    for words in ("I am as ", "I am a model made ", ". as "):
+        assert self_naming(words * 1000) == ""  # would not end if they went back and forth
