@@ -2,16 +2,14 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("queue_under_load.py")
+from tests.postgresql import find_initdb, private_cluster
+
 EVERYBODY = 16  # people at once in each scenario of the script
 QUOTA = 20  # of one person in one of them
 
@@ -23,38 +21,32 @@ def sqlite(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def postgresql():
-    """A cluster of our own, reached by a socket in its folder only."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    initdb = shutil.which("initdb", path=os.pathsep.join([*map(str, binaries), os.environ["PATH"]]))
-    if initdb is None:
+    if (initdb := find_initdb()) is None:
         pytest.skip("PostgreSQL is not installed")
-    # The server refuses to run as root.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory() as folder:
-        if as_user:
-            shutil.chown(folder, "postgres")
-        data = ["-D", f"{folder}/data"]
-        options = f"-c listen_addresses= -k {folder} -c fsync=off"
-        start = [*data, "-w", "-l", f"{folder}/log", "-o", options, "start"]
-        pg_ctl = str(Path(initdb).with_name("pg_ctl"))
-        for command in ([initdb, *data, "-U", "me", "-A", "trust", "-E", "UTF8"], [pg_ctl, *start]):
-            subprocess.run([*as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        yield f"postgresql://me@{quote(folder, safe='')}/postgres"
-        stop = [pg_ctl, *data, "-m", "immediate", "stop"]
-        subprocess.run([*as_user, *stop], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    with private_cluster(initdb, "-c fsync=off") as url:
+        yield url
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def outcome(request, tmp_path_factory):
+def run_script(request, tmp_path_factory):
+    """What a script that uses the queue on this database prints."""
     environment = os.environ | {
         "DATABASE_URL": request.getfixturevalue(request.param),
         "PREFERENDUM_DATA_DIR": str(tmp_path_factory.mktemp("data")),
     }
-    finished = subprocess.run(
-        [sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+
+    def run_script(name, *arguments):
+        command = [sys.executable, Path(__file__).with_name(name), *map(str, arguments)]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        return json.loads(finished.stdout)
+
+    return run_script
+
+
+@pytest.fixture(scope="module")
+def outcome(run_script):
+    return run_script("queue_under_load.py")
 
 
 def test_everybody_gets_a_comparison_of_their_own(outcome):
@@ -129,3 +121,28 @@ def test_overlap_holds_through_judging_skipping_undoing_and_leaving(outcome):
     assert min(work["known"], work["repeated"]) > 0
     assert work["judgments"] > 20
     assert min(work[act] for act in ("judge", "skip", "late", "undo")) > 0
+
+
+def check_books(found):
+    """Nothing lost, doubled, handed out too often or left behind, whatever else happened."""
+    assert found["kills"] > 0
+    assert found["killed_in_transaction"] > 0
+    wrong = ["lost", "doubled", "unsaid", "recorded_though_refused"]
+    wrong += ["unanswered", "over_assigned", "seen_broken", "broken", "live"]
+    assert {name: found[name] for name in wrong} == dict.fromkeys(wrong, 0)
+
+
+def test_all_is_answered_exactly_though_processes_are_killed(run_script, tmp_path):
+    check_books(run_script("queue_under_fire.py", "few", 8, 40, "1,3", tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlap", [1, 3])
+def test_two_thousand_comparisons_are_answered_exactly_under_fire(run_script, tmp_path, overlap):
+    arguments = [f"many-{overlap}", 32, 2000, overlap, tmp_path]
+
+    found = run_script("queue_under_fire.py", *arguments)
+
+    check_books(found)
+    assert found["expired"] > 0
+    assert found["verdicts"] > 2000 * overlap  # with skips
