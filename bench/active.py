@@ -25,11 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, which has a queue.py
+
 import numpy as np
 import torch
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rlhf.taste import draw_manner, judge, taste
 from rlhf.training.arms import ACTIVE, RANDOM, votes_needed

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, which has a queue.py
 
 from bench.ppo import ROOT, convert_embedded, numbered
 from rlhf.taste import taste
