@@ -119,6 +119,15 @@ def test_sources_are_ordered_by_what_people_prefer(client, project):
     assert "83 % of 6" in text_of(response).replace("\u00a0", " ")
 
 
+def test_a_source_without_a_name_is_told_as_such(client, project):
+    (comparison,) = vote(project, "AA")
+    Completion.objects.filter(pk=completion_ids(comparison)[0]).update(source="")
+    computed(project)
+
+    for name in ("quality", "quality_models"):
+        assert "no source named" in text_of(client.get(url(name)))
+
+
 def test_disagreement_leads_to_the_comparison(client, project):
     same, split = vote(project, "AA", "AB")
     computed(project)
