@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from rlhf.training.arms import Part
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
-from rlhf.training.classifiers import score_head
+from rlhf.training.classifiers import RewardHead, score_head
 from rlhf.training.config import ImportModelConfig, RewardModelConfig
 from rlhf.training.data import read_pairs
 from rlhf.training.forward import backbone_of, collate, score
@@ -29,7 +29,6 @@ from rlhf.training.reward_data import EncodedPair, Group, encode_pairs
 from rlhf.training.reward_loss import first_tie
 from rlhf.training.reward_model import (
     HeldOut,
-    RewardHead,
     by_trust,
     make_classifier,
     mean_scores,
