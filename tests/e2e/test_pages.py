@@ -201,8 +201,7 @@ def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, ti
     sign_in(page)
     make_project(page)
     import_tiny_model(page, tiny_folder)
-    for code in (REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN):
-        app.manage("shell", "-c", code)
+    app.manage("shell", "-c", "\n".join([REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN]))
 
     found = {}
     for address in addresses():
