@@ -111,7 +111,7 @@ def besiege(project, everybody, journals):
         live = Assignment.objects.filter(project=project, state=AssignmentState.LIVE)
         if one := live.order_by("?").first():
             run_out(live.filter(pk=one.pk))
-            queue.release_expired()
+            queue.release_expired(project)
         if looks % 20 == 0:
             count["seen_broken"] += broken_comparisons(project.pk).count()
     return {"kills": count["kills"], "seen_broken": count["seen_broken"]}
