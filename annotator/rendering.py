@@ -8,7 +8,7 @@ goes through an allow-list.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import nh3
@@ -44,6 +44,7 @@ ATTRIBUTES = {
     **maths.ATTRIBUTES,
 }
 MAX_RENDERED = 50_000  # characters; some Markdown takes a time that grows with their square
+RENDERED_KEPT = 64  # texts, of which the guidelines are asked for with every comparison
 MAX_HIGHLIGHTED = 10_000  # characters of code, for the same reason
 
 
@@ -64,6 +65,7 @@ def split_conversation(messages: Sequence[Message]) -> Conversation:
     )
 
 
+@lru_cache(maxsize=RENDERED_KEPT)
 def render_markdown(text: str) -> SafeString:
     """HTML of CommonMark with tables and strikethrough; a very long text as it is.
 
