@@ -38,14 +38,22 @@ def role_in(project: Project, user: User) -> Role | None:
     """The person's role; None for outsiders. Superusers are admins everywhere."""
     if user.is_superuser:
         return Role.ADMIN
-    membership = Membership.objects.filter(project=project, user_id=user.pk).first()
+    membership = user.membership_in(project)
     return Role(membership.role) if membership else None
 
 
 def get_access(request: HttpRequest, slug: str, at_least: Role = Role.ANNOTATOR) -> Access:
-    """The project and the role of the signed-in person in it. Raises Http404 below `at_least`."""
+    """The project and the role of the signed-in person in it. Raises Http404 below `at_least`.
+
+    What it finds of a member is kept with `request.user`, for those who ask for it later.
+    """
     user = cast(User, request.user)
-    project = Project.objects.visible_to(user).filter(slug=slug).first()
+    own = Membership.objects.select_related("project").filter(user_id=user.pk, project__slug=slug)
+    project: Project | None
+    if membership := own.first():
+        user.seen_membership, project = membership, membership.project
+    else:
+        project = Project.objects.visible_to(user).filter(slug=slug).first()
     role = role_in(project, user) if project else None
     if project is None or role is None or RANK[role] < RANK[at_least]:
         raise Http404("No such project.")

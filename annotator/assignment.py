@@ -12,12 +12,13 @@ where locked rows are skipped.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, Max, Min, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from annotator.ballots import Entered, entered_by, keep
@@ -52,7 +53,9 @@ from annotator.protocols import (
 
 ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
 COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
-SWEEP_LIMIT = 50  # expired leases given back, and holds ended, per claim
+COUNT_EVERY = 10  # verdicts: others may have taken some of them meanwhile
+TOTAL = re.compile(r"([0-9]{1,9})(\+?)")
+SWEEP_LIMIT = 50  # expired leases given back, and holds ended, at once
 REPEAT_AFTER = 20  # judgments at least between a verdict and its repetition
 REPEAT_AMONG = 100  # judgments before those of which one is repeated
 VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
@@ -80,33 +83,45 @@ class _QuotaReached(Exception):
 
 
 # --- handing out ------------------------------------------------------------------------------
-def claim(project: Project, annotator: User) -> Assignment | None:
+def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Assignment | None:
     """The comparison the annotator holds in this project, or the next one for them, or None.
 
     The lease of what comes back is fresh. None means that there is nothing for them right now;
-    `queue_state` says why.
+    `queue_state` says why. Who `has_judged` what they held is not expected to hold anything.
     """
     membership = membership_of(project, annotator)
     if not _may_judge(project, annotator, membership):
         return None
     is_practice = is_qualifying(project, membership)
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         try:
-            if held := _in_hand(project, annotator):
+            is_looked_for = attempt > 0 or not has_judged
+            if is_looked_for and (held := _in_hand(project, annotator)):
                 if _take_up(held):
                     return held
                 continue  # it has just been answered, given back or taken up in another tab
             if project.paused:
                 return None
-            release_expired(project)
-            end_holds(project)
-            if not is_practice and not _has_open(project, annotator):
-                # Whoever is done looks through the whole queue: not with a lock in hand.
-                return None
+            found = None
+            if not is_practice:
+                # Without a lock in hand, because whoever is done looks through the whole queue.
+                found = _find_next(project, annotator, _open_for(project, annotator))
+                if found is None:
+                    if release_expired(project) + end_holds(project):
+                        continue
+                    return None
             with transaction.atomic():
-                return _hand_out_next(project, annotator, membership, is_practice)
+                if found and attempt > 0:
+                    # Others were faster: now one that nobody can take away. Not in the transaction
+                    # that came too late, which may still hold a lock on what it did not get.
+                    found = _lock_next(project, annotator)
+                    if found is None:
+                        continue
+                assignment = _hand_out_next(project, annotator, membership, found)
+            if assignment or is_practice:
+                return assignment
         except IntegrityError:
-            continue  # the same person claimed in another tab: it is held now
+            continue  # the same person claimed in another tab, or clicked twice: it is held now
         except _QuotaReached:
             return None
     return None
@@ -114,10 +129,10 @@ def claim(project: Project, annotator: User) -> Assignment | None:
 
 def membership_of(project: Project, annotator: User, *, lock: bool = False) -> Membership | None:
     """With `lock`, within a transaction: and nobody changes it until that ends."""
-    memberships = Membership.objects.filter(project=project, user=annotator)
-    if lock:
-        memberships = memberships.select_for_update(no_key=True)
-    return memberships.first()
+    if not lock:
+        return annotator.membership_in(project)
+    own = Membership.objects.filter(project=project, user=annotator)
+    return own.select_for_update(no_key=True).first()
 
 
 def is_qualified(project: Project, annotator: User) -> bool:
@@ -142,12 +157,10 @@ def held_by(project: Project, annotator: User) -> Assignment | None:
 
 def _in_hand(project: Project, annotator: User) -> Assignment | None:
     """What is live, or else what waits for the annotator; while the project is paused only the former."""
-    found = (
-        Assignment.objects.select_related("comparison__prompt", "project")
-        .filter(IN_HAND, project=project, annotator=annotator)
-        .order_by("state", "pk")  # "live" before "waiting"
-        .first()
-    )
+    mine = Assignment.objects.filter(IN_HAND, project=project, annotator=annotator)
+    found = mine.order_by("state", "pk").first()  # "live" before "waiting"
+    if found:
+        found.project, found.annotator = project, annotator
     is_new = found is not None and found.state == AssignmentState.WAITING
     return None if is_new and project.paused else found
 
@@ -166,23 +179,28 @@ def _take_up(assignment: Assignment) -> bool:
 
 
 def _hand_out_next(
-    project: Project, annotator: User, membership: Membership | None, is_practice: bool
+    project: Project, annotator: User, membership: Membership | None, found: Comparison | None
 ) -> Assignment | None:
     """In a transaction. Raises _QuotaReached if the annotator may judge no more."""
-    comparison, is_repeat = _choose(project, annotator, is_practice)
+    comparison, is_repeat = _choose(project, annotator, found)
     if comparison is None:
         return None
     assignment = _hand_out(comparison, annotator, is_repeat)
+    if assignment is None:
+        return None
     # Asked last: the new row has waited for whatever this person was doing in another tab.
     if membership is not None and quota_reached(membership):
         raise _QuotaReached
     return assignment
 
 
-def _choose(project: Project, annotator: User, is_practice: bool) -> tuple[Comparison | None, bool]:
+def _choose(
+    project: Project, annotator: User, found: Comparison | None
+) -> tuple[Comparison | None, bool]:
     """What to ask next, and whether it is a repetition: a known answer or something they have
-    judged before in the shares that the project says, if there is any, else what is open."""
-    if is_practice:
+    judged before in the shares that the project says, if there is any, else what was `found` open.
+    Nothing is looked for where somebody qualifies."""
+    if found is None:
         return find_gold(project, annotator), False
     extra = project.gold_percent + project.repeat_percent
     lot = random.random() * 100 if extra else 100.0
@@ -190,7 +208,7 @@ def _choose(project: Project, annotator: User, is_practice: bool) -> tuple[Compa
         return known, False
     if project.gold_percent <= lot < extra and (old := _find_old(project, annotator)):
         return old, True
-    return _lock_next(project, annotator), False
+    return found, False
 
 
 def _find_old(project: Project, annotator: User) -> Comparison | None:
@@ -228,27 +246,28 @@ def _has_open(project: Project, annotator: User) -> bool:
 
 
 def _lock_next(project: Project, annotator: User) -> Comparison | None:
-    """The next comparison for the annotator, locked until the transaction ends."""
-    comparison = _find_next(project, annotator, wait=False)
+    """The next comparison for the annotator, locked until the transaction ends. Rows that others hold
+    locked are passed over."""
+    candidates = _open_for(project, annotator)
+    free = candidates.select_for_update(skip_locked=True, of=("self",), no_key=True)
+    comparison = _find_next(project, annotator, free)
     if comparison is None and connection.features.has_select_for_update_skip_locked:
         # What is left may be locked for a moment by people who take one of several places each:
         # wait for them before saying that there is nothing.
-        comparison = _find_next(project, annotator, wait=True)
+        all_open = candidates.select_for_update(of=("self",), no_key=True)
+        comparison = _find_next(project, annotator, all_open)
     return comparison
 
 
-def _find_next(project: Project, annotator: User, *, wait: bool) -> Comparison | None:
+def _find_next(
+    project: Project, annotator: User, candidates: QuerySet[Comparison]
+) -> Comparison | None:
     """Goes through the priorities from the highest. Within one, comparisons are drawn: it starts
     at a random place of the index and wraps around, so that annotators rarely meet. Those that
     have a place in the order of questions follow, or come before the drawn ones, from where the
-    annotator is. All are ranges of the index, so the cost does not grow with the queue. Rows that others
-    hold locked are passed over, unless `wait`.
+    annotator is. All are ranges of the index, so the cost does not grow with the queue.
     """
-    candidates = (
-        _open_for(project, annotator)
-        .select_related("prompt", "project")
-        .select_for_update(skip_locked=not wait, of=("self",), no_key=True)
-    )
+    candidates = candidates.select_related("prompt")
     start = random.random()
     drawn = [Q(place=None, draw__gte=start), Q(place=None, draw__lt=start)]
     last = _last_place(project, annotator)
@@ -258,6 +277,7 @@ def _find_next(project: Project, annotator: User, *, wait: bool) -> Comparison |
         for part in parts:
             level = candidates.filter(part, priority=priority)
             if comparison := level.order_by("place", "draw").first():
+                comparison.project = project
                 return comparison
     return None
 
@@ -313,14 +333,19 @@ def _priorities(project: Project) -> Iterator[Subquery | int]:
             yield lower
 
 
-def _hand_out(comparison: Comparison, annotator: User, is_repeat: bool = False) -> Assignment:
-    """Take a place of the locked comparison, if it is one that is taken, and write down what is shown."""
+def _hand_out(
+    comparison: Comparison, annotator: User, is_repeat: bool = False
+) -> Assignment | None:
+    """Take a place of the comparison, if it is one that is taken, and write down what is shown; None if
+    others took the last."""
     showing = _drawn_showing(comparison, annotator)
     showing.is_repeat = is_repeat
+    if showing.takes_place:
+        free = Comparison.objects.open().filter(pk=comparison.pk)
+        if free.update(taken=F("taken") + 1) != 1:
+            return None
     if has_draft(protocol_of(comparison.project), len(showing.order)):
         _go_on_with_draft(showing)
-    if showing.takes_place:
-        Comparison.objects.filter(pk=comparison.pk).update(taken=F("taken") + 1)
     showing.save()
     return showing
 
@@ -340,14 +365,14 @@ def _go_on_with_draft(showing: Assignment) -> None:
 
 def _drawn_showing(comparison: Comparison, annotator: User) -> Assignment:
     """Not saved: the answers in an order drawn for this annotator."""
-    rows = list(comparison.entries.values_list("completion_id", "completion__text"))
-    random.shuffle(rows)
+    order = list(comparison.completions_by_id)
+    random.shuffle(order)
     return Assignment(
         comparison=comparison,
         project=comparison.project,
         annotator=annotator,
-        order=[pk for pk, _ in rows],
-        payload_hash=hash_shown(comparison.prompt.messages, rows),
+        order=order,
+        payload_hash=payload_hash(comparison, order),
         protocol=comparison.project.protocol,
         guideline_version=comparison.project.guideline_version,
         lease_until=_lease_end(comparison.project),
@@ -365,9 +390,10 @@ def hand_out(comparison: Comparison, annotator: User) -> Assignment:
         release(held)
     free = Comparison.objects.open().not_handled_by(annotator)
     locked = free.select_for_update(of=("self",), no_key=True).filter(pk=comparison.pk).first()
-    if locked is None:
+    handed_out = _hand_out(locked, annotator) if locked else None
+    if handed_out is None:
         raise NotHandedOut("Others have answered this comparison meanwhile.")
-    return _hand_out(locked, annotator)
+    return handed_out
 
 
 def _take_place(assignment: Assignment) -> bool:
@@ -390,14 +416,13 @@ def _lease_end(project: Project) -> datetime:
 # --- what is shown ----------------------------------------------------------------------------
 def shown(assignment: Assignment) -> list[Completion]:
     """The completions from left to right, as this annotator sees them."""
-    found = Completion.objects.in_bulk(assignment.order)
-    return [found[pk] for pk in assignment.order]
+    return [assignment.comparison.completions_by_id[pk] for pk in assignment.order]
 
 
 def payload_hash(comparison: Comparison, order: Sequence[int]) -> str:
     """Hash of the conversation and the answers in the order shown: what the verdict is about."""
-    texts = dict(Completion.objects.filter(pk__in=order).values_list("pk", "text"))
-    return hash_shown(comparison.prompt.messages, [(pk, texts[pk]) for pk in order])
+    texts = [(pk, comparison.completions_by_id[pk].text) for pk in order]
+    return hash_shown(comparison.prompt.messages, texts)
 
 
 def hash_shown(messages: list[Message], completions: Sequence[tuple[int, str]]) -> str:
@@ -424,13 +449,17 @@ def release_all(project: Project, annotator: User) -> int:
     return sum(release(assignment) for assignment in in_hand.select_related("comparison"))
 
 
-def release_expired(project: Project) -> int:
-    """Give back the places of leases that have run out. How many were given back."""
-    expired = Assignment.objects.filter(
-        IN_HAND, project=project, lease_until__lt=timezone.now()
-    ).order_by("lease_until")
-    rows = list(expired.select_related("comparison")[:SWEEP_LIMIT])
-    return sum(_end(row, AssignmentState.EXPIRED) for row in rows)
+def release_expired(project: Project | None = None) -> int:
+    """Give back the places of leases that have run out, the oldest SWEEP_LIMIT of them in this
+    project or in all. How many there were; others may have given them back at the same time.
+    """
+    expired = Assignment.objects.filter(IN_HAND, lease_until__lt=timezone.now())
+    if project:
+        expired = expired.filter(project=project)
+    rows = list(expired.order_by("lease_until").select_related("comparison")[:SWEEP_LIMIT])
+    for row in rows:
+        _end(row, AssignmentState.EXPIRED)
+    return len(rows)
 
 
 def _end(assignment: Assignment, state: AssignmentState) -> bool:
@@ -443,15 +472,17 @@ def _end(assignment: Assignment, state: AssignmentState) -> bool:
     return True
 
 
-def end_holds(project: Project) -> int:
-    """Put comparisons whose hold has run out back into the queue. How many there were."""
+def end_holds(project: Project | None = None) -> int:
+    """Put comparisons whose hold has run out back into the queue, SWEEP_LIMIT of them in this project
+    or in all. How many there were."""
     now = timezone.now()
-    over = Comparison.objects.held().filter(project=project, held_until__lte=now)
+    over = Comparison.objects.held().filter(held_until__lte=now)
+    if project:
+        over = over.filter(project=project)
     pks = list(over.order_by("held_until").values_list("pk", flat=True)[:SWEEP_LIMIT])
-    return sum(
+    for pk in pks:
         Comparison.objects.filter(pk=pk, held_until__lte=now).update(hold="", held_until=None)
-        for pk in pks
-    )
+    return len(pks)
 
 
 # --- to somebody else ---------------------------------------------------------------------------
@@ -520,31 +551,32 @@ def record(
         rewrite=rewrite,
     )
     _check(assignment, said, payload_hash)
+    skipped = verdict == Verdict.SKIPPED
+    ended: dict[str, Any] = {"state": AssignmentState.JUDGED, "draft": {}}
+    if skipped:
+        ended = {"state": AssignmentState.SKIPPED}
     with transaction.atomic():
-        assignment = (
-            Assignment.objects.select_for_update(of=("self",), no_key=True)
-            .select_related("comparison", "project", "annotator")
-            .get(pk=assignment.pk)
-        )
-        if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
-            return assignment.judgments.get(voided=None)
         # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
+        # And first of all, so that two tabs of one person do not wait for each other.
         membership = membership_of(assignment.project, assignment.annotator, lock=True)
+        live = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.LIVE)
+        was_live = live.update(**ended) == 1
+        if not was_live:
+            locked = Assignment.objects.select_for_update(no_key=True).filter(pk=assignment.pk)
+            assignment.state = locked.values_list("state", flat=True).get()
+            if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
+                return assignment.judgments.get(voided=None)
         if not _may_judge(assignment.project, assignment.annotator, membership):
             raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
-        if assignment.state != AssignmentState.LIVE:
+        if not was_live:
             _revive(assignment, membership)
-        skipped = verdict == Verdict.SKIPPED
-        assignment.state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
-        if not skipped:
-            assignment.draft = {}
-        assignment.save(update_fields=["state", "draft"])
+            Assignment.objects.filter(pk=assignment.pk).update(**ended)
         if skipped:
             _give_place_back(assignment)
         elapsed = (timezone.now() - assignment.created).total_seconds()
         judgment = Judgment.objects.create(
-            assignment=assignment,
-            comparison=assignment.comparison,
+            assignment_id=assignment.pk,
+            comparison_id=assignment.comparison_id,
             is_repeat=assignment.is_repeat,
             project_id=assignment.project_id,
             annotator_id=assignment.annotator_id,
@@ -807,15 +839,25 @@ class Progress(NamedTuple):
     done: int
     total: int
     is_capped: bool
+    last_judgment: int | None  # the one that an undo takes back
 
 
-def progress(project: Project, annotator: User) -> Progress:
-    """Of what they are handed: with known answers and repetitions, which are to look like the rest."""
-    mine = _done(project.pk, annotator.pk)
-    held = held_by(project, annotator)
+def progress(
+    project: Project, annotator: User, held: Assignment | None, *, known_total: str = ""
+) -> Progress:
+    """Of what they are handed: with known answers and repetitions, which are to look like the rest.
+
+    `held` is what they hold now, and `known_total` the total that they were shown last, such as "160"
+    or "1012+": it stays for some verdicts, because counting takes as long as finding the next.
+    """
+    in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    is_done = Q(verdict__in=COUNTED)
+    mine = in_force.aggregate(done=Count("pk", filter=is_done), last=Max("pk"))
+    done, known = mine["done"], TOTAL.fullmatch(known_total)
+    if known and done < int(known[1]) and held and done % COUNT_EVERY:
+        return Progress(done, int(known[1]), known[2] == "+", mine["last"])
     left = _open_for(project, annotator)[:COUNT_LIMIT].count()
-    done = mine.count()
-    return Progress(done, done + left + (held is not None), left == COUNT_LIMIT)
+    return Progress(done, done + left + (held is not None), left == COUNT_LIMIT, mine["last"])
 
 
 def _done(project_id: int, annotator_id: int) -> QuerySet[Judgment]:

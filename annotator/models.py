@@ -21,6 +21,7 @@ from django.db import models, transaction
 from django.db.models import Exists, F, Max, OuterRef, Q
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.functional import cached_property
 
 from annotator import screening
 from annotator.jsonl import Answer
@@ -53,6 +54,15 @@ class User(AbstractUser):
     # {usual key: own key} of the comparing page, where they differ.
     key_map = models.JSONField(default=dict, blank=True, editable=False)
     shows_differences = models.BooleanField(default=False, editable=False)
+    # In the project of the request that this instance belongs to: `get_access` has looked it up.
+    seen_membership: Membership | None = None
+
+    def membership_in(self, project: Project) -> Membership | None:
+        """None for whoever is no member, superusers among them."""
+        seen = self.seen_membership
+        if seen and seen.project_id == project.pk:
+            return seen
+        return Membership.objects.filter(project=project, user=self).first()
 
 
 class Role(models.TextChoices):
@@ -537,6 +547,12 @@ class Comparison(models.Model):
 
     def __str__(self) -> str:
         return f"comparison {self.pk}"
+
+    @cached_property
+    def completions_by_id(self) -> dict[int, Completion]:
+        """In the order stored; read once, to draw the order shown, to hash it and to show it."""
+        entries = self.entries.select_related("completion")
+        return {entry.completion_id: entry.completion for entry in entries}
 
 
 class ComparisonCompletion(models.Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from annotator.assignment import end_holds, release_expired
 from rlhf import runs
 
 
@@ -10,4 +11,7 @@ def supervise(run_pk: int) -> None:
 
 
 def tend() -> None:
+    """What the worker does every minute."""
+    while release_expired() + end_holds():
+        pass
     runs.tend()

@@ -55,7 +55,7 @@ def judge(request: HtmxRequest, slug: str) -> HttpResponse:
         judgment = queue.last_judgment(access.project, request.user)
         if judgment is not None and _may_see_answer(access.project, judgment):
             return _show_answer(request, access, judgment)
-    return _show(request, access)
+    return _show(request, access, has_judged=True)
 
 
 def take_verdict(request: HtmxRequest, access: Access) -> str:
@@ -64,11 +64,12 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
     if not form.is_valid():
         return "The verdict did not arrive whole: send it again."
     assignment = get_object_or_404(
-        Assignment.objects.select_related("project"),
+        Assignment.objects.select_related("comparison"),
         pk=form.cleaned_data["assignment"],
         project=access.project,
         annotator=request.user,
     )
+    assignment.project, assignment.annotator = access.project, request.user  # at hand: no queries
     entered = entered_in(request)
     try:
         said = read(entered, protocol_shown(assignment), assignment.order)
@@ -195,12 +196,19 @@ def _answer_context(access: Access, judgment: Judgment) -> dict[str, Any]:
 
 
 # --- answers ----------------------------------------------------------------------------------
-def _show(request: HtmxRequest, access: Access, error: str = "", status: int = 200) -> HttpResponse:
+def _show(
+    request: HtmxRequest,
+    access: Access,
+    error: str = "",
+    status: int = 200,
+    *,
+    has_judged: bool = False,
+) -> HttpResponse:
     """What comes next: the fragment for htmx, else the page, by way of a redirect if all is well."""
     if not request.htmx and not error:
         return redirect("annotator:compare", access.project.slug)
     template = "annotator/_comparison.html" if request.htmx else "annotator/compare.html"
-    context = _context(request, access) | {"error": error}
+    context = _context(request, access, has_judged=has_judged) | {"error": error}
     if error:
         context["unsent"] = _unsent(request, context["assignment"])
     return render(request, template, context, status=status)
@@ -235,22 +243,24 @@ def seconds_since(shown: str, assignment: Assignment) -> float | None:
     return time.time() - since if pk == assignment.pk else None
 
 
-def _context(request: HtmxRequest, access: Access) -> dict[str, Any]:
+def _context(request: HtmxRequest, access: Access, *, has_judged: bool = False) -> dict[str, Any]:
     project, role = access
-    assignment = queue.claim(project, request.user)
+    assignment = queue.claim(project, request.user, has_judged=has_judged)
+    known_total = request.POST.get("total", "") if has_judged else ""
+    progress = queue.progress(project, request.user, assignment, known_total=known_total)
     context: dict[str, Any] = {
         "project": project,
         "role": role,
         "is_reviewer": access.is_reviewer,
-        "progress": queue.progress(project, request.user),
-        "last_judgment": queue.last_judgment(project, request.user),
+        "progress": progress,
+        "last_judgment": progress.last_judgment,
         "assignment": assignment,
     }
     if project.qualification_items:
         membership = queue.membership_of(project, request.user)
         if membership is not None and is_qualifying(project, membership):
             context["n_qualifying"] = len(qualification_shares(membership))
-        last = context["last_judgment"]
+        last = queue.last_judgment(project, request.user)
         if last and queue.is_of_qualification(last, membership):
             context["last_judgment"] = None  # it stands
     if assignment is None:

@@ -185,9 +185,9 @@ def test_claim_serves_superusers_without_membership(project):
 def test_claim_and_record_ask_equally_many_questions(project, anna, n, django_assert_num_queries):
     ComparisonFactory.create_batch(n, project=project, draw=1.0)  # found without wrapping round
 
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(6 + 2):  # and a savepoint, where there is a transaction already
         assignment = claim(project, anna)
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(3 + 2):
         say(assignment, Verdict.RANKING, [[pk] for pk in assignment.order])
 
 
@@ -311,7 +311,7 @@ def test_claim_in_order_asks_one_more_question_of_the_database(in_order, django_
     placed(in_order, 0.1)
     random.seed(1)  # the second number is above 0.2
 
-    with django_assert_num_queries(12):  # where she is
+    with django_assert_num_queries(7 + 2):  # where she is
         claim(in_order, anna)
 
 
@@ -369,6 +369,29 @@ def test_two_expired_leases_of_one_comparison_free_two_places(project, anna):
     claim(project, anna)
 
     assert taken(comparison) == 1
+
+
+def test_a_claim_looks_for_expired_leases_only_if_nothing_else_is_open(project, anna):
+    late = AssignmentFactory(comparison=ComparisonFactory(project=project))
+    run_out(late)
+    free = ComparisonFactory(project=project)
+
+    first = claim(project, anna)
+    say(first)
+
+    assert first.comparison == free
+    assert claim(project, anna).comparison == late.comparison
+
+
+def test_expired_leases_are_given_back_in_all_projects():
+    expired, running = AssignmentFactory.create_batch(2), AssignmentFactory()
+    for late in expired:
+        run_out(late)
+
+    assert release_expired() == 2
+
+    assert [taken(late.comparison) for late in expired] == [0, 0]
+    assert taken(running.comparison) == 1
 
 
 def test_renew_keeps_the_lease_alive(project, anna, ben):
@@ -888,9 +911,10 @@ def test_a_daily_quota_says_when_it_goes_on(project, anna):
 
 def test_a_late_verdict_does_not_exceed_a_quota(project, anna):
     anna.memberships.update(quota_total=1)
-    ComparisonFactory.create_batch(2, project=project)
+    ComparisonFactory(project=project)
     late = claim(project, anna)
     release(late)
+    ComparisonFactory(project=project, priority=1)
     held = claim(project, anna)
 
     with pytest.raises(NotRecorded, match="you were handed another one"):
@@ -996,17 +1020,37 @@ def test_progress_counts_what_is_done_held_and_left_for_me(project, anna, ben):
     comparisons = ComparisonFactory.create_batch(5, project=project)
     make_judgment(comparisons[0], ben)  # none of mine
     make_judgment(comparisons[1], anna)
-    make_judgment(comparisons[2], anna, verdict=Verdict.SKIPPED)
-    claim(project, anna)
+    skip = make_judgment(comparisons[2], anna, verdict=Verdict.SKIPPED)
+    held = claim(project, anna)
 
-    assert progress(project, anna) == Progress(done=1, total=3, is_capped=False)
+    expected = Progress(done=1, total=3, is_capped=False, last_judgment=skip.pk)
+    assert progress(project, anna, held) == expected
 
 
 def test_progress_does_not_count_without_end(project, anna, monkeypatch):
     monkeypatch.setattr("annotator.assignment.COUNT_LIMIT", 2)
     ComparisonFactory.create_batch(4, project=project)
 
-    assert progress(project, anna) == Progress(done=0, total=2, is_capped=True)
+    expected = Progress(done=0, total=2, is_capped=True, last_judgment=None)
+    assert progress(project, anna, None) == expected
+
+
+def test_progress_keeps_the_total_that_was_shown(project, anna):
+    said = make_judgment(ComparisonFactory(project=project), anna)
+    held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
+
+    shown = progress(project, anna, held, known_total="1012+")
+
+    assert shown == Progress(done=1, total=1012, is_capped=True, last_judgment=said.pk)
+
+
+@pytest.mark.parametrize(("known_total", "count_every"), [("1", 10), ("many", 10), ("1012+", 1)])
+def test_progress_counts_anew(project, anna, monkeypatch, known_total, count_every):
+    monkeypatch.setattr("annotator.assignment.COUNT_EVERY", count_every)
+    make_judgment(ComparisonFactory(project=project), anna)
+    held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
+
+    assert progress(project, anna, held, known_total=known_total).total == 2
 
 
 def test_queue_state_says_when_nothing_is_imported(project, anna):

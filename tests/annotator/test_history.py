@@ -198,7 +198,7 @@ def test_the_list_costs_the_same_for_one_row_and_three(
     for _ in range(rows):
         make_judgment(ComparisonFactory(project=project), anna, [0], [1])
 
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(4):
         client.get(url("history"), {"search": "Answer"})
 
 

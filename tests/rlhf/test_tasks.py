@@ -12,6 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from django.utils import timezone
+
+from annotator.models import AssignmentState, Comparison
+from rlhf import tasks
+from tests.factories import AssignmentFactory, ComparisonFactory
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).with_name("toy_run.py")
@@ -215,3 +220,15 @@ def test_worker_has_runs_tended_every_minute_and_ends_at_once(house):
 
     schedules = house.query("select func, schedule_type, minutes from django_q_schedule")
     assert schedules == [("rlhf.tasks.tend", "I", 1)]
+
+
+@pytest.mark.django_db
+def test_tending_gives_expired_leases_back_and_ends_holds():
+    late = AssignmentFactory(lease_until=timezone.now())
+    ComparisonFactory(hold="Until noon.", held_until=timezone.now())
+
+    tasks.tend()
+
+    late.refresh_from_db()
+    assert late.state == AssignmentState.EXPIRED
+    assert Comparison.objects.held().count() == 0
