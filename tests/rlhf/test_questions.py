@@ -1,6 +1,7 @@
 """The order of questions: what a run is given, what becomes of its scores, and what pages say."""
 
 import json
+import uuid
 
 import pytest
 from django.urls import reverse
@@ -34,6 +35,7 @@ def order(project, reward_model):
         run = RunFactory(
             project=project, kind=RunKind.ORDER_QUEUE, status=Status.SUCCEEDED,
             reward_model=reward_model, round_number=project.runs.count() + 1,
+            token=uuid.UUID(int=project.runs.count()),  # what is drawn at random follows from it
         )  # fmt: skip
         lines = [{"id": row.pk, "information": value} for row, value in information.items()]
         write_artifact(run, "scores.jsonl", lines)
