@@ -159,7 +159,7 @@ def test_a_verdict_outlives_a_lost_answer_a_restart_and_a_reload_and_is_recorded
     open_queue(page, project, 2)
 
     def lose_the_answer(route):
-        route.fetch()
+        route.fetch(max_retries=3)  # the server may have closed the connection meanwhile
         route.abort()
 
     page.route("**/judge/", lambda route: route.fulfill(status=502, body="Bad gateway"))

@@ -112,6 +112,7 @@ def test_the_whole_loop_in_the_browser(app, page, tiny_folder):
     expect(page.get_by_role("row", name=re.compile("^2 "))).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_loses_nothing_and_ppo_goes_on(app, page, tiny_folder):
     sign_in(page)
     make_project(page)
