@@ -383,8 +383,11 @@ def _drawn_showing(comparison: Comparison, annotator: User) -> Assignment:
 def hand_out(comparison: Comparison, annotator: User) -> Assignment:
     """Put this very comparison before this person; what they hold goes back to the queue.
 
-    Raises NotHandedOut, and changes nothing, if it is full or they have handled it.
+    Raises NotHandedOut, and changes nothing, if it is full or held back, if they have handled it, or
+    if they are handed nothing new: paused, not qualified, quota reached.
     """
+    if not may_begin_real_work(comparison.project, annotator):
+        raise NotHandedOut("You are handed nothing new at the moment: “Compare” says why.")
     if held := held_by(comparison.project, annotator):
         _lock_both(held.comparison_id, comparison.pk)
         release(held)
@@ -392,7 +395,13 @@ def hand_out(comparison: Comparison, annotator: User) -> Assignment:
     locked = free.select_for_update(of=("self",), no_key=True).filter(pk=comparison.pk).first()
     handed_out = _hand_out(locked, annotator) if locked else None
     if handed_out is None:
-        raise NotHandedOut("Others have answered this comparison meanwhile.")
+        raise NotHandedOut(
+            "This comparison is kept for you no longer: others have answered it, or it is held back."
+        )
+    # Again, now that the new row has waited for whatever this person was doing in another tab.
+    membership = membership_of(comparison.project, annotator)
+    if membership is not None and quota_reached(membership):
+        raise NotHandedOut("You have judged as many as you were asked for.")
     return handed_out
 
 

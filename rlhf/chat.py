@@ -110,11 +110,17 @@ def _context(request: HtmxRequest, access: Access, form: SayForm | None = None) 
         "chat": conversation,
         "turn": turn,
         "is_listening": conversations.listener_of(project) is not None,
-        "form": form or SayForm(),
+        "form": form or SayForm(initial={"text": _unanswered(turn)}),
     }
     if conversation and turn and turn.state == TurnState.SHOWN:
         return context | _task(request, access, conversation, turn)
     return context
+
+
+def _unanswered(turn: Turn | None) -> str:
+    """What was said and got no answer: nobody types it twice."""
+    is_lost = turn is not None and turn.state == TurnState.DROPPED and turn.error
+    return turn.text if turn and is_lost else ""
 
 
 def _task(

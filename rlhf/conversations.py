@@ -14,6 +14,7 @@ Where no such run listens there is nobody to talk to; prepared comparisons are w
 
 from __future__ import annotations
 
+import random
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
@@ -38,7 +39,6 @@ from rlhf.models import Conversation, ModelVersion, Run, RunKind, Status, Turn, 
 from rlhf.training.artifacts import ANSWERED, ASKED, TALKING, read_json, write_json
 
 NOBODY = "Nobody is there to talk to any more: the model has left. What you said has not been lost."
-TAKEN = "Somebody else has judged this turn meanwhile, because you were away for long."
 SILENT = "The model had left before it could answer. Say it again when it is back."
 
 
@@ -48,10 +48,8 @@ class NobodyListens(Exception):
 
 def listener_of(project: Project) -> Run | None:
     """The run that answers in this project at the moment."""
-    listening = project.runs.filter(
-        kind=RunKind.CONVERSE, status=Status.RUNNING, phase=TALKING
-    ).first()
-    return None if listening is None or listening.is_silent else listening
+    listening = project.runs.filter(kind=RunKind.CONVERSE, status=Status.RUNNING, phase=TALKING)
+    return next((run for run in listening if not run.is_silent), None)
 
 
 def conversation_of(project: Project, annotator: User) -> Conversation | None:
@@ -128,27 +126,34 @@ def _drop(turn: Turn, sentence: str) -> None:
 
 
 def _take_answers(turn: Turn, content: dict[str, Any]) -> None:
-    """Both answers become a comparison, which its annotator has on the screen from then on."""
     if "error" in content:
         return _drop(turn, content["error"])
-    with transaction.atomic():
-        waiting = Turn.objects.select_for_update(of=("self",)).filter(state=TurnState.WAITING)
-        if not waiting.filter(pk=turn.pk).exists():
-            return turn.refresh_from_db()  # another tab was first
-        completions = _store_answers(turn, content["answers"])
-        comparison = Comparison.objects.create_from(
-            completions,
-            overlap=1,
-            round_number=turn.run.round_number,
-            purpose=Purpose.TRAINING,
-            origin=turn.run.origin,
-            is_screened=False,  # somebody waits for these answers
-        )
-        if comparison is None:  # twice the same, or asked before: there is nothing to choose
-            return _continue_with(turn, completions[0])
-        queue.hand_out(comparison, turn.conversation.annotator)
-        turn.comparison, turn.state = comparison, TurnState.SHOWN
-        turn.save(update_fields=["comparison", "state"])
+    try:
+        return _show_answers(turn, content["answers"])
+    except queue.NotHandedOut as error:  # they may judge no more, since they said it
+        return _drop(turn, str(error))
+
+
+@transaction.atomic
+def _show_answers(turn: Turn, answers: list[dict[str, Any]]) -> None:
+    """Both answers become a comparison, which its annotator has on the screen from then on."""
+    waiting = Turn.objects.select_for_update(of=("self",)).filter(state=TurnState.WAITING)
+    if not waiting.filter(pk=turn.pk).exists():
+        return turn.refresh_from_db()  # another tab was first
+    completions = _store_answers(turn, answers)
+    comparison = Comparison.objects.create_from(
+        completions,
+        overlap=1,
+        round_number=turn.run.round_number,
+        purpose=Purpose.TRAINING,
+        origin=turn.run.origin,
+        is_screened=False,  # somebody waits for these answers
+    )
+    if comparison is None:  # twice the same, or asked before: there is nothing to choose
+        return _continue_with(turn, random.choice(completions))
+    queue.hand_out(comparison, turn.conversation.annotator)
+    turn.comparison, turn.state = comparison, TurnState.SHOWN
+    turn.save(update_fields=["comparison", "state"])
     return None
 
 
@@ -190,8 +195,8 @@ def _look_for_verdict(turn: Turn) -> None:
         return None
     try:
         queue.hand_out(turn.comparison, annotator)  # they were away for longer than a lease
-    except queue.NotHandedOut:
-        _drop(turn, TAKEN)
+    except queue.NotHandedOut as error:
+        _drop(turn, str(error))
     return None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from annotator.models import ExportAnnotator, Project, User
-from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.models import ACTIVE, RESUMABLE, ModelKind, ModelVersion, Run, RunKind
 
 MAKE_VERSIONS = [RunKind.REWARD_MODEL, RunKind.PPO]  # by training
 
@@ -54,9 +54,9 @@ def carriers_of(project: Project, annotator: User) -> Carriers:
         policies=[version for version in carriers if version.kind == ModelKind.POLICY],
         runs=[
             run
-            for run in project.runs.active()
-            .filter(kind__in=MAKE_VERSIONS)
-            .select_related("project")
+            for run in project.runs.filter(
+                status__in=[*ACTIVE, *RESUMABLE], kind__in=MAKE_VERSIONS
+            ).select_related("project")
             if _carries(None, run, numbers, carrying, by_name)
         ],
     )

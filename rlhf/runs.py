@@ -196,7 +196,9 @@ def next_round(
         return project.rounds.get(number=run.round_number)
     latest = project.rounds.order_by("-number").first()
     number = latest.number + 1 if latest else 1
-    if latest and (active := project.runs.active().filter(round_number=latest.number).first()):
+    beside = [RunKind.CONVERSE, RunKind.ORDER_QUEUE]  # of no step of the round
+    of_latest = project.runs.active().exclude(kind__in=beside)
+    if latest and (active := of_latest.filter(round_number=latest.number).first()):
         raise RunRefused(f"Round {latest.number} is not over: {active} is active.")
     sampling = _latest_sampling(project) | {"seed": number} | (settings or {})
     try:
@@ -275,14 +277,14 @@ def see_through(run_pk: int) -> None:
 def order_anew(run_pk: int) -> Run | None:
     """Have the questions of its project ordered, if the run has changed what is worth asking.
 
-    That is so after a reward model, which asks for other things, and after new answers, which no
-    order knows; None in all other cases, and while an order is being made. There is one order per
-    run, however often this is called. The run that ended is not touched: if the order is refused,
+    That is so after a reward model, which asks for other things, after new answers, which no order
+    knows, and after an order that a newer reward model has overtaken; None in all other cases, and
+    while an order is being made. There is one order per run, however often this is called. The run that ended is not touched: if the order is refused,
     the project's page goes on asking for one.
     """
     ended = Run.objects.filter(
         status=Status.SUCCEEDED,
-        kind__in=(RunKind.REWARD_MODEL, RunKind.GENERATE),
+        kind__in=(RunKind.REWARD_MODEL, RunKind.GENERATE, RunKind.ORDER_QUEUE),
         project__queue_order=QueueOrder.INFORMATIVE,
     )
     run = ended.select_related("project").filter(pk=run_pk).first()
@@ -291,6 +293,8 @@ def order_anew(run_pk: int) -> Run | None:
     reward_model = newest_reward_model(run.project)
     if reward_model is None:
         return None
+    if run.kind == RunKind.ORDER_QUEUE and reward_model.created < run.created:
+        return None  # somebody chose an older one
     try:
         return launch(
             run.project,

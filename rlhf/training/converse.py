@@ -74,7 +74,8 @@ def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
     for name in (ASKED, ANSWERED):
         (folder.path / name).mkdir(exist_ok=True)
     folder.phase(TALKING)
-    seconds: list[float] = []
+    turns = 0
+    seconds: list[float] = []  # of questions that were answered together
     asked_last = time.monotonic()
     while time.monotonic() - asked_last < config.idle_minutes * 60:
         if folder.should_stop():
@@ -87,9 +88,10 @@ def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
         answers = answer_all(questions, speakers, config, generator, folder)
         asked_last = time.monotonic()
         seconds.append(asked_last - began)
-        report(folder, len(seconds), seconds[-1], answers)
+        turns += len(answers) // 2
+        report(folder, turns, seconds[-1], answers)
     return {
-        "turns": len(seconds),
+        "turns": turns,
         "seconds_median": statistics.median(seconds) if seconds else None,
     }
 

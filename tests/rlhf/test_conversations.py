@@ -12,7 +12,7 @@ from rlhf import conversations
 from rlhf.models import GeneratedCompletion, Run, RunKind, Status, TurnState
 from rlhf.runs import make_room
 from rlhf.training.artifacts import read_json, write_json
-from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory
+from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, make_judgment
 from tests.rlhf.factories import SAMPLING, PolicyFactory, RunFactory
 
 pytestmark = pytest.mark.django_db
@@ -181,7 +181,8 @@ def test_a_turn_that_somebody_else_has_judged_is_dropped(project, listener, anna
 
     turn = conversations.look_after(turn.conversation)
 
-    assert (turn.state, turn.error) == (TurnState.DROPPED, conversations.TAKEN)
+    assert turn.state == TurnState.DROPPED
+    assert turn.error.startswith("This comparison is kept for you no longer")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +208,31 @@ def test_a_run_that_waits_ends_conversations(project, listener):
 
     listener.refresh_from_db()
     assert listener.status == Status.STOPPING
+
+
+@pytest.mark.parametrize("age", [None, timedelta(0)])
+def test_conversations_go_on_where_nothing_waits_for_long(project, listener, age):
+    if age is not None:
+        RunFactory(project=project, kind=RunKind.PPO, queued=timezone.now() - age)
+
+    make_room()
+
+    listener.refresh_from_db()
+    assert listener.status == Status.RUNNING
+
+
+@pytest.mark.parametrize("change", [{"quota_total": 1}, {"is_qualified": False}])
+def test_who_may_judge_no_more_is_not_shown_the_answers(project, listener, anna, change):
+    make_judgment(ComparisonFactory(project=project), anna)
+    turn = conversations.say(project, anna, "Tea or coffee?")
+    answer(listener, turn, "Tea.", "Coffee.")
+    project.memberships.update(**change)
+
+    turn = conversations.look_after(turn.conversation)
+
+    assert turn.state == TurnState.DROPPED
+    assert turn.error == "You are handed nothing new at the moment: “Compare” says why."
+    assert queue.held_by(project, anna) is None
 
 
 # --- the pages ----------------------------------------------------------------------------------

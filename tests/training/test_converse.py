@@ -1,3 +1,4 @@
+import json
 import os
 import time
 
@@ -21,6 +22,11 @@ def ask(folder, name, *contents):
     write_json(folder.path / "asked" / f"{name}.json", {"messages": messages})
 
 
+def events(folder):
+    lines = (folder.path / "events.jsonl").read_text().splitlines()
+    return [json.loads(line)["type"] for line in lines]
+
+
 def answered(folder, name):
     return read_json(folder.path / "answered" / f"{name}.json")
 
@@ -33,7 +39,8 @@ def test_each_question_gets_two_different_answers_and_the_run_ends_when_nobody_a
 
     texts = [{a["text"] for a in answered(folder, name)["answers"]} for name in (1, 2)]
     assert [len(both) for both in texts] == [2, 2]
-    assert result["turns"] == 1  # they waited together, and were answered together
+    assert result["turns"] == 2
+    assert events(folder).count("metrics") == 1  # they waited together, and were answered together
     assert list((folder.path / "asked").iterdir()) == []
 
 
