@@ -14,11 +14,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations, groupby
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db.models import QuerySet
 
 from annotator.models import Judgment, Project, Purpose, User, Verdict
+from annotator.protocols import is_pick
+from annotator.rankings import outcomes_of
 
 OUTCOMES = [-1, 0, 1]
 
@@ -45,6 +47,12 @@ class _Vote(NamedTuple):
     annotator: int
     verdict: str
     ranking: list[list[int]]
+    protocol: dict[str, Any]
+
+    @property
+    def outcomes(self) -> dict[tuple[int, int], int]:
+        picked = is_pick(self.protocol, sum(map(len, self.ranking)))
+        return outcomes_of(self.ranking, is_pick=picked)
 
 
 # --- all together -----------------------------------------------------------------------------
@@ -160,6 +168,7 @@ def _votes(judgments: QuerySet[Judgment]) -> Iterator[_Vote]:
         "annotator_id",
         "verdict",
         "ranking",
+        "assignment__protocol",
     )
     return map(_Vote._make, rows.iterator())
 
@@ -174,14 +183,7 @@ def _ballots(judgments: QuerySet[Judgment]) -> Iterator[dict[int, _Vote]]:
 
 
 def _pair_outcomes(votes: Mapping[int, _Vote]) -> Iterator[dict[int, int]]:
-    """By annotator, what they say of each pair: -1, 0 or 1."""
-    places = {
-        annotator: {pk: place for place, group in enumerate(vote.ranking) for pk in group}
-        for annotator, vote in votes.items()
-    }
-    completions = sorted(next(iter(places.values())))
-    for first, second in combinations(completions, 2):
-        yield {
-            annotator: (place[second] > place[first]) - (place[second] < place[first])
-            for annotator, place in places.items()
-        }
+    """By annotator, what they say of each pair: -1, 0 or 1. Who said nothing of it is not there."""
+    says = {annotator: vote.outcomes for annotator, vote in votes.items()}
+    for pair in sorted(set().union(*says.values())):
+        yield {annotator: of[pair] for annotator, of in says.items() if pair in of}

@@ -596,6 +596,7 @@ def record(
         )
         if assignment.comparison.purpose == Purpose.GOLD:
             settle_qualification(assignment.project, assignment.annotator)
+            assignment.annotator.seen_membership = None  # it may have changed
         return judgment
 
 
@@ -765,6 +766,8 @@ def correct(
     assignment = judgment.assignment
     _check(assignment, said, payload_hash)
     with transaction.atomic():
+        # First of all, as in `record`: two tabs of one person do not wait for each other.
+        membership = membership_of(judgment.project, judgment.annotator, lock=True)
         judgment = (
             Judgment.objects.select_for_update(of=("self",), no_key=True)
             .select_related("project", "annotator")
@@ -772,9 +775,11 @@ def correct(
         )
         if judgment.voided:
             return _same_correction(judgment, said)
-        membership = membership_of(judgment.project, judgment.annotator)
         if not _may_judge(judgment.project, judgment.annotator, membership):
             raise NotRecorded(f"You no longer judge comparisons in {judgment.project}.")
+        counts_more = judgment.verdict not in COUNTED and said["verdict"] in COUNTED
+        if counts_more and membership is not None and quota_reached(membership):
+            raise NotRecorded("You have judged as many as you were asked for: this stays a skip.")
         if is_of_qualification(judgment, membership):
             raise NotRecorded("The verdicts of a qualification cannot be changed.")
         _move_place(judgment, said["verdict"])

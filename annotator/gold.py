@@ -7,8 +7,6 @@ no places: whoever is handed one takes nothing away from the queue.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from itertools import combinations
 from statistics import fmean
 
 from django.db import transaction
@@ -29,11 +27,11 @@ from annotator.models import (
     User,
     comparison_key,
 )
+from annotator.protocols import picks_best
+from annotator.rankings import Ranking, outcomes_of
 
 LOOKED_AT = 100  # known answers on either side of a random one, so that a claim's cost is bounded
 ORIGIN = "known answer"
-
-Ranking = Sequence[Sequence[int]]  # tie groups of completion ids, best first
 
 
 # --- making -----------------------------------------------------------------------------------
@@ -48,19 +46,16 @@ def make_gold(comparison: Comparison, expected: Ranking, explanation: str = "") 
     ids = sorted(entry.completion_id for entry in entries)
     if sorted(pk for group in expected for pk in group) != ids or not all(expected):
         raise ValueError(f"expected must rank each of the answers {ids} once, not {expected}")
-    texts = [entry.completion.text for entry in entries]
-    known, is_new = Comparison.objects.update_or_create(
+    texts = {entry.completion_id: entry.completion.text for entry in entries}
+    known, is_new = Comparison.objects.get_or_create(
         project_id=comparison.project_id,
-        key=comparison_key(comparison.prompt.key, Purpose.GOLD, texts),
-        defaults={"expected": [list(group) for group in expected], "explanation": explanation},
-        create_defaults={
+        key=comparison_key(comparison.prompt.key, Purpose.GOLD, texts.values()),
+        defaults={
             "prompt": comparison.prompt,
             "purpose": Purpose.GOLD,
             "overlap": 0,
             "origin": ORIGIN,
             "round_number": comparison.round_number,
-            "expected": [list(group) for group in expected],
-            "explanation": explanation,
         },
     )
     if is_new:
@@ -70,6 +65,12 @@ def make_gold(comparison: Comparison, expected: Ranking, explanation: str = "") 
             )
             for entry in entries
         )
+    # It may have been made of other rows with the same texts: what is expected is said of its own.
+    own = known.entries.values_list("completion__text", "completion_id")
+    id_of = {text.strip(): pk for text, pk in own}
+    known.expected = [[id_of[texts[pk].strip()] for pk in group] for group in expected]
+    known.explanation = explanation
+    known.save(update_fields=["expected", "explanation"])
     return known
 
 
@@ -95,24 +96,16 @@ def find_gold(project: Project, annotator: User) -> Comparison | None:
 
 
 # --- what verdicts say ------------------------------------------------------------------------
-def share_right(said: Ranking, expected: Ranking) -> float:
+def share_right(said: Ranking, expected: Ranking, *, is_pick: bool = False) -> float:
     """Share of the pairs of answers of which a ranking says what is expected: better, worse or tied.
 
-    Of two answers it is 0 or 1. A verdict that ranks nothing, [], has nothing right.
+    Of two answers it is 0 or 1. A verdict that ranks nothing, [], has nothing right. Of who only
+    picked the best, what they did not compare does not count.
     Example: [[7], [8], [9]] where [[7], [8, 9]] is expected -> 2/3
     """
-    if not said:
-        return 0.0
-    place = {pk: n for n, group in enumerate(said) for pk in group}
-    right = {pk: n for n, group in enumerate(expected) for pk in group}
-    return fmean(
-        _sign(place[one] - place[other]) == _sign(right[one] - right[other])
-        for one, other in combinations(right, 2)
-    )
-
-
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)
+    right = outcomes_of(expected)
+    says = outcomes_of(said, is_pick=is_pick)
+    return fmean(right[pair] == outcome for pair, outcome in says.items()) if says else 0.0
 
 
 # --- qualification ----------------------------------------------------------------------------
@@ -145,8 +138,14 @@ def qualification_shares(membership: Membership) -> list[float]:
         verdict__in=COUNTED,
         comparison__purpose=Purpose.GOLD,
     )
-    rows = judged.order_by("created").values_list("ranking", "comparison__expected")
-    return [share_right(said, expected) for said, expected in rows]
+    return [
+        share_right(
+            judgment.ranking,
+            judgment.comparison.expected,
+            is_pick=picks_best(judgment.assignment),
+        )
+        for judgment in judged.select_related("comparison", "assignment").order_by("created")
+    ]
 
 
 def settle_qualification(project: Project, annotator: User) -> None:

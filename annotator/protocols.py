@@ -165,7 +165,12 @@ def protocol_shown(assignment: Assignment) -> Protocol:
 def picks_best(assignment: Assignment) -> bool:
     """Whether the annotator only picked the best of several answers. The last group of the ranking
     then holds the others, which nobody has compared with one another."""
-    return assignment.protocol.get("many") == "best" and len(assignment.order) > 2
+    return is_pick(assignment.protocol, len(assignment.order))
+
+
+def is_pick(protocol: dict[str, Any], n: int) -> bool:
+    """The same of a protocol as it is stored, and n answers."""
+    return protocol.get("many") == "best" and n > 2
 
 
 # --- a verdict --------------------------------------------------------------------------------

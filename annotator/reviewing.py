@@ -57,8 +57,8 @@ def rule(
             is_example=is_example,
         )
         if is_example:
-            # A comparison that is held for another reason stays so.
-            Comparison.objects.filter(pk=comparison.pk, hold="").update(hold=EXAMPLE_HOLD)
+            # Also where it is held for another reason, which might end before the example does.
+            Comparison.objects.filter(pk=comparison.pk).update(hold=EXAMPLE_HOLD, held_until=None)
     return ruling
 
 

@@ -212,6 +212,7 @@ def _newer_votes(project: Project, number: int, export: Export) -> int:
     return Judgment.objects.filter(
         given | withdrawn,
         pk__in=newest,
+        is_repeat=False,
         comparison__round_number__lte=number,
         comparison__purpose=Purpose.TRAINING,
     ).count()

@@ -70,7 +70,11 @@ function send() {
   clearTimeout(timer);
   offer("Send it now", send);
   const fields = store.kept();
-  if (!fields) return;
+  if (!fields) {
+    // Another tab has sent it: what is shown here is judged already.
+    if (!unsent.hidden) location.reload();
+    return;
+  }
   const inputs = fields.map(([name, value]) => Object.assign(document.createElement("input"), { type: "hidden", name, value }));
   document.getElementById("unsent-fields").replaceChildren(...inputs);
   htmx.trigger(unsent, "submit");

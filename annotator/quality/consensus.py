@@ -19,7 +19,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from annotator.quality.coefficients import OUTCOMES
-from annotator.quality.votes import Ballot, PairVotes, outcomes_of, places_of
+from annotator.quality.votes import Ballot, PairVotes
+from annotator.rankings import outcomes_of, places_of
 
 # Of the noisy Bradley-Terry model, in logits: people are taken to be attentive unless their votes
 # say otherwise (0.88), and to have no preference for a side.
@@ -187,7 +188,7 @@ def majority(votes: Sequence[Ballot]) -> Opinion:
 
     Example: A > B, A > B, all bad -> A > B with 2/3.
     """
-    said = Counter(item for vote in votes for item in outcomes_of(vote.ranking).items())
+    said = Counter(item for vote in votes for item in vote.outcomes.items())
     shares: dict[tuple[int, int], np.ndarray] = defaultdict(lambda: np.zeros(OUTCOMES))
     for (pair, outcome), n in said.items():
         shares[pair][outcome + 1] = n / len(votes)
@@ -223,7 +224,7 @@ def disagreement(votes: Sequence[Ballot]) -> float:
     one against two (4/9). A tie is half-way; that all are bad is unlike any ranking.
     """
     n_ranked = sum(bool(vote.ranking) for vote in votes)
-    said = Counter(item for vote in votes for item in outcomes_of(vote.ranking).items())
+    said = Counter(item for vote in votes for item in vote.outcomes.items())
     of_pairs = [
         2 * (said[pair, 1] * said[pair, -1] + said[pair, 0] * (said[pair, 1] + said[pair, -1]) / 2)
         for pair in {pair for pair, _ in said}
@@ -252,7 +253,7 @@ def _by_pair(table: PairVotes, probabilities: Mapping[int, np.ndarray]) -> dict[
 def _opinion_of_pairs(
     comparison: int, votes: Sequence[Ballot], of_pair: Mapping[Pair, np.ndarray]
 ) -> Opinion:
-    pairs = {pair for vote in votes for pair in outcomes_of(vote.ranking)}
+    pairs = {pair for vote in votes for pair in vote.outcomes}
     known = {pair: of_pair[comparison, *pair] for pair in pairs if (comparison, *pair) in of_pair}
     return opinion(known)
 

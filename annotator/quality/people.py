@@ -22,7 +22,8 @@ from annotator.quality.coefficients import (
     mean,
     summed_by,
 )
-from annotator.quality.votes import Answer, Ballot, PairVotes, outcomes_of
+from annotator.quality.votes import Answer, Ballot, PairVotes
+from annotator.rankings import outcomes_of
 
 # A vote is too fast if it came before the answers could be skimmed: at about a thousand words a
 # minute, four times the speed of reading (Brysbaert 2019: 238); much may be clear early on.
@@ -166,10 +167,10 @@ def share(hits: Sequence[bool], nothing: str) -> Estimate:
 
 
 def known_answers(ballots: Iterable[Ballot]) -> Estimate:
-    """A vote is right if it ranks all pairs as expected; that all are bad never is."""
+    """A vote is right if it ranks all pairs that it ranks as expected; that all are bad never is."""
     return share(
         [
-            outcomes_of(vote.ranking) == outcomes_of(vote.expected)
+            bool(vote.ranking) and vote.outcomes.items() <= outcomes_of(vote.expected).items()
             for vote in ballots
             if vote.expected
         ],
@@ -183,11 +184,12 @@ def self_agreement(said_again: Iterable[tuple[Ballot, Ballot]]) -> Estimate:
 
 
 def likeness(one: Ballot, other: Ballot) -> float:
-    """1 the same, 0 the opposite, over all pairs; that all are bad is unlike any ranking."""
+    """1 the same, 0 the opposite, over the pairs that both rank; that all are bad is unlike any ranking."""
     if not one.ranking or not other.ranking:
         return float(one.ranking == other.ranking)
-    says, says_other = outcomes_of(one.ranking), outcomes_of(other.ranking)
-    return float(np.mean([1 - abs(says[pair] - says_other[pair]) / 2 for pair in says]))
+    says, says_other = one.outcomes, other.outcomes
+    both = says.keys() & says_other.keys()
+    return float(np.mean([1 - abs(says[pair] - says_other[pair]) / 2 for pair in both]))
 
 
 def first_shown(ballots: Iterable[Ballot]) -> Estimate:

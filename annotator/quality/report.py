@@ -163,7 +163,8 @@ def _of_criterion(said: Said, name: str) -> Said:
     """Rankings by one criterion in the place of the whole; known answers are known of the whole."""
 
     def turned(ballot: Ballot) -> Ballot:
-        return ballot._replace(ranking=ballot.criteria[name])
+        # Of three answers and more, a criterion asks for the best one alone.
+        return ballot._replace(ranking=ballot.criteria[name], is_pick=len(ballot.order) > 2)
 
     return Said(
         [turned(ballot) for ballot in said.counted if name in ballot.criteria],

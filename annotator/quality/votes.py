@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +19,11 @@ from annotator.models import (
     Project,
     Purpose,
 )
+from annotator.protocols import is_pick
+from annotator.rankings import Ranking, outcomes_of
 
 # The newest judgments; what is older is not read for a report.
 JUDGMENTS_READ = 20_000
-
-Ranking = Sequence[Sequence[int]]  # completion ids as tie groups, best first
 
 CODE = re.compile(r"^(`{3,}|~{3,}).*?(?:^\1|\Z)", re.DOTALL | re.MULTILINE)
 HEADER = re.compile(r"^ {0,3}#{1,6}\s", re.MULTILINE)
@@ -46,6 +45,12 @@ class Ballot(NamedTuple):
     is_repeat: bool
     purpose: str
     expected: Ranking  # of a known answer
+    is_pick: bool = False  # only the best of several was asked for
+
+    @property
+    def outcomes(self) -> dict[tuple[int, int], int]:
+        """What it says of each two completions."""
+        return outcomes_of(self.ranking, is_pick=self.is_pick)
 
 
 class Answer(NamedTuple):
@@ -99,8 +104,12 @@ def read_votes(project: Project, newest: int = JUDGMENTS_READ) -> Votes:
         "is_repeat",
         "comparison__purpose",
         "comparison__expected",
+        "assignment__protocol",
     )
-    ballots = [Ballot._make(row)._replace(criteria=_rankings(row[3])) for row in rows]
+    ballots = [
+        Ballot._make((*row[:3], _rankings(row[3]), *row[4:-1], is_pick(row[-1], len(row[4]))))
+        for row in rows
+    ]
     first_said = [ballot for ballot in ballots if not ballot.is_repeat]
     return Votes(
         counted=[ballot for ballot in first_said if ballot.purpose != Purpose.GOLD],
@@ -141,29 +150,12 @@ def answer_of(source: str, text: str) -> Answer:
 
 
 # --- rankings to pairs ------------------------------------------------------------------------
-def places_of(ranking: Ranking) -> dict[int, int]:
-    """Example: [[7], [8, 9]] -> {7: 0, 8: 1, 9: 1}."""
-    return {pk: place for place, group in enumerate(ranking) for pk in group}
-
-
-def outcomes_of(ranking: Ranking) -> dict[tuple[int, int], int]:
-    """Of each two completions, the lower id first: 1 if that is better, 0 if equal, -1 if worse.
-
-    Example: [[8], [7, 9]] -> {(7, 8): -1, (7, 9): 0, (8, 9): 1}.
-    """
-    places = places_of(ranking)
-    return {
-        (first, second): (places[second] > places[first]) - (places[second] < places[first])
-        for first, second in combinations(sorted(places), 2)
-    }
-
-
 def pair_votes(ballots: Iterable[Ballot]) -> PairVotes:
     """All rankings among the ballots; all-bad verdicts rank nothing."""
     numbers: dict[tuple[int, int, int], int] = {}
     rows = []
     for place, ballot in enumerate(ballots):
-        for (first, second), outcome in outcomes_of(ballot.ranking).items():
+        for (first, second), outcome in ballot.outcomes.items():
             pair = numbers.setdefault((ballot.comparison, first, second), len(numbers))
             row = (place, ballot.comparison, pair, ballot.annotator, outcome, first, second)
             rows.append(row)

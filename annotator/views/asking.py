@@ -76,8 +76,10 @@ def hold_comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     if not form.is_valid():
         access = get_access(request, slug, Role.REVIEWER)
         return comparison_page(request, access, pk, status=422, hold=form)
-    rows.hold_back(form.cleaned_data["reason"], form.cleaned_data["until"])
-    messages.success(request, "Held back: nobody is asked it for now.")
+    if rows.exclude(hold=EXAMPLE_HOLD).hold_back(
+        form.cleaned_data["reason"], form.cleaned_data["until"]
+    ):
+        messages.success(request, "Held back: nobody is asked it for now.")
     return redirect("annotator:comparison", slug, pk)
 
 

@@ -20,7 +20,7 @@ from annotator.forms import JudgmentForm, UndoForm
 from annotator.gold import is_qualifying, qualification_shares, share_right
 from annotator.guidelines import news_for, versions
 from annotator.models import COUNTED, Assignment, Judgment, Project, Role, Verdict
-from annotator.protocols import protocol_shown
+from annotator.protocols import picks_best, protocol_shown
 from annotator.rendering import LETTERS, code_style, split_conversation
 from annotator.reviewing import examples_of, in_letters, worked
 
@@ -188,7 +188,10 @@ def _answer_context(access: Access, judgment: Judgment) -> dict[str, Any]:
         "role": access.role,
         "answered": judgment,
         "said": said,
-        "is_right": share_right(judgment.ranking, comparison.expected) == 1,
+        "is_right": share_right(
+            judgment.ranking, comparison.expected, is_pick=picks_best(judgment.assignment)
+        )
+        == 1,
         "expected": in_letters(Verdict.RANKING, comparison.expected, letters),
         "conversation": split_conversation(comparison.prompt.messages),
         "answers": answers,

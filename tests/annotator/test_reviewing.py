@@ -2,9 +2,11 @@
 
 import json
 import re
+from datetime import timedelta
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from annotator import assignment as queue
 from annotator.exporting import create_export
@@ -198,13 +200,14 @@ def test_who_has_read_the_example_is_not_asked_about_it(project, comparison, rit
     assert queue.claim(project, admin).comparison == comparison
 
 
-def test_another_reason_to_hold_a_comparison_outlasts_the_example(comparison, rita):
-    Comparison.objects.update(hold="Both answers are empty.")
+def test_an_example_is_asked_by_nobody_though_another_hold_ends(comparison, rita):
+    over = timezone.now() - timedelta(minutes=1)
+    Comparison.objects.update(hold="Until tomorrow.", held_until=over)
     rule(comparison, rita, Verdict.ALL_BAD, explanation="Empty.", is_example=True)
 
-    take_back_ruling(comparison)
+    queue.end_holds(comparison.project)
 
-    assert Comparison.objects.get().hold == "Both answers are empty." != EXAMPLE_HOLD
+    assert Comparison.objects.get().hold == EXAMPLE_HOLD
 
 
 @pytest.mark.parametrize("rows", [1, 3])

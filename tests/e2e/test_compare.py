@@ -238,6 +238,7 @@ def test_a_vote_is_found_again_and_changed(page, project):
 
     page.get_by_role("link", name="My votes").click()
     page.get_by_role("row", name="A > B").get_by_role("link").click()
+    page.wait_for_url("**/history/*/")  # until its scripts are there, no key does anything
     page.keyboard.press("2")
     expect(page.get_by_text("Changed. What you said before stays on record")).to_be_visible()
 
