@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.password_validation import password_validators_help_texts
 from django.core.exceptions import ValidationError
@@ -19,7 +17,6 @@ from annotator.assignment import forget_order
 from annotator.ballots import choices
 from annotator.gold import exempt_who_has_judged
 from annotator.guidelines import keep_current, publish
-from annotator.importing import read_lines
 from annotator.models import (
     Comparison,
     Completion,
@@ -247,46 +244,6 @@ def unused_slug(name: str) -> str:
     taken |= RESERVED_SLUGS
     candidates = [stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))]
     return next(slug for slug in candidates if slug not in taken)
-
-
-class ImportForm(forms.Form):
-    """A JSONL file, or lines pasted."""
-
-    file = forms.FileField(
-        required=False,
-        help_text="One JSON object a line (.jsonl), also packed with gzip (.jsonl.gz).",
-    )
-    text = forms.CharField(
-        required=False,
-        strip=False,
-        label="Or paste lines",
-        widget=forms.Textarea(attrs={"rows": 6, "spellcheck": "false", "class": "code"}),
-    )
-    overlap = forms.IntegerField(
-        required=False,
-        min_value=1,
-        max_value=100,
-        label="Judgments per comparison",
-        help_text="Empty: as the project's settings say.",
-    )
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or {}
-        file, text = cleaned.get("file"), (cleaned.get("text") or "").strip()
-        if bool(file) == bool(text) and not self.errors:
-            raise ValidationError("Choose a file or paste lines: one of the two.")
-        limit = settings.IMPORT_MAX_BYTES
-        if file and file.size > limit:
-            raise ValidationError(
-                f"The file has {file.size / 2**20:.0f} MiB; the limit here is {limit / 2**20:.0f}. "
-                "The command `manage.py import_comparisons` has none."
-            )
-        return cleaned
-
-    def lines(self) -> Iterator[bytes]:
-        uploaded = self.cleaned_data["file"]
-        source = uploaded or io.BytesIO(self.cleaned_data["text"].encode())
-        return read_lines(source, settings.IMPORT_MAX_BYTES)
 
 
 class NewMemberForm(forms.Form):

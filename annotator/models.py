@@ -932,3 +932,7 @@ class QualityReport(models.Model):
 
     def __str__(self) -> str:
         return f"quality of {self.project_id} as of {self.as_of}"
+
+
+# A model in a module of its own is known to Django from here.
+from annotator.imports.models import Import as Import  # noqa: E402

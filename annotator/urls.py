@@ -5,6 +5,7 @@ from annotator.views import (
     comparing,
     guidelines,
     history,
+    imports,
     joining,
     people,
     preferences,
@@ -77,7 +78,13 @@ progress_urls = [
 ]
 
 transfer_urls = [
-    path("import/", transfer.import_file, name="import_file"),
+    path("import/", imports.import_file, name="import_file"),
+    path("import/<int:pk>/", imports.one_import, name="one_import"),
+    path("import/<int:pk>/start/", imports.start_import, name="start_import"),
+    path("import/<int:pk>/status/", imports.import_status, name="import_status"),
+    path("import/<int:pk>/cancel/", imports.cancel_import, name="cancel_import"),
+    path("import/<int:pk>/skipped/", imports.skipped_rows, name="skipped_rows"),
+    path("import/<int:pk>/delete/", imports.delete_import_file, name="delete_import_file"),
     path("exports/", transfer.exports, name="exports"),
     path("exports/new/", transfer.create_export, name="create_export"),
     path("exports/<int:pk>/<str:name>", transfer.download_export, name="download_export"),

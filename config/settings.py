@@ -208,6 +208,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20
+FILE_UPLOAD_TEMP_DIR = data_dir(DATA_DIR / "uploads")  # on the disk where they will stay
 IMPORT_MAX_BYTES = (
     env.int("PREFERENDUM_IMPORT_MAX_MIB", 100, validate=validate.Range(min=1)) * 2**20
 )
@@ -218,7 +219,7 @@ IMPORT_MAX_BYTES = (
 Q_CLUSTER = {
     "name": "default",
     "orm": "default",
-    "workers": 1,
+    "workers": 2,  # one of them may be busy with an import for long
     "timeout": 600,
     "retry": 660,
     "max_attempts": 1,

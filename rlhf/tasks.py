@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from annotator.assignment import end_holds, release_expired
+from annotator.imports import jobs as imports
 from rlhf import runs
 
 
@@ -14,4 +15,5 @@ def tend() -> None:
     """What the worker does every minute."""
     while release_expired() + end_holds():
         pass
+    imports.tend()
     runs.tend()

@@ -17,7 +17,7 @@ hypothesis_settings.load_profile("patient")
 @pytest.fixture(autouse=True)
 def data_dir(settings, tmp_path):
     """Files go to a folder of the test's own; no HTTPS; hashing a password takes no time."""
-    settings.DATA_DIR = tmp_path
+    settings.DATA_DIR = settings.FILE_UPLOAD_TEMP_DIR = tmp_path
     settings.EXPORTS_DIR = tmp_path / "exports"
     settings.RUNS_DIR = tmp_path / "runs"
     settings.MODELS_DIR = tmp_path / "models"

@@ -1,4 +1,4 @@
-"""Files in and files out."""
+"""Files out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from django.views.decorators.http import require_POST
 from annotator.access import HtmxRequest, get_access
 from annotator.exporting import NotExported, preview
 from annotator.exporting import create_export as freeze
-from annotator.forms import ImportForm
-from annotator.importing import ImportRefused, import_jsonl
 from annotator.models import Role, Ruling
 
 EXPORT_FILES = {
@@ -21,26 +19,6 @@ EXPORT_FILES = {
     "demonstrations.jsonl": "application/x-ndjson",
     "manifest.json": "application/json",
 }
-
-
-@login_required
-def import_file(request: HtmxRequest, slug: str) -> HttpResponse:
-    project, _ = get_access(request, slug, Role.ADMIN)
-    form = ImportForm(request.POST or None, request.FILES or None)
-    context = {"project": project, "role": Role.ADMIN, "form": form}
-    if request.method != "POST":
-        return render(request, "annotator/import.html", context)
-    if not form.is_valid():
-        return render(request, "annotator/import.html", context, status=422)
-    try:
-        report = import_jsonl(
-            project, form.lines(), user=request.user, overlap=form.cleaned_data["overlap"]
-        )
-    except ImportRefused as refused:
-        context |= {"refused": refused}
-        return render(request, "annotator/import.html", context, status=422)
-    context |= {"report": report, "form": ImportForm()}
-    return render(request, "annotator/import.html", context)
 
 
 @login_required

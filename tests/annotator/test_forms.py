@@ -1,12 +1,9 @@
-import gzip
 
 import pytest
-from django.core.files.uploadedfile import SimpleUploadedFile
 
 from annotator.forms import (
     GoldForm,
     HoldForm,
-    ImportForm,
     NewMemberForm,
     ProjectForm,
     ProtocolForm,
@@ -85,35 +82,6 @@ def test_settings_out_of_bounds_are_refused(field, value):
     form = ProjectForm(SETTINGS | {field: value})
 
     assert list(form.errors) == [field]
-
-
-def import_form(text="", content=None, name="a.jsonl"):
-    files = {} if content is None else {"file": SimpleUploadedFile(name, content)}
-    return ImportForm({"text": text}, files)
-
-
-def test_an_import_takes_a_file_or_text_but_not_both():
-    assert import_form(text='{"prompt": "a"}').is_valid()
-    assert import_form(content=b'{"prompt": "a"}').is_valid()
-    for form in (import_form(), import_form(text="x", content=b"y")):
-        assert form.non_field_errors() == ["Choose a file or paste lines: one of the two."]
-
-
-def test_a_packed_file_is_unpacked():
-    form = import_form(content=gzip.compress(b"one\ntwo\n"), name="a.jsonl.gz")
-
-    assert form.is_valid()
-    assert [line.strip() for line in form.lines()] == [b"one", b"two"]
-
-
-def test_too_large_a_file_is_told_the_limit_and_the_way_around(settings):
-    settings.IMPORT_MAX_BYTES = 2**20
-    form = import_form(content=b" " * (2 * 2**20))
-
-    assert form.non_field_errors() == [
-        "The file has 2 MiB; the limit here is 1. "
-        "The command `manage.py import_comparisons` has none."
-    ]
 
 
 @pytest.mark.parametrize(("name", "is_good"), [("eve", True), ("e ve", False), ("x" * 151, False)])

@@ -1,9 +1,7 @@
-import json
 import re
 from datetime import timedelta
 
 import pytest
-from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 from django.utils import timezone
 
@@ -720,49 +718,7 @@ def test_older_rows_are_on_the_next_page_with_the_same_filter(client, project, m
     assert second.context["page"].rows == rows[1::-1]
 
 
-# --- import and export ----------------------------------------------------------------------------
-def test_an_import_says_what_is_new(client, project, member):
-    member(Role.ADMIN)
-    line = json.dumps({"prompt": "Why?", "completions": ["Because.", "Ask me tomorrow."]})
-    file = SimpleUploadedFile("a.jsonl", line.encode())
-
-    html = client.post(url("import_file"), {"file": file}).content.decode()
-
-    assert "1 new prompt," in html
-    assert project.comparisons.count() == 1
-
-
-def test_an_import_belongs_to_the_current_round(client, project, member):
-    member(Role.ADMIN)
-    there = ComparisonFactory(project=project, round_number=2)
-
-    client.post(url("import_file"), {"text": '{"prompt": "Hi!", "completions": ["a", "b"]}'})
-
-    assert project.comparisons.exclude(pk=there.pk).get().round_number == 2
-
-
-def test_after_an_import_the_form_is_empty_after_a_refusal_it_is_not(client, member):
-    member(Role.ADMIN)
-    good, bad = '{"prompt": "Why?"}', '{"prompt": 1}'
-
-    forms = [
-        client.post(url("import_file"), {"text": text}).context["form"] for text in (good, bad)
-    ]
-
-    assert [form["text"].value() for form in forms] == [None, bad]
-
-
-def test_a_bad_line_is_named_and_nothing_is_imported(client, project, member):
-    member(Role.ADMIN)
-    text = '{"prompt": "Why?"}\n{"prompt": \n'
-
-    response = client.post(url("import_file"), {"text": text})
-
-    assert response.status_code == 422
-    assert '<td class="number">2</td>' in response.content.decode()
-    assert not project.prompts.exists()
-
-
+# --- export -------------------------------------------------------------------------------------
 def test_an_export_is_made_listed_and_downloaded(client, project, member):
     user = member(Role.ADMIN)
     ComparisonFactory(project=project)
