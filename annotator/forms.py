@@ -17,9 +17,9 @@ from django.utils.text import slugify
 
 from annotator.assignment import forget_order
 from annotator.ballots import choices
+from annotator.formats.reading import read_lines, unpacked
 from annotator.gold import exempt_who_has_judged
 from annotator.guidelines import keep_current, publish
-from annotator.importing import read_lines
 from annotator.models import (
     Comparison,
     Completion,
@@ -286,7 +286,7 @@ class ImportForm(forms.Form):
     def lines(self) -> Iterator[bytes]:
         uploaded = self.cleaned_data["file"]
         source = uploaded or io.BytesIO(self.cleaned_data["text"].encode())
-        return read_lines(source, settings.IMPORT_MAX_BYTES)
+        return read_lines(unpacked(source)[0], settings.IMPORT_MAX_BYTES)
 
 
 class NewMemberForm(forms.Form):
