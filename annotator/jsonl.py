@@ -1,331 +1,422 @@
-"""What one line of an import file says. docs/data-format.md lists the forms.
+"""What a row of our own form says: a prompt, completions to compare, choices, votes.
 
-Every mistake is a ValueError whose message names the field, what is wrong and what would be right.
+The names are those of TRL where it has any. `formats.shapes` knows the forms of others;
+docs/data-format.md lists them all.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from annotator.formats.entries import (
+    LAST_TURN,
+    MAX_ROW_BYTES,
+    TURN,
+    Answer,
+    Entry,
+    FieldError,
+    Vote,
+    check_annotator,
+    check_distinct,
+    check_messages,
+    check_number_of_answers,
+    check_prompt,
+    check_ranking,
+    check_source,
+    check_text,
+    comparison_of_two,
+    excerpt,
+    parse_transcript,
+    ranking_by,
+    split_conversations,
+)
 
 if TYPE_CHECKING:  # so that files can be read without Django
     from annotator.models import Message
 
-MAX_LINE_BYTES = 2**20
-MAX_SOURCE_LENGTH = 200  # of the column in the database
-FIELDS = {
-    "prompt", "completions", "sources", "truncated", "chosen", "rejected", "expected",
-    "explanation",
-}  # fmt: skip
-ROLES = ("system", "user", "assistant")
-SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
-LAST_TURN = "\n\nAssistant:"
-
-
-class Answer(NamedTuple):
-    """A completion as the file gives it."""
-
-    text: str
-    source: str = "import"
-    is_truncated: bool = False
-
-
-class Entry(NamedTuple):
-    """A prompt, the completions to compare (none or 2 to 9), and the one known to be better.
-
-    With `expected` it is a known answer: the ranking that is right, as tie groups of indices.
-    """
-
-    messages: list[Message]
-    answers: list[Answer]
-    chosen: int | None = None  # index into answers
-    ignored: list[str] = []  # names of fields that mean nothing here
-    expected: list[list[int]] | None = None
-    explanation: str = ""
-    hold: str = ""  # what screening finds, not the file
+MAX_LINE_BYTES = MAX_ROW_BYTES
+BESIDE_COMPLETIONS = (
+    "sources", "truncated", "expected", "explanation", "judgments", "ranking", "scores",
+)  # fmt: skip
+FIELDS = {"prompt", "completions", "chosen", "rejected", "annotator", *BESIDE_COMPLETIONS}
+Answers = Sequence[Answer]
+SAID = {"criteria", "reasons", "rationale", "flags", "spans", "rewrite", "seconds"}
 
 
 def parse_line(line: bytes) -> Entry:
     """Raises ValueError for everything that cannot be imported."""
     try:
-        return _parse_row(_parse_object(line))
+        return parse_row(parse_object(line))
     except RecursionError:
         raise ValueError("broken JSON: nested too deeply") from None
 
 
-def _parse_row(row: dict[str, Any]) -> Entry:
-    ignored = sorted(row.keys() - FIELDS)
-    if "chosen" in row or "rejected" in row:
-        return _parse_choice(row)._replace(ignored=ignored)
-    if "prompt" not in row:
-        raise ValueError('the field "prompt" is missing; so are "chosen" and "rejected"')
-    answers = _parse_completions(row)
-    return Entry(
-        check_prompt(row["prompt"]),
-        answers,
-        ignored=ignored,
-        expected=_parse_expected(row, len(answers)),
-        explanation=_parse_explanation(row),
-    )
-
-
-def _parse_object(line: bytes) -> dict[str, Any]:
+def parse_object(line: bytes) -> dict[str, Any]:
     """The fields that are given: null is as good as missing."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start + 1}; "
             "save the file as UTF-8"
         ) from None
     except json.JSONDecodeError as error:
-        where = error.doc[max(error.pos - 15, 0) : error.pos + 15].strip()
-        raise ValueError(
-            f"broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}, "
-            f"near {excerpt(where)}"
-        ) from None
+        raise ValueError(broken(error)) from None
     except ValueError:  # Python's limit against numbers that take minutes to read
         raise ValueError("broken JSON: a number has thousands of digits") from None
-    if not isinstance(row, dict):
-        raise ValueError(f'a line must be an object like {{"prompt": …}}, not {excerpt(row)}')
-    return {name: value for name, value in row.items() if value is not None}
+    except RecursionError:
+        raise ValueError("broken JSON: nested too deeply") from None
+    return fields_of(value)
+
+
+def broken(error: json.JSONDecodeError) -> str:
+    where = error.doc[max(error.pos - 15, 0) : error.pos + 15].strip()
+    message = error.msg.removesuffix(" at")
+    return f"broken JSON: {message} at column {error.colno}, near {excerpt(where)}"
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f'a line must be an object like {{"prompt": …}}, not {excerpt(value)}')
+    return {name: field for name, field in value.items() if field is not None}
+
+
+def parse_row(row: dict[str, Any]) -> Entry:
+    """Raises FieldError."""
+    ignored = sorted(row.keys() - FIELDS)
+    if "chosen" in row or "rejected" in row:
+        return _parse_choice(row)._replace(ignored=ignored)
+    if "prompt" not in row:
+        raise FieldError("prompt", 'is missing; so are "chosen" and "rejected"', "the field ")
+    answers = _parse_completions(row)
+    return Entry(
+        check_prompt(row["prompt"]),
+        answers,
+        votes=_parse_votes(row, answers),
+        ignored=ignored,
+        expected=_parse_expected(row, len(answers)),
+        explanation=_parse_explanation(row),
+    )
 
 
 # --- known choices ----------------------------------------------------------------------------
 def _parse_choice(row: dict[str, Any]) -> Entry:
     for name in ("chosen", "rejected"):
         if name not in row:
-            raise ValueError(f'the field "{name}" is missing; "chosen" and "rejected" go together')
-    for name in ("completions", "sources", "truncated", "expected", "explanation"):
+            raise FieldError(name, 'is missing; "chosen" and "rejected" go together', "the field ")
+    for name in ("completions", *BESIDE_COMPLETIONS):
         if name in row:
-            raise ValueError(f'the field "{name}" cannot stand beside "chosen" and "rejected"')
+            raise FieldError(name, 'cannot stand beside "chosen" and "rejected"', "the field ")
     chosen, rejected = row["chosen"], row["rejected"]
     if "prompt" in row:
         messages = check_prompt(row["prompt"])
-        chosen = _answer_to(messages, "chosen", chosen)
-        rejected = _answer_to(messages, "rejected", rejected)
+        chosen = answer_to(messages, "chosen", chosen)
+        rejected = answer_to(messages, "rejected", rejected)
     elif isinstance(chosen, str) and isinstance(rejected, str):
-        messages, chosen, rejected = _split_transcripts(chosen, rejected)
+        messages, chosen, rejected = _split_texts(chosen, rejected, is_alone=row.keys() <= FIELDS)
     else:
-        messages, chosen, rejected = _split_conversations(chosen, rejected)
-    # By their text: if the better one always came first, its place would give it away.
-    answers = sorted([Answer(chosen), Answer(rejected)])
-    _check_distinct(answers, ["chosen", "rejected"])
-    return Entry(messages, answers, chosen=answers.index(Answer(chosen)))
+        messages, chosen, rejected = split_conversations(chosen, rejected, ("chosen", "rejected"))
+    return comparison_of_two(
+        messages,
+        Answer(chosen),
+        Answer(rejected),
+        ("chosen", "rejected"),
+        annotator=_parse_annotator(row),
+    )
 
 
-def _answer_to(prompt: list[Message], field: str, value: Any) -> str:
+def answer_to(prompt: list[Message], field: str, value: Any) -> str:
     """The text of an answer given as such, as one message, or with the prompt before it."""
     if isinstance(value, str):
-        return _check_text(field, value, may_be_empty=True)
-    messages = _check_messages(field, value)
+        return check_text(field, value, may_be_empty=True)
+    messages = check_messages(field, value)
     if messages[-1]["role"] != "assistant":
-        raise ValueError(f'"{field}" must end with a message of the assistant')
+        raise FieldError(field, "must end with a message of the assistant")
     if messages[:-1] not in ([], prompt):
-        raise ValueError(
-            f'"{field}" must be one message of the assistant, or the prompt and that message'
+        raise FieldError(
+            field, "must be one message of the assistant, or the prompt and that message"
         )
     return messages[-1]["content"]
 
 
-def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str, str]:
-    """Two whole conversations that differ in their last message."""
-    one, other = _check_messages("chosen", chosen), _check_messages("rejected", rejected)
-    if one[-1]["role"] != "assistant" or other[-1]["role"] != "assistant":
-        raise ValueError('"chosen" and "rejected" must end with a message of the assistant')
-    if one[:-1] != other[:-1]:
-        raise ValueError(
-            '"chosen" and "rejected" must be alike up to the last message, or stand beside a "prompt"'
+def _split_texts(chosen: str, rejected: str, *, is_alone: bool) -> tuple[list[Message], str, str]:
+    """Two transcripts as in HH-RLHF, or two texts that begin alike, as TRL's implicit prompts do."""
+    check_text("chosen", chosen)
+    check_text("rejected", rejected)
+    if any(TURN.search(text) for text in (chosen, rejected)):
+        return _split_transcripts(chosen, rejected)
+    # Cut between words. Beside other fields the prompt is more likely one of them.
+    shared = chosen[: _n_alike(chosen, rejected)] if is_alone else ""
+    shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1]
+    if not shared.strip():
+        raise FieldError(
+            "prompt",
+            'is missing, and "chosen" and "rejected" are neither transcripts that end with an '
+            '"Assistant:" turn nor texts that begin alike; say which field holds the prompt',
+            "the field ",
         )
-    if len(one) == 1:
-        raise ValueError(
-            '"chosen" and "rejected" hold no prompt, and the field "prompt" is missing'
-        )
-    return check_prompt(one[:-1]), one[-1]["content"], other[-1]["content"]
+    messages: list[Message] = [{"role": "user", "content": shared.strip()}]
+    return messages, chosen[len(shared) :], rejected[len(shared) :]
 
 
 def _split_transcripts(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
     """Two transcripts as in HH-RLHF, "\\n\\nHuman: …\\n\\nAssistant: …", alike up to the last turn."""
     parts = []
     for field, text in (("chosen", chosen), ("rejected", rejected)):
-        _check_text(field, text)
         before, turn, answer = text.rpartition(LAST_TURN)
         if not turn or "\n\nHuman:" in answer:
-            raise ValueError(
-                f'"{field}" must be a transcript that ends with an "Assistant:" turn, '
-                f'as the field "prompt" is missing; it ends with {excerpt(text[-30:])}'
+            raise FieldError(
+                field,
+                'must be a transcript that ends with an "Assistant:" turn, '
+                f'as the field "prompt" is missing; it ends with {excerpt(text[-30:])}',
             )
         parts.append((before, answer.strip()))
     (prompt, better), (other_prompt, worse) = parts
     if prompt != other_prompt:
-        at = next(
-            (i for i, (a, b) in enumerate(zip(prompt, other_prompt, strict=False)) if a != b),
-            min(len(prompt), len(other_prompt)),
-        )
-        raise ValueError(
-            '"chosen" and "rejected" must be alike up to the last "Assistant:" turn; they differ '
+        at = _n_alike(prompt, other_prompt)
+        raise FieldError(
+            "chosen",
+            'and "rejected" must be alike up to the last "Assistant:" turn; they differ '
             f"from character {at + 1}: {excerpt(chosen[at : at + 25])} against "
-            f"{excerpt(rejected[at : at + 25])}"
+            f"{excerpt(rejected[at : at + 25])}",
         )
-    return _parse_transcript(prompt), better, worse
+    return parse_transcript(prompt), better, worse
 
 
-def _parse_transcript(text: str) -> list[Message]:
-    """Example: "\\n\\nHuman: Hi!" -> [{"role": "user", "content": "Hi!"}]."""
-    before, *turns = TURN.split(text.strip())
-    if before:
-        raise ValueError(
-            f'a transcript must begin with a "Human:" turn, not with {excerpt(before)}'
-        )
-    speakers, contents = turns[::2], turns[1::2]
-    return check_prompt(
-        [
-            {"role": SPEAKERS[speaker], "content": content.strip()}
-            for speaker, content in zip(speakers, contents, strict=True)
-        ]
-    )
+def _n_alike(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 # --- completions ------------------------------------------------------------------------------
 def _parse_completions(row: dict[str, Any]) -> list[Answer]:
-    for name in ("sources", "truncated", "expected"):
-        if name in row and "completions" not in row:
-            raise ValueError(f'the field "{name}" needs the field "completions"')
     if "completions" not in row:
+        for name in BESIDE_COMPLETIONS:
+            if name in row and name != "explanation":
+                raise FieldError(name, 'needs the field "completions"', "the field ")
         return []
-    texts = row["completions"]
-    if not isinstance(texts, list) or not 2 <= len(texts) <= 9:
-        raise ValueError(f'"completions" must be a list of 2 to 9 texts, not {excerpt(texts)}')
-    sources = _parallel(row, "sources", str, "text", ["import"] * len(texts))
-    truncated = _parallel(row, "truncated", bool, "true or false", [False] * len(texts))
+    texts = check_number_of_answers("completions", row["completions"])
+    sources = parallel(row, "sources", str, "text", ["import"] * len(texts))
+    truncated = parallel(row, "truncated", bool, "true or false", [False] * len(texts))
     answers = []
     for i, (text, source, is_truncated) in enumerate(zip(texts, sources, truncated, strict=True)):
-        _check_text(f"completions[{i}]", text, may_be_empty=True)
-        _check_text(f"sources[{i}]", source)
-        if len(source) > MAX_SOURCE_LENGTH:
-            raise ValueError(f'"sources[{i}]" is longer than {MAX_SOURCE_LENGTH} characters')
+        check_text(f"completions[{i}]", text, may_be_empty=True)
+        check_source(f"sources[{i}]", source)
         answers.append(Answer(text, source, is_truncated))
-    _check_distinct(answers, [f"completions[{i}]" for i in range(len(answers))])
+    check_distinct(answers, [f"completions[{i}]" for i in range(len(answers))])
     return answers
 
 
 def _parse_expected(row: dict[str, Any], n_answers: int) -> list[list[int]] | None:
-    if "expected" not in row:
-        return None
-    groups = row["expected"]
-    is_ranking = isinstance(groups, list) and all(
-        isinstance(group, list) and group and all(type(index) is int for index in group)
-        for group in groups
-    )
-    if not is_ranking or sorted(i for group in groups for i in group) != list(range(n_answers)):
-        example = [[index] for index in range(n_answers)]
-        raise ValueError(
-            f'"expected" must list the numbers 0 to {n_answers - 1} of the completions in groups of '
-            f"ties, best first, each once, like {example}, not {excerpt(groups)}"
-        )
-    return groups
+    return check_ranking("expected", row["expected"], n_answers) if "expected" in row else None
 
 
 def _parse_explanation(row: dict[str, Any]) -> str:
     if "explanation" in row and "expected" not in row:
-        raise ValueError('the field "explanation" needs the field "expected"')
-    return _check_text("explanation", row.get("explanation", ""), may_be_empty=True)
+        raise FieldError("explanation", 'needs the field "expected"', "the field ")
+    return check_text("explanation", row.get("explanation", ""), may_be_empty=True)
 
 
-def _parallel(row: dict[str, Any], name: str, kind: type, words: str, default: list[Any]) -> Any:
+def parallel(
+    row: dict[str, Any],
+    name: str,
+    kind: type | tuple[type, ...],
+    words: str,
+    default: list[Any],
+) -> Any:
     values = row.get(name, default)
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise ValueError(f'"{name}" must be a list of {words}, not {excerpt(values)}')
+        raise FieldError(name, f"must be a list of {words}, not {excerpt(values)}")
     if len(values) != len(default):
-        raise ValueError(
-            f'"{name}" must have as many items as "completions": {len(default)}, not {len(values)}'
+        raise FieldError(
+            name, f'must have as many items as "completions": {len(default)}, not {len(values)}'
         )
     return values
 
 
-def _check_distinct(answers: list[Answer], names: list[str]) -> None:
-    seen: dict[str, str] = {}
-    for answer, name in zip(answers, names, strict=True):
-        text = answer.text.strip()
-        if text in seen:
-            raise ValueError(
-                f'"{seen[text]}" and "{name}" are the same text, {excerpt(text)}: '
-                "there is nothing to compare"
+# --- votes ------------------------------------------------------------------------------------
+def _parse_votes(row: dict[str, Any], answers: Answers) -> list[Vote]:
+    given = [name for name in ("judgments", "ranking", "scores", "expected") if name in row]
+    if len(given) > 1:
+        raise FieldError(given[0], f'cannot stand beside "{given[1]}"', "the field ")
+    if "judgments" in row:
+        return _parse_judgments(row["judgments"], answers)
+    annotator = _parse_annotator(row)
+    if "ranking" in row:
+        return [Vote(check_ranking("ranking", row["ranking"], len(answers)), annotator)]
+    if "scores" in row:
+        scores = parallel(row, "scores", (int, float), "numbers", [0] * len(answers))
+        if not all(map(math.isfinite, scores)):
+            raise FieldError("scores", f"must be a list of numbers, not {excerpt(scores)}")
+        return [Vote(ranking_by(scores), annotator)]
+    return []
+
+
+def _parse_annotator(row: dict[str, Any]) -> str:
+    return check_annotator("annotator", row["annotator"]) if "annotator" in row else ""
+
+
+def _parse_judgments(values: Any, answers: Answers) -> list[Vote]:
+    if not isinstance(values, list):
+        raise FieldError(
+            "judgments",
+            f'must be a list like [{{"annotator": "7", "ranking": [[0], [1]]}}], not '
+            f"{excerpt(values)}",
+        )
+    votes: dict[str, Vote] = {}
+    for i, value in enumerate(values):
+        field = f"judgments[{i}]"
+        vote = _parse_judgment(field, value, answers)
+        if vote.annotator in votes:
+            raise FieldError(
+                f"{field}.annotator",
+                f"is {excerpt(vote.annotator)} once more; each has one judgment of a comparison",
             )
-        seen[text] = name
+        if vote.ranking or value.get("verdict") == "all_bad":
+            votes[vote.annotator] = vote
+    return list(votes.values())
 
 
-# --- messages and text ------------------------------------------------------------------------
-def check_prompt(value: Any) -> list[Message]:
-    """The messages of a prompt given as messages, as a text, or as a transcript of the HH kind.
-
-    A transcript may end with "Assistant:", where the answer would begin.
-    """
-    if isinstance(value, str):
-        _check_text("prompt", value)
-        text = value.strip()
-        if TURN.match(text):
-            return _parse_transcript(text.removesuffix(LAST_TURN))
-        return [{"role": "user", "content": value}]
-    messages = _check_messages("prompt", value)
-    for i, message in enumerate(messages):
-        if message["role"] == "system" and i > 0:
-            raise ValueError(
-                f'"prompt[{i}]" is a system message; only the first message may be one'
-            )
-        if not message["content"].strip():
-            raise ValueError(f'"prompt[{i}].content" is empty; every message must say something')
-    if messages[-1]["role"] != "user":
-        raise ValueError(
-            f'"prompt" must end with a message of the user, not of the {messages[-1]["role"]}'
+def _parse_judgment(field: str, value: Any, answers: Answers) -> Vote:
+    if not isinstance(value, dict) or "annotator" not in value:
+        raise FieldError(
+            field, f'must be an object with "annotator" and "ranking", not {excerpt(value)}'
         )
-    return messages
-
-
-def _check_messages(field: str, value: Any) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(
-            f'"{field}" must be text or a list of messages {{"role": …, "content": …}}, '
-            f"not {excerpt(value)}"
+    verdict = value.get("verdict") or "ranking"
+    if verdict not in ("ranking", "all_bad", "skipped"):
+        raise FieldError(
+            f"{field}.verdict", f"must be ranking, all_bad or skipped, not {excerpt(verdict)}"
         )
-    return [_check_message(f"{field}[{i}]", message) for i, message in enumerate(value)]
+    is_ranking = verdict == "ranking"
+    ranking = value.get("ranking") or []
+    strength, strength_of = _parse_strength(field, value)
+    return Vote(
+        check_ranking(f"{field}.ranking", ranking, len(answers)) if is_ranking else [],
+        check_annotator(f"{field}.annotator", value["annotator"]),
+        strength,
+        strength_of,
+        _parse_said(field, value, answers),
+    )
 
 
-def _check_message(field: str, value: Any) -> Message:
-    if not isinstance(value, dict) or value.keys() != {"role", "content"}:
-        raise ValueError(
-            f'"{field}" must be a message {{"role": …, "content": …}}, not {excerpt(value)}'
+def _parse_strength(field: str, value: dict[str, Any]) -> tuple[int | None, int | None]:
+    strength, of = value.get("strength"), value.get("strength_of")
+    if strength is None:
+        return None, None
+    if type(strength) is not int or type(of) is not int or not 1 <= strength <= of <= 100:
+        raise FieldError(
+            f"{field}.strength",
+            f'must be a whole number from 1 to "strength_of", which is 100 at most, not '
+            f"{excerpt(strength)} of {excerpt(of)}",
         )
-    if value["role"] not in ROLES:
-        raise ValueError(
-            f'"{field}.role" must be system, user or assistant, not {excerpt(value["role"])}'
+    return strength, of
+
+
+def _parse_said(field: str, value: dict[str, Any], answers: Answers) -> dict[str, Any]:
+    """What was said besides the ranking, completions by index."""
+    said = {name: value[name] for name in SAID if value.get(name)}
+    for name, check in CHECKS.items():
+        if name in said:
+            said[name] = check(f"{field}.{name}", said[name], answers)
+    return said
+
+
+def _text(field: str, value: Any, answers: Answers) -> str:
+    return check_text(field, value)
+
+
+def _texts(field: str, value: Any, answers: Answers) -> list[str]:
+    if not isinstance(value, list):
+        raise FieldError(field, f"must be a list of texts, not {excerpt(value)}")
+    return [check_text(f"{field}[{i}]", text) for i, text in enumerate(value)]
+
+
+def _seconds(field: str, value: Any, answers: Answers) -> float:
+    if not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise FieldError(field, f"must be a number of seconds, not {excerpt(value)}")
+    return float(value)
+
+
+def _index(field: str, value: Any, answers: Answers) -> int:
+    if type(value) is not int or not 0 <= value < len(answers):
+        raise FieldError(
+            field,
+            f"must be the number of a completion, 0 to {len(answers) - 1}, not {excerpt(value)}",
         )
-    content = _check_text(f"{field}.content", value["content"], may_be_empty=True)
-    return {"role": value["role"], "content": content}
-
-
-def _check_text(field: str, value: Any, *, may_be_empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f'"{field}" must be text, not {excerpt(value)}')
-    if not may_be_empty and not value.strip():
-        raise ValueError(f'"{field}" is empty; it must say something')
-    if "\0" in value:
-        raise ValueError(f'"{field}" holds the character U+0000, which cannot be stored; remove it')
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f'"{field}" holds half of a surrogate pair, \\u{ord(value[error.start]):04x}, '
-            "which is not a character; write the whole pair or remove it"
-        ) from None
     return value
 
 
-def excerpt(value: Any, length: int = 40) -> str:
-    """The beginning of a value as JSON, for a message."""
-    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _object(field: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FieldError(field, f"must be an object, not {excerpt(value)}")
+    return value
+
+
+def _flags(field: str, value: Any, answers: Answers) -> dict[str, list[str]]:
+    """Example: {"0": ["unsafe"]}."""
+    flags = {}
+    for index, labels in _object(field, value).items():
+        _index(f"{field}.{index}", int(index) if index.isdecimal() else index, answers)
+        flags[str(int(index))] = _texts(f"{field}.{index}", labels, answers)
+    return flags
+
+
+def _criteria(field: str, value: Any, answers: Answers) -> dict[str, Any]:
+    """Example: {"helpful": {"ranking": [[0], [1]], "strength": 2}}."""
+    criteria = {}
+    for name, said in _object(field, value).items():
+        where = f"{field}.{name}"
+        check_text(field, name)
+        ranking = check_ranking(
+            f"{where}.ranking", _object(where, said).get("ranking"), len(answers)
+        )
+        strength = said.get("strength")
+        if strength is not None and (type(strength) is not int or not 1 <= strength <= 100):
+            raise FieldError(
+                f"{where}.strength", f"must be a whole number from 1, not {excerpt(strength)}"
+            )
+        criteria[name] = {"ranking": ranking, "strength": strength}
+    return criteria
+
+
+def _spans(field: str, value: Any, answers: Answers) -> list[dict[str, Any]]:
+    """Example: [{"completion": 0, "start": 0, "end": 12, "label": "wrong"}]."""
+    if not isinstance(value, list):
+        raise FieldError(field, f"must be a list of passages, not {excerpt(value)}")
+    spans = []
+    for i, given in enumerate(value):
+        where = f"{field}[{i}]"
+        span = _object(where, given)
+        index = _index(f"{where}.completion", span.get("completion"), answers)
+        start, end = span.get("start"), span.get("end")
+        length = len(answers[index].text)
+        if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
+            raise FieldError(
+                where, f'must have "start" before "end", in characters from 0 to {length}'
+            )
+        spans.append(
+            {
+                "completion": index,
+                "start": start,
+                "end": end,
+                "label": check_text(f"{where}.label", span.get("label", "")),
+            }
+        )
+    return spans
+
+
+CHECKS = {
+    "criteria": _criteria,
+    "reasons": _texts,
+    "rationale": _text,
+    "flags": _flags,
+    "spans": _spans,
+    "rewrite": _text,
+    "seconds": _seconds,
+}

@@ -24,7 +24,7 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 
 from annotator import screening
-from annotator.jsonl import Answer
+from annotator.formats.entries import Answer
 from annotator.screening import default_checks
 
 CHANGE_LIMIT = 100_000  # comparisons that one request changes

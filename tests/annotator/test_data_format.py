@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from annotator.exporting import COLUMNS
-from annotator.jsonl import Answer, parse_line
+from annotator.formats.entries import Answer
+from annotator.jsonl import parse_line
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data-format.md").read_text()
 

@@ -1,7 +1,5 @@
 """Files in, rows out: all or nothing, in batches, without holding the file."""
 
-import gzip
-import io
 import json
 import tracemalloc
 
@@ -12,13 +10,10 @@ from annotator.assignment import claim, payload_hash
 from annotator.importing import (
     ImportRefused,
     ImportReport,
-    LineError,
     add_prompt,
     import_jsonl,
     judge_named,
-    read_lines,
 )
-from annotator.jsonl import MAX_LINE_BYTES
 from annotator.models import (
     Assignment,
     AssignmentState,
@@ -306,37 +301,7 @@ def test_a_failure_while_storing_leaves_nothing(project, monkeypatch):
     assert rows_in_database() == before
 
 
-# --- files ------------------------------------------------------------------------------------
-def test_gzip_is_unpacked():
-    assert list(read_lines(io.BytesIO(gzip.compress(b"a\nb\n")))) == [b"a\n", b"b\n"]
-
-
-def test_an_endless_line_is_cut():
-    content = b"a\n" + b"x" * (3 * MAX_LINE_BYTES) + b"\nb"
-
-    first, long, last = read_lines(io.BytesIO(content))
-
-    assert (first, len(long), last) == (b"a\n", MAX_LINE_BYTES + 1, b"b")
-
-
-def test_a_damaged_gzip_file_is_refused():
-    damaged = gzip.compress(b"a\n" * 1000)[:-9]
-
-    with pytest.raises(ImportRefused, match="the file is damaged from here on"):
-        list(read_lines(io.BytesIO(damaged)))
-
-
-def test_a_file_that_unpacks_to_too_much_is_refused():
-    bomb = gzip.compress(b"x" * 5 * 2**20)
-
-    with pytest.raises(ImportRefused) as refused:
-        list(read_lines(io.BytesIO(bomb), max_bytes=2 * 2**20))
-
-    assert refused.value.errors == [
-        LineError(1, "the file is larger than 2 MiB; split it, or use import_comparisons")
-    ]
-
-
+# --- size -------------------------------------------------------------------------------------
 def test_memory_does_not_grow_with_the_file(project, monkeypatch):
     monkeypatch.setattr(importing, "BATCH", 20)
     long = "x" * 10_000

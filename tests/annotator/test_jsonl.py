@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.jsonl import MAX_LINE_BYTES, TURN, Answer, Entry, check_prompt, parse_line
+from annotator.formats.entries import TURN, Answer, Entry, Vote, check_prompt
+from annotator.jsonl import MAX_LINE_BYTES, parse_line
 
 
 def line(**fields):
@@ -62,7 +63,7 @@ def test_completions_with_sources():
 )
 def test_known_choices_in_all_forms(fields):
     assert parse_line(line(**fields)) == Entry(
-        [user("Hi!")], [Answer("no"), Answer("yes")], chosen=1
+        [user("Hi!")], [Answer("no"), Answer("yes")], votes=[Vote([[1], [0]])]
     )
 
 
@@ -190,7 +191,7 @@ PAIR = {"prompt": "Hi!", "chosen": "a", "rejected": "b"}
             line(**PAIR | {"chosen": [user("Hey!"), assistant("a")]}),
             '"chosen" must be one message of the assistant, or the prompt and that message',
         ),
-        (line(chosen="a", rejected="b"), '"chosen" must be a transcript that ends with an "Assi'),
+        (line(chosen="a", rejected="b"), 'the field "prompt" is missing, and "chosen" and "rej'),
         (
             line(chosen=[assistant("a")], rejected=[assistant("b")]),
             '"chosen" and "rejected" hold no prompt, and the field "prompt" is missing',
@@ -296,7 +297,13 @@ def test_a_known_answer_names_the_right_ranking_and_why():
     assert (entry.expected, entry.explanation) == ([[2], [0, 1]], "Kind.")
 
 
-@pytest.mark.parametrize("expected", [[], [[0]], [[0], [0]], [[0], [2]], [0, 1], [[], [0, 1]], "a"])
+def test_a_ranking_without_ties_needs_no_groups():
+    entry = parse_line(line(prompt="Hi!", completions=["a", "b"], expected=[1, 0]))
+
+    assert entry.expected == [[1], [0]]
+
+
+@pytest.mark.parametrize("expected", [[], [[0]], [[0], [0]], [[0], [2]], [[], [0, 1]], "a"])
 def test_what_does_not_rank_each_completion_once_is_refused(expected):
     with pytest.raises(ValueError, match=r"must list the numbers 0 to 1 of the completions"):
         parse_line(line(prompt="Hi!", completions=["a", "b"], expected=expected))

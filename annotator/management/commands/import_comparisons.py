@@ -1,4 +1,4 @@
-"""Import prompts, comparisons and known choices from a file of JSON lines."""
+"""Import prompts, comparisons, known choices and votes from a file, a folder or the hub."""
 
 import sys
 from argparse import ArgumentParser
@@ -8,38 +8,54 @@ from typing import IO, Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from annotator.formats.reading import open_rows
 from annotator.importing import (
     ImportRefused,
     ImportReport,
     LineError,
-    import_jsonl,
+    import_rows,
     judge_named,
-    read_lines,
 )
 from annotator.models import Project
 
 
 class Command(BaseCommand):
-    help = (
-        "Import prompts, comparisons and known choices from JSON lines (docs/data-format.md), "
-        "all or nothing."
-    )
+    help = "Import prompts, comparisons, known choices and votes (docs/data-format.md), all or nothing."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("project", help="Slug of the project.")
-        parser.add_argument("file", help="A .jsonl or .jsonl.gz file, or - for standard input.")
+        parser.add_argument(
+            "file",
+            help="JSON lines, a JSON list, CSV or Parquet, packed with gzip or not; a folder saved "
+            "by `datasets`; hub:OWNER/NAME[@SPLIT]; or - for standard input.",
+        )
         parser.add_argument(
             "--judge",
             metavar="USERNAME",
-            help="Whose judgments the known choices (chosen, rejected) become. Without it they "
-            "are not used. A user who does not exist is made, and cannot sign in.",
+            help="Whose judgments known choices become that the file ascribes to nobody. Without it "
+            "they are not used. A user who does not exist is made, and cannot sign in.",
         )
         parser.add_argument(
+            "--map",
+            action="append",
+            default=[],
+            metavar="OURS=THEIRS",
+            help="Which column holds a field of ours, as prompt=question; once for each. Several "
+            "columns make a list: completions=answer_a,answer_b.",
+        )
+        parser.add_argument(
+            "--skip-bad-rows",
             "--skip-bad-lines",
             action="store_true",
-            help="Import the good lines and report the others, rather than importing nothing.",
+            help="Import the good rows and report the others, rather than importing nothing.",
         )
-        parser.add_argument("--limit", type=int, metavar="N", help="At most so many good lines.")
+        parser.add_argument(
+            "--bad-rows", metavar="FILE", help="Write all bad rows to this CSV file."
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Say what would be imported, and keep nothing."
+        )
+        parser.add_argument("--limit", type=int, metavar="N", help="At most so many good rows.")
         parser.add_argument(
             "--overlap", type=int, metavar="N", help="Judgments per comparison (the project's)."
         )
@@ -55,15 +71,19 @@ class Command(BaseCommand):
         if project is None:
             raise CommandError(f"There is no project {options['project']}.")
         try:
-            with _opened(options["file"]) as file:
-                report = import_jsonl(
+            source = sys.stdin.buffer if options["file"] == "-" else options["file"]
+            with open_rows(source) as rows, _written(options["bad_rows"]) as bad_rows:
+                report = import_rows(
                     project,
-                    read_lines(file),
+                    rows,
                     judge=judge_named(options["judge"]) if options["judge"] else None,
                     limit=options["limit"],
                     overlap=options["overlap"],
                     round_number=options["round"],
-                    skip_bad_lines=options["skip_bad_lines"],
+                    skip_bad_rows=options["skip_bad_rows"],
+                    mapping=_mapping(options["map"]),
+                    dry_run=options["dry_run"],
+                    bad_rows=bad_rows,
                 )
         except ImportRefused as refused:
             self._print_errors(refused.errors, refused.is_cut)
@@ -71,7 +91,7 @@ class Command(BaseCommand):
         except (OSError, ValueError) as error:
             raise CommandError(str(error)) from error
         self._print_errors(report.bad_lines, report.n_bad_lines > len(report.bad_lines))
-        self.stdout.write(summary(report))
+        self.stdout.write(("A dry run: nothing is kept. " * options["dry_run"]) + summary(report))
 
     def _print_errors(self, errors: list[LineError], is_cut: bool) -> None:
         for error in errors:
@@ -81,12 +101,23 @@ class Command(BaseCommand):
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
-    if name == "-":
-        yield sys.stdin.buffer
+def _written(name: str | None) -> Iterator[IO[str] | None]:
+    if name is None:
+        yield None
     else:
-        with open(name, "rb") as file:
+        with open(name, "w", newline="", encoding="utf-8") as file:
             yield file
+
+
+def _mapping(given: list[str]) -> dict[str, str]:
+    """Example: ["prompt=question"] -> {"prompt": "question"}."""
+    mapping = {}
+    for pair in given:
+        ours, equals, theirs = pair.partition("=")
+        if not equals or not theirs:
+            raise CommandError(f"--map needs OURS=THEIRS, as prompt=question, not {pair}")
+        mapping[ours] = theirs
+    return mapping
 
 
 def summary(report: ImportReport) -> str:

@@ -1,0 +1,1 @@
+"""What files of preferences look like: how they are packed, and what their rows say."""
