@@ -590,15 +590,18 @@ def _store_judgments(said: Sequence[_Said], project: Project) -> None:
     now = timezone.now()
     assignments, judgments = [], []
     for comparison, completions, annotator, vote in said:
-        drawn = random.sample(completions, len(completions))
+        # An order that is not known is drawn, or it would look as if the first were preferred.
+        drawn = vote.order or random.sample(range(len(completions)), len(completions))
+        shown = [completions[index] for index in drawn]
         assignment = Assignment(
             comparison=comparison,
             project=project,
             annotator=annotator,
-            order=[completion.pk for completion in drawn],
+            order=[completion.pk for completion in shown],
             payload_hash=hash_shown(
-                comparison.prompt.messages, [(row.pk, row.text) for row in drawn]
+                comparison.prompt.messages, [(row.pk, row.text) for row in shown]
             ),
+            protocol=_protocol(vote),
             state=AssignmentState.JUDGED,
             guideline_version=project.guideline_version,
             lease_until=now,
@@ -621,6 +624,16 @@ def _store_judgments(said: Sequence[_Said], project: Project) -> None:
     Judgment.objects.bulk_create(judgments)
 
 
+def _protocol(vote: Vote) -> dict[str, Any]:
+    """As much of what was asked as a vote tells, for those who read what was answered."""
+    criteria = vote.said.get("criteria", {}).values()
+    steps = max((criterion["strength_of"] or 1 for criterion in criteria), default=1)
+    protocol: dict[str, Any] = {"many": "best"} if vote.is_pick else {}
+    if steps > 1:
+        protocol["strengths"] = [f"better, {step} of {steps}" for step in range(1, steps + 1)]
+    return protocol
+
+
 def _by_id(ranking: Ranking, completions: Sequence[Completion]) -> list[list[int]]:
     return [[completions[index].pk for index in group] for group in ranking]
 
@@ -638,7 +651,10 @@ def _said_by_id(said: Mapping[str, Any], completions: Sequence[Completion]) -> d
         ]
     if "criteria" in said:
         fields["criteria"] = {
-            name: criterion | {"ranking": _by_id(criterion["ranking"], completions)}
+            name: {
+                "ranking": _by_id(criterion["ranking"], completions),
+                "strength": criterion["strength"],
+            }
             for name, criterion in said["criteria"].items()
         }
     return fields

@@ -33,6 +33,7 @@ from annotator.formats.entries import (
     ranking_by,
     split_conversations,
 )
+from annotator.formats.votes import parse_judgments
 
 if TYPE_CHECKING:  # so that files can be read without Django
     from annotator.models import Message
@@ -43,7 +44,6 @@ BESIDE_COMPLETIONS = (
 )  # fmt: skip
 FIELDS = {"prompt", "completions", "chosen", "rejected", "annotator", *BESIDE_COMPLETIONS}
 Answers = Sequence[Answer]
-SAID = {"criteria", "reasons", "rationale", "flags", "spans", "rewrite", "seconds"}
 
 
 def parse_line(line: bytes) -> Entry:
@@ -246,7 +246,7 @@ def _parse_votes(row: dict[str, Any], answers: Answers) -> list[Vote]:
     if len(given) > 1:
         raise FieldError(given[0], f'cannot stand beside "{given[1]}"', "the field ")
     if "judgments" in row:
-        return _parse_judgments(row["judgments"], answers)
+        return parse_judgments(row["judgments"], answers)
     annotator = _parse_annotator(row)
     if "ranking" in row:
         return [Vote(check_ranking("ranking", row["ranking"], len(answers)), annotator)]
@@ -260,163 +260,3 @@ def _parse_votes(row: dict[str, Any], answers: Answers) -> list[Vote]:
 
 def _parse_annotator(row: dict[str, Any]) -> str:
     return check_annotator("annotator", row["annotator"]) if "annotator" in row else ""
-
-
-def _parse_judgments(values: Any, answers: Answers) -> list[Vote]:
-    if not isinstance(values, list):
-        raise FieldError(
-            "judgments",
-            f'must be a list like [{{"annotator": "7", "ranking": [[0], [1]]}}], not '
-            f"{excerpt(values)}",
-        )
-    votes: dict[str, Vote] = {}
-    for i, value in enumerate(values):
-        field = f"judgments[{i}]"
-        vote = _parse_judgment(field, value, answers)
-        if vote.annotator in votes:
-            raise FieldError(
-                f"{field}.annotator",
-                f"is {excerpt(vote.annotator)} once more; each has one judgment of a comparison",
-            )
-        if vote.ranking or value.get("verdict") == "all_bad":
-            votes[vote.annotator] = vote
-    return list(votes.values())
-
-
-def _parse_judgment(field: str, value: Any, answers: Answers) -> Vote:
-    if not isinstance(value, dict) or "annotator" not in value:
-        raise FieldError(
-            field, f'must be an object with "annotator" and "ranking", not {excerpt(value)}'
-        )
-    verdict = value.get("verdict") or "ranking"
-    if verdict not in ("ranking", "all_bad", "skipped"):
-        raise FieldError(
-            f"{field}.verdict", f"must be ranking, all_bad or skipped, not {excerpt(verdict)}"
-        )
-    is_ranking = verdict == "ranking"
-    ranking = value.get("ranking") or []
-    strength, strength_of = _parse_strength(field, value)
-    return Vote(
-        check_ranking(f"{field}.ranking", ranking, len(answers)) if is_ranking else [],
-        check_annotator(f"{field}.annotator", value["annotator"]),
-        strength,
-        strength_of,
-        _parse_said(field, value, answers),
-    )
-
-
-def _parse_strength(field: str, value: dict[str, Any]) -> tuple[int | None, int | None]:
-    strength, of = value.get("strength"), value.get("strength_of")
-    if strength is None:
-        return None, None
-    if type(strength) is not int or type(of) is not int or not 1 <= strength <= of <= 100:
-        raise FieldError(
-            f"{field}.strength",
-            f'must be a whole number from 1 to "strength_of", which is 100 at most, not '
-            f"{excerpt(strength)} of {excerpt(of)}",
-        )
-    return strength, of
-
-
-def _parse_said(field: str, value: dict[str, Any], answers: Answers) -> dict[str, Any]:
-    """What was said besides the ranking, completions by index."""
-    said = {name: value[name] for name in SAID if value.get(name)}
-    for name, check in CHECKS.items():
-        if name in said:
-            said[name] = check(f"{field}.{name}", said[name], answers)
-    return said
-
-
-def _text(field: str, value: Any, answers: Answers) -> str:
-    return check_text(field, value)
-
-
-def _texts(field: str, value: Any, answers: Answers) -> list[str]:
-    if not isinstance(value, list):
-        raise FieldError(field, f"must be a list of texts, not {excerpt(value)}")
-    return [check_text(f"{field}[{i}]", text) for i, text in enumerate(value)]
-
-
-def _seconds(field: str, value: Any, answers: Answers) -> float:
-    if not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise FieldError(field, f"must be a number of seconds, not {excerpt(value)}")
-    return float(value)
-
-
-def _index(field: str, value: Any, answers: Answers) -> int:
-    if type(value) is not int or not 0 <= value < len(answers):
-        raise FieldError(
-            field,
-            f"must be the number of a completion, 0 to {len(answers) - 1}, not {excerpt(value)}",
-        )
-    return value
-
-
-def _object(field: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise FieldError(field, f"must be an object, not {excerpt(value)}")
-    return value
-
-
-def _flags(field: str, value: Any, answers: Answers) -> dict[str, list[str]]:
-    """Example: {"0": ["unsafe"]}."""
-    flags = {}
-    for index, labels in _object(field, value).items():
-        _index(f"{field}.{index}", int(index) if index.isdecimal() else index, answers)
-        flags[str(int(index))] = _texts(f"{field}.{index}", labels, answers)
-    return flags
-
-
-def _criteria(field: str, value: Any, answers: Answers) -> dict[str, Any]:
-    """Example: {"helpful": {"ranking": [[0], [1]], "strength": 2}}."""
-    criteria = {}
-    for name, said in _object(field, value).items():
-        where = f"{field}.{name}"
-        check_text(field, name)
-        ranking = check_ranking(
-            f"{where}.ranking", _object(where, said).get("ranking"), len(answers)
-        )
-        strength = said.get("strength")
-        if strength is not None and (type(strength) is not int or not 1 <= strength <= 100):
-            raise FieldError(
-                f"{where}.strength", f"must be a whole number from 1, not {excerpt(strength)}"
-            )
-        criteria[name] = {"ranking": ranking, "strength": strength}
-    return criteria
-
-
-def _spans(field: str, value: Any, answers: Answers) -> list[dict[str, Any]]:
-    """Example: [{"completion": 0, "start": 0, "end": 12, "label": "wrong"}]."""
-    if not isinstance(value, list):
-        raise FieldError(field, f"must be a list of passages, not {excerpt(value)}")
-    spans = []
-    for i, given in enumerate(value):
-        where = f"{field}[{i}]"
-        span = _object(where, given)
-        index = _index(f"{where}.completion", span.get("completion"), answers)
-        start, end = span.get("start"), span.get("end")
-        length = len(answers[index].text)
-        if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
-            raise FieldError(
-                where, f'must have "start" before "end", in characters from 0 to {length}'
-            )
-        spans.append(
-            {
-                "completion": index,
-                "start": start,
-                "end": end,
-                "label": check_text(f"{where}.label", span.get("label", "")),
-            }
-        )
-    return spans
-
-
-CHECKS = {
-    "criteria": _criteria,
-    "reasons": _texts,
-    "rationale": _text,
-    "flags": _flags,
-    "spans": _spans,
-    "rewrite": _text,
-    "seconds": _seconds,
-}

@@ -54,6 +54,8 @@ class Vote(NamedTuple):
     annotator: str = ""  # as the file calls them; empty: nobody in particular
     strength: int | None = None  # from 1 to `strength_of`
     strength_of: int | None = None
+    is_pick: bool = False  # of the best: nothing is said of the others among themselves
+    order: list[int] = []  # as shown, from left to right; empty if it is not known
     # Of `Judgment`: criteria, reasons, rationale, flags, spans, rewrite, seconds, as far as given.
     said: dict[str, Any] = {}
 

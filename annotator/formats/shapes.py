@@ -2,35 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from annotator.formats.entries import Entry, FieldError, excerpt, renamed
+from annotator.formats import others
+from annotator.formats.entries import TURN, Entry, FieldError, excerpt, renamed
 from annotator.jsonl import FIELDS, parse_row
 
 Record = Mapping[str, Any]
 Mapped = Mapping[str, str]  # our name: theirs; for completions several of theirs, between commas
 
+# What columns of a table, which hold text alone, may hold as JSON.
+STRUCTURED = {
+    "completions", "sources", "truncated", "expected", "judgments", "ranking", "scores", "messages",
+    "answers", "votes", "info", "summaries", "extra", "conversation_a", "conversation_b", "input",
+    "preferred_output", "non_preferred_output", "fields", "responses", "data", "annotations",
+}  # fmt: skip
+# Names under which others keep a prompt, the likeliest first.
+PROMPTS = ("question", "instruction", "query", "input", "user", "text", "context")
+GUESSES = {
+    "prompt": PROMPTS,
+    "chosen": ("preferred", "better", "accepted", "winner", "response_chosen"),
+    "rejected": ("dispreferred", "worse", "loser", "response_rejected"),
+    "annotator": ("annotator_id", "worker", "worker_id", "rater", "user_id"),
+}
+STEMS = ("completion", "response", "answer", "output")
+
 
 def recognise(record: Record) -> str:
     """The name of the row's shape, for people; empty if it is none that we know."""
+    for name, (is_it, _) in OTHERS.items():
+        if is_it(record):
+            return name
     if "chosen" in record and "rejected" in record:
-        return "known choice"
-    if "prompt" in record:
-        return "comparison" if "completions" in record else "prompt"
-    return ""
+        if "prompt" in record:
+            return "known choice"
+        is_text = isinstance(record["chosen"], str) and not TURN.search(record["chosen"])
+        return "known choice, prompt included" if is_text else "known choice of conversations"
+    if "prompt" not in record:
+        return ""
+    if "expected" in record:
+        return "known answer"
+    if "judgments" in record:
+        return "comparison with votes"
+    return "comparison" if "completions" in record else "prompt"
 
 
 def entry_of(record: Record, mapping: Mapped | None = None) -> Entry:
     """What a row says. Raises ValueError with a sentence."""
+    fields = _renamed(record, mapping) if mapping else dict(record)
     try:
-        if not mapping:
-            return parse_row(dict(record))
-        return parse_row(_renamed(record, mapping))
+        _unpack(fields)
+        for is_it, parse in OTHERS.values():
+            if is_it(fields):
+                return parse(fields)
+        return parse_row(fields)
     except FieldError as error:
+        if error.column == "prompt" and "prompt" not in fields:
+            _suggest_prompt(fields)
         raise renamed(error, mapping or {}) from None
     except RecursionError:
         raise ValueError("the row is nested too deeply") from None
+
+
+def _unpack(fields: dict[str, Any]) -> None:
+    for name in STRUCTURED & fields.keys():
+        if isinstance(fields[name], str) and fields[name][:1] in ("[", "{"):
+            try:
+                fields[name] = json.loads(fields[name])
+            except ValueError as error:
+                raise FieldError(name, f"is broken JSON: {error}") from None
+
+
+def _suggest_prompt(fields: Mapping[str, Any]) -> None:
+    """Whoever calls the prompt otherwise is told how to say so."""
+    if guess := guess_mapping(fields).get("prompt"):
+        raise FieldError(
+            "prompt",
+            f"is missing; is it {excerpt(guess)}? Then map it: prompt={guess}",
+            "the field ",
+        )
 
 
 # --- mapping ----------------------------------------------------------------------------------
@@ -38,13 +90,36 @@ def check_mapping(mapping: Mapped, columns: Collection[str] = ()) -> None:
     """Raises ValueError if it maps to what is no field of ours, or from what is no column."""
     for ours, theirs in mapping.items():
         if ours not in FIELDS:
-            raise ValueError(
-                f'"{ours}" is no field of ours; these are: {", ".join(sorted(FIELDS))}'
-            )
+            known = ", ".join(sorted(FIELDS))
+            raise ValueError(f'"{ours}" is no field of ours; these are: {known}')
         for column in _columns_of(theirs, columns):
             if columns and column not in columns:
                 names = ", ".join(excerpt(name) for name in columns)
                 raise ValueError(f"there is no column {excerpt(column)}; there are {names}")
+
+
+def guess_mapping(columns: Collection[str]) -> dict[str, str]:
+    """A mapping to begin with, of fields that are called otherwise than by us.
+
+    Example: ["question", "chosen", "rejected"] -> {"prompt": "question"}.
+    """
+    guessed = {}
+    for ours, names in GUESSES.items():
+        found = next((name for name in names if name in columns), "")
+        if found and ours not in columns:
+            guessed[ours] = found
+    if not {"completions", "chosen"} & {*columns, *guessed}:
+        guessed |= _guess_completions(columns)
+    return guessed
+
+
+def _guess_completions(columns: Collection[str]) -> dict[str, str]:
+    """Example: ["prompt", "answer_a", "answer_b"] -> {"completions": "answer_a,answer_b"}."""
+    for stem in STEMS:
+        found = [name for name in columns if name.lower().startswith(stem) and name.lower() != stem]
+        if 2 <= len(found) <= 9 and not any("," in name for name in found):
+            return {"completions": ",".join(found)}
+    return {}
 
 
 def _columns_of(theirs: str, columns: Collection[str]) -> list[str]:
@@ -62,5 +137,18 @@ def _renamed(record: Record, mapping: Mapped) -> dict[str, Any]:
             fields[ours] = [record[column] for column in columns if column in record]
         elif columns[0] in record:
             fields[ours] = record[columns[0]]
-    rest = {name: value for name, value in record.items() if name not in used}
-    return {**{name: value for name, value in rest.items() if name not in mapping}, **fields}
+    gone = used | mapping.keys()
+    return {name: value for name, value in record.items() if name not in gone} | fields
+
+
+# --- other tools ------------------------------------------------------------------------------
+OTHERS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], Entry]]] = {
+    "pair of an export": (others.is_export_pair, others.export_pair),
+    "Label Studio": (others.is_label_studio, others.label_studio),
+    "Argilla": (others.is_argilla, others.argilla),
+    "Arena battle": (others.is_arena, others.arena),
+    "summarize-from-feedback": (others.is_summaries, others.summaries),
+    "OpenAI preference": (others.is_openai_preference, others.openai_preference),
+    "scored completions": (others.is_scored, others.scored),
+    "messages": (others.is_messages, others.messages),
+}
