@@ -16,11 +16,11 @@ MAX_COLUMNS = 100  # to choose from
 # What a column may be. The names are fields of an import file: docs/data-format.md.
 FIELDS = {
     "prompt": "Prompt",
-    "completions": "Answers, one or several columns",
     "chosen": "Better answer",
     "rejected": "Worse answer",
-    "sources": "Models that wrote the answers, one or several columns",
-    "scores": "Scores of the answers, one or several columns",
+    "completions": "Answers",
+    "sources": "Models that wrote them",
+    "scores": "Scores of the answers",
     "ranking": "Ranking of the answers",
     "annotator": "Who judged",
     "expected": "Right ranking, of a known answer",
@@ -104,7 +104,7 @@ class ChoicesForm(forms.Form):
 
     def __init__(self, import_: Import, data: Any = None) -> None:
         initial: dict[str, Any] = {
-            f"column-{field}": columns.split(", ") if field in OF_SEVERAL else columns
+            f"column-{field}": columns.split(",") if field in OF_SEVERAL else columns
             for field, columns in import_.mapping.items()
         }
         initial |= {name: getattr(import_, name) for name in ("overlap", "skip_bad_rows", "judge")}
@@ -149,7 +149,7 @@ class ChoicesForm(forms.Form):
             "skip_bad_rows": self.cleaned_data["skip_bad_rows"],
             "judge": self.cleaned_data["judge"],
             "mapping": {
-                field: columns if isinstance(columns, str) else ", ".join(columns)
+                field: columns if isinstance(columns, str) else ",".join(columns)
                 for field, columns in chosen.items()
                 if columns
             },

@@ -31,6 +31,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from annotator.formats.reading import HUB, Row, Rows, open_rows
+from annotator.formats.shapes import entry_of, guess_mapping
 from annotator.importing import ImportRefused, ImportReport, LineError, import_rows, judge_named
 from annotator.imports.models import STARTABLE, Import, Progress, State
 from annotator.imports.uploads import move_into
@@ -124,7 +125,7 @@ def open_import(import_: Import) -> None:
             format=rows.format,
             columns=columns,
             columns_key=_columns_key(columns),
-            **_chosen_before(import_.project, columns),
+            **_suggested(import_.project, columns, first),
         )
 
 
@@ -149,10 +150,20 @@ def _keys_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(key for record in records for key in record))
 
 
-def _chosen_before(project: Project, columns: Sequence[str]) -> dict[str, Any]:
-    """What was chosen for the latest file with these columns that was imported."""
+def _suggested(project: Project, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+    """What was chosen for the latest file with these columns that was imported; or a guess at the
+    columns, where rows say nothing without one."""
     before = project.imports.filter(state=State.FINISHED, columns_key=_columns_key(columns))
-    return before.values("mapping", "overlap", "judge").first() or {}
+    if chosen := before.values("mapping", "overlap", "judge").first():
+        return chosen
+    return {} if all(map(_is_understood, rows)) else {"mapping": guess_mapping(columns)}
+
+
+def _is_understood(row: Row) -> bool:
+    try:
+        return not isinstance(row.record, ValueError) and bool(entry_of(row.record))
+    except ValueError:
+        return False
 
 
 def _columns_key(columns: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def preview_of(import_: Import) -> Preview:
         else:
             rows.append(_shown(row.place, entry))
             shapes[recognise(row.record)] = True
-    return Preview(rows, list(shapes))
+    return Preview(rows, [shape for shape in shapes if shape])
 
 
 def _text_of(record: Any) -> str:

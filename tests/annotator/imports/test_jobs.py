@@ -98,18 +98,27 @@ def test_known_choices_become_votes_of_a_user_who_cannot_sign_in(admin, received
 
 
 def test_columns_are_mapped_and_the_mapping_is_remembered_for_the_same_columns(project, admin):
-    text = "question,good,poor\nWhy?,Because.,No idea.\n"
+    text = "task,good,poor\nWhy?,Because.,No idea.\n"
     first = jobs.receive(project, admin, text=text)
-    mapping = {"prompt": "question", "chosen": "good", "rejected": "poor"}
+    mapping = {"prompt": "task", "chosen": "good", "rejected": "poor"}
     jobs.choose(first, {"mapping": mapping, "judge": "the-file"})
     imported(first, admin)
 
-    again = jobs.receive(project, admin, text="good,poor,question\nYes.,No.,Is it?\n")
+    again = jobs.receive(project, admin, text="good,poor,task\nYes.,No.,Is it?\n")
     other = jobs.receive(project, admin, text="a,b\n1,2\n")
 
     assert project.prompts.get().messages == [{"role": "user", "content": "Why?"}]
     assert (again.mapping, again.judge) == (mapping, "the-file")
     assert (other.mapping, other.judge) == ({}, "")
+
+
+def test_columns_are_guessed_where_rows_say_nothing_without(project, admin):
+    text = "question,answer_a,answer_b\nWhy?,Because.,No idea.\n"
+
+    assert jobs.receive(project, admin, text=text).mapping == {
+        "prompt": "question", "completions": "answer_a,answer_b",
+    }  # fmt: skip
+    assert jobs.receive(project, admin, text=lines(PAIR)).mapping == {}
 
 
 def test_parquet_is_opened_by_the_worker(project, admin, tmp_path):
