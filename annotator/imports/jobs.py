@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
+from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.db import transaction
 from django.utils import timezone
 from django_q.tasks import async_task
@@ -58,7 +58,7 @@ def receive(
     project: Project,
     user: User,
     *,
-    upload: UploadedFile | None = None,
+    upload: TemporaryUploadedFile | None = None,
     text: str = "",
     hub_id: str = "",
 ) -> Import:
@@ -90,7 +90,7 @@ def receive(
     return import_
 
 
-def _name(upload: UploadedFile | None, hub_id: str) -> str:
+def _name(upload: TemporaryUploadedFile | None, hub_id: str) -> str:
     return ((upload.name or "") if upload else hub_id or "Pasted text")[-200:]
 
 
@@ -155,7 +155,7 @@ def _suggested(project: Project, columns: Sequence[str], rows: Sequence[Row]) ->
     columns, where rows say nothing without one."""
     before = project.imports.filter(state=State.FINISHED, columns_key=_columns_key(columns))
     if chosen := before.values("mapping", "overlap", "judge").first():
-        return chosen
+        return {**chosen}
     return {} if all(map(_is_understood, rows)) else {"mapping": guess_mapping(columns)}
 
 

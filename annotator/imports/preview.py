@@ -39,7 +39,8 @@ class Preview(NamedTuple):
 
     @property
     def is_understood(self) -> bool:
-        return not any(row.problem for row in self.rows)
+        """Whether any row is, so that nobody needs to say which column is what."""
+        return any(not row.problem for row in self.rows)
 
 
 def preview_of(import_: Import) -> Preview:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
+from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
 from django.core.files.uploadhandler import SkipFile, TemporaryFileUploadHandler
 from django.http import HttpRequest
 
@@ -55,7 +55,7 @@ class LimitedUpload(TemporaryFileUploadHandler):
         except OSError as error:
             self._give_up(_not_written(error))
 
-    def file_complete(self, file_size: int) -> UploadedFile:
+    def file_complete(self, file_size: int) -> UploadedFile | None:
         self.file.flush()
         return super().file_complete(file_size)
 
@@ -65,7 +65,7 @@ class LimitedUpload(TemporaryFileUploadHandler):
         raise SkipFile
 
 
-def move_into(upload: UploadedFile, path: Path) -> None:
+def move_into(upload: TemporaryUploadedFile, path: Path) -> None:
     """A rename where the two are on one disk. The worker may be another user."""
     shutil.move(upload.temporary_file_path(), path)
     path.chmod(0o644)

@@ -32,9 +32,10 @@ def import_file(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
     if request.method != "POST":
         return _render_imports(request, project, SourceForm())
-    request.upload_handlers = [LimitedUpload(request)]
+    upload = LimitedUpload(request)
+    request.upload_handlers = [upload]
     try:
-        response: HttpResponse = _receive(request, project)
+        response: HttpResponse = _receive(request, project, upload)
     except RequestDataTooBig:
         form = SourceForm({})
         form.add_error("text", "This is too much to paste: send it as a file.")
@@ -43,11 +44,10 @@ def import_file(request: HtmxRequest, slug: str) -> HttpResponse:
 
 
 @csrf_protect
-def _receive(request: HtmxRequest, project: Project) -> HttpResponse:
+def _receive(request: HtmxRequest, project: Project, upload: LimitedUpload) -> HttpResponse:
     form = SourceForm(request.POST, request.FILES)
-    (handler,) = request.upload_handlers
-    if handler.problem:
-        form.add_error("file", handler.problem)
+    if upload.problem:
+        form.add_error("file", upload.problem)
     if not form.is_valid():
         return _render_imports(request, project, form)
     cleaned = form.cleaned_data

@@ -31,8 +31,10 @@ def make_project(page):
     page.get_by_role("button", name="Make the project").click()
     lines = [json.dumps({"prompt": f"How do I open the {noun}?"}) for noun in NOUNS]
     page.get_by_label("Or paste lines").fill("\n".join(lines))
-    page.get_by_role("button", name="Import").click()
-    expect(page.get_by_text("20 new prompts")).to_be_visible()
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_text(f"How do I open the {NOUNS[4]}?")).to_be_visible()
+    page.get_by_role("button", name="Import", exact=True).click()
+    expect(page.get_by_text("20 prompts")).to_be_visible()  # the worker did it
 
 
 def start(page, kind, fields=None):

@@ -17,6 +17,7 @@ EXAMPLES = {
     "rlhf:run_charts": [{"pk": 2}],
     "annotator:comparison": [{"pk": 1}, {"pk": 8}],
     "annotator:own_judgment": [{"pk": 1}, {"pk": 4}],
+    "annotator:one_import": [{"pk": 1}, {"pk": 2}],
     "annotator:guideline_version": [{"number": 1}, {"number": 2}],
     "annotator:download_export": [{"pk": 1, "name": "manifest.json"}],
     "annotator:join": [{"token": "welcome"}],
@@ -28,6 +29,16 @@ DARK = {
     "/projects/loop/progress/", "/projects/loop/runs/2/", "/projects/loop/runs/3/",
     "/projects/loop/comparisons/1/", "/projects/loop/settings/protocol/",
 }  # fmt: skip
+
+# A file with a bad row, of which the first rows can be seen.
+REFUSED = """
+from annotator.imports import jobs
+from annotator.models import Import, Project, User
+text = '{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\\n{"prompt": 1}'
+import_ = jobs.receive(Project.objects.get(slug="loop"), User.objects.get(username="ada"), text=text)
+bad = {"place": "line 2", "column": "prompt", "value": "1", "message": "It must be text."}
+Import.objects.filter(pk=import_.pk).update(state="refused", report={"n_bad": 1, "bad": [bad]})
+"""
 
 # Votes, an export, guidelines that have changed; two answers and three to compare; formulas.
 JUDGED = """
@@ -208,7 +219,9 @@ def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, ti
     sign_in(page)
     make_project(page)
     import_tiny_model(page, tiny_folder)
-    app.manage("shell", "-c", "\n".join([REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN]))
+    app.manage(
+        "shell", "-c", "\n".join([REFUSED, REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN])
+    )
 
     found = {}
     for address in addresses():
