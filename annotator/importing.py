@@ -153,7 +153,8 @@ def _line_error(row: Row, error: ValueError) -> LineError:
     column = error.column if isinstance(error, FieldError) else ""
     value = ""
     if isinstance(row.record, dict) and column in row.record:
-        value = excerpt(row.record[column], 200)
+        value = row.record[column]
+        value = value[:200] if isinstance(value, str) else excerpt(value, 200)
     return LineError(row.number, str(error), row.place, column, value)
 
 
