@@ -4,8 +4,10 @@ import csv
 import gzip
 import io
 import json
+import sys
 import tracemalloc
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -272,6 +274,45 @@ def test_a_folder_of_splits_asks_for_one(tmp_path):
 def test_an_address_on_the_hub_has_an_owner_and_a_name(address):
     with pytest.raises(Unreadable, match="must look like hub:OWNER/NAME"):
         open_rows(address)
+
+
+def hub(monkeypatch, load_dataset):
+    """In place of the library, which takes seconds to import and the network to ask."""
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+
+
+def test_a_dataset_on_the_hub_is_streamed(monkeypatch):
+    def load_dataset(*asked, **options):
+        assert (asked, options) == (("owner/name", "config"), {"split": "test", "streaming": True})
+        return Streamed([*ROWS, {"prompt": "Hm?", "chosen": None}])
+
+    class Streamed(list):
+        column_names = ("prompt", "chosen", "rejected")
+
+    hub(monkeypatch, load_dataset)
+
+    rows = open_rows("hub:owner/name/config@test")
+
+    assert rows.columns == ("prompt", "chosen", "rejected")
+    assert [row.record for row in rows] == [*ROWS, {"prompt": "Hm?"}]
+
+
+def test_without_a_way_to_the_hub_there_is_one_sentence(monkeypatch):
+    def load_dataset(*asked, **options):
+        raise ConnectionError(
+            "Couldn't reach 'owner/name' on the Hub (ConnectTimeout)\nTraceback …"
+        )
+
+    hub(monkeypatch, load_dataset)
+
+    with pytest.raises(Unreadable) as refused:
+        open_rows("hub:owner/name")
+
+    assert str(refused.value) == (
+        "the dataset owner/name cannot be read from the hub: Couldn't reach 'owner/name' on the Hub "
+        "(ConnectTimeout). Without a way to the hub, save it elsewhere with save_to_disk and import "
+        "the folder"
+    )
 
 
 # --- lines ------------------------------------------------------------------------------------
