@@ -117,18 +117,40 @@ MADE_BY = (
     r"(?:sviluppat|creat|addestrat)[oa] da|(?:desenvolvid|criad|treinad)[oa] (?:por|pela|pelo)|"
     r"(?:разработан|создан|обучен)\w* (?:компанией )?"
 )
+# One of these stands in whatever the patterns find; looking for them takes a tenth of the time.
+NAMES = (
+    "gpt", "claude", "gemini", "gemma", "bard", "palm", "lamda", "llama", "alpaca", "vicuna",
+    "mistral", "mixtral", "qwen", "tongyi", "千问", "deepseek", "深度求索", "smollm", "chatglm", "kimi",
+    "grok", "copilot", "bing chat", "baichuan", "internlm", "ernie bot", "文心一言", "doubao", "豆包",
+    "hunyuan", "混元", "stablelm", "assistant", "olmo", "tülu", "nemotron", "jamba", "exaone",
+)  # fmt: skip
+VERBS = (
+    "made", "built", "created", "developed", "trained", "designed", "entwickelt", "trainiert",
+    "erstellt", "développé", "créé", "entraîné", "conçu", "desarrollad", "cread", "entrenad",
+    "sviluppat", "creat", "addestrat", "desenvolvid", "criad", "treinad", "разработан", "создан",
+    "обучен",
+)  # fmt: skip
 KIND = r"model\w*|modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|chatbot|ai|ki|ia|llm"
 SELF_NAMING = [
-    regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE)
-    for pattern in (
+    (words, regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE))
+    for words, pattern in (
         # "I am ChatGPT", "As the Qwen2.5 …"
-        rf"(?<!\w)(?:{I_AM})[\s\u2014\u2013-]+(?:(?:the|an?|der|die|das|le|la|el|il|o)\s+)?(?:{MODELS})(?!\w)",
+        (
+            NAMES,
+            rf"(?<!\w)(?:{I_AM})[\s\u2014\u2013-]+(?:(?:the|an?|der|die|das|le|la|el|il|o)\s+)?(?:{MODELS})(?!\w)",
+        ),
         # "as a model made by …", "I'm an AI assistant created by …"
-        rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
+        (
+            VERBS,
+            rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
+        ),
         # "I was trained by OpenAI"
-        rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
-        rf"我(?:是|叫|的名字是)[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})",
-        rf"(?:私|わたし|僕)は[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})",
+        (
+            VERBS,
+            rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
+        ),
+        (("我",), rf"我(?:是|叫|的名字是)[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
+        (("私", "わたし", "僕"), rf"(?:私|わたし|僕)は[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
     )
 ]
 
@@ -138,7 +160,8 @@ def self_naming(text: str) -> str:
 
     Example: "As a model made by OpenAI, I cannot." -> "As a model made by OpenAI"
     """
-    for pattern in SELF_NAMING:
-        if found := pattern.search(text):
+    folded = text.casefold()
+    for words, pattern in SELF_NAMING:
+        if any(word in folded for word in words) and (found := pattern.search(text)):
             return " ".join(found[0].split())[:MAX_QUOTE]
     return ""

@@ -266,4 +266,12 @@ def comparison_of_two(
 
 
 def renamed(error: FieldError, columns: Mapping[str, str]) -> FieldError:
-    return error.of_column(columns[error.column]) if error.column in columns else error
+    """In the words of the file. Example: completions[1] of "answer_a,answer_b" -> answer_b."""
+    if error.column not in columns:
+        return error
+    theirs = columns[error.column]
+    item = re.fullmatch(r"\w+\[(\d+)\]", error.field)
+    if item and "," in theirs:
+        theirs = [name.strip() for name in theirs.split(",")][int(item[1])]
+        return FieldError(theirs, error.says, error.before)
+    return error.of_column(theirs)

@@ -84,11 +84,50 @@ def test_import_goes_on_if_told_to(project, tmp_path):
     assert err.startswith("line 1: ")
 
 
+TABLE = "question,better,worse\nHi!,yes,no\nHo!,=1+1,=1+1\n"
+MAPPED = ["--map", "prompt=question", "--map", "chosen=better", "--map", "rejected=worse"]
+
+
+def test_import_maps_columns_and_writes_bad_rows(project, tmp_path):
+    table, bad_rows = tmp_path / "choices.csv", tmp_path / "bad.csv"
+    table.write_text(TABLE)
+
+    out, err = run(
+        "import_comparisons",
+        "demo",
+        str(table),
+        *MAPPED,
+        "--skip-bad-rows",
+        "--bad-rows",
+        str(bad_rows),
+    )
+
+    assert out.startswith(
+        "New: 1 prompt, 2 completions, 1 comparison, 0 judgments. Left out: 1 bad"
+    )
+    assert err.startswith('row 3: "better" and "rejected" are the same text, "=1+1"')
+    assert "row 3,better,'=1+1," in bad_rows.read_text()
+
+
+def test_a_dry_run_only_says_what_would_be(project, tmp_path):
+    file = tmp_path / "choices.jsonl"
+    file.write_bytes(LINE)
+
+    out, _ = run("import_comparisons", "demo", str(file), "--dry-run")
+
+    assert out.startswith("A dry run: nothing is kept. New: 1 prompt, 2 completions")
+    assert not Comparison.objects.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["nowhere", "-"], "There is no project nowhere."),
         (["demo", "/no/such/file"], "No such file or directory: '/no/such/file'"),
+        (["demo", "/dev/null", "--map", "prompt"], "--map needs OURS=THEIRS, as prompt=question"),
+        (["demo", "/dev/null", "--map", "a=b"], '"a" is no field of ours'),
+        (["demo", "/"], "/ is no folder that `datasets` has saved"),
+        (["demo", "hub:x"], "hub:x must look like hub:OWNER/NAME"),
         (["demo", "/dev/null", "--overlap", "0"], "overlap must be between 1 and 100, not 0"),
         (["demo", "/dev/null", "--round", "0"], "the round must be 1 or more, not 0"),
     ],

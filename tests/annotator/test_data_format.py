@@ -1,25 +1,36 @@
 """The description of the formats is true."""
 
+import json
 import re
 from pathlib import Path
 
 from annotator.exporting import COLUMNS
 from annotator.formats.entries import Answer
-from annotator.jsonl import parse_line
+from annotator.formats.shapes import OTHERS, entry_of, recognise
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data-format.md").read_text()
 
 
-def test_every_example_of_a_line_can_be_imported():
-    blocks = re.findall(r"```json\n(.*?)\n```", TEXT, re.DOTALL)
-    entries = [[parse_line(line.encode()) for line in block.splitlines()] for block in blocks]
+BLOCKS = [block.splitlines() for block in re.findall(r"```json\n(.*?)\n```", TEXT, re.DOTALL)]
 
-    prompts, (transcript,), (comparison,), choices, (known,) = entries
+
+def test_every_example_of_a_row_can_be_imported():
+    entries = [[entry_of(json.loads(line)) for line in block] for block in BLOCKS]
+
+    prompts, (transcript,), (comparison,), choices, _, _, (votes,), (known,), *others = entries
     assert [len(entry.messages) for entry in prompts] == [1, 2]
     assert [message["role"] for message in transcript.messages] == ["user", "assistant", "user"]
     assert comparison.answers[1] == Answer("It is", "model-b", is_truncated=True)
     assert all(choice == choices[0] for choice in choices)
+    assert [vote.annotator for vote in votes.votes] == ["7", "8"]
     assert known.expected == [[1, 2], [0]]
+    assert all(len(entry.answers) == 2 for block in others for entry in block)
+
+
+def test_every_shape_of_another_tool_has_an_example():
+    shown = {recognise(json.loads(line)) for block in BLOCKS for line in block}
+
+    assert OTHERS.keys() - shown == {"pair of an export"}
 
 
 def test_every_column_is_described_in_order():

@@ -1,17 +1,23 @@
 """Files in, rows out: all or nothing, in batches, without holding the file."""
 
+import csv
+import gzip
+import io
 import json
 import tracemalloc
 
 import pytest
+from django.utils import timezone
 
 from annotator import importing
 from annotator.assignment import claim, payload_hash
+from annotator.formats.reading import open_rows
 from annotator.importing import (
     ImportRefused,
     ImportReport,
     add_prompt,
     import_jsonl,
+    import_rows,
     judge_named,
 )
 from annotator.models import (
@@ -25,6 +31,7 @@ from annotator.models import (
     Prompt,
     User,
 )
+from annotator.protocols import picks_best, protocol_shown
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -299,6 +306,215 @@ def test_a_failure_while_storing_leaves_nothing(project, monkeypatch):
         import_jsonl(project_gone, lines_of(choice(1)), judge=judge_named("imported"))
 
     assert rows_in_database() == before
+
+
+# --- votes of several people --------------------------------------------------------------------
+VOTES = {
+    "prompt": "Hi!",
+    "completions": ["a", "b"],
+    "judgments": [
+        {"annotator": "7", "ranking": [[1], [0]], "strength": 2, "strength_of": 3, "order": [1, 0]},
+        {"annotator": "8", "verdict": "all_bad"},
+        {"annotator": "9", "ranking": [[0, 1]], "rationale": "Alike."},
+    ],
+}
+
+
+def test_votes_become_judgments_of_people_who_cannot_sign_in(project):
+    report = import_jsonl(project, lines_of(VOTES))
+
+    comparison = Comparison.objects.get()
+    a, b = (entry.completion_id for entry in comparison.entries.all())
+    assert (report.comparisons, report.judgments) == (1, 3)
+    assert (comparison.taken, comparison.overlap) == (3, 3)  # the project asks for two
+    assert list(
+        Judgment.objects.order_by("pk").values_list(
+            "annotator__username", "verdict", "ranking", "strength", "strength_of", "rationale"
+        )
+    ) == [
+        (f"{project.slug}/7", "ranking", [[b], [a]], 2, 3, ""),
+        (f"{project.slug}/8", "all_bad", [], None, None, ""),
+        (f"{project.slug}/9", "ranking", [[a, b]], None, None, "Alike."),
+    ]
+    assert Judgment.objects.earliest("pk").assignment.order == [b, a]
+    assert not any(user.has_usable_password() for user in User.objects.all())
+    assert Membership.objects.filter(project=project, role="annotator").count() == 3
+
+
+def test_a_name_in_a_file_is_nobody_who_signs_in(project):
+    admin = UserFactory(username="7")
+
+    import_jsonl(project, lines_of(VOTES))
+
+    assert not Judgment.objects.filter(annotator=admin).exists()
+
+
+def test_what_else_was_said_is_kept_by_completion(project):
+    said = {
+        "annotator": "7",
+        "ranking": [[2], [0, 1]],
+        "is_pick": True,
+        "flags": [["unsafe"], [], []],
+        "spans": [{"completion": 2, "start": 0, "end": 1, "label": "good"}],
+        "criteria": [{"criterion": "kind", "ranking": [2, 1, 0], "strength": 2, "strength_of": 2}],
+        "seconds": 4.5,
+    }
+    row = {"prompt": "Hi!", "completions": ["a", "b", "c"], "judgments": [said]}
+
+    import_jsonl(project, lines_of(row))
+
+    judgment = Judgment.objects.get()
+    a, b, c = (entry.completion_id for entry in judgment.comparison.entries.all())
+    assert judgment.flags == {str(a): ["unsafe"]}
+    assert judgment.spans == [{"completion": c, "start": 0, "end": 1, "label": "good"}]
+    assert judgment.criteria == {"kind": {"ranking": [[c], [b], [a]], "strength": 2}}
+    assert judgment.seconds == 4.5
+    assert picks_best(judgment.assignment)
+    assert len(protocol_shown(judgment.assignment).strengths) == 2
+
+
+def test_votes_on_a_comparison_that_is_there_are_added_once(project):
+    first, *others = VOTES["judgments"]
+    import_jsonl(project, lines_of(VOTES | {"judgments": [first]}))
+    turned = {
+        "prompt": "Hi!",
+        "completions": ["b", "a"],
+        "judgments": [{"annotator": "7", "ranking": [0, 1]}, {"annotator": "8", "ranking": [0, 1]}],
+    }
+
+    report = import_jsonl(project, lines_of(turned, VOTES | {"judgments": others}, VOTES))
+
+    comparison = Comparison.objects.get()
+    _, b = (entry.completion_id for entry in comparison.entries.all())
+    assert (report.comparisons, report.judgments, report.duplicates) == (0, 2, 1)
+    assert (comparison.taken, comparison.overlap) == (3, 3)
+    eight = Judgment.objects.get(annotator__username=f"{project.slug}/8")
+    assert eight.ranking[0] == [b]
+
+
+def test_votes_of_one_comparison_in_several_rows_of_a_file(project):
+    rows = [VOTES | {"judgments": [judgment]} for judgment in VOTES["judgments"]]
+
+    report = import_jsonl(project, lines_of(*rows))
+
+    assert (report.comparisons, report.judgments, report.duplicates) == (1, 3, 0)
+    assert Comparison.objects.get().taken == 3
+
+
+def test_a_vote_that_was_withdrawn_does_not_come_back(project):
+    import_jsonl(project, lines_of(VOTES))
+    Judgment.objects.update(voided=timezone.now())
+
+    report = import_jsonl(project, lines_of(VOTES))
+
+    assert (report.judgments, report.duplicates) == (0, 1)
+
+
+def test_who_compares_keeps_the_place_when_votes_come_in(project):
+    import_jsonl(project, lines_of(VOTES | {"judgments": []}))
+    annotator = MembershipFactory(project=project).user
+    assert claim(project, annotator)
+
+    import_jsonl(project, lines_of(VOTES))
+
+    comparison = Comparison.objects.get()
+    assert (comparison.taken, comparison.overlap) == (4, 4)
+
+
+def test_a_choice_of_nobody_is_counted_once_a_judge_is_named(project):
+    import_jsonl(project, lines_of(choice(1)))
+
+    report = import_jsonl(project, lines_of(choice(1)), judge=judge_named("imported"))
+
+    assert (report.comparisons, report.judgments) == (0, 1)
+
+
+# --- files of all kinds ---------------------------------------------------------------------------
+def csv_rows(text):
+    return open_rows(io.BytesIO(text.encode()))
+
+
+def test_columns_are_mapped(project):
+    rows = csv_rows("question,answer_a,answer_b\nHi!,a,b\n")
+
+    report = import_rows(
+        project, rows, mapping={"prompt": "question", "completions": "answer_a,answer_b"}
+    )
+
+    assert (report.prompts, report.comparisons) == (1, 1)
+
+
+def test_a_mapping_from_what_is_no_column_is_refused(project):
+    with pytest.raises(ValueError, match='no column "query"; there are "question"'):
+        import_rows(project, csv_rows("question\nHi!\n"), mapping={"prompt": "query"})
+
+
+def test_a_dry_run_counts_and_keeps_nothing(project):
+    before = rows_in_database()
+
+    report = import_rows(
+        project,
+        csv_rows("prompt,chosen,rejected\nHi!,yes,no\n"),
+        judge=judge_named("imported"),
+        dry_run=True,
+    )
+
+    assert report == ImportReport(1, 2, 1, 1, 0, [])
+    assert rows_in_database() == before
+
+
+def test_all_bad_rows_are_listed_and_their_formulas_defused(project):
+    listed = io.StringIO()
+    rows = csv_rows('prompt,chosen,rejected\nHi!,=1+1,=1+1\n" ",a,b\nHo!,a,b\n')
+
+    report = import_rows(project, rows, skip_bad_rows=True, bad_rows=listed)
+
+    assert (report.comparisons, report.n_bad_lines) == (1, 2)
+    assert list(csv.reader(io.StringIO(listed.getvalue()))) == [
+        ["place", "column", "value", "problem"],
+        [
+            "row 2",
+            "chosen",
+            "'=1+1",
+            '"chosen" and "rejected" are the same text, "=1+1": there is nothing to compare',
+        ],
+        ["row 3", "prompt", " ", '"prompt" is empty; it must say something'],
+    ]
+
+
+def test_progress_is_told_and_can_end_the_import(project, monkeypatch):
+    monkeypatch.setattr(importing, "BETWEEN_PROGRESS", 2)
+    monkeypatch.setattr(importing, "BATCH", 2)
+    text = "prompt\n" + "".join(f"Question {n}?\n" for n in range(5))
+    checked, stored = [], []
+
+    import_rows(project, csv_rows(text), on_progress=checked.append, on_stored=stored.append)
+    assert (checked, stored) == ([2, 4], [2, 4, 5])
+
+    with pytest.raises(KeyboardInterrupt):
+        import_rows(ProjectFactory(), csv_rows(text), on_stored=_cancel)
+    assert Prompt.objects.count() == 5
+
+
+def _cancel(n):
+    raise KeyboardInterrupt
+
+
+def test_a_file_that_is_damaged_at_its_end_leaves_nothing(project):
+    damaged = gzip.compress(b"".join(lines_of(*map(choice, range(900)))))[:-9]
+
+    with pytest.raises(ImportRefused, match=r"^line 901: the file is damaged from here on"):
+        import_rows(project, open_rows(io.BytesIO(damaged)), skip_bad_rows=True)
+
+    assert not Prompt.objects.exists()
+
+
+def test_markup_is_stored_as_the_text_that_it_is(project):
+    text = "<script>alert(1)</script>=cmd()"
+
+    import_rows(project, csv_rows(f"prompt\n{text}\n"))
+
+    assert Prompt.objects.get().messages == [{"role": "user", "content": text}]
 
 
 # --- size -------------------------------------------------------------------------------------

@@ -1,8 +1,21 @@
 """What is found in answers before anybody is asked to compare them."""
 
-import pytest
+import re
 
-from annotator.screening import default_checks, near_identical, reason_to_hold, self_naming
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from annotator.screening import (
+    MADE_BY,
+    MODELS,
+    NAMES,
+    VERBS,
+    default_checks,
+    near_identical,
+    reason_to_hold,
+    self_naming,
+)
 
 ALL = ["empty", "near_identical", "self_naming", "truncated"]
 PARIS = "The capital of France is Paris, which lies on the Seine and has two million people."
@@ -84,3 +97,13 @@ def test_what_is_not_asked_for_is_not_found():
 def test_the_patterns_take_no_time_on_long_answers_of_their_own_words():
     for words in ("I am as ", "I am a model made ", ". as "):
         assert self_naming(words * 1000) == ""  # would not end if they went back and forth
+
+
+@given(st.from_regex(re.compile(MODELS, re.IGNORECASE), fullmatch=True))
+def test_the_words_looked_for_first_are_in_every_name_of_a_model(name):
+    assert any(word in name.casefold() for word in NAMES)
+
+
+@given(st.from_regex(re.compile(MADE_BY, re.IGNORECASE), fullmatch=True))
+def test_the_words_looked_for_first_are_in_every_way_to_say_made_by(words):
+    assert any(word in words.casefold() for word in VERBS)

@@ -418,6 +418,13 @@ def test_mistakes_are_told_in_the_words_of_the_file():
         entry_of({"question": " "}, {"prompt": "question"})
 
 
+def test_a_mistake_in_one_of_several_columns_names_that_one():
+    row = {"prompt": "Hi!", "answer_a": "a", "answer_b": "b\0"}
+
+    with pytest.raises(ValueError, match=r'^"answer_b" holds the character U\+0000'):
+        entry_of(row, {"completions": "answer_a,answer_b"})
+
+
 @pytest.mark.parametrize(
     ("mapping", "words"),
     [

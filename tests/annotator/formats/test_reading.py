@@ -1,0 +1,355 @@
+"""Files as they come: each format gives its rows, and what is damaged or hostile gives a sentence."""
+
+import csv
+import gzip
+import io
+import json
+import sys
+import tracemalloc
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotator.formats import tables
+from annotator.formats.entries import MAX_ROW_BYTES
+from annotator.formats.reading import Row, Unreadable, open_rows, read_lines
+
+ROWS = [{"prompt": "Hi!", "chosen": "yes", "rejected": "no"}, {"prompt": "Ho!"}]
+MIB = 2**20
+
+
+def rows_of(content, **options):
+    return open_rows(io.BytesIO(content), **options)
+
+
+def records(content, **options):
+    return [row.record for row in rows_of(content, **options)]
+
+
+def json_lines(rows=ROWS):
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def parquet(rows=ROWS, **options):
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file, **options)
+    return file.getvalue()
+
+
+CSV = 'prompt,chosen,rejected\nHi!,yes,no\n"Ho!",,\n'
+
+
+# --- what is read -------------------------------------------------------------------------------
+FORMATS = {
+    "jsonl": json_lines(),
+    "json": json.dumps(ROWS, indent=2).encode(),
+    "csv": CSV.encode(),
+    "parquet": parquet(),
+}
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_format_is_seen_in_the_bytes(format, packed):
+    rows = rows_of(packed(FORMATS[format]))
+
+    assert rows.format == format
+    assert [row.record for row in rows] == ROWS
+
+
+@pytest.mark.parametrize("content", [CSV.replace(",", "\t"), CSV.replace(",", ";"), "\ufeff" + CSV])
+def test_tables_are_separated_as_their_first_line_is(content):
+    rows = rows_of(content.encode())
+
+    assert rows.columns == ("prompt", "chosen", "rejected")
+    assert [row.record for row in rows] == ROWS
+
+
+def test_rows_say_where_they_are():
+    assert [row.place for row in rows_of(b'{"a": 1}\n\n{"b": 2}')] == ["line 1", "line 3"]
+    assert [row.place for row in rows_of(b"[{}, {}]")] == ["row 1", "row 2"]
+    assert [row.place for row in rows_of(b'a\n"x\ny"\n\nz\n')] == ["row 2", "row 4"]
+    assert [row.place for row in rows_of(parquet())] == ["row 1", "row 2"]
+
+
+def test_cells_may_hold_line_ends_quotes_and_messages():
+    messages = [{"role": "user", "content": 'Say "Hi", please'}]
+    quoted = json.dumps(messages).replace('"', '""')
+
+    assert records(f'prompt,text\n"{quoted}","a\nb, ""c"""\n'.encode()) == [
+        {"prompt": messages, "text": 'a\nb, "c"'}
+    ]
+
+
+def test_a_cell_in_brackets_is_a_text_where_it_is_no_messages():
+    assert records(b'prompt\n"[1, 2]"\n[broken\n') == [{"prompt": "[1, 2]"}, {"prompt": "[broken"}]
+
+
+def test_a_folder_that_datasets_has_saved(tmp_path):
+    write_folder(tmp_path, ROWS)
+
+    rows = open_rows(tmp_path)
+
+    assert (rows.format, rows.columns) == ("datasets", ("prompt", "chosen", "rejected"))
+    assert list(rows) == [Row("row 1", 1, ROWS[0]), Row("row 2", 2, ROWS[1])]
+
+
+def write_folder(folder, rows, filename="data-00000-of-00001.arrow"):
+    """As `Dataset.save_to_disk` does, which takes seconds to import."""
+    table = pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": filename}]}))
+
+
+def test_an_open_file_that_cannot_go_back_is_read_too():
+    class Pipe(io.BufferedReader):
+        def seekable(self):
+            return False
+
+    for content in FORMATS.values():
+        assert [row.record for row in open_rows(Pipe(io.BytesIO(content)))] == ROWS
+
+
+def test_an_empty_file_has_no_rows():
+    assert records(b"") == records(b"\n \n") == records(b"[]") == records(b"prompt\n") == []
+
+
+# --- bad rows: the others are read ----------------------------------------------------------------
+BAD_ROWS = {
+    b'{"a": 1}\n{"a": "caf\xe9"}\n{"a": 2}\n': "not UTF-8: byte 0xe9 at position 11",
+    b'{"a": 1}\n' + b"[" * 100_000 + b'\n{"a": 2}\n': "broken JSON: nested too deeply",
+    b'{"a": 1}\n"a"\n{"a": 2}\n': 'a line must be an object like {"prompt": …}, not "a"',
+    b'{"a": 1}\n' + b"x" * (3 * MIB) + b'\n{"a": 2}\n': "the line is longer than 1,048,576 bytes",
+    b'[{"a": 1}, 7, {"a": 2}]': 'a line must be an object like {"prompt": …}, not 7',
+    b"a\n1\n\xe9\n2\n": '"a" is not UTF-8: byte 0xe9; save the file as UTF-8',
+    b"a,b\n1,1\n1,2,3\n2,2\n": "the row has 3 cells, but there are 2 columns",
+    b'a\n1\n"x"y\n2\n': "broken CSV: ',' expected after '\"'",
+    b"a\n1\n" + b"x" * (3 * MIB) + b"\n2\n": "the row is longer than 1,048,576 bytes, or a quoted",
+}
+
+
+@pytest.mark.parametrize("content", BAD_ROWS, ids=range(len(BAD_ROWS)))
+def test_a_bad_row_is_explained_and_the_next_one_read(content):
+    before, bad, after = records(content)
+
+    assert BAD_ROWS[content] in str(bad)
+    assert isinstance(bad, ValueError)
+    assert [int(record["a"]) for record in (before, after)] == [1, 2]
+
+
+def test_a_row_of_a_table_is_no_larger_than_a_line():
+    assert [
+        str(record)[:40] for record in records(parquet([{"a": "x" * 2 * MIB}, {"a": "y"}]))
+    ] == [
+        "the row is longer than 1,048,576 bytes",
+        "{'a': 'y'}",
+    ]
+
+
+# --- damaged and hostile files: nothing more is read ------------------------------------------------
+UNREADABLE = {
+    "zip": (b"PK\x03\x04" + bytes(100), "a zip archive or a spreadsheet: unpack it, or save"),
+    "web page": (b"<!DOCTYPE html><script>alert(1)</script>", "the file is a web page or XML"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(9), "the file is a picture; it must be JSON lines"),
+    "UTF-16": ('{"prompt": "Hi!"}'.encode("utf-16"), "the file is UTF-16: save it as UTF-8"),
+    "binary": (b"\x7fELF" + bytes(100), "the file is not text; it must be JSON lines"),
+    "packed twice": (gzip.compress(gzip.compress(b"{}")), "packed with gzip twice: unpack it once"),
+    "only the head of gzip": (gzip.compress(b"{}")[:5], "the file is damaged: "),
+    "truncated gzip": (gzip.compress(json_lines() * 9)[:-9], "damaged from here on: Compressed file"),
+    "gzip with other bytes": (gzip.compress(b"{}\n")[:-8] + bytes(8), "damaged from here on: CRC"),
+    "truncated Parquet": (parquet()[:-9], "the file is damaged or incomplete: "),
+    "Parquet without its middle": (
+        parquet([{"a": "x" * 999}] * 99)[:40] + parquet([{"a": "x" * 999}] * 99)[90:],
+        "the file is damaged or incomplete",
+    ),
+    "a list that ends early": (b'[{"a": 1}, {"a"', "row 2: broken JSON: Expecting ':' delimiter"),
+    "a list without an end": (b'[{"a": 1}', 'row 1: broken JSON: a "," should come here; the file ends'),
+    "a list without commas": (b"[{} {}]", 'row 1: broken JSON: a "," should come here; found "{"'),
+    "a list and more": (b"[{}] {}", 'there is more after the end of the list: "{"'),
+    "a deep list": (b"[" * 100_000, "row 1: broken JSON: nested too deeply"),
+    "an endless item": (b'["' + b"x" * (3 * MIB), "row 1: the row is longer than 1,048,576 bytes"),
+    "a list in Latin 1": (b'[{"a": "caf\xe9 au lait"}]', "not UTF-8 here or soon after: byte 0xe9"),
+    "digits": (b"[" + b"9" * 5000 + b"]", "row 1: broken JSON: Exceeds the limit"),
+    "a column twice": (b"a,b,a\n", 'two columns are called "a": rename one of them'),
+    "a column without a name": (b"a,,b\n", "column 2 has no name"),
+    "names in Latin 1": (b"caf\xe9,b\n", "the names of the columns are not UTF-8"),
+    "names without an end": (b'"a,b\n' * 9, "row 1: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_file_that_cannot_be_read_gets_a_sentence(kind):
+    content, words = UNREADABLE[kind]
+
+    with pytest.raises(Unreadable) as refused:
+        list(rows_of(content))
+
+    assert words in str(refused.value)
+    assert len(str(refused.value)) < 250
+
+
+def test_a_bomb_ends_where_the_limit_is():
+    bombs = [b" " * MIB, b"{}\n" * MIB, b"[" + b" " * MIB, b"a\n" * MIB]
+
+    for bomb in bombs:
+        with pytest.raises(
+            Unreadable, match=r"larger than 0\.03125 MiB; split it, or use import_c"
+        ):
+            list(rows_of(gzip.compress(bomb), max_bytes=2**15))
+
+
+def test_a_parquet_bomb_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(tables, "SMALL", MIB)
+    bomb = parquet([{"a": "x" * MIB}] * 8, compression="zstd", use_dictionary=False)
+
+    with pytest.raises(Unreadable, match=r"the file would unpack to 8 MiB, [0-9,]+ times its size"):
+        rows_of(bomb)
+    with pytest.raises(Unreadable, match="larger than 2 MiB"):
+        rows_of(bomb, max_bytes=2 * MIB)
+
+
+@pytest.mark.parametrize("content", [b'{"a": "', b"[", b'a\n"', b"a\n", b'[{"a": "', b'"a'])
+def test_memory_is_bounded_whatever_a_file_does(content):
+    """20 MiB of one thing, from a file that makes them up."""
+    tracemalloc.start()
+    with suppress(Unreadable):
+        for _ in open_rows(io.BufferedReader(Endless(content, b"x"))):
+            pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 12 * MAX_ROW_BYTES
+
+
+class Endless(io.RawIOBase):
+    """Content, and then 20 MiB of one byte."""
+
+    def __init__(self, content, byte):
+        self.left = [content, *[byte * MIB] * 20]
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        piece, self.left[:1] = self.left[0][: len(buffer)], [self.left[0][len(buffer) :]]
+        if not self.left[0]:
+            self.left = self.left[1:] or [b""]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("{", "is no folder that `datasets` has saved"),
+        ('{"_data_files": 3}', "is no folder that `datasets` has saved"),
+        ('{"_data_files": [{"filename": "../secret"}]}', 'outside of the folder: "../secret"'),
+        ('{"_data_files": [{"filename": "gone"}]}', "gone: the file is damaged or incomplete"),
+    ],
+)
+def test_a_folder_that_datasets_did_not_save(tmp_path, state, words):
+    (tmp_path / "state.json").write_text(state)
+
+    with pytest.raises(Unreadable, match=words):
+        open_rows(tmp_path)
+
+
+def test_a_folder_of_splits_asks_for_one(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write_folder(tmp_path / split, ROWS)
+    (tmp_path / "dataset_dict.json").write_text("{}")
+
+    with pytest.raises(Unreadable, match="holds 2 datasets, test, train: name one of them"):
+        open_rows(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["hub:", "hub:a b/c", "hub:../../etc/passwd", "hub:name"])
+def test_an_address_on_the_hub_has_an_owner_and_a_name(address):
+    with pytest.raises(Unreadable, match="must look like hub:OWNER/NAME"):
+        open_rows(address)
+
+
+def hub(monkeypatch, load_dataset):
+    """In place of the library, which takes seconds to import and the network to ask."""
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+
+
+def test_a_dataset_on_the_hub_is_streamed(monkeypatch):
+    def load_dataset(*asked, **options):
+        assert (asked, options) == (("owner/name", "config"), {"split": "test", "streaming": True})
+        return Streamed([*ROWS, {"prompt": "Hm?", "chosen": None}])
+
+    class Streamed(list):
+        column_names = ("prompt", "chosen", "rejected")
+
+    hub(monkeypatch, load_dataset)
+
+    rows = open_rows("hub:owner/name/config@test")
+
+    assert rows.columns == ("prompt", "chosen", "rejected")
+    assert [row.record for row in rows] == [*ROWS, {"prompt": "Hm?"}]
+
+
+def test_without_a_way_to_the_hub_there_is_one_sentence(monkeypatch):
+    def load_dataset(*asked, **options):
+        raise ConnectionError(
+            "Couldn't reach 'owner/name' on the Hub (ConnectTimeout)\nTraceback …"
+        )
+
+    hub(monkeypatch, load_dataset)
+
+    with pytest.raises(Unreadable) as refused:
+        open_rows("hub:owner/name")
+
+    assert str(refused.value) == (
+        "the dataset owner/name cannot be read from the hub: Couldn't reach 'owner/name' on the Hub "
+        "(ConnectTimeout). Without a way to the hub, save it elsewhere with save_to_disk and import "
+        "the folder"
+    )
+
+
+# --- lines ------------------------------------------------------------------------------------
+def test_an_endless_line_is_cut():
+    content = b"a\n" + b"x" * (3 * MAX_ROW_BYTES) + b"\nb"
+
+    first, long, last = read_lines(io.BytesIO(content))
+
+    assert (first, len(long), last) == (b"a\n", MAX_ROW_BYTES + 1, b"b")
+
+
+# --- properties ---------------------------------------------------------------------------------
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(FORMATS.values())), st.data())
+def test_a_damaged_file_is_read_or_refused(content, data):
+    """Cut off anywhere, or with other bytes anywhere: a sentence, never another error."""
+    at = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(at, len(content)))
+    damaged = content[:at] + data.draw(st.binary(max_size=4)) + content[end:]
+
+    with suppress(Unreadable):
+        for record in records(damaged):
+            assert isinstance(record, dict | ValueError)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.fixed_dictionaries({"a": texts, "b": texts}), min_size=1, max_size=5))
+def test_rows_come_out_as_they_went_in(rows):
+    table = io.StringIO()
+    writer = csv.writer(table, quoting=csv.QUOTE_ALL)
+    writer.writerow(["a", "b"])
+    writer.writerows([row["a"], row["b"]] for row in rows)
+
+    assert records(json_lines(rows)) == rows
+    assert records(json.dumps(rows).encode()) == rows
+    assert records(parquet(rows)) == rows
+    assert records(table.getvalue().encode()) == rows
