@@ -42,6 +42,9 @@ MAX_ATTEMPTS = 3  # of an import whose worker is killed
 TIME_LIMIT = 12 * 3600  # seconds; the worker's usual limit is for short tasks
 SECONDS_BETWEEN = 0.5  # reports of progress
 
+KILLED = f"Its worker was killed {MAX_ATTEMPTS} times. Perhaps it had too little memory."
+CRASHED = "Something went wrong here: the server's log says what."
+
 logger = logging.getLogger(__name__)
 
 
@@ -104,29 +107,37 @@ def _is_opened_by_worker(import_: Import) -> bool:
 
 def open_import(import_: Import) -> None:
     """Keep the first rows, for the preview. Does nothing if that was done, or is being done."""
+    opening = [State.OPENING]
     with _alone(import_.folder / "lock") as is_alone:
-        if not is_alone or import_.state != State.OPENING:
+        if not is_alone or not _move(import_, opening, attempts=import_.attempts + 1):
+            return
+        if import_.attempts > MAX_ATTEMPTS:
+            _move(import_, opening, state=State.FAILED, error=KILLED)
             return
         try:
             with opened(import_) as (rows, _):
                 first = list(islice(rows, SAMPLE))
-        except (ValueError, OSError) as error:
-            _move(import_, [State.OPENING], state=State.REFUSED, error=_sentence(error))
-            return
-        if not first:
-            _move(import_, [State.OPENING], state=State.REFUSED, error="It holds no rows.")
-            return
-        columns = list(rows.columns) or _keys_of(first)
-        import_.keep_sample(first)
-        _move(
-            import_,
-            [State.OPENING],
-            state=State.READY,
-            format=rows.format,
-            columns=columns,
-            columns_key=_columns_key(columns),
-            **_suggested(import_.project, columns, first),
-        )
+            found = _first_look(import_, rows, first)
+        except ValueError as error:
+            _move(import_, opening, state=State.REFUSED, error=_sentence(error))
+        except Exception:
+            logger.exception("%s could not be opened", import_)
+            _move(import_, opening, state=State.FAILED, error=CRASHED)
+        else:
+            _move(import_, opening, state=State.READY, **found)
+
+
+def _first_look(import_: Import, rows: Rows, first: Sequence[Row]) -> dict[str, Any]:
+    if not first:
+        raise ValueError("It holds no rows")
+    import_.keep_sample(first)
+    columns = list(rows.columns) or _keys_of(first)
+    return {
+        "format": rows.format,
+        "columns": columns,
+        "columns_key": _columns_key(columns),
+        **_suggested(import_.project, columns, first),
+    }
 
 
 @contextmanager
@@ -170,7 +181,7 @@ def _columns_key(columns: Sequence[str]) -> str:
     return canonical_key(sorted(columns))
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: ValueError) -> str:
     text = str(error)
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
@@ -182,7 +193,9 @@ def choose(import_: Import, choices: dict[str, Any]) -> None:
 
 
 def start(import_: Import, user: User, *, is_check: bool) -> None:
-    """Have the worker check it or import it. Does nothing if it was started already."""
+    """Have the worker check it or import it. Does nothing if it was started already, or is gone."""
+    if not import_.is_startable:
+        return
     moved = _move(
         import_,
         STARTABLE,
@@ -266,8 +279,7 @@ def _next() -> Import | None:
 
 def _run(import_: Import) -> None:
     if import_.attempts >= MAX_ATTEMPTS:
-        why = f"Its worker was killed {MAX_ATTEMPTS} times. Perhaps it had too little memory."
-        _end(import_, State.FAILED, error=why)
+        _end(import_, State.FAILED, error=KILLED)
         return
     if import_.state == State.QUEUED:
         import_.forget_last_time()
@@ -288,9 +300,10 @@ def _run(import_: Import) -> None:
     except ValueError as error:
         _end(import_, State.REFUSED, error=_sentence(error))
     except OSError as error:
-        _end(import_, State.FAILED, error=_sentence(error))
+        why = f"A file of the server could not be read or written: {error.strerror}."
+        _end(import_, State.FAILED, error=why)
     except Exception:
-        _end(import_, State.FAILED, error="Something went wrong here: see the log of the worker.")
+        _end(import_, State.FAILED, error=CRASHED)
         raise
     else:
         state = State.CHECKED if import_.is_check else State.FINISHED

@@ -152,6 +152,27 @@ def test_what_cannot_be_opened_is_refused_with_a_sentence(project, admin, conten
     assert import_.error.startswith(sentence)
 
 
+def test_what_cannot_even_be_read_is_given_up_with_a_sentence(received):
+    import_ = received(PAIR)
+    import_.file.unlink()
+    Import.objects.update(state=State.OPENING)
+
+    open_import(import_.pk)
+
+    import_.refresh_from_db()
+    assert (import_.state, import_.error) == (State.FAILED, jobs.CRASHED)
+
+
+def test_a_file_that_kills_who_opens_it_again_and_again_is_given_up(received):
+    import_ = received(PAIR)
+    Import.objects.update(state=State.OPENING, attempts=jobs.MAX_ATTEMPTS)
+
+    open_import(import_.pk)
+
+    import_.refresh_from_db()
+    assert (import_.state, import_.error) == (State.FAILED, jobs.KILLED)
+
+
 # --- twice, at once, in the middle ----------------------------------------------------------------
 def test_two_clicks_start_one_job(admin, received, django_capture_on_commit_callbacks):
     import_ = received(PAIR)
@@ -299,6 +320,15 @@ def test_a_file_of_which_nothing_came_leaves_no_row(project, received):
     assert jobs.delete_files(import_)
     assert not project.imports.exists()
     assert not import_.folder.exists()
+
+
+def test_without_its_file_an_import_is_not_begun(admin, received):
+    import_ = imported(received({"prompt": 1}), admin)
+    jobs.delete_files(import_)
+
+    jobs.start(import_, admin, is_check=False)
+
+    assert import_.state == State.REFUSED
 
 
 def test_no_file_is_deleted_while_it_is_read(admin, received):
