@@ -33,10 +33,12 @@ CHANGED_AT_ONCE = 500
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
+CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 def canonical_key(value: Any) -> str:
     """SHA-256 of the value as canonical JSON: the same content always has the same key."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()
 
 
 def comparison_key(prompt_key: str, purpose: str, texts: Iterable[str]) -> str:
