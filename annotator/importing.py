@@ -17,7 +17,15 @@ from typing import IO, Any, NamedTuple
 
 from django.db import transaction
 
-from annotator.formats.entries import Answer, Entry, FieldError, Vote, check_prompt, excerpt
+from annotator.formats.entries import (
+    Answer,
+    Entry,
+    FieldError,
+    Vote,
+    check_prompt,
+    excerpt,
+    printable,
+)
 from annotator.formats.reading import Row, Rows, Unreadable, read_json_lines
 from annotator.formats.shapes import check_mapping, entry_of
 from annotator.models import (
@@ -111,7 +119,7 @@ def _check(
             n_errors += 1
             bad = _line_error(row, error)
             if listed:
-                listed.writerow(map(_defused, (str(bad.place), bad.column, bad.value, bad.message)))
+                listed.writerow(map(_defused, (bad.place, bad.column, bad.value, bad.message)))
             if n_errors <= MAX_ERRORS:
                 errors.append(bad)
             elif not skip_bad_rows and not listed:
@@ -122,7 +130,7 @@ def _check(
             entry = entry._replace(hold=project.reason_to_hold(entry.answers))
         good.write(json.dumps(entry).encode() + b"\n")
         if len(ignored) < MAX_IGNORED:
-            ignored.update(entry.ignored)
+            ignored.update(printable(name, 60) for name in entry.ignored)
     return _Checked(errors, n_errors, tuple(sorted(ignored)[:MAX_IGNORED]), n_good)
 
 
@@ -136,9 +144,9 @@ def _line_error(row: Row, error: ValueError) -> LineError:
     column = error.column if isinstance(error, FieldError) else ""
     value = ""
     if isinstance(row.record, dict) and column in row.record:
-        value = row.record[column]
-        value = value[:200] if isinstance(value, str) else excerpt(value, 200)
-    return LineError(row.number, str(error), row.place, column, value)
+        given = row.record[column]
+        value = printable(given, 200) if isinstance(given, str) else excerpt(given, 200)
+    return LineError(row.number, printable(str(error)), row.place, printable(column), value)
 
 
 def _defused(cell: str) -> str:
@@ -211,7 +219,7 @@ def import_rows(
                 bad_rows=bad_rows,
             )
         except Unreadable as error:
-            refused = LineError(error.number, error.message, error.place or "the file")
+            refused = LineError(error.number, printable(error.message), error.place or "the file")
             raise ImportRefused([refused]) from error
         if checked.errors and not skip_bad_rows:
             is_cut = checked.n_errors > len(checked.errors)

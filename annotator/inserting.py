@@ -11,7 +11,8 @@ Values = Mapping[str, Any]  # by column, as {"prompt_id": 7, "text": "Paris."}
 
 
 def insert(model: type[models.Model], rows: Sequence[Values]) -> list[int]:
-    """Their primary keys, in the order of the rows. Where a row has no value, it gets the default.
+    """Their primary keys, in the order of the rows. Where a row has no value, it gets the default;
+    times are those of the call.
 
     Nothing is validated. The database must be one that returns what it has inserted, as PostgreSQL
     and SQLite do.
@@ -49,17 +50,18 @@ def _getter(field: models.Field[Any, Any]) -> Callable[[Values], Any]:
     """What finds the field's value in a row, as the database driver takes it."""
     name, missing, default = field.attname, object(), field.get_default
     adapt = _adapter(field)
-    if adapt is None:
-        return lambda row: default() if (value := row.get(name, missing)) is missing else value
+    if isinstance(field, models.DateTimeField):
+        now = adapt(default())
+        return lambda row: now if (value := row.get(name, missing)) is missing else adapt(value)
     return lambda row: adapt(default() if (value := row.get(name, missing)) is missing else value)
 
 
-def _adapter(field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
-    """For fields that are no plain texts, numbers, truth values or foreign keys of these."""
+def _adapter(field: models.Field[Any, Any]) -> Callable[[Any], Any]:
+    """Texts, numbers, truth values and foreign keys are what they are."""
     if isinstance(field, models.JSONField):
         return lambda value: connection.ops.adapt_json_value(value, field.encoder)
     if isinstance(field, models.DateTimeField):
         return connection.ops.adapt_datetimefield_value
     if field.choices:
         return lambda value: None if value is None else str(value)
-    return None
+    return lambda value: value

@@ -132,21 +132,18 @@ VERBS = (
 )  # fmt: skip
 KIND = r"model\w*|modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|chatbot|ai|ki|ia|llm"
 SELF_NAMING = [
-    (words, regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE))
-    for words, pattern in (
+    (words, [regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE) for pattern in patterns])
+    for words, *patterns in (
         # "I am ChatGPT", "As the Qwen2.5 …"
         (
             NAMES,
             rf"(?<!\w)(?:{I_AM})[\s\u2014\u2013-]+(?:(?:the|an?|der|die|das|le|la|el|il|o)\s+)?(?:{MODELS})(?!\w)",
         ),
-        # "as a model made by …", "I'm an AI assistant created by …"
         (
             VERBS,
+            # "as a model made by …", "I'm an AI assistant created by …"
             rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
-        ),
-        # "I was trained by OpenAI"
-        (
-            VERBS,
+            # "I was trained by OpenAI"
             rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
         ),
         (("我",), rf"我(?:是|叫|的名字是)[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
@@ -161,7 +158,10 @@ def self_naming(text: str) -> str:
     Example: "As a model made by OpenAI, I cannot." -> "As a model made by OpenAI"
     """
     folded = text.casefold()
-    for words, pattern in SELF_NAMING:
-        if any(word in folded for word in words) and (found := pattern.search(text)):
-            return " ".join(found[0].split())[:MAX_QUOTE]
+    for words, patterns in SELF_NAMING:
+        if not any(map(folded.__contains__, words)):
+            continue
+        for pattern in patterns:
+            if found := pattern.search(text):
+                return " ".join(found[0].split())[:MAX_QUOTE]
     return ""

@@ -86,9 +86,17 @@ def excerpt(value: Any, length: int = 40) -> str:
     """The beginning of a value as JSON, for a message."""
     if isinstance(value, str):
         value = value[:length]  # escapes only make it longer
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "what is nested too deeply"
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def printable(text: str, length: int = 500) -> str:
+    """As any file and database takes it: without U+0000 and halves of surrogate pairs, not endless."""
+    return text[:length].replace("\0", "␀").encode(errors="backslashreplace").decode()
 
 
 # --- texts ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from annotator.formats import others
@@ -32,8 +33,11 @@ STEMS = ("completion", "response", "answer", "output")
 
 def recognise(record: Record) -> str:
     """The name of the row's shape, for people; empty if it is none that we know."""
+    fields = dict(record)
+    with suppress(ValueError, RecursionError):
+        _unpack(fields)
     for name, (is_it, _) in OTHERS.items():
-        if is_it(record):
+        if is_it(fields):
             return name
     if "chosen" in record and "rejected" in record:
         if "prompt" in record:

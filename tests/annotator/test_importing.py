@@ -482,6 +482,24 @@ def test_all_bad_rows_are_listed_and_their_formulas_defused(project):
     ]
 
 
+def test_what_no_file_can_hold_is_listed_all_the_same(project, tmp_path):
+    row = b'{"prompt": "a\\ud800\\u0000", "chosen": "b", "rejected": "c", "\\ud800": 1}\n'
+    deep = b'{"prompt": ' + b"[" * 900 + b"]" * 900 + b"}\n"
+    fine = b'{"prompt": "Hi!", "\\ud800": 1}\n'
+
+    with (tmp_path / "bad.csv").open("w", encoding="utf-8") as file:
+        report = import_rows(
+            project,
+            open_rows(io.BytesIO(row + deep + fine)),
+            skip_bad_rows=True,
+            bad_rows=file,
+        )
+
+    assert (report.n_bad_lines, report.prompts) == (2, 1)
+    assert report.ignored_fields == ("\\ud800",)
+    assert report.bad_lines[0].value == "a\\ud800␀"
+
+
 def test_progress_is_told_and_can_end_the_import(project, monkeypatch):
     monkeypatch.setattr(importing, "BETWEEN_PROGRESS", 2)
     monkeypatch.setattr(importing, "BATCH", 2)
