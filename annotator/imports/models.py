@@ -147,10 +147,10 @@ class Import(models.Model):
 
     @property
     def outcome(self) -> str:
-        """A sentence for a list. Example: "24 comparisons, 24 votes; 2 bad rows"."""
+        """For a list. Example: "24 comparisons, 24 prompts, 24 votes, 2 bad rows"."""
         counts = self.report.get("counts", {})
-        nouns = ("comparison", "prompt", "judgment") if counts.get("comparisons") else ("prompt",)
-        parts = [counted(counts[f"{noun}s"], noun) for noun in nouns if counts.get(f"{noun}s")]
+        nouns = {"comparisons": "comparison", "prompts": "prompt", "judgments": "vote"}
+        parts = [counted(counts[name], noun) for name, noun in nouns.items() if counts.get(name)]
         if counts and not parts:
             parts = ["nothing new"]
         if n_bad := self.report.get("n_bad"):
