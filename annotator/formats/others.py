@@ -554,15 +554,16 @@ def _ranked(
 
 
 # --- our own pairs ------------------------------------------------------------------------------
-STEPS = 12  # a share of one to four steps is a whole number of twelfths
-
-
 def is_export_pair(record: Record) -> bool:
     return {"chosen", "rejected", "p_chosen", "votes"} <= record.keys()
 
 
 def export_pair(record: Record) -> Entry:
-    """A line of data.jsonl, with its votes. Rulings are left out: they are no votes."""
+    """A line of data.jsonl: a pair, and what most say of it.
+
+    Its votes are left out: of a ranking of three and more there are several pairs, and whoever
+    reads all of them would count one vote several times. votes.jsonl has each once.
+    """
     prompt = prompt_in(record)
     given = {
         name: Answer(
@@ -572,33 +573,7 @@ def export_pair(record: Record) -> Entry:
         )
         for name in ("chosen", "rejected")
     }
-    answers = sorted(given.values())
-    check_distinct(answers, list(given))
-    index = {name: answers.index(answer) for name, answer in given.items()}
-    votes: dict[str, Vote] = {}
-    if not isinstance(record["votes"], list):
-        raise FieldError("votes", f"must be a list, not {excerpt(record['votes'])}")
-    for i, value in enumerate(record["votes"]):
-        vote = _pair_vote(f"votes[{i}]", value, index)
-        if not vote.annotator.startswith("ruling-"):
-            votes[vote.annotator] = vote
-    return Entry(prompt, answers, votes=list(votes.values()))
-
-
-def _pair_vote(field: str, value: Any, index: Mapping[str, int]) -> Vote:
-    prefers = value.get("prefers") if isinstance(value, dict) else None
-    if prefers not in (*index, "tie"):
-        raise FieldError(
-            field, f'must have "prefers": chosen, rejected or tie, not {excerpt(value)}'
-        )
-    first = index.get(value.get("first"), -1)
-    strength = min(max(number(f"{field}.strength", value.get("strength") or 0), 0), 1)
-    twelfths = round(strength * STEPS) if prefers != "tie" else 0
-    best = index.get(prefers, -1)
-    return Vote(
-        [[0, 1]] if best < 0 else [[best], [1 - best]],
-        check_annotator(f"{field}.annotator", value.get("annotator")),
-        twelfths or None,
-        STEPS if twelfths else None,
-        order=[] if first < 0 else [first, 1 - first],
-    )
+    entry = comparison_of_two(prompt, *given.values(), ("chosen", "rejected"))
+    if number("p_chosen", record["p_chosen"]) == 0.5:
+        return entry._replace(votes=[Vote([[0, 1]])])
+    return entry
