@@ -241,8 +241,8 @@ def _people(asked: Sequence[_Asked], prefix: str) -> dict[str, User]:
 def _enrol_new(
     said: Sequence[_Said], people: dict[str, User], project: Project, prefix: str
 ) -> None:
-    """Whoever has a vote that counts is saved, and made an annotator."""
-    names = sorted({one.vote.annotator for one in said})
+    """Whoever has a vote that counts is saved, and made an annotator. The judge is one already."""
+    names = sorted({one.vote.annotator for one in said} - {""})
     new = [name for name in names if name not in people]
     users = User.objects.bulk_create(nobody(f"{prefix}/{name}") for name in new)
     people.update(zip(new, users, strict=True))

@@ -394,7 +394,7 @@ def _pairwise(field: str, result: Mapping[str, Any], task: Mapping[str, Any]) ->
         raise FieldError(f"{field}.to_name", f"does not say which two of {list(task)} it compares")
     selected = result["value"].get("selected")
     sides = {"left": [[0], [1]], "right": [[1], [0]]}
-    if selected not in sides:
+    if not isinstance(selected, str) or selected not in sides:
         raise FieldError(
             f"{field}.value.selected", f"must be left or right, not {excerpt(selected)}"
         )
@@ -493,8 +493,8 @@ def _responses(record: Record) -> Iterable[_Response]:
                     yield from _given(question, [{**response, **_as_object(value)}])
     for name, value in record.items():
         if name.endswith(".responses") and isinstance(value, list):
-            users = record.get(f"{name}.users") or [""] * len(value)
-            states = record.get(f"{name}.status") or [None] * len(value)
+            users = _as_list(record.get(f"{name}.users")) or [""] * len(value)
+            states = _as_list(record.get(f"{name}.status")) or [None] * len(value)
             for given, user, status in zip(value, users, states, strict=False):
                 row = {"value": given, "user_id": user, "status": status}
                 yield from _given(name.removesuffix(".responses"), [row])
@@ -504,6 +504,10 @@ def _responses(record: Record) -> Iterable[_Response]:
 
 def _as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _given(question: str, rows: Any) -> Iterable[_Response]:
@@ -524,10 +528,8 @@ def _ranked(
     """The fields that are ranked, and the vote; None if the response ranks none."""
     value = response.value
     if isinstance(value, dict) and value.keys() == {"rank", "value"}:  # as columns
-        value = [
-            {"rank": rank, "value": name}
-            for rank, name in zip(value["rank"], value["value"], strict=False)
-        ]
+        columns = zip(_as_list(value["rank"]), _as_list(value["value"]), strict=False)
+        value = [{"rank": rank, "value": name} for rank, name in columns]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = [{"rank": rank, "value": name} for rank, name in enumerate(value)]
     if isinstance(value, list):
@@ -537,7 +539,7 @@ def _ranked(
             return None
         if not set(names) <= set(texts) or len(names) > MAX_ANSWERS:
             return None
-        ranks = {item["value"]: number(response.question, item.get("rank")) for item in items}
+        ranks = {str(item["value"]): number(response.question, item.get("rank")) for item in items}
         ranking = ranking_by([-ranks[name] for name in names])
         return names, Vote(ranking, response.annotator)
     names = sorted(texts)

@@ -256,6 +256,7 @@ def test_label_studio_rankings():
     ("kind", "value", "words"),
     [
         ("pairwise", {"selected": "up"}, "must be left or right"),
+        ("pairwise", {"selected": []}, "must be left or right"),
         ("ranker", {"ranker": {"best": ["x"]}}, "buckets have no order"),
         ("ranker", {"ranker": ["x", "y"]}, "ranks ids that no list of the data has"),
         ("choices", {"choices": ["a"]}, "hold no result of a Pairwise or a Ranker"),
