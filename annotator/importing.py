@@ -12,7 +12,6 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import IO, Any, NamedTuple
 
 from django.db import transaction
@@ -39,7 +38,8 @@ from annotator.storing import nobody, store
 
 MAX_ERRORS = 100  # listed; what comes after them is only counted
 MAX_IGNORED = 20  # names of ignored fields listed
-BATCH = 500  # rows per insert
+BATCH = 500  # rows stored at once
+BATCH_BYTES = 8 * 2**20  # of them, more or less
 BETWEEN_PROGRESS = 200  # rows
 BAD_ROW_COLUMNS = ("place", "column", "value", "problem")
 
@@ -157,14 +157,27 @@ def _defused(cell: str) -> str:
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def _read_back(good: IO[bytes]) -> Iterator[Entry]:
+def _batches(good: IO[bytes]) -> Iterator[list[Entry]]:
+    """The entries again, BATCH at a time or fewer if they are large."""
     good.seek(0)
+    batch: list[Entry] = []
+    n_bytes = 0
     for line in good:
-        entry = Entry(*json.loads(line))
-        yield entry._replace(
-            answers=[Answer(*answer) for answer in entry.answers],
-            votes=[Vote(*vote) for vote in entry.votes],
-        )
+        batch.append(_entry_again(line))
+        n_bytes += len(line)
+        if len(batch) >= BATCH or n_bytes >= BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _entry_again(line: bytes) -> Entry:
+    entry = Entry(*json.loads(line))
+    return entry._replace(
+        answers=[Answer(*answer) for answer in entry.answers],
+        votes=[Vote(*vote) for vote in entry.votes],
+    )
 
 
 # --- importing --------------------------------------------------------------------------------
@@ -224,23 +237,9 @@ def import_rows(
         if checked.errors and not skip_bad_rows:
             is_cut = checked.n_errors > len(checked.errors)
             raise ImportRefused(checked.errors, is_cut=is_cut)
-        counts: Counter[str] = Counter()
-        with transaction.atomic():
-            # One import into a project at a time; annotators are not kept waiting by this lock.
-            Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-            if round_number is None:
-                round_number = project.latest_round()
-            if judge is not None:
-                _enrol(project, judge)
-            entries = _read_back(good)
-            n_stored = 0
-            while batch := list(islice(entries, BATCH)):
-                counts += store(batch, project, overlap, round_number, judge)
-                n_stored += len(batch)
-                if on_stored:
-                    on_stored(n_stored)
-            if dry_run:
-                transaction.set_rollback(True)
+        counts = _store_all(
+            _batches(good), project, overlap, round_number, judge, on_stored, dry_run=dry_run
+        )
     if not dry_run:
         logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
     return ImportReport(
@@ -255,6 +254,36 @@ def import_rows(
         known_answers=counts["known_answers"],
         held=counts["held"],
     )
+
+
+def _store_all(
+    batches: Iterable[list[Entry]],
+    project: Project,
+    overlap: int | None,
+    round_number: int | None,
+    judge: User | None,
+    on_stored: Callable[[int], None] | None,
+    *,
+    dry_run: bool,
+) -> Counter[str]:
+    """In one transaction; how many rows of each kind are new."""
+    counts: Counter[str] = Counter()
+    n_stored = 0
+    with transaction.atomic():
+        # One import into a project at a time; annotators are not kept waiting by this lock.
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        if round_number is None:
+            round_number = project.latest_round()
+        if judge is not None:
+            _enrol(project, judge)
+        for batch in batches:
+            counts += store(batch, project, overlap, round_number, judge)
+            n_stored += len(batch)
+            if on_stored:
+                on_stored(n_stored)
+        if dry_run:
+            transaction.set_rollback(True)
+    return counts
 
 
 def import_jsonl(

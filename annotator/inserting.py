@@ -25,7 +25,9 @@ def insert(model: type[models.Model], rows: Sequence[Values]) -> list[int]:
         for start in range(0, len(rows), at_once):
             batch = rows[start : start + at_once]
             values = [get(row) for row in batch for get in getters]
-            cursor.execute(_statement(model, [f.column for f in fields], len(batch)), values)
+            cursor.execute(
+                _statement(model, [str(field.column) for field in fields], len(batch)), values
+            )
             keys += _keys(cursor.fetchall())
     return keys
 
@@ -42,7 +44,7 @@ def _statement(model: type[models.Model], columns: Sequence[str], n_rows: int) -
     row = f"({', '.join(['%s'] * len(columns))})"
     return (
         f"INSERT INTO {quote(model._meta.db_table)} ({names}) "  # noqa: S608  (names of our models)
-        f"VALUES {', '.join([row] * n_rows)} RETURNING {quote(key.column)}"
+        f"VALUES {', '.join([row] * n_rows)} RETURNING {quote(str(key.column))}"
     )
 
 

@@ -59,7 +59,6 @@ class _Said(NamedTuple):
 
     comparison: Comparison
     completions: list[_Shown]  # as the vote numbers them
-    annotator: User
     vote: Vote
 
 
@@ -71,19 +70,23 @@ def store(
     judge: User | None,
 ) -> Counter[str]:
     """Rows for all that is new in these entries; how many there are of each kind."""
+    if judge is None:
+        entries = [_without_anonymous(entry) for entry in entries]
     prompts, n_prompts, n_repeated = _store_prompts(entries, project)
     all_asked = [
         _Asked(_comparison(entry, prompt, project, overlap, round_number), entry)
         for entry, prompt in zip(entries, prompts, strict=True)
         if entry.answers
     ]
-    voters = _voters(all_asked, project, judge)
     asked, repeated = _new_ones(all_asked, project)
-    _take_places(asked, repeated, voters)
+    _take_places(asked, repeated)
     shown, n_completions = _store_completions(asked)
     _store_comparisons(asked, shown)
-    said, n_silent = _unsaid(asked, shown, repeated, voters)
-    _store_judgments(said, project)
+    prefix = (judge.username if judge else project.slug)[:80]
+    people = _people(all_asked, prefix) | ({"": judge} if judge else {})
+    said, n_silent = _unsaid(asked, shown, repeated, people)
+    _enrol_new(said, people, project, prefix)
+    _store_judgments(said, people, project)
     return Counter(
         prompts=n_prompts,
         completions=n_completions,
@@ -219,27 +222,37 @@ def _store_comparisons(asked: Sequence[_Asked], shown: Sequence[Sequence[_Shown]
 
 
 # --- votes ------------------------------------------------------------------------------------
-def _voters(asked: Sequence[_Asked], project: Project, judge: User | None) -> dict[str, User]:
-    """Who voted, by what the file calls them; those who are new are saved, and made annotators.
+def _without_anonymous(entry: Entry) -> Entry:
+    return entry._replace(votes=[vote for vote in entry.votes if vote.annotator])
+
+
+def _people(asked: Sequence[_Asked], prefix: str) -> dict[str, User]:
+    """Those who are known already, by what the file calls them.
 
     Their names begin with that of the judge or the project, and hold a character that names of
     people who sign in cannot have: nobody else's name is ever taken for theirs.
     """
     names = {vote.annotator for one in asked for vote in one.entry.votes if vote.annotator}
-    prefix = (judge.username if judge else project.slug)[:80]
-    usernames = {f"{prefix}/{name}": name for name in sorted(names)}
-    users = list(User.objects.filter(username__in=usernames)) if usernames else []
-    there = {user.username for user in users}
-    new = [nobody(username) for username in usernames if username not in there]
-    users += User.objects.bulk_create(new)
-    if users:
-        members = Membership.objects.filter(project=project, user__in=users)
-        enrolled = set(members.values_list("user_id", flat=True))
+    usernames = {f"{prefix}/{name}": name for name in names}
+    users = User.objects.filter(username__in=usernames) if usernames else []
+    return {usernames[user.username]: user for user in users}
+
+
+def _enrol_new(
+    said: Sequence[_Said], people: dict[str, User], project: Project, prefix: str
+) -> None:
+    """Whoever has a vote that counts is saved, and made an annotator. The judge is one already."""
+    names = sorted({one.vote.annotator for one in said} - {""})
+    new = [name for name in names if name not in people]
+    users = User.objects.bulk_create(nobody(f"{prefix}/{name}") for name in new)
+    people.update(zip(new, users, strict=True))
+    ids = {people[name].pk for name in names}
+    if ids:
+        members = Membership.objects.filter(project=project, user__in=ids)
         Membership.objects.bulk_create(
-            Membership(project=project, user=user) for user in users if user.pk not in enrolled
+            Membership(project=project, user_id=pk)
+            for pk in sorted(ids - set(members.values_list("user_id", flat=True)))
         )
-    voters = {usernames[user.username]: user for user in users}
-    return voters | {"": judge} if judge else voters
 
 
 def nobody(username: str) -> User:
@@ -249,14 +262,12 @@ def nobody(username: str) -> User:
     return user
 
 
-def _take_places(
-    asked: Sequence[_Asked], repeated: Sequence[_Asked], voters: Mapping[str, User]
-) -> None:
+def _take_places(asked: Sequence[_Asked], repeated: Sequence[_Asked]) -> None:
     """In comparisons that are not saved yet: one for each who has voted, however many."""
-    heard: dict[str, set[int]] = {}
+    heard: dict[str, set[str]] = {}
     for comparison, entry in [*asked, *repeated]:
         people = heard.setdefault(comparison.key, set())
-        people.update(voters[vote.annotator].pk for vote in entry.votes if vote.annotator in voters)
+        people.update(vote.annotator for vote in entry.votes)
     for comparison, _ in asked:
         comparison.taken = len(heard[comparison.key])
         if comparison.taken >= comparison.overlap and comparison.taken:
@@ -268,7 +279,7 @@ def _unsaid(
     asked: Sequence[_Asked],
     shown: Sequence[Sequence[_Shown]],
     repeated: Sequence[_Asked],
-    voters: Mapping[str, User],
+    people: Mapping[str, User],
 ) -> tuple[list[_Said], int]:
     """The votes that nobody has cast yet, and how many of the repeated rows have none of them.
 
@@ -278,15 +289,15 @@ def _unsaid(
         one.comparison.pk: {row.text.strip(): row for row in rows}
         for one, rows in zip(asked, shown, strict=True)
     }
-    voted_on = [one for one in repeated if any(v.annotator in voters for v in one.entry.votes)]
-    old = {one.comparison.pk for one in voted_on} - texts.keys()
-    heard = _heard(old)
+    old = {one.comparison.pk for one in repeated if one.entry.votes} - texts.keys()
     texts |= _texts(old)
-    said = [vote for one in asked for vote in _votes(one, texts, voters, heard)]
-    n_silent = len(repeated) - len(voted_on)
+    heard = _heard(old)
+    cast: set[tuple[int, str]] = set()
+    said = [vote for one in asked for vote in _votes(one, texts, people, heard, cast)]
     more: list[_Said] = []
-    for one in voted_on:
-        votes = _votes(one, texts, voters, heard)
+    n_silent = 0
+    for one in repeated:
+        votes = _votes(one, texts, people, heard, cast)
         n_silent += not votes
         more += votes
     _take_more_places(Counter(vote.comparison.pk for vote in more if vote.comparison.pk in old))
@@ -296,29 +307,38 @@ def _unsaid(
 def _votes(
     one: _Asked,
     texts: Mapping[int, Mapping[str, _Shown]],
-    voters: Mapping[str, User],
-    heard: set[tuple[int, int]],
+    people: Mapping[str, User],
+    heard: frozenset[tuple[int, int]],
+    cast: set[tuple[int, str]],
 ) -> list[_Said]:
-    """Those of one row; whoever casts one of them counts as heard from then on."""
+    """Those of one row, which from then on are cast."""
     votes = []
     for vote in one.entry.votes:
-        annotator = voters.get(vote.annotator)
-        if annotator is None or (one.comparison.pk, annotator.pk) in heard:
+        place = (one.comparison.pk, vote.annotator)
+        person = people.get(vote.annotator)
+        is_heard = person is not None and (one.comparison.pk, person.pk) in heard
+        if place in cast or is_heard or _came_from_here(vote, one.comparison, heard):
             continue
-        heard.add((one.comparison.pk, annotator.pk))
+        cast.add(place)
         rows = [texts[one.comparison.pk][answer.text.strip()] for answer in one.entry.answers]
-        votes.append(_Said(one.comparison, rows, annotator, vote))
+        votes.append(_Said(one.comparison, rows, vote))
     return votes
 
 
-def _heard(comparisons: set[int]) -> set[tuple[int, int]]:
+def _came_from_here(vote: Vote, comparison: Comparison, heard: frozenset[tuple[int, int]]) -> bool:
+    """Whether it is the vote that was exported: our exports call people by their numbers."""
+    is_number = vote.is_exported and vote.annotator.isdecimal()
+    return is_number and (comparison.pk, int(vote.annotator)) in heard
+
+
+def _heard(comparisons: set[int]) -> frozenset[tuple[int, int]]:
     """Comparisons, and who has handled or judged them."""
     if not comparisons:
-        return set()
+        return frozenset()
     assignments = Assignment.objects.filter(HANDLED, comparison__in=comparisons)
     judgments = Judgment.objects.filter(comparison__in=comparisons)
     pairs = ("comparison_id", "annotator_id")
-    return {*assignments.values_list(*pairs), *judgments.values_list(*pairs)}
+    return frozenset([*assignments.values_list(*pairs), *judgments.values_list(*pairs)])
 
 
 def _texts(comparisons: set[int]) -> dict[int, dict[str, _Shown]]:
@@ -338,7 +358,7 @@ def _take_more_places(n_votes: Mapping[int, int]) -> None:
         Comparison.objects.filter(pk=pk).update(taken=taken, overlap=Greatest(F("overlap"), taken))
 
 
-def _store_judgments(said: Sequence[_Said], project: Project) -> None:
+def _store_judgments(said: Sequence[_Said], people: Mapping[str, User], project: Project) -> None:
     """What `claim` and `record` would have left, for comparisons whose places are taken."""
     now = timezone.now()
     orders = [_order(vote) for vote in said]
@@ -348,7 +368,7 @@ def _store_judgments(said: Sequence[_Said], project: Project) -> None:
             {
                 "comparison_id": comparison.pk,
                 "project_id": project.pk,
-                "annotator_id": annotator.pk,
+                "annotator_id": people[vote.annotator].pk,
                 "order": [completion.pk for completion in order],
                 "payload_hash": hash_shown(comparison.prompt.messages, order),
                 "protocol": _protocol(vote),
@@ -356,7 +376,7 @@ def _store_judgments(said: Sequence[_Said], project: Project) -> None:
                 "guideline_version": project.guideline_version,
                 "lease_until": now,
             }
-            for (comparison, _, annotator, vote), order in zip(said, orders, strict=True)
+            for (comparison, _, vote), order in zip(said, orders, strict=True)
         ],
     )
     insert(
@@ -366,7 +386,7 @@ def _store_judgments(said: Sequence[_Said], project: Project) -> None:
                 "assignment_id": assignment,
                 "comparison_id": comparison.pk,
                 "project_id": project.pk,
-                "annotator_id": annotator.pk,
+                "annotator_id": people[vote.annotator].pk,
                 "verdict": Verdict.RANKING if vote.ranking else Verdict.ALL_BAD,
                 "ranking": _by_id(vote.ranking, completions),
                 "strength": vote.strength,
@@ -374,9 +394,7 @@ def _store_judgments(said: Sequence[_Said], project: Project) -> None:
                 "guideline_version": project.guideline_version,
                 **_said_by_id(vote.said, completions),
             }
-            for assignment, (comparison, completions, annotator, vote) in zip(
-                assignments, said, strict=True
-            )
+            for assignment, (comparison, completions, vote) in zip(assignments, said, strict=True)
         ],
     )
 

@@ -394,7 +394,7 @@ def _pairwise(field: str, result: Mapping[str, Any], task: Mapping[str, Any]) ->
         raise FieldError(f"{field}.to_name", f"does not say which two of {list(task)} it compares")
     selected = result["value"].get("selected")
     sides = {"left": [[0], [1]], "right": [[1], [0]]}
-    if selected not in sides:
+    if not isinstance(selected, str) or selected not in sides:
         raise FieldError(
             f"{field}.value.selected", f"must be left or right, not {excerpt(selected)}"
         )
@@ -493,8 +493,8 @@ def _responses(record: Record) -> Iterable[_Response]:
                     yield from _given(question, [{**response, **_as_object(value)}])
     for name, value in record.items():
         if name.endswith(".responses") and isinstance(value, list):
-            users = record.get(f"{name}.users") or [""] * len(value)
-            states = record.get(f"{name}.status") or [None] * len(value)
+            users = _as_list(record.get(f"{name}.users")) or [""] * len(value)
+            states = _as_list(record.get(f"{name}.status")) or [None] * len(value)
             for given, user, status in zip(value, users, states, strict=False):
                 row = {"value": given, "user_id": user, "status": status}
                 yield from _given(name.removesuffix(".responses"), [row])
@@ -504,6 +504,10 @@ def _responses(record: Record) -> Iterable[_Response]:
 
 def _as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _given(question: str, rows: Any) -> Iterable[_Response]:
@@ -524,10 +528,8 @@ def _ranked(
     """The fields that are ranked, and the vote; None if the response ranks none."""
     value = response.value
     if isinstance(value, dict) and value.keys() == {"rank", "value"}:  # as columns
-        value = [
-            {"rank": rank, "value": name}
-            for rank, name in zip(value["rank"], value["value"], strict=False)
-        ]
+        columns = zip(_as_list(value["rank"]), _as_list(value["value"]), strict=False)
+        value = [{"rank": rank, "value": name} for rank, name in columns]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = [{"rank": rank, "value": name} for rank, name in enumerate(value)]
     if isinstance(value, list):
@@ -537,7 +539,7 @@ def _ranked(
             return None
         if not set(names) <= set(texts) or len(names) > MAX_ANSWERS:
             return None
-        ranks = {item["value"]: number(response.question, item.get("rank")) for item in items}
+        ranks = {str(item["value"]): number(response.question, item.get("rank")) for item in items}
         ranking = ranking_by([-ranks[name] for name in names])
         return names, Vote(ranking, response.annotator)
     names = sorted(texts)
@@ -554,15 +556,16 @@ def _ranked(
 
 
 # --- our own pairs ------------------------------------------------------------------------------
-STEPS = 12  # a share of one to four steps is a whole number of twelfths
-
-
 def is_export_pair(record: Record) -> bool:
     return {"chosen", "rejected", "p_chosen", "votes"} <= record.keys()
 
 
 def export_pair(record: Record) -> Entry:
-    """A line of data.jsonl, with its votes. Rulings are left out: they are no votes."""
+    """A line of data.jsonl: a pair, and what most say of it.
+
+    Its votes are left out: of a ranking of three and more there are several pairs, and whoever
+    reads all of them would count one vote several times. votes.jsonl has each once.
+    """
     prompt = prompt_in(record)
     given = {
         name: Answer(
@@ -572,33 +575,7 @@ def export_pair(record: Record) -> Entry:
         )
         for name in ("chosen", "rejected")
     }
-    answers = sorted(given.values())
-    check_distinct(answers, list(given))
-    index = {name: answers.index(answer) for name, answer in given.items()}
-    votes: dict[str, Vote] = {}
-    if not isinstance(record["votes"], list):
-        raise FieldError("votes", f"must be a list, not {excerpt(record['votes'])}")
-    for i, value in enumerate(record["votes"]):
-        vote = _pair_vote(f"votes[{i}]", value, index)
-        if not vote.annotator.startswith("ruling-"):
-            votes[vote.annotator] = vote
-    return Entry(prompt, answers, votes=list(votes.values()))
-
-
-def _pair_vote(field: str, value: Any, index: Mapping[str, int]) -> Vote:
-    prefers = value.get("prefers") if isinstance(value, dict) else None
-    if prefers not in (*index, "tie"):
-        raise FieldError(
-            field, f'must have "prefers": chosen, rejected or tie, not {excerpt(value)}'
-        )
-    first = index.get(value.get("first"), -1)
-    strength = min(max(number(f"{field}.strength", value.get("strength") or 0), 0), 1)
-    twelfths = round(strength * STEPS) if prefers != "tie" else 0
-    best = index.get(prefers, -1)
-    return Vote(
-        [[0, 1]] if best < 0 else [[best], [1 - best]],
-        check_annotator(f"{field}.annotator", value.get("annotator")),
-        twelfths or None,
-        STEPS if twelfths else None,
-        order=[] if first < 0 else [first, 1 - first],
-    )
+    entry = comparison_of_two(prompt, *given.values(), ("chosen", "rejected"))
+    if number("p_chosen", record["p_chosen"]) == 0.5:
+        return entry._replace(votes=[Vote([[0, 1]])])
+    return entry

@@ -66,6 +66,7 @@ def _judgment(field: str, value: Any, answers: Answers) -> Vote | None:
         strength,
         strength_of,
         is_pick=value.get("is_pick") is True,
+        is_exported=type(value.get("judgment")) is int,
         order=_order(f"{field}.order", value.get("order") or [], answers),
         said={
             name: check(f"{field}.{name}", value[name], answers)

@@ -32,7 +32,7 @@ from annotator.models import (
     User,
 )
 from annotator.protocols import picks_best, protocol_shown
-from tests.factories import MembershipFactory, ProjectFactory, UserFactory
+from tests.factories import MembershipFactory, ProjectFactory, UserFactory, make_judgment
 
 pytestmark = pytest.mark.django_db
 
@@ -408,6 +408,19 @@ def test_a_vote_that_was_withdrawn_does_not_come_back(project):
     report = import_jsonl(project, lines_of(VOTES))
 
     assert (report.judgments, report.duplicates) == (0, 1)
+
+
+def test_votes_that_were_exported_from_here_do_not_come_back_as_others(project):
+    import_jsonl(project, lines_of(VOTES | {"judgments": []}))
+    judgment = make_judgment(Comparison.objects.get(), UserFactory(), [0], [1])
+    exported = {"annotator": str(judgment.annotator_id), "ranking": [0, 1], "judgment": judgment.pk}
+
+    here = import_jsonl(project, lines_of(VOTES | {"judgments": [exported]}))
+    elsewhere = import_jsonl(ProjectFactory(), lines_of(VOTES | {"judgments": [exported]}))
+
+    assert (here.judgments, here.duplicates) == (0, 1)
+    assert Membership.objects.filter(project=project).count() == 1
+    assert (elsewhere.judgments, elsewhere.comparisons) == (1, 1)
 
 
 def test_who_compares_keeps_the_place_when_votes_come_in(project):

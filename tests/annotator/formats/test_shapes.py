@@ -256,6 +256,7 @@ def test_label_studio_rankings():
     ("kind", "value", "words"),
     [
         ("pairwise", {"selected": "up"}, "must be left or right"),
+        ("pairwise", {"selected": []}, "must be left or right"),
         ("ranker", {"ranker": {"best": ["x"]}}, "buckets have no order"),
         ("ranker", {"ranker": ["x", "y"]}, "ranks ids that no list of the data has"),
         ("choices", {"choices": ["a"]}, "hold no result of a Pairwise or a Ranker"),
@@ -378,29 +379,24 @@ def test_nobody_judges_twice():
         entry_of(row)
 
 
-def test_a_pair_of_an_export_comes_back_with_its_votes():
-    row = {
-        "prompt": QUESTION,
-        "chosen": [assistant("b")],
-        "rejected": [assistant("a")],
-        "p_chosen": 0.75,
-        "votes": [
-            {"annotator": "7", "prefers": "chosen", "first": "rejected", "strength": 0.5},
-            {"annotator": "8", "prefers": "tie", "first": "chosen"},
-            {"annotator": "ruling-1", "prefers": "rejected", "first": "chosen"},
-        ],
-        "chosen_source": "m1",
-        "rejected_source": "m2",
-    }
+PAIR = {
+    "prompt": QUESTION,
+    "chosen": [assistant("b")],
+    "rejected": [assistant("a")],
+    "p_chosen": 0.75,
+    "votes": [{"annotator": "7", "prefers": "chosen", "first": "rejected"}],
+    "chosen_source": "m1",
+    "rejected_source": "m2",
+}
 
-    entry = entry_of(row)
 
-    assert recognise(row) == "pair of an export"
+@pytest.mark.parametrize(("p_chosen", "ranking"), [(0.75, [[1], [0]]), (0.5, [[0, 1]])])
+def test_a_pair_of_an_export_is_what_most_say_of_it(p_chosen, ranking):
+    entry = entry_of(PAIR | {"p_chosen": p_chosen})
+
+    assert recognise(PAIR) == "pair of an export"
     assert entry.answers == [Answer("a", "m2"), Answer("b", "m1")]
-    assert entry.votes == [
-        Vote([[1], [0]], "7", 6, 12, order=[0, 1]),
-        Vote([[0, 1]], "8", order=[1, 0]),
-    ]
+    assert entry.votes == [Vote(ranking)]
 
 
 # --- mapping --------------------------------------------------------------------------------------
