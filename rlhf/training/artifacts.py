@@ -175,6 +175,18 @@ def write_json(path: Path, content: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that is appended to. A half-written last one, of a killed run, is cut off
+    there too, so that the next line starts at a line's start."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()  # a character may be cut in half too
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+    return content[:end].decode().split("\n")[:-1]  # splitlines() would split inside of texts
+
+
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that takes the place of `path` only when it is complete and on disk."""
