@@ -51,14 +51,6 @@ class LimitsForm(forms.ModelForm):
         min_value=1,
         help_text="Empty: as many as it answers. It is waited for where it asks for that itself.",
     )
-    timeout_seconds = forms.FloatField(
-        label="Longest wait",
-        initial=120,
-        min_value=1,
-        max_value=3600,
-        widget=forms.NumberInput(attrs=NUMBER),
-        help_text="Seconds for one answer; then it is asked again.",
-    )
     prompt_price = amount(
         "Price of prompts", "Per million tokens, in any currency. Empty: they cost nothing."
     )
@@ -67,18 +59,30 @@ class LimitsForm(forms.ModelForm):
         "Spending limit per run", "In that currency. A run that reaches it keeps what it has."
     )
     limit = amount("Spending limit in all", "Of all runs together. Empty: none.")
+    timeout_seconds = forms.FloatField(
+        label="Longest wait",
+        initial=120,
+        min_value=1,
+        max_value=3600,
+        widget=forms.NumberInput(attrs=NUMBER),
+        help_text="Seconds for one answer; then it is asked again.",
+    )
 
     class Meta:
         model = Endpoint
-        fields = (
-            "requests_at_once", "requests_per_minute", "timeout_seconds", "prompt_price",
-            "completion_price", "limit_per_run", "limit",
+        fields: tuple[str, ...] = (
+            "requests_at_once", "requests_per_minute", "prompt_price", "completion_price",
+            "limit_per_run", "limit", "timeout_seconds",
         )  # fmt: skip
 
     field_order: Any = ("key", "forget_key")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, label_suffix="", **kwargs)
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
+        for name, value in self.initial.items():
+            if isinstance(value, float) and value.is_integer():
+                self.initial[name] = int(value)  # 5 is easier to read than 5.0
 
     def clean_prompt_price(self) -> float:
         return self.cleaned_data["prompt_price"] or 0.0
@@ -168,7 +172,22 @@ class AddEndpointForm(LimitsForm):
             self.add_error("name", "This project has a model of that name: choose another one.")
         if not name and "model" in values:
             values["name"] = unused_name(self.project, values["model"][:100])
+            self._check_known(values)
         return values
+
+    def _check_known(self, values: dict[str, Any]) -> None:
+        """A second one of the same model is added by its name only, and not by a double click."""
+        known = Endpoint.objects.filter(
+            version__project=self.project,
+            address=values.get("address", ""),
+            model=values["model"],
+        )
+        if same := known.select_related("version").first():
+            self.add_error(
+                "name",
+                f"This project asks that model already, as {same.version}: give it another name if "
+                "it shall be a policy of its own.",
+            )
 
     def without_model(self) -> Endpoint | None:
         """What can be asked for its models, though none is named yet; None if it cannot be."""

@@ -73,7 +73,9 @@ def _models(form: AddEndpointForm) -> dict[str, Any]:
 def _complaints(form: AddEndpointForm, *names: str) -> str:
     """In one line, for where the fields stay as they are."""
     wrong = [name for name in form.errors if name in names or not names]
-    return " ".join(f"{form[name].label}: {' '.join(form.errors[name])}" for name in wrong)
+    return " ".join(
+        f"{form[name].label}: {' '.join(map(str, form.errors[name]))}" for name in wrong
+    )
 
 
 def _render_new(

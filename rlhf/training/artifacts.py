@@ -6,6 +6,7 @@
     log.txt            standard output and error of the process
     stop               exists when the run shall checkpoint and end
     rollouts/          the answers of each step, step-NNNNN.jsonl (PPO)
+    asked-N.jsonl      replies of endpoint N, with what they cost
     asked/ answered/   what people say, and two answers to it (live conversations)
     checkpoint-N/      all that is needed to go on after step N
     best-N/            the policy after step N, if it was the best so far (PPO)

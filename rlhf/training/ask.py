@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import time
 from collections import Counter, deque
@@ -25,10 +26,11 @@ from rlhf.training.endpoint import (
     Reply,
     ask,
     client_of,
-    estimated_tokens,
     most_it_costs,
     prompt_tokens,
 )
+
+logger = logging.getLogger(__name__)
 
 TRIES = 6
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a question is asked again
@@ -36,6 +38,9 @@ IN_VAIN = 3  # prompts one after the other: then it is not they, and the run end
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 1.0
 STOP_SECONDS = 60.0  # that what is under way may take to arrive when the run shall end
+
+# Of a run, in the names of files: an evaluation asks for two.
+SIDES = {"": "", "new": "-new", "old": "-old"}
 
 # Why a prompt gets no answer. The last two may be otherwise when the run is resumed.
 FILTERED, TOO_LONG, REJECTED, NO_ANSWER = "filtered", "too_long", "rejected", "no_answer"
@@ -108,6 +113,7 @@ class Asker:
         total: int | None = None,
     ) -> None:
         self.endpoint = EndpointRef.from_dict(reference)
+        self.name = f"{self.endpoint.model} at {self.endpoint.address}"
         self.access = Access.from_environment(self.endpoint.endpoint)
         self.folder, self.side, self.done, self.total = folder, side, done, total
         self.n, self.max_new_tokens = completions_per_prompt, max_new_tokens
@@ -145,14 +151,15 @@ class Asker:
         if self.ending and not isinstance(self.ending, SpendingLimit):
             raise self.ending
         if not self.answers:
-            raise RunError(f"{self.endpoint.address} gave no answer. {self._why_none()}")
+            raise RunError(f"{self.name} gave no answer. {self._why_none()}")
         return [self.answers[place] for place in sorted(self.answers)]
 
     def _take_up(self) -> None:
         """What was asked before the run was stopped or killed."""
-        prefix = f"asked-{self.endpoint.endpoint}"
-        self.file = self.folder.path / f"{prefix}{'-' * bool(self.side)}{self.side}.jsonl"
-        for path in sorted(self.folder.path.glob(f"{prefix}*.jsonl")):
+        names = {side: f"asked-{self.endpoint.endpoint}{end}.jsonl" for side, end in SIDES.items()}
+        self.file = self.folder.path / names[self.side]
+        for name in names.values():
+            path = self.folder.path / name
             for exchange in read_exchanges(path):
                 self.spent += exchange.cost
                 if path == self.file:
@@ -231,7 +238,9 @@ class Asker:
                     self.skipped[pk] = fault.name if fault.name in FINAL else REJECTED
                     return self._check_rejected(fault)
                 if not fault.again:
-                    raise RunError(f"{fault} What was answered before is kept.") from None
+                    raise RunError(
+                        f"{self.name}: {fault} What was answered before is kept."
+                    ) from None
                 last = fault
             else:
                 return self._record(question, reply)
@@ -241,8 +250,8 @@ class Asker:
         self.in_vain += 1
         if self.in_vain >= IN_VAIN:
             raise RunError(
-                f"{self.in_vain} prompts one after the other got no answer, after {TRIES} tries "
-                f"each. {last} What was answered before is kept: resume when the endpoint is back."
+                f"{self.name}: {self.in_vain} prompts one after the other got no answer in {TRIES} "
+                f"tries each. {last} What was answered before is kept: resume when it is back."
             )
 
     async def _ask_once(self, question: Question) -> Reply:
@@ -280,7 +289,7 @@ class Asker:
     def _check_rejected(self, fault: Fault) -> None:
         n_rejected = sum(why == REJECTED for why in self.skipped.values())
         if not self.answers and n_rejected >= IN_VAIN:
-            raise RunError(f"It has rejected the first {n_rejected} prompts. {fault}")
+            raise RunError(f"{self.name} has rejected the first {n_rejected} prompts. {fault}")
 
     # --- what came of it ----------------------------------------------------------------------
     def _record(self, question: Question, reply: Reply) -> None:
@@ -291,7 +300,7 @@ class Asker:
                 line.id,
                 index,
                 choice.text,
-                share if len(choices) == 1 else min(share, estimated_tokens(choice.text)),
+                share,
                 choice.truncated,
             )
             for index, choice in zip(question.indices, choices, strict=False)
@@ -313,6 +322,7 @@ class Asker:
 
     def _note(self, question: Question, fault: Fault) -> None:
         """A request that came to nothing. If an answer may have been written, it counts as paid."""
+        logger.warning("prompt %s: %s", question.line.id, fault)
         self._write(
             Exchange(
                 question.line.id,

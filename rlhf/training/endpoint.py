@@ -385,13 +385,10 @@ def clean(text: str) -> str:
 
 def _usage(reply: dict[str, Any], choices: list[Choice], messages: list[dict[str, str]]) -> Usage:
     said = reply.get("usage")
-    counts = (
-        [said.get(f"{name}_tokens") for name in ("prompt", "completion")]
-        if isinstance(said, dict)
-        else []
-    )
-    if len(counts) == 2 and all(isinstance(count, int) and count >= 0 for count in counts):
-        return Usage(*counts, is_estimated=False)
+    if isinstance(said, dict):
+        prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
+        if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
+            return Usage(prompt, completion, is_estimated=False)
     written = sum(estimated_tokens(choice.text) for choice in choices)
     return Usage(prompt_tokens(messages), written, is_estimated=True)
 

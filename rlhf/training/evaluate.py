@@ -123,7 +123,7 @@ def _answers(
     }
     folder.phase(f"answers of the {name} policy")
     done, total = 0 if name == "new" else sizes["new"], sum(sizes.values())
-    sampling = {
+    sampling: dict[str, Any] = {
         "completions_per_prompt": per_prompt[name],
         "max_new_tokens": config.max_new_tokens,
         "temperature": config.temperature,

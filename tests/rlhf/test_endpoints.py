@@ -110,6 +110,17 @@ def test_an_endpoint_is_added_and_its_key_is_never_shown_again(admin, project, s
     assert KEY not in version.endpoint.sealed_key
 
 
+def test_a_form_sent_twice_adds_one(admin, project, server):
+    url = reverse("rlhf:new_endpoint", args=["tea"])
+    admin.post(url, sent(server))
+
+    page = admin.post(url, sent(server)).content.decode()
+    assert "This project asks that model already, as toy" in page
+
+    admin.post(url, sent(server, name="toy in spring"))
+    assert project.model_versions.count() == 2
+
+
 def test_a_form_that_is_tried_adds_nothing(admin, project, server):
     url = reverse("rlhf:new_endpoint", args=["tea"])
 
