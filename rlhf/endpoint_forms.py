@@ -58,7 +58,7 @@ class LimitsForm(forms.ModelForm):
     limit_per_run = amount(
         "Spending limit per run", "In that currency. A run that reaches it keeps what it has."
     )
-    limit = amount("Spending limit in all", "Of all runs together. Empty: none.")
+    limit = amount("Spending limit in all", "Of all runs and tries together. Empty: none.")
     timeout_seconds = forms.FloatField(
         label="Longest wait",
         initial=120,

@@ -135,7 +135,7 @@ def _check_versions(order: Order) -> None:
                 "answers, in “Generate completions” and “Evaluate”, and nothing else."
             )
         if not is_of_project or version.kind not in kinds:
-            wanted = " or ".join(kind.label.lower() for kind in kinds)
+            wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
             raise RunRefused(f"{version} is no {wanted} of this project.")
         if version.kind == ModelKind.ENDPOINT:
             _check_endpoint(version)

@@ -13,10 +13,12 @@ import json
 import math
 import os
 import re
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, NamedTuple, Self
 
 import httpx
@@ -127,9 +129,16 @@ def client_of(endpoint: EndpointRef, access: Access) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         headers=headers,
         timeout=httpx.Timeout(endpoint.timeout_seconds, connect=CONNECT_SECONDS),
+        verify=_certificates(),
         limits=httpx.Limits(max_connections=endpoint.requests_at_once),
         trust_env=host_of(endpoint.address) not in LOOPBACK,  # no proxy leads to this machine
     )
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust. Reading them takes longer than a request."""
+    return httpx.create_ssl_context()
 
 
 def host_of(address: str) -> str:
