@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 TRIES = 6
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a question is asked again
+BUSY_SECONDS = 600.0  # in which it may put off everybody
 IN_VAIN = 3  # prompts one after the other: then it is not they, and the run ends
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 1.0
@@ -128,7 +130,7 @@ class Asker:
         self.cost = 0.0  # of this side
         self.spent = 0.0  # of both sides, if both ask this endpoint: they share a budget
         self.reserved = 0.0  # what the requests under way may cost
-        self.in_vain = 0
+        self.in_vain, self.answered = 0, time.monotonic()  # the latest answer: now, to begin with
         self.ending: Exception | None = None
         self.fresh: list[tuple[PromptLine, Generated]] = []  # not reported yet
 
@@ -227,31 +229,42 @@ class Asker:
 
         Raises Ended, and RunError if the endpoint cannot be asked anything.
         """
-        pk = question.line.id
-        for attempt in range(TRIES):
+        failures = 0
+        for attempt in count():
             await self._sleep(self.pace.turn(time.monotonic()))
             try:
                 reply = await self._ask_once(question)
             except Fault as fault:
                 self._note(question, fault)
-                if fault.prompt_only:
-                    self.skipped[pk] = fault.name if fault.name in FINAL else REJECTED
-                    return self._check_rejected(fault)
                 if not fault.again:
-                    raise RunError(
-                        f"{self.name}: {fault} What was answered before is kept."
-                    ) from None
-                last = fault
+                    return self._leave_out(question, fault)
+                failures += not self._is_only_busy(fault)
+                if failures == TRIES:
+                    return self._give_up(question, fault)
+                await self._pause(attempt, fault)
             else:
                 return self._record(question, reply)
-            if attempt + 1 < TRIES:
-                await self._pause(attempt, last, question)
-        self.skipped[pk] = NO_ANSWER
+
+    def _is_only_busy(self, fault: Fault) -> bool:
+        """It answers others of our requests meanwhile: whoever waits for their turn has not failed."""
+        waited = time.monotonic() - self.answered
+        return fault.name == "too_many_requests" and waited < BUSY_SECONDS
+
+    def _leave_out(self, question: Question, fault: Fault) -> None:
+        if not fault.prompt_only:
+            raise RunError(f"{self.name}: {fault} What was answered before is kept.")
+        self.skipped[question.line.id] = fault.name if fault.name in FINAL else REJECTED
+        n_rejected = sum(why == REJECTED for why in self.skipped.values())
+        if not self.answers and n_rejected >= IN_VAIN:
+            raise RunError(f"{self.name} has rejected the first {n_rejected} prompts. {fault}")
+
+    def _give_up(self, question: Question, fault: Fault) -> None:
+        self.skipped[question.line.id] = NO_ANSWER
         self.in_vain += 1
         if self.in_vain >= IN_VAIN:
             raise RunError(
                 f"{self.name}: {self.in_vain} prompts one after the other got no answer in {TRIES} "
-                f"tries each. {last} What was answered before is kept: resume when it is back."
+                f"tries each. {fault} What was answered before is kept: resume when it is back."
             )
 
     async def _ask_once(self, question: Question) -> Reply:
@@ -267,12 +280,12 @@ class Asker:
             dialect=self.dialect,
         )
 
-    async def _pause(self, attempt: int, fault: Fault, question: Question) -> None:
-        if fault.wait is None:
-            longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-            await self._sleep(longest * random.uniform(0.5, 1.0))  # not all at the same moment
-        else:
+    async def _pause(self, attempt: int, fault: Fault) -> None:
+        """At random within bounds, so that not all come back at the same moment."""
+        if fault.wait is not None:  # all are to wait
             self.pace.hold(time.monotonic() + fault.wait)
+        longest = min(FIRST_PAUSE * 2 ** min(attempt, 9), LONGEST_PAUSE)
+        await self._sleep(longest * random.uniform(0.5, 1.0))
         if not self._can_pay(0.0):  # what was lost has been counted
             self._end(SpendingLimit())
 
@@ -286,23 +299,12 @@ class Asker:
         if self.ended.is_set():
             raise Ended
 
-    def _check_rejected(self, fault: Fault) -> None:
-        n_rejected = sum(why == REJECTED for why in self.skipped.values())
-        if not self.answers and n_rejected >= IN_VAIN:
-            raise RunError(f"{self.name} has rejected the first {n_rejected} prompts. {fault}")
-
     # --- what came of it ----------------------------------------------------------------------
     def _record(self, question: Question, reply: Reply) -> None:
         line, choices, usage = question.line, reply.choices, reply.usage
         share = usage.completion_tokens // max(1, len(choices))  # it says how many in all
         answers = [
-            Generated(
-                line.id,
-                index,
-                choice.text,
-                share,
-                choice.truncated,
-            )
+            Generated(line.id, index, choice.text, share, choice.truncated)
             for index, choice in zip(question.indices, choices, strict=False)
         ]
         self._write(
@@ -317,7 +319,7 @@ class Asker:
                 cost=usage.cost(self.endpoint),
             )
         )
-        self.in_vain = 0
+        self.in_vain, self.answered = 0, time.monotonic()
         self.fresh += [(line, answer) for answer in answers]
 
     def _note(self, question: Question, fault: Fault) -> None:

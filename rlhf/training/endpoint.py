@@ -27,6 +27,7 @@ from rlhf.training.config import ENDPOINTS, EndpointRef
 
 CONNECT_SECONDS = 10.0
 MOST_BYTES = 8 * 2**20  # of one reply; a longer one is none
+MOST_TOKENS = 10**8  # a count beyond it is none
 LONGEST_WAIT = 300.0  # seconds that an endpoint may ask us to wait; beyond it somebody else resumes
 WORDS_SHOWN = 300  # characters of what it says
 
@@ -253,7 +254,10 @@ async def _read(response: httpx.Response) -> bytes:
         content += part
         if len(content) > MOST_BYTES:
             raise Fault(
-                f"Its reply is longer than {MOST_BYTES // 2**20} MiB.", "garbled", prompt_only=True
+                f"Its reply is longer than {MOST_BYTES // 2**20} MiB.",
+                "garbled",
+                prompt_only=True,
+                may_cost=True,
             )
     return content
 
@@ -393,10 +397,10 @@ def clean(text: str) -> str:
 
 
 def _usage(reply: dict[str, Any], choices: list[Choice], messages: list[dict[str, str]]) -> Usage:
-    said = reply.get("usage")
-    if isinstance(said, dict):
-        prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
-        if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
+    match reply.get("usage"):
+        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)} if (
+            min(prompt, completion) >= 0 and max(prompt, completion) < MOST_TOKENS
+        ):
             return Usage(prompt, completion, is_estimated=False)
     written = sum(estimated_tokens(choice.text) for choice in choices)
     return Usage(prompt_tokens(messages), written, is_estimated=True)

@@ -135,6 +135,14 @@ def test_a_server_that_is_away_ends_the_run_and_a_resume_goes_on(folder, monkeyp
     assert (result["n_completions"], result["left_out"]) == (5, {"too_long": 0})
 
 
+def test_whoever_has_to_wait_for_a_turn_has_not_failed(folder, monkeypatch):
+    monkeypatch.setattr(ask, "TRIES", 1)
+    with StandIn(["429"] * 5) as server:
+        result = generate(server, folder)
+
+    assert (result["n_completions"], result["asked"][0]["faults"]) == (2, {"too_many_requests": 5})
+
+
 def test_nobody_at_the_address_is_a_sentence(folder, monkeypatch):
     monkeypatch.setattr(ask, "TRIES", 1)
     with StandIn() as server:
