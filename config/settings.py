@@ -208,7 +208,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20
-FILE_UPLOAD_TEMP_DIR = data_dir(DATA_DIR / "uploads")  # on the disk where they will stay
+FILE_UPLOAD_TEMP_DIR = DATA_DIR  # on the disk where they will stay
 IMPORT_MAX_BYTES = (
     env.int("PREFERENDUM_IMPORT_MAX_MIB", 100, validate=validate.Range(min=1)) * 2**20
 )
@@ -259,6 +259,11 @@ ACCELERATE_DIR = Path(env.str("PREFERENDUM_ACCELERATE_DIR", str(DATA_DIR / "acce
 # The functions that a PPO run may call for rewards, and nothing else: they are code.
 REWARD_FUNCTIONS: list[str] = env.list(
     "PREFERENDUM_REWARD_FUNCTIONS", [], str.strip, validate=check_dotted_paths
+)
+# Whom the server may ask for a project's admins. Names and addresses of other machines are for the
+# owner of this one to allow: they could be of its own network.
+ENDPOINT_HOSTS: list[str] = env.list(
+    "PREFERENDUM_ENDPOINT_HOSTS", ["localhost", "127.0.0.1", "[::1]"], str.strip
 )
 RUN_MEMORY_LIMIT_MIB = env.int(  # 0: no limit
     "PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0, validate=validate.Range(min=0)
