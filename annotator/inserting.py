@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from django.db import connection, models
@@ -18,22 +19,17 @@ def insert(model: type[models.Model], rows: Sequence[Values]) -> list[int]:
     and SQLite do.
     """
     fields = [field for field in model._meta.concrete_fields if not field.primary_key]
-    getters = [_getter(field) for field in fields]
     at_once = (connection.features.max_query_params or 30_000) // len(fields)
+    given = set[str]().union(*rows)
     keys: list[int] = []
     with connection.cursor() as cursor:
         for start in range(0, len(rows), at_once):
             batch = rows[start : start + at_once]
-            values = [get(row) for row in batch for get in getters]
-            cursor.execute(
-                _statement(model, [str(field.column) for field in fields], len(batch)), values
-            )
-            keys += _keys(cursor.fetchall())
+            columns = [_column(field, batch, is_given=field.attname in given) for field in fields]
+            statement = _statement(model, [str(field.column) for field in fields], len(batch))
+            cursor.execute(statement, list(chain.from_iterable(zip(*columns, strict=True))))
+            keys += chain.from_iterable(cursor.fetchall())
     return keys
-
-
-def _keys(found: Sequence[Sequence[int]]) -> Iterator[int]:
-    return (key for (key,) in found)
 
 
 def _statement(model: type[models.Model], columns: Sequence[str], n_rows: int) -> str:
@@ -48,22 +44,25 @@ def _statement(model: type[models.Model], columns: Sequence[str], n_rows: int) -
     )
 
 
-def _getter(field: models.Field[Any, Any]) -> Callable[[Values], Any]:
-    """What finds the field's value in a row, as the database driver takes it."""
-    name, missing, default = field.attname, object(), field.get_default
-    adapt = _adapter(field)
-    if isinstance(field, models.DateTimeField):
-        now = adapt(default())
-        return lambda row: now if (value := row.get(name, missing)) is missing else adapt(value)
-    return lambda row: adapt(default() if (value := row.get(name, missing)) is missing else value)
+def _column(
+    field: models.Field[Any, Any], rows: Sequence[Values], *, is_given: bool
+) -> Sequence[Any]:
+    """The field's values in these rows, as the database driver takes them."""
+    name, default, adapt = field.attname, field.get_default, _adapter(field)
+    is_drawn = not adapt and field.has_default() and callable(field.default)
+    if not is_given and not is_drawn:
+        value = default()
+        return [adapt(value) if adapt else value] * len(rows)
+    values = [row[name] if name in row else default() for row in rows]
+    return [adapt(value) for value in values] if adapt else values
 
 
-def _adapter(field: models.Field[Any, Any]) -> Callable[[Any], Any]:
-    """Texts, numbers, truth values and foreign keys are what they are."""
+def _adapter(field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
+    """None for texts, numbers, truth values and foreign keys, which are what they are."""
     if isinstance(field, models.JSONField):
         return lambda value: connection.ops.adapt_json_value(value, field.encoder)
     if isinstance(field, models.DateTimeField):
         return connection.ops.adapt_datetimefield_value
     if field.choices:
         return lambda value: None if value is None else str(value)
-    return lambda value: value
+    return None

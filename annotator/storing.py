@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from django.db.models import F
@@ -28,6 +29,7 @@ from annotator.models import (
     Completion,
     Judgment,
     Membership,
+    Message,
     Project,
     Prompt,
     Purpose,
@@ -40,10 +42,36 @@ from annotator.models import (
 from annotator.rankings import Ranking
 
 
+@dataclass(slots=True)
+class _Prompt:
+    """As much of a prompt as is needed here; new if it has no number yet."""
+
+    key: str
+    messages: list[Message]
+    split: str
+    pk: int = 0
+
+
+@dataclass(slots=True)
+class _Comparison:
+    """The same of a comparison."""
+
+    prompt: _Prompt
+    key: str
+    purpose: str
+    origin: str
+    overlap: int
+    explanation: str = ""
+    hold: str = ""
+    taken: int = 0
+    expected: list[list[int]] = field(default_factory=list)
+    pk: int = 0
+
+
 class _Asked(NamedTuple):
     """The comparison that a row is about, and what the row said."""
 
-    comparison: Comparison
+    comparison: _Comparison
     entry: Entry
 
 
@@ -57,7 +85,7 @@ class _Shown(NamedTuple):
 class _Said(NamedTuple):
     """A vote that is not there yet."""
 
-    comparison: Comparison
+    comparison: _Comparison
     completions: list[_Shown]  # as the vote numbers them
     vote: Vote
 
@@ -74,14 +102,14 @@ def store(
         entries = [_without_anonymous(entry) for entry in entries]
     prompts, n_prompts, n_repeated = _store_prompts(entries, project)
     all_asked = [
-        _Asked(_comparison(entry, prompt, project, overlap, round_number), entry)
+        _Asked(_comparison(entry, prompt, overlap or project.overlap), entry)
         for entry, prompt in zip(entries, prompts, strict=True)
         if entry.answers
     ]
     asked, repeated = _new_ones(all_asked, project)
     _take_places(asked, repeated)
     shown, n_completions = _store_completions(asked)
-    _store_comparisons(asked, shown)
+    _store_comparisons(asked, shown, project, round_number)
     prefix = (judge.username if judge else project.slug)[:80]
     people = _people(all_asked, prefix) | ({"": judge} if judge else {})
     said, n_silent = _unsaid(asked, shown, repeated, people)
@@ -99,53 +127,50 @@ def store(
 
 
 # --- prompts and comparisons --------------------------------------------------------------------
-def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[Prompt], int, int]:
+def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[_Prompt], int, int]:
     """The prompt of each entry; how many are new; how many rows only repeat a prompt."""
     keys = [canonical_key(entry.messages) for entry in entries]
-    prompts = {prompt.key: prompt for prompt in project.prompts.filter(key__in=keys)}
-    new: list[Prompt] = []
-    no_longer_gold: list[Prompt] = []
+    there = project.prompts.filter(key__in=keys).values_list("key", "split", "pk")
+    messages = {key: entry.messages for key, entry in zip(keys, entries, strict=True)}
+    prompts = {key: _Prompt(key, messages[key], split, pk) for key, split, pk in there}
+    no_longer_gold: list[_Prompt] = []
     n_repeated = 0
     for key, entry in zip(keys, entries, strict=True):
         if key in prompts:
             n_repeated += not entry.answers
         else:
-            prompts[key] = Prompt(
-                project=project, key=key, messages=entry.messages, split=Split.GOLD
-            )
-            new.append(prompts[key])
+            prompts[key] = _Prompt(key, entry.messages, Split.GOLD)
         if entry.expected is None and prompts[key].split == Split.GOLD:
             prompts[key].split = project.split_of(key)
-            if prompts[key].pk:
-                no_longer_gold.append(prompts[key])
-    for prompt, pk in zip(new, insert(Prompt, [vars(prompt) for prompt in new]), strict=True):
+            no_longer_gold.append(prompts[key])
+    new = [prompt for prompt in prompts.values() if not prompt.pk]
+    for prompt in no_longer_gold:
+        if prompt.pk:
+            Prompt.objects.filter(pk=prompt.pk).update(split=prompt.split)
+    rows = [
+        {
+            "project_id": project.pk,
+            "key": prompt.key,
+            "messages": prompt.messages,
+            "split": prompt.split,
+        }
+        for prompt in new
+    ]
+    for prompt, pk in zip(new, insert(Prompt, rows), strict=True):
         prompt.pk = pk
-    if no_longer_gold:
-        Prompt.objects.bulk_update(no_longer_gold, ["split"])
     return [prompts[key] for key in keys], len(new), n_repeated
 
 
-def _comparison(
-    entry: Entry, prompt: Prompt, project: Project, overlap: int | None, round_number: int
-) -> Comparison:
-    texts = [answer.text for answer in entry.answers]
-    if entry.expected is not None:
-        return Comparison(
-            project=project,
-            prompt=prompt,
-            key=comparison_key(prompt.key, Purpose.GOLD, texts),
-            purpose=Purpose.GOLD,
-            origin=GOLD_ORIGIN,
-            overlap=0,
-            round_number=round_number,
-            explanation=entry.explanation,
-        )
-    return Comparison(
-        project=project,
-        prompt=prompt,
-        key=comparison_key(prompt.key, Purpose.TRAINING, texts),
-        overlap=overlap or project.overlap,
-        round_number=round_number,
+def _comparison(entry: Entry, prompt: _Prompt, overlap: int) -> _Comparison:
+    is_gold = entry.expected is not None
+    purpose = Purpose.GOLD if is_gold else Purpose.TRAINING
+    return _Comparison(
+        prompt,
+        comparison_key(prompt.key, purpose, [answer.text for answer in entry.answers]),
+        purpose,
+        GOLD_ORIGIN if is_gold else "import",
+        0 if is_gold else overlap,
+        explanation=entry.explanation,
         hold=entry.hold,
     )
 
@@ -178,21 +203,21 @@ def _store_completions(asked: Sequence[_Asked]) -> tuple[list[list[_Shown]], int
     The same answer of the same source to the same prompt is one completion, however many
     comparisons it is in.
     """
-    prompts = {one.comparison.prompt_id for one in asked}
+    prompts = {one.comparison.prompt.pk for one in asked}
     there = Completion.objects.filter(prompt__in=prompts, source__in=_sources(asked))
     fields = ("prompt_id", "text", "source", "is_truncated", "pk")
     keys: dict[tuple[int, Answer], int] = {
         (prompt, Answer(*answer)): pk for prompt, *answer, pk in there.values_list(*fields)
     }
     new = {
-        (one.comparison.prompt_id, answer): None for one in asked for answer in one.entry.answers
+        (one.comparison.prompt.pk, answer): None for one in asked for answer in one.entry.answers
     }
     missing = [one for one in new if one not in keys]
     rows = [{"prompt_id": prompt, **answer._asdict()} for prompt, answer in missing]
     keys.update(zip(missing, insert(Completion, rows), strict=True))
     shown = [
         [
-            _Shown(keys[one.comparison.prompt_id, answer], answer.text)
+            _Shown(keys[one.comparison.prompt.pk, answer], answer.text)
             for answer in one.entry.answers
         ]
         for one in asked
@@ -204,13 +229,34 @@ def _sources(asked: Sequence[_Asked]) -> set[str]:
     return {answer.source for one in asked for answer in one.entry.answers}
 
 
-def _store_comparisons(asked: Sequence[_Asked], shown: Sequence[Sequence[_Shown]]) -> None:
+def _store_comparisons(
+    asked: Sequence[_Asked],
+    shown: Sequence[Sequence[_Shown]],
+    project: Project,
+    round_number: int,
+) -> None:
     for (comparison, entry), completions in zip(asked, shown, strict=True):
         if entry.expected is not None:
             comparison.expected = _by_id(entry.expected, completions)
-    keys = insert(Comparison, [vars(one.comparison) for one in asked])
-    for one, pk in zip(asked, keys, strict=True):
-        one.comparison.pk = pk
+    rows = [
+        {
+            "project_id": project.pk,
+            "prompt_id": comparison.prompt.pk,
+            "key": comparison.key,
+            "round_number": round_number,
+            "purpose": comparison.purpose,
+            "origin": comparison.origin,
+            "overlap": comparison.overlap,
+            "taken": comparison.taken,
+            "hold": comparison.hold,
+            "expected": comparison.expected,
+            "explanation": comparison.explanation,
+        }
+        for comparison, _ in asked
+    ]
+    keys = insert(Comparison, rows)
+    for (comparison, _), pk in zip(asked, keys, strict=True):
+        comparison.pk = pk
     insert(
         ComparisonCompletion,
         [
@@ -325,7 +371,7 @@ def _votes(
     return votes
 
 
-def _came_from_here(vote: Vote, comparison: Comparison, heard: frozenset[tuple[int, int]]) -> bool:
+def _came_from_here(vote: Vote, comparison: _Comparison, heard: frozenset[tuple[int, int]]) -> bool:
     """Whether it is the vote that was exported: our exports call people by their numbers."""
     is_number = vote.is_exported and vote.annotator.isdecimal()
     return is_number and (comparison.pk, int(vote.annotator)) in heard

@@ -465,19 +465,19 @@ def argilla(record: Record) -> Entry:
     ]
     by_question: dict[str, dict[str, tuple[list[str], Vote]]] = {}
     for response in _responses(record):
-        if found := _ranked(response, texts, is_alone=fields is not record):
-            by_question.setdefault(response.question, {})[response.annotator] = found
+        if ranked := _ranked(response, texts, is_alone=fields is not record):
+            by_question.setdefault(response.question, {})[response.annotator] = ranked
     if not by_question:
         raise FieldError(
             "responses", f"hold no submitted ranking of fields by their names, which are {texts}"
         )
-    found = next(iter(by_question.values()))
-    names = next(iter(found.values()))[0]
-    if any(other != names for other, _ in found.values()):
+    found = list(next(iter(by_question.values())).values())
+    names = found[0][0]
+    if any(other != names for other, _ in found):
         raise FieldError("responses", "rank different fields of one record")
     answers = [Answer(check_text(name, fields[name], may_be_empty=True)) for name in names]
     check_distinct(answers, names)
-    return Entry(prompt_in(fields), answers, votes=[vote for _, vote in found.values()])
+    return Entry(prompt_in(fields), answers, votes=[vote for _, vote in found])
 
 
 def _responses(record: Record) -> Iterable[_Response]:
@@ -575,7 +575,7 @@ def export_pair(record: Record) -> Entry:
         )
         for name in ("chosen", "rejected")
     }
-    entry = comparison_of_two(prompt, *given.values(), ("chosen", "rejected"))
+    entry = comparison_of_two(prompt, given["chosen"], given["rejected"], ("chosen", "rejected"))
     if number("p_chosen", record["p_chosen"]) == 0.5:
         return entry._replace(votes=[Vote([[0, 1]])])
     return entry

@@ -164,7 +164,8 @@ def _head(file: Any) -> bytes:
 
 def _seekable(file: IO[bytes], max_bytes: int | None) -> IO[bytes]:
     """Parquet is read from its end: what comes in a stream goes to a temporary file first."""
-    if file.seekable() and not isinstance(file, gzip.GzipFile):
+    is_packed = isinstance(file, gzip.GzipFile)
+    if file.seekable() and not is_packed:
         return file
     copy = tempfile.TemporaryFile()  # noqa: SIM115  (read as long as the rows are)
     for piece in _pieces(file, max_bytes):
