@@ -24,6 +24,7 @@ from django.db import transaction
 from django.db.models import Count, Prefetch, Q, QuerySet
 from django.utils import timezone
 
+from annotator.audit import Action, record
 from annotator.models import (
     Comparison,
     ComparisonCompletion,
@@ -558,6 +559,8 @@ def _store(
             ExportAnnotator(export=export, annotator_id=annotator, n_judgments=n)
             for annotator, n in sorted(annotators.items())
         )
+        counts = {"pairs": export.n_rows, "judgments": export.n_judgments}
+        record(user, Action.CREATED, export, project=project, **counts)
         if export.folder.exists():
             # Left from a crash before the commit below, or from a database that is gone: put
             # aside, as it may be the last copy.

@@ -21,6 +21,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotator.assignment import hash_shown
+from annotator.audit import Action, record
 from annotator.gold import ORIGIN as GOLD_ORIGIN
 from annotator.jsonl import MAX_LINE_BYTES, Answer, Entry, check_prompt, parse_line
 from annotator.models import (
@@ -206,6 +207,7 @@ def import_jsonl(
             entries = _read_back(good)
             while batch := list(islice(entries, BATCH)):
                 counts += _store(batch, project, overlap, round_number, judge)
+            record(user, Action.IMPORTED, project, project=project, **counts)
     logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
     return ImportReport(
         prompts=counts["prompts"],

@@ -937,3 +937,6 @@ class QualityReport(models.Model):
 
     def __str__(self) -> str:
         return f"quality of {self.project_id} as of {self.as_of}"
+
+
+from annotator.audit import AuditEntry as AuditEntry  # noqa: E402 (a model of a module of its own)

@@ -10,6 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access
+from annotator.audit import Action, record
 from annotator.exporting import NotExported, preview
 from annotator.exporting import create_export as freeze
 from annotator.forms import ImportForm
@@ -80,6 +81,7 @@ def download_export(request: HtmxRequest, slug: str, pk: int, name: str) -> File
         file = (export.folder / name).open("rb")
     except FileNotFoundError as error:
         raise Http404(f"The files of export {pk} are missing.") from error
+    record(request.user, Action.DOWNLOADED, export, project=project, file=name)
     return FileResponse(
         file,
         as_attachment=True,
