@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from annotator.assignment import end_holds, release_expired
-from rlhf import runs
+from rlhf import integrity, lineage, runs
+from rlhf.models import FileCheck
 
 
 def supervise(run_pk: int) -> None:
@@ -15,3 +16,12 @@ def tend() -> None:
     while release_expired() + end_holds():
         pass
     runs.tend()
+
+
+def check_files(check_pk: int) -> None:
+    check = FileCheck.objects.select_related("project").filter(pk=check_pk).first()
+    if check is None or check.finished is not None:
+        return
+    found = lineage.find(check.project, *check.key.split("-"))
+    if found is not None:
+        integrity.carry_out(check, found.whole)

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import chat, views
+from rlhf import chat, lineage_pages, views
 
 app_name = "rlhf"
 
@@ -28,6 +28,13 @@ chat_urls = [
     path("new/", chat.new_chat, name="new_chat"),
 ]
 
+lineage_urls = [
+    path("", lineage_pages.lineage_page, name="lineage"),
+    path("lineage.json", lineage_pages.lineage_json, name="lineage_json"),
+    path("files/", lineage_pages.file_check, name="file_check"),
+    path("files/check/", lineage_pages.check_files, name="check_files"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("", views.project, name="project"),
     path("loop/", views.loop_strip, name="loop_strip"),
@@ -36,6 +43,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("chat/", include(chat_urls)),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
+    path("lineage/<str:kind>/<int:pk>/", include(lineage_urls)),
     path("annotators/<int:pk>/withdraw/", views.withdrawal, name="withdrawal"),
 ]
 
