@@ -141,7 +141,7 @@ class Edge(NamedTuple):
     facts: dict[str, Any] = {}
 
 
-WROTE = "compares answers of"  # votes, of the policy that wrote what was voted on
+WROTE = "about answers of"  # votes, of the policy that wrote what was voted on
 
 
 class Graph(NamedTuple):

@@ -24,6 +24,7 @@ from rlhf.models import FileCheck
 KINDS = ("version", "export", "judgment", "completion", "annotator")
 PEOPLE_SHOWN = 50
 LISTED = 400  # things, in words; the JSON has all
+RANK = {"policy": 3, "reward": 2, "export": 1}  # in a round, the last made first
 
 
 @require_safe
@@ -130,21 +131,22 @@ class Sentence(NamedTuple):
 
 
 def _in_words(graph: Graph, links: Mapping[str, str]) -> list[Sentence]:
-    """What each thing was made of, the latest first. People are in a table of their own."""
+    """What each thing was made of, the latest first; a run is told of with what it made. People are in
+    a list of their own."""
     to: dict[str, list[Edge]] = {}
     for edge in graph.edges:
         if graph.nodes[edge.source].kind not in ("annotator", "guidelines"):
             to.setdefault(edge.target, []).append(edge)
-    named = [node for node in graph.nodes.values() if node.key in to]
-    named.sort(key=lambda node: (node.round, node.number or 0), reverse=True)
-    return [
-        Sentence(
-            node,
-            links.get(node.key, ""),
-            [(edge, graph.nodes[edge.source], links.get(edge.source, "")) for edge in to[node.key]],
-        )
-        for node in named[:LISTED]
-    ]
+    made = [node for node in graph.nodes.values() if node.key in to and node.kind != "run"]
+    made.sort(key=lambda node: (node.round, RANK.get(node.kind, 0), node.number or 0), reverse=True)
+    sentences = []
+    for node in made[:LISTED]:
+        edges = list(to[node.key])
+        for edge in to[node.key]:
+            edges += to.get(edge.source, []) if graph.nodes[edge.source].kind == "run" else []
+        made_of = [(edge, graph.nodes[edge.source], links.get(edge.source, "")) for edge in edges]
+        sentences.append(Sentence(node, links.get(node.key, ""), made_of))
+    return sentences
 
 
 def _people(graph: Graph) -> list[tuple[User, int]]:

@@ -8,10 +8,10 @@ boxes beyond the first few of a kind in a round, become one box each.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rlhf.lineage import WROTE, Graph, Node
+from rlhf.lineage import WROTE, Edge, Graph, Node
 from rlhf.models import ModelKind, RunKind
 
 COLUMNS = {
@@ -31,7 +31,7 @@ KINDS = {
     "base": ("Base of reward models", "bases of reward models"),
     "policy": ("Policy", "policies"),
 }
-WIDTH, HEIGHT = 196, 70
+WIDTH, HEIGHT = 210, 70
 COLUMN_GAP, ROW_GAP, GAP = 60, 44, 16
 MARGIN = 12
 PER_CELL = 4  # boxes of a kind in a round
@@ -58,10 +58,6 @@ class Box(NamedTuple):
     notes: list[str]
     node: Node | None  # None: several, that are not drawn one by one
     run: Node | None  # that made it
-
-    @property
-    def text_x(self) -> float:
-        return self.x + 12
 
     @property
     def bottom(self) -> float:
@@ -219,7 +215,7 @@ def _lines(
     """One for each two boxes that are connected, directly or by a run that is in the box of what it made."""
     of_run = {run.key: key for key, run in made_by.items()}
     drawn: dict[tuple[str, str], bool] = {}
-    for edge in graph.edges:
+    for edge in _first_votes_only(graph):
         source = stands_for.get(edge.source)
         target = stands_for.get(of_run.get(edge.target, edge.target))
         if source and target and source != target:
@@ -228,6 +224,18 @@ def _lines(
         Line(_path(boxes[source], boxes[target]), is_wrote)
         for (source, target), is_wrote in drawn.items()
     ]
+
+
+def _first_votes_only(graph: Graph) -> Iterator[Edge]:
+    """Without the lines from a policy to later votes on its answers: each export has the votes of the one
+    before, so that there would be a line from each policy to each of them."""
+    drawn = set()
+    for edge in graph.edges:  # in the order of the exports
+        if edge.role == WROTE and edge.source in drawn:
+            continue
+        if edge.role == WROTE:
+            drawn.add(edge.source)
+        yield edge
 
 
 def _path(source: Box, target: Box) -> str:

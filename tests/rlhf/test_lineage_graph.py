@@ -45,7 +45,7 @@ def test_a_policy_is_followed_back_to_the_votes_and_to_the_base(chain):
     anna, ben = f"annotator {chain.anna.pk}", f"annotator {chain.ben.pk}"
     assert said(found.back) == {
         f"base made by {chain.base.run}",
-        "1 vote compares answers of base",
+        "1 vote about answers of base",
         f"1 vote given by {anna}",
         "1 vote given under guidelines 1",
         f"export {one} frozen from 1 vote",
@@ -55,8 +55,8 @@ def test_a_policy_is_followed_back_to_the_votes_and_to_the_base(chain):
         f"{first.policy.run} started from base",
         f"{first.policy.run} rewarded by reward-r1",
         f"policy-r1 made by {first.policy.run}",
-        "3 votes compares answers of base",
-        "3 votes compares answers of policy-r1",
+        "3 votes about answers of base",
+        "3 votes about answers of policy-r1",
         f"3 votes given by {anna}",
         f"3 votes given by {ben}",
         "3 votes given under guidelines 1",
@@ -207,7 +207,7 @@ def test_time_goes_down_and_a_round_from_left_to_right(chain):
     ]  # fmt: skip
     assert sorted(place, key=place.get) == in_order
     assert [row.text for row in picture.rows] == ["Imported", "Round 1", "Round 2"]
-    assert (len(picture.lines), picture.is_cut) == (13, False)
+    assert (len(picture.lines), picture.is_cut) == (12, False)
 
 
 def test_the_middle_of_a_long_lineage_is_one_box():
