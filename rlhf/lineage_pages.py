@@ -19,7 +19,7 @@ from annotator.models import Project, Role, User
 from rlhf import integrity, lineage
 from rlhf.lineage import Edge, Graph, Lineage, Node
 from rlhf.lineage_picture import draw
-from rlhf.models import FileCheck
+from rlhf.models import FileCheck, RunKind
 
 KINDS = ("version", "export", "judgment", "completion", "annotator")
 PEOPLE_SHOWN = 50
@@ -138,7 +138,20 @@ def _in_words(graph: Graph, links: Mapping[str, str]) -> list[Sentence]:
         if graph.nodes[edge.source].kind not in ("annotator", "guidelines"):
             to.setdefault(edge.target, []).append(edge)
     made = [node for node in graph.nodes.values() if node.key in to and node.kind != "run"]
-    made.sort(key=lambda node: (node.round, RANK.get(node.kind, 0), node.number or 0), reverse=True)
+    imported = {
+        edge.target
+        for edge in graph.edges
+        if graph.nodes[edge.source].facts.get("run_kind") == RunKind.IMPORT_MODEL
+    }
+    made.sort(
+        key=lambda node: (
+            node.round,
+            node.key not in imported,
+            RANK.get(node.kind, 0),
+            node.number or 0,
+        ),
+        reverse=True,
+    )
     sentences = []
     for node in made[:LISTED]:
         edges = list(to[node.key])

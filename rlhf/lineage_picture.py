@@ -58,6 +58,7 @@ class Box(NamedTuple):
     notes: list[str]
     node: Node | None  # None: several, that are not drawn one by one
     run: Node | None  # that made it
+    has_box_above: bool = False  # of the same kind and round: lines come from its side
 
     @property
     def bottom(self) -> float:
@@ -180,12 +181,14 @@ def _stack(
     drawn = list(nodes)
     if not everything and len(nodes) > PER_CELL:
         drawn = drawn[: PER_CELL - 1]
-    for node in drawn:
-        yield _box(node, x, y, made_by.get(node.key)), [node]
+    for n, node in enumerate(drawn):
+        box = _box(node, x, y, made_by.get(node.key))
+        yield box._replace(has_box_above=n > 0), [node]
         y += HEIGHT + GAP
     if hidden := list(nodes[len(drawn) :]):
         key = f"more-{row[0]}-{row[1]}-{column}"
-        yield _group(key, x, y, WIDTH, f"{len(hidden)} more", hidden), hidden
+        box = _group(key, x, y, WIDTH, f"{len(hidden)} more", hidden)
+        yield box._replace(has_box_above=True), hidden
 
 
 def _box(node: Node, x: float, y: float, run: Node | None) -> Box:
@@ -239,17 +242,15 @@ def _first_votes_only(graph: Graph) -> Iterator[Edge]:
 
 
 def _path(source: Box, target: Box) -> str:
-    """To the right from side to side; else from below to above, as a curve."""
-    if (
-        source.x + source.width <= target.x
-        and source.y <= target.bottom
-        and target.y <= source.bottom
-    ):
-        return _sideways(source.x + source.width, source.y, target.x, target.y)
-    if target.y >= source.bottom:
+    """From side to side within a round, and from below to above into a later one; into a box with another
+    one above it, from the side."""
+    is_below = target.y >= source.bottom
+    if is_below and not target.has_box_above:
         return _downwards(source, target)
     if source.x + source.width <= target.x:
         return _sideways(source.x + source.width, source.y, target.x, target.y)
+    if source.x == target.x:
+        return _around(source, target)
     return _sideways(source.x, source.y, target.x + target.width, target.y, to_left=True)
 
 
@@ -257,6 +258,13 @@ def _sideways(x1: float, y1: float, x2: float, y2: float, *, to_left: bool = Fal
     y1, y2 = y1 + HEIGHT / 2, y2 + HEIGHT / 2
     bend = (-1 if to_left else 1) * COLUMN_GAP / 2
     return f"M{x1:g} {y1:g}C{x1 + bend:g} {y1:g} {x2 - bend:g} {y2:g} {x2:g} {y2:g}"
+
+
+def _around(source: Box, target: Box) -> str:
+    """Along the left side of what is between the two."""
+    x, y1, y2 = source.x, source.y + HEIGHT / 2, target.y + HEIGHT / 2
+    left = x - COLUMN_GAP / 2
+    return f"M{x:g} {y1:g}C{left:g} {y1:g} {left:g} {y2:g} {x:g} {y2:g}"
 
 
 def _downwards(source: Box, target: Box) -> str:
