@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, which has a queue.py
 
-from rlhf.training.hashes import files_in, find_problems  # noqa: E402
+from rlhf.training.hashes import files_in, find_problems
 
 MIB = 2**20
 

@@ -86,18 +86,22 @@ def _send(check_pk: int) -> None:
 def carry_out(check: FileCheck, graph: Graph) -> None:
     """Read all files of the versions and exports of the graph, and keep what was found."""
     found: dict[str, Any] = {"problems": [], "not_recorded": [], "n_files": 0, "n_bytes": 0}
-    numbers: dict[str, set[int | None]] = {"export": set(), "version": set()}
-    for node in graph.nodes.values():
-        numbers.setdefault(node.key.split("-")[0], set()).add(node.number)
-    for export in check.project.exports.filter(pk__in=numbers["export"]).order_by("pk"):
+    exports = check.project.exports.filter(pk__in=_numbers(graph, "export"))
+    for export in exports.order_by("pk"):
         _look(export.folder, files_of_export(export), found)
-    versions = check.project.model_versions.filter(pk__in=numbers["version"]).order_by("pk")
-    for version in versions:
+    versions = check.project.model_versions.filter(pk__in=_numbers(graph, "version"))
+    for version in versions.order_by("pk"):
         if version.files:
             _look(Path(version.path), version.files, found)
         else:
             found["not_recorded"].append(version.name)
     FileCheck.objects.filter(pk=check.pk).update(finished=timezone.now(), **found)
+
+
+def _numbers(graph: Graph, kind: str) -> list[int]:
+    """Example: of the keys "export-3" and "version-7", [7] for "version"."""
+    split = [key.split("-", 1) for key in graph.nodes]
+    return [int(number) for found, number in split if found == kind]
 
 
 def _look(folder: Path, files: Files, found: dict[str, Any]) -> None:

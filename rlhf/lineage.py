@@ -285,6 +285,9 @@ def _runs_that_wrote(project: Project, exports: Sequence[Export]) -> list[Run]:
     return list(runs.select_related("policy", "rival").order_by("pk"))
 
 
+Facts = dict[str, dict[str, int]]  # by key of an export: how many votes it has, where that is known
+
+
 # --- the lineage of one thing -------------------------------------------------------------------
 class Lineage(NamedTuple):
     """Where something comes from, and what comes from it. Both parts have it itself."""
@@ -345,7 +348,7 @@ def of_completion(completion: Completion) -> Lineage:
     node = _completion_node(completion, first.round_number if first else 1)
     graph = _plus(graph_of(project), [node], [])
     graph = _plus(graph, *_written_by([completion], graph))
-    exports = {export_key(export.pk): {} for export in exports_with_completion(completion)}
+    exports: Facts = {export_key(export.pk): {} for export in exports_with_completion(completion)}
     return Lineage(node, graph.ancestors([node.key]), _from_exports(project, node, exports))
 
 
@@ -367,11 +370,11 @@ def of_judgment(judgment: Judgment) -> Lineage:
     ]
     graph = _plus(graph_of(project), [person, guidelines, *shown, node], edges)
     graph = _plus(graph, *_written_by(completions, graph))
-    exports = {export_key(export.pk): {} for export in exports_with_judgment(judgment)}
+    exports: Facts = {export_key(export.pk): {} for export in exports_with_judgment(judgment)}
     return Lineage(node, graph.ancestors([node.key]), _from_exports(project, node, exports))
 
 
-def _from_exports(project: Project, node: Node, exports: Mapping[str, dict[str, int]]) -> Graph:
+def _from_exports(project: Project, node: Node, exports: Facts) -> Graph:
     """What carries a vote or an answer that these exports carry."""
     edges = [Edge(node.key, export, "has", facts) for export, facts in exports.items()]
     graph = _plus(graph_of(project), [node], edges)
