@@ -166,12 +166,12 @@ class ProjectForm(forms.ModelForm):
             keep_current(project, author)
             record(author, Action.CREATED, project, project=project)
         else:
-            settings = [name for name in self.changed_data if name != "guidelines"]
-            said = {name: self.cleaned_data[name] for name in settings}
+            settings = set(self.changed_data) - {"guidelines", "based_on"}
+            said = {name: self.cleaned_data[name] for name in sorted(settings)}
             if changed := changes({name: self.initial.get(name) for name in settings}, said):
                 record(author, Action.CHANGED, project, project=project, **changed)
             # Of the rest something may be written meanwhile: when the order was made, say.
-            project.save(update_fields=set(self.changed_data) - {"guidelines", "based_on"})
+            project.save(update_fields=settings)
             publish(project, self.cleaned_data["guidelines"], author)
         project.refresh_from_db()
         if "qualification_items" in self.changed_data and not self.initial["qualification_items"]:

@@ -73,6 +73,8 @@ def _has_vote(export: Export, judgment: Judgment) -> bool:
         return True
     if judgment.verdict == Verdict.ALL_BAD:
         return any(row["n_all_bad"] for row in rows)
+    if rows and "votes" not in rows[0]:  # of an older format, which says nothing of who voted
+        return True
     annotator = str(judgment.annotator_id)
     return any(vote["annotator"] == annotator for row in rows for vote in row["votes"])
 
