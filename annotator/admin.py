@@ -7,6 +7,7 @@ from django.contrib.auth.admin import UserAdmin
 from django.db.models import Model
 from django.http import HttpRequest
 
+from annotator.audit import AuditEntry
 from annotator.models import (
     Assignment,
     Comparison,
@@ -49,6 +50,14 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
         return False
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    """Those of no project too."""
+
+    list_display = ["created", "actor_name", "action", "kind", "object_name", "project_id"]
+    list_filter = ["action"]
 
 
 @admin.register(GuidelineVersion)

@@ -24,6 +24,7 @@ from django.db import transaction
 from django.db.models import Count, Prefetch, Q, QuerySet
 from django.utils import timezone
 
+from annotator.audit import Action, record
 from annotator.models import (
     Comparison,
     ComparisonCompletion,
@@ -43,6 +44,7 @@ from annotator.protocols import picks_best, protocol_shown
 FORMAT_VERSION = 3
 RULING = "ruling-"  # before the number of a reviewer whose ruling is used
 BATCH = 500  # comparisons in memory at a time
+SOURCES_KEPT = 1000  # of answers, in the manifest: an import may name one for each
 COLUMNS = {
     "prompt": "list of messages {role, content}, ending with the user",
     "chosen": "list of one assistant message: the completion preferred by more judgments",
@@ -394,6 +396,7 @@ class _Tally:
         self.judgments: Counter[str] = Counter()  # by verdict
         self.guideline_versions: Counter[int] = Counter()
         self.annotators: Counter[int] = Counter()  # judgments of each
+        self.sources: Counter[str] = Counter()  # answers that were compared, of each
         self.comparisons = 0
         self.rulings = 0
         self.comparisons_all_bad = 0
@@ -487,6 +490,9 @@ def _write(
         for comparison in judged.iterator(BATCH):
             judgments: list[Judgment] = comparison.counted  # type: ignore[attr-defined]
             rows = list(_rows_of(comparison, judgments))
+            if rows:
+                entries = comparison.entries.all()
+                tally.sources.update(entry.completion.source for entry in entries)
             tally.add(judgments, rows, _rankings_of_reviewers(comparison))
             pairs.write(rows)
             demonstrations.write(_demonstrations(comparison, judgments))
@@ -558,6 +564,8 @@ def _store(
             ExportAnnotator(export=export, annotator_id=annotator, n_judgments=n)
             for annotator, n in sorted(annotators.items())
         )
+        counts = {"pairs": export.n_rows, "judgments": export.n_judgments}
+        record(user, Action.CREATED, export, project=project, **counts)
         if export.folder.exists():
             # Left from a crash before the commit below, or from a database that is gone: put
             # aside, as it may be the last copy.
@@ -587,6 +595,7 @@ def _manifest(
         "guideline_versions": {
             str(version): n for version, n in sorted(tally.guideline_versions.items())
         },
+        "sources": dict(tally.sources.most_common(SOURCES_KEPT)),
         "columns": COLUMNS,
         "software": {"python": platform.python_version(), "django": django.__version__},
     }

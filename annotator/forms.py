@@ -10,11 +10,13 @@ from django import forms
 from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.password_validation import password_validators_help_texts
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.http import QueryDict
 from django.utils import timezone
 from django.utils.text import slugify
 
 from annotator.assignment import forget_order
+from annotator.audit import Action, changes, record
 from annotator.ballots import choices
 from annotator.gold import exempt_who_has_judged
 from annotator.guidelines import keep_current, publish
@@ -152,6 +154,7 @@ class ProjectForm(forms.ModelForm):
             )
         return wanted
 
+    @transaction.atomic
     def save(self, commit: bool = True, author: User | None = None) -> Project:
         """Always stored. A new project gets a slug from its name; a change of guidelines, a new version. An order
         of questions that is turned off is forgotten: the next one is made with a newer model."""
@@ -161,9 +164,14 @@ class ProjectForm(forms.ModelForm):
         project = super().save(commit=is_new)
         if is_new:
             keep_current(project, author)
+            record(author, Action.CREATED, project, project=project)
         else:
+            settings = set(self.changed_data) - {"guidelines", "based_on"}
+            said = {name: self.cleaned_data[name] for name in sorted(settings)}
+            if changed := changes({name: self.initial.get(name) for name in settings}, said):
+                record(author, Action.CHANGED, project, project=project, **changed)
             # Of the rest something may be written meanwhile: when the order was made, say.
-            project.save(update_fields=set(self.changed_data) - {"guidelines", "based_on"})
+            project.save(update_fields=settings)
             publish(project, self.cleaned_data["guidelines"], author)
         project.refresh_from_db()
         if "qualification_items" in self.changed_data and not self.initial["qualification_items"]:

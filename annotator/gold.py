@@ -14,6 +14,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Abs
 from django.utils import timezone
 
+from annotator.audit import Action, changes, record
 from annotator.models import (
     COUNTED,
     Comparison,
@@ -36,7 +37,9 @@ ORIGIN = "known answer"
 
 # --- making -----------------------------------------------------------------------------------
 @transaction.atomic
-def make_gold(comparison: Comparison, expected: Ranking, explanation: str = "") -> Comparison:
+def make_gold(
+    comparison: Comparison, expected: Ranking, explanation: str = "", user: User | None = None
+) -> Comparison:
     """The comparison of the same answers whose answer is known; the comparison itself stays.
 
     Made once: another time changes what is expected. Raises ValueError if `expected` does not rank
@@ -71,6 +74,8 @@ def make_gold(comparison: Comparison, expected: Ranking, explanation: str = "") 
     known.expected = [[id_of[texts[pk].strip()] for pk in group] for group in expected]
     known.explanation = explanation
     known.save(update_fields=["expected", "explanation"])
+    action = Action.CREATED if is_new else Action.CHANGED
+    record(user, action, known, project=known.project, purpose=Purpose.GOLD)
     return known
 
 
@@ -167,10 +172,18 @@ def settle_qualification(project: Project, annotator: User) -> None:
     set_qualification(membership, outcome, share=share)
 
 
+@transaction.atomic
 def set_qualification(
-    membership: Membership, outcome: Qualification, *, share: float | None = None
+    membership: Membership,
+    outcome: Qualification,
+    *,
+    share: float | None = None,
+    user: User | None = None,
 ) -> None:
     """By the verdicts, or by an admin. Pending begins the qualification anew."""
+    was = {"qualification": membership.qualification}
+    changed = changes(was, {"qualification": outcome})
+    record(user, Action.CHANGED, membership, project=membership.project, **changed)
     membership.qualification = outcome
     membership.qualification_changed = timezone.now()
     if share is not None or outcome == Qualification.PENDING:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.db.models import Q
 
+from annotator.audit import Action, changes, record
 from annotator.differences import Piece, shortened, word_changes
 from annotator.models import GuidelineVersion, Membership, Project, User
 
@@ -17,8 +18,11 @@ def publish(project: Project, text: str, author: User | None) -> None:
         locked = Project.objects.select_for_update().get(pk=project.pk)
         keep_current(locked)
         if text != locked.guidelines:
+            before = {"guideline_version": locked.guideline_version}
             locked.guidelines = text
             locked.guideline_version += 1
+            after = {"guideline_version": locked.guideline_version}
+            record(author, Action.CHANGED, project, project=project, **changes(before, after))
             locked.save(update_fields=["guidelines", "guideline_version"])
             keep_current(locked, author)
     project.guidelines = locked.guidelines

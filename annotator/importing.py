@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from django.db import transaction
 
+from annotator.audit import Action, record
 from annotator.formats.entries import (
     Answer,
     Entry,
@@ -238,7 +239,14 @@ def import_rows(
             is_cut = checked.n_errors > len(checked.errors)
             raise ImportRefused(checked.errors, is_cut=is_cut)
         counts = _store_all(
-            _batches(good), project, overlap, round_number, judge, on_stored, dry_run=dry_run
+            _batches(good),
+            project,
+            overlap,
+            round_number,
+            judge,
+            on_stored,
+            user=user,
+            dry_run=dry_run,
         )
     if not dry_run:
         logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
@@ -264,6 +272,7 @@ def _store_all(
     judge: User | None,
     on_stored: Callable[[int], None] | None,
     *,
+    user: User | None,
     dry_run: bool,
 ) -> Counter[str]:
     """In one transaction; how many rows of each kind are new."""
@@ -281,6 +290,7 @@ def _store_all(
             n_stored += len(batch)
             if on_stored:
                 on_stored(n_stored)
+        record(user, Action.IMPORTED, project, project=project, **counts)
         if dry_run:
             transaction.set_rollback(True)
     return counts

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from annotator.audit import Action, record
 from annotator.models import Invitation, Membership, Project, User
 
 TOKEN_BYTES = 24
@@ -29,14 +30,17 @@ def invite(
 ) -> tuple[Invitation, str]:
     """A new link and its token, which cannot be had again."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    invitation = Invitation.objects.create(
-        project=project,
-        created_by=user,
-        role=role,
-        max_uses=max_uses,
-        expires=timezone.now() + timedelta(days=days),
-        token_hash=_hash_of(token),
-    )
+    with transaction.atomic():
+        invitation = Invitation.objects.create(
+            project=project,
+            created_by=user,
+            role=role,
+            max_uses=max_uses,
+            expires=timezone.now() + timedelta(days=days),
+            token_hash=_hash_of(token),
+        )
+        wanted = {"role": role, "days": days, "max_uses": max_uses}
+        record(user, Action.CREATED, invitation, project=project, **wanted)
     return invitation, token
 
 
@@ -53,10 +57,14 @@ def _hash_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def revoke(project: Project, pk: int) -> bool:
+def revoke(project: Project, pk: int, user: User | None = None) -> bool:
     """End a link; False if it had been revoked before. Who has joined by it stays."""
-    links = Invitation.objects.filter(project=project, pk=pk, revoked=None)
-    return links.update(revoked=timezone.now()) == 1
+    links = Invitation.objects.filter(project=project, pk=pk)
+    with transaction.atomic():
+        if not links.filter(revoked=None).update(revoked=timezone.now()):
+            return False
+        record(user, Action.REVOKED, links.get(), project=project)
+    return True
 
 
 def join(invitation: Invitation, user: User) -> Membership:
@@ -73,9 +81,12 @@ def join(invitation: Invitation, user: User) -> Membership:
         if link.problem:
             raise NotJoined(link.problem)
         Invitation.objects.filter(pk=link.pk).update(uses=F("uses") + 1)
-        return Membership.objects.create(
+        member = Membership.objects.create(
             project_id=link.project_id, user=user, role=link.role, invitation=link
         )
+        details = {"role": link.role, "invitation": link.pk}
+        record(user, Action.JOINED, member, project=link.project, **details)
+        return member
 
 
 def join_with_new_account(invitation: Invitation, form: Any) -> User:

@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from annotator.audit import Action, record
 from annotator.models import (
     Comparison,
     ComparisonCompletion,
@@ -59,12 +60,15 @@ def rule(
         if is_example:
             # Also where it is held for another reason, which might end before the example does.
             Comparison.objects.filter(pk=comparison.pk).update(hold=EXAMPLE_HOLD, held_until=None)
+        said = {"verdict": verdict, "is_example": is_example}
+        record(reviewer, Action.RULED, comparison, project=comparison.project, **said)
     return ruling
 
 
-def take_back_ruling(comparison: Comparison) -> None:
+def take_back_ruling(comparison: Comparison, user: User | None = None) -> None:
     with transaction.atomic():
-        _void(comparison.rulings.all())
+        if _void(comparison.rulings.all()):
+            record(user, Action.TOOK_BACK, comparison, project=comparison.project)
 
 
 def take_back_rulings(project: Project, reviewer: User) -> None:
@@ -72,13 +76,14 @@ def take_back_rulings(project: Project, reviewer: User) -> None:
         _void(Ruling.objects.filter(project=project, reviewer=reviewer))
 
 
-def _void(rulings: QuerySet[Ruling]) -> None:
-    """Those of them in force. What was held as an example may be asked again."""
+def _void(rulings: QuerySet[Ruling]) -> int:
+    """Those of them in force, and how many these were. What was held as an example may be asked again."""
     ended = list(rulings.filter(voided=None).values_list("pk", "comparison_id"))
     Ruling.objects.filter(pk__in=[pk for pk, _ in ended]).update(voided=timezone.now())
     Comparison.objects.filter(
         pk__in=[comparison for _, comparison in ended], hold=EXAMPLE_HOLD
     ).update(hold="")
+    return len(ended)
 
 
 def in_letters(verdict: str, ranking: Sequence[Sequence[int]], letters: dict[int, str]) -> str:

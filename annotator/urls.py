@@ -2,6 +2,7 @@ from django.urls import URLPattern, URLResolver, include, path
 
 from annotator.views import (
     asking,
+    auditing,
     comparing,
     guidelines,
     history,
@@ -104,6 +105,11 @@ people_urls = [
     ),
 ]
 
+audit_urls = [
+    path("audit/", auditing.audit, name="audit"),
+    path("audit/entries.<str:ending>", auditing.audit_file, name="audit_file"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("settings/", projects.edit_project, name="edit_project"),
     path("settings/protocol/", projects.edit_protocol, name="edit_protocol"),
@@ -117,6 +123,7 @@ project_urls: list[URLPattern | URLResolver] = [
     *quality_urls,
     *transfer_urls,
     *people_urls,
+    *audit_urls,
 ]
 
 preference_urls = [

@@ -12,6 +12,7 @@ from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 
 from annotator import assignment as queue
+from annotator.audit import Action, record
 from annotator.models import Judgment, Membership, Project, User, Withdrawal
 from annotator.reviewing import take_back_rulings
 
@@ -38,9 +39,11 @@ def withdraw(project: Project, annotator: User, user: User) -> Withdrawal:
     """
     with transaction.atomic():
         Membership.objects.filter(project=project, user=annotator).update(is_qualified=False)
-        withdrawal, _ = Withdrawal.objects.get_or_create(
+        withdrawal, is_new = Withdrawal.objects.get_or_create(
             project=project, annotator=annotator, finished=None, defaults={"created_by": user}
         )
+        if is_new:
+            record(user, Action.WITHDREW, annotator, project=project)
     queue.release_all(project, annotator)
     take_back_rulings(project, annotator)
     n = 0

@@ -19,6 +19,7 @@ from rlhf.questions import store_order
 
 def collect_import_model(run: Run) -> dict[str, Any]:
     """A policy, or a base of reward models; the first policy of a project begins round 1."""
+    files = files_of(run)
     details = {name: value for name, value in run.result.items() if name != "probe"}
     version = ModelVersion.objects.create(
         project=run.project,
@@ -27,6 +28,7 @@ def collect_import_model(run: Run) -> dict[str, Any]:
         run=run,
         path=existing_folder(Path(run.result["artifact"])),
         details=details,
+        files=files,
         probe=probe_of(run),
     )
     if version.kind == ModelKind.POLICY and not run.project.rounds.exists():
@@ -62,6 +64,7 @@ def collect_converse(run: Run) -> dict[str, Any]:
 
 def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
     """A version that comes from the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
+    files = files_of(run)
     version = ModelVersion.objects.create(
         project=run.project,
         name=unused_name(run.project, f"{stem}-r{run.round_number}-v{run.pk}"),
@@ -70,8 +73,15 @@ def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
         run=run,
         path=existing_folder(run.folder / "artifact"),
         details=run.result,
+        files=files,
     )
     return {"model_version": version.pk}
+
+
+def files_of(run: Run) -> dict[str, Any]:
+    """The SHA-256 of the model's files, as the process that wrote them says; they are taken out of its
+    result, because they belong to the version. Empty if it does not say."""
+    return run.result.pop("files", {})
 
 
 def unused_name(project: Project, name: str) -> str:

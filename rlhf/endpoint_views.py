@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -14,6 +14,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access
+from annotator.audit import Action, record
 from annotator.models import Project, Role
 from rlhf.endpoint_forms import AddEndpointForm, ChangeEndpointForm
 from rlhf.endpoints import (
@@ -50,7 +51,7 @@ def new_endpoint(request: HtmxRequest, slug: str) -> HttpResponse:
     if asked == "try":
         return _render_new(request, project, form, trial=try_endpoint(endpoint, values["key"]))
     try:
-        version = add_endpoint(project, values["name"], endpoint, values["key"])
+        version = add_endpoint(project, values["name"], endpoint, values["key"], request.user)
     except IntegrityError:  # the same form twice at once
         form.add_error("name", "This project has a model of that name: choose another one.")
         return _render_new(request, project, form, status=UNPROCESSABLE)
@@ -92,7 +93,11 @@ def endpoint(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     project, version = _get_version(request, slug, pk)
     form = ChangeEndpointForm(request.POST or None, instance=version.endpoint)
     if request.method == "POST" and form.is_valid():
-        form.save()
+        with transaction.atomic():
+            form.save()
+            # Which limits, and whether the key: never the key itself.
+            fields = sorted(form.changed_data)
+            record(request.user, Action.CHANGED, version, project=project, fields=fields)
         messages.success(request, "Saved: runs that start from now on keep to it.")
         return redirect(version)
     context = {
@@ -129,9 +134,11 @@ def ask_endpoint(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def remove_endpoint(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     """Only one that has written nothing: what is in the lineage stays."""
-    _, version = _get_version(request, slug, pk)
+    project, version = _get_version(request, slug, pk)
     try:
-        version.delete()
+        with transaction.atomic():
+            record(request.user, Action.REMOVED, version, project=project)
+            version.delete()
     except ProtectedError:
         messages.error(request, f"{version} was used by runs, and stays so that one can see which.")
         return redirect(version)

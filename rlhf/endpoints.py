@@ -19,7 +19,8 @@ from django.db.models import Sum
 from django.http.request import validate_host
 from django.views.decorators.debug import sensitive_variables
 
-from annotator.models import Project
+from annotator.audit import Action, record
+from annotator.models import Project, User
 from annotator.secrets import KeyChanged, seal, unseal
 from rlhf.models import Endpoint, EndpointUse, ModelKind, ModelVersion, Run
 from rlhf.training.config import EndpointRef
@@ -93,7 +94,10 @@ def check_host(address: str) -> None:
 # --- adding -----------------------------------------------------------------------------------
 @sensitive_variables("key")
 @transaction.atomic
-def add_endpoint(project: Project, name: str, endpoint: Endpoint, key: str) -> ModelVersion:
+@transaction.atomic
+def add_endpoint(
+    project: Project, name: str, endpoint: Endpoint, key: str, user: User | None = None
+) -> ModelVersion:
     """A model version of what is asked there."""
     version = ModelVersion.objects.create(
         project=project, name=name, kind=ModelKind.ENDPOINT, path=endpoint.address
@@ -101,6 +105,7 @@ def add_endpoint(project: Project, name: str, endpoint: Endpoint, key: str) -> M
     endpoint.version = version
     endpoint.sealed_key = seal(key) if key else ""
     endpoint.save(force_insert=True)
+    record(user, Action.ADDED, version, project=project, address=endpoint.address)
     return version
 
 

@@ -17,10 +17,20 @@ from django.conf import settings
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
 from rlhf.endpoints import EndpointRefused, check_version
 from rlhf.generation import prompts_lacking_completions, write_prompts
+from rlhf.integrity import (
+    HASHED_AT_LAUNCH,
+    FilesChanged,
+    files_of_export,
+    folders_of,
+    recorded,
+    refuse_changed,
+)
 from rlhf.models import ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
 from rlhf.questions import write_comparisons
+from rlhf.training.artifacts import write_json
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
+from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
 from rlhf.training.reward_rules import Rule, check_function, complete
 
 
@@ -155,6 +165,10 @@ def _check_files(version: ModelVersion) -> None:
     for folder in [reference["base"], *reference["adapters"], version.path]:
         if not Path(folder).is_dir():
             raise RunRefused(f"The files of {version} are missing: there is no folder {folder}.")
+    try:
+        refuse_changed(version, hash_up_to=HASHED_AT_LAUNCH)
+    except FilesChanged as changed:
+        raise RunRefused(str(changed)) from changed
 
 
 def _check_export(project: Project, export: Export) -> None:
@@ -166,6 +180,9 @@ def _check_export(project: Project, export: Export) -> None:
         )
     if not (export.folder / "data.jsonl").is_file():
         raise RunRefused(f"The files of export {export.pk} are missing from {export.folder}.")
+    expected = files_of_export(export)
+    if changed := list(find_problems(export.folder, expected, hash_up_to=HASHED_AT_LAUNCH)):
+        raise RunRefused(f"Export {export.pk} is not what was frozen: {in_a_sentence(changed)}.")
 
 
 def _check_votes(export: Export, min_pairs: int) -> None:
@@ -240,6 +257,8 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
     """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
     if order.export is not None:
         _copy_export(order.export, folder / "data")
+    if hashes := _hashes(order):
+        write_json(folder / HASHES, hashes)
     if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE):
         return
     if order.kind == RunKind.ORDER_QUEUE:
@@ -263,6 +282,15 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         write_prompts(folder / values["held_out"], held_out, values["eval_prompts"])
     if not write_prompts(folder / "prompts.jsonl", prompts, limit):
         raise RunRefused(_no_prompts(order))
+
+
+def _hashes(order: Order) -> dict[str, Files]:
+    """What the run's process checks before it begins: {folder: {file: …}}."""
+    asked = [rule.get("version") for rule in order.settings.get("rewards") or []]
+    versions = [*order.versions.values(), *order.project.model_versions.filter(name__in=asked)]
+    folders = [folder for version in versions for folder in folders_of(version)]
+    of_export = {"data": files_of_export(order.export)} if order.export else {}
+    return {**recorded(order.project, folders), **of_export}
 
 
 def _copy_export(export: Export, target: Path) -> None:

@@ -45,6 +45,7 @@ RESUMABLE = [Status.STOPPED, Status.FAILED, Status.LOST]
 # A process says that it is alive every 5 seconds, a supervisor every 2.
 SILENT_AFTER = timedelta(minutes=3)
 UNWATCHED_AFTER = timedelta(seconds=15)
+FILE_CHECK_LOST_AFTER = timedelta(minutes=15)  # the worker ends its tasks after ten
 
 
 class ModelKind(models.TextChoices):
@@ -75,6 +76,10 @@ class ModelVersion(models.Model):
     probe = models.JSONField(
         default=dict,
         help_text="Of an imported policy: its speed and size on the trainer's machine.",
+    )
+    files = models.JSONField(
+        default=dict,
+        help_text="{file: {sha256, bytes}} as they were made; empty: that was not recorded.",
     )
     created = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -460,3 +465,29 @@ class Turn(models.Model):
     @property
     def file_name(self) -> str:
         return f"{self.pk}.json"
+
+
+class FileCheck(models.Model):
+    """Whether all files of a lineage are what they were when they were made, as found last."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="file_checks")
+    key = models.CharField(max_length=40, help_text="What the lineage is of: version-7.")
+    asked = models.DateTimeField(default=timezone.now)
+    finished = models.DateTimeField(null=True)
+    n_files = models.PositiveIntegerField(default=0)
+    n_bytes = models.PositiveBigIntegerField(default=0)
+    problems = models.JSONField(default=list, help_text="A sentence each.")
+    not_recorded = models.JSONField(default=list, help_text="What has no hashes to check by.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "key"], name="one_file_check_per_lineage"),
+        ]
+
+    def __str__(self) -> str:
+        return f"the files of {self.key}"
+
+    @property
+    def is_under_way(self) -> bool:
+        """Asked for and not answered. One that takes much longer than any did has been lost."""
+        return self.finished is None and timezone.now() - self.asked < FILE_CHECK_LOST_AFTER

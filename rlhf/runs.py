@@ -25,6 +25,7 @@ from django.utils import timezone
 from django_q.brokers import get_broker
 from django_q.tasks import async_task
 
+from annotator.audit import Action, record
 from annotator.models import Export, Project, QueueOrder, User
 from rlhf.estimates import estimate_run, probe_of
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
@@ -151,6 +152,7 @@ def _create(
                 export=order.export,
                 created_by=user,
             )
+            record(user, Action.LAUNCHED, run, project=run.project, **_told(run))
             _move_aside(run.folder)
             staged.rename(run.folder)
             _send_on_commit(run.pk)
@@ -160,6 +162,13 @@ def _create(
             return known
         _refuse_second(order.project, order.kind, order.round_number)
         raise
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """What the audit log says of a launch; the run itself has all its settings."""
+    models = {name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base")}
+    told = {name: str(version) for name, version in models.items() if version}
+    return {"round": run.round_number, **told, **({"export": run.export_id} if run.export else {})}
 
 
 def _move_aside(folder: Path) -> None:
@@ -204,6 +213,7 @@ def next_round(
     try:
         with transaction.atomic():
             new = Round.objects.create(project=project, number=number, policy=policy)
+            record(user, Action.CREATED, new, project=project, policy=str(policy))
             launch(
                 project,
                 RunKind.GENERATE,
@@ -226,17 +236,24 @@ def _latest_sampling(project: Project) -> dict[str, Any]:
 
 
 # --- stop and resume --------------------------------------------------------------------------
-def request_stop(run: Run) -> None:
+def request_stop(run: Run, user: User | None = None) -> None:
     """Ask the run to save what it needs to go on, and to end. A queued run just never starts."""
     now = timezone.now()
     rows = Run.objects.filter(pk=run.pk)
-    if not rows.filter(status=Status.QUEUED).update(
-        status=Status.STOPPED, stop_requested=now, finished=now
-    ) and rows.filter(status=Status.RUNNING).update(status=Status.STOPPING, stop_requested=now):
+    with transaction.atomic():
+        never_starts = rows.filter(status=Status.QUEUED).update(
+            status=Status.STOPPED, stop_requested=now, finished=now
+        )
+        is_asked = not never_starts and rows.filter(status=Status.RUNNING).update(
+            status=Status.STOPPING, stop_requested=now
+        )
+        if never_starts or is_asked:
+            record(user, Action.STOPPED, run, project=run.project)
+    if is_asked:
         run.ask_to_stop()  # the supervisor does it too, but may be down at the moment
 
 
-def resume(run: Run) -> None:
+def resume(run: Run, user: User | None = None) -> None:
     """Queue a run that has ended before its end; its process goes on from its last checkpoint."""
     try:
         with transaction.atomic():
@@ -261,6 +278,7 @@ def resume(run: Run) -> None:
                 raise RunRefused(
                     f"{run} has not been stopped or failed: there is nothing to resume."
                 )
+            record(user, Action.RESUMED, run, project=run.project)
             _send_on_commit(run.pk)
     except IntegrityError:
         _refuse_second(run.project, run.kind, run.round_number)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from annotator.assignment import end_holds, release_expired
 from annotator.imports import jobs as imports
-from rlhf import runs
+from rlhf import integrity, lineage, runs
+from rlhf.models import FileCheck
 
 
 def supervise(run_pk: int) -> None:
@@ -17,3 +18,12 @@ def tend() -> None:
         pass
     imports.tend()
     runs.tend()
+
+
+def check_files(check_pk: int) -> None:
+    check = FileCheck.objects.select_related("project").filter(pk=check_pk).first()
+    if check is None or check.finished is not None:
+        return
+    found = lineage.find(check.project, *check.key.split("-"))
+    if found is not None:
+        integrity.carry_out(check, found.whole)

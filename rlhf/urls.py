@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import chat, endpoint_views, views
+from rlhf import chat, endpoint_views, lineage_pages, views
 
 app_name = "rlhf"
 
@@ -28,6 +28,13 @@ chat_urls = [
     path("new/", chat.new_chat, name="new_chat"),
 ]
 
+lineage_urls = [
+    path("", lineage_pages.lineage_page, name="lineage"),
+    path("lineage.json", lineage_pages.lineage_json, name="lineage_json"),
+    path("files/", lineage_pages.file_check, name="file_check"),
+    path("files/check/", lineage_pages.check_files, name="check_files"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("", views.project, name="project"),
     path("loop/", views.loop_strip, name="loop_strip"),
@@ -40,6 +47,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("endpoints/<int:pk>/", endpoint_views.endpoint, name="endpoint"),
     path("endpoints/<int:pk>/ask/", endpoint_views.ask_endpoint, name="ask_endpoint"),
     path("endpoints/<int:pk>/remove/", endpoint_views.remove_endpoint, name="remove_endpoint"),
+    path("lineage/<str:kind>/<int:pk>/", include(lineage_urls)),
     path("annotators/<int:pk>/withdraw/", views.withdrawal, name="withdrawal"),
 ]
 

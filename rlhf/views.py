@@ -310,7 +310,7 @@ def run_log(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def stop_run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     access, run = _get_run(request, slug, pk, Role.ADMIN)
-    run_control.request_stop(run)
+    run_control.request_stop(run, request.user)
     return _after_action(request, access, run)
 
 
@@ -319,7 +319,7 @@ def stop_run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 def resume_run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     _, run = _get_run(request, slug, pk, Role.ADMIN)
     try:
-        run_control.resume(run)
+        run_control.resume(run, request.user)
     except run_control.RunRefused as refusal:
         messages.error(request, str(refusal))
     # Not only the status: the parts of the page that stopped asking must ask again.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access
+from annotator.audit import Action, record
 from annotator.forms import GoldForm, HoldForm, PriorityForm
 from annotator.gold import make_gold
 from annotator.models import CHANGE_LIMIT, Comparison, ComparisonQuerySet, Role
@@ -31,10 +34,13 @@ def change_comparisons(request: HtmxRequest, slug: str) -> HttpResponse:
     form = PriorityForm(request.POST)
     if "ask" in request.POST:
         n = rows.exclude(hold=EXAMPLE_HOLD).ask_all_the_same()
+        record(request.user, Action.RELEASED, project, project=project, comparisons=n, **chosen)
         messages.success(request, f"{n:,} of them {_are(n)} asked now. {_more(n)}")
     elif form.is_valid():
         priority = form.cleaned_data["priority"]
         n = rows.set_priority(priority)
+        counts = {"comparisons": n, "priority": priority}
+        record(request.user, Action.CHANGED, project, project=project, **counts, **chosen)
         messages.success(request, f"{n:,} of them {_are(n)} of priority {priority} now. {_more(n)}")
     else:
         messages.error(request, NO_PRIORITY)
@@ -57,12 +63,20 @@ def _one(request: HtmxRequest, slug: str, pk: int) -> ComparisonQuerySet:
     return Comparison.objects.filter(pk=pk)
 
 
+def _record(request: HtmxRequest, action: Action, rows: ComparisonQuerySet, **details: Any) -> None:
+    found = rows.select_related("project").get()
+    record(request.user, action, found, project=found.project, **details)
+
+
 @require_POST
 @login_required
+@transaction.atomic
 def set_priority(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     rows, form = _one(request, slug, pk), PriorityForm(request.POST)
     if form.is_valid():
-        rows.set_priority(form.cleaned_data["priority"])
+        priority = form.cleaned_data["priority"]
+        rows.set_priority(priority)
+        _record(request, Action.CHANGED, rows, priority=priority)
         messages.success(request, "Saved.")
     else:
         messages.error(request, NO_PRIORITY)
@@ -71,6 +85,7 @@ def set_priority(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 
 @require_POST
 @login_required
+@transaction.atomic
 def hold_comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     rows, form = _one(request, slug, pk), HoldForm(request.POST)
     if not form.is_valid():
@@ -79,15 +94,19 @@ def hold_comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     if rows.exclude(hold=EXAMPLE_HOLD).hold_back(
         form.cleaned_data["reason"], form.cleaned_data["until"]
     ):
+        _record(request, Action.HELD, rows, **form.cleaned_data)
         messages.success(request, "Held back: nobody is asked it for now.")
     return redirect("annotator:comparison", slug, pk)
 
 
 @require_POST
 @login_required
+@transaction.atomic
 def ask_comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     """End the hold. That of a worked example ends with its ruling."""
-    if _one(request, slug, pk).exclude(hold=EXAMPLE_HOLD).ask_all_the_same():
+    rows = _one(request, slug, pk)
+    if rows.exclude(hold=EXAMPLE_HOLD).ask_all_the_same():
+        _record(request, Action.RELEASED, rows)
         messages.success(request, "It is asked now.")
     return redirect("annotator:comparison", slug, pk)
 
@@ -102,6 +121,7 @@ def make_known(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     form = GoldForm(completions, found.expected, data=request.POST)
     if not form.is_valid():
         return comparison_page(request, access, pk, status=422, gold=form)
-    known = make_gold(found, form.expected(), form.cleaned_data["explanation"])
+    explanation = form.cleaned_data["explanation"]
+    known = make_gold(found, form.expected(), explanation, request.user)
     messages.success(request, "Its answer is known now, and it is asked as the settings say.")
     return redirect("annotator:comparison", slug, known.pk)

@@ -65,7 +65,7 @@ def create_invitation(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def revoke_invitation(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
-    if links.revoke(project, pk):
+    if links.revoke(project, pk, request.user):
         messages.success(request, f"Link {pk} works no more.")
     else:
         messages.info(request, f"There is no link {pk} that could be revoked.")

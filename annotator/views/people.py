@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from statistics import fmean
+from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -12,6 +13,7 @@ from django.core.paginator import Paginator
 from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
+from django.forms.models import model_to_dict
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -20,12 +22,14 @@ from django.views.decorators.http import require_POST
 
 from annotator import assignment as queue
 from annotator.access import HtmxRequest, get_access
+from annotator.audit import Action, changes, record
 from annotator.forms import MembershipForm, MoveForm, NewMemberForm, WorkForm
 from annotator.gold import is_qualifying, qualification_shares, set_qualification
 from annotator.models import IN_HAND, Assignment, Judgment, Membership, Project, Role, User
 
 MEMBERS_SHOWN = 50
 OTHERS_SHOWN = 50
+QUOTAS = ["quota_total", "quota_per_day"]
 
 
 @login_required
@@ -93,9 +97,12 @@ def add_member(request: HtmxRequest, slug: str) -> HttpResponse:
     username, role = form.cleaned_data["username"], form.cleaned_data["role"]
     with transaction.atomic():
         user, is_new = User.objects.get_or_create(username=username)
-        _, is_added = Membership.objects.get_or_create(
+        added, is_added = Membership.objects.get_or_create(
             project=project, user=user, defaults={"role": role}
         )
+        if is_added:
+            details = {"role": role, "is_new_account": is_new}
+            record(request.user, Action.ADDED, added, project=project, **details)
         if is_new:
             password = secrets.token_urlsafe(9)
             user.set_password(password)
@@ -122,9 +129,12 @@ def change_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         if form.cleaned_data["role"] != Role.ADMIN and _is_last_admin(membership):
             messages.error(request, f"{membership.user} is the only admin: make another one first.")
         else:
+            changed = changes(model_to_dict(membership, form.cleaned_data), form.cleaned_data)
             membership.role = form.cleaned_data["role"]
             membership.is_qualified = form.cleaned_data["is_qualified"]
             membership.save(update_fields=["role", "is_qualified"])
+            if changed:
+                record(request.user, Action.CHANGED, membership, project=project, **changed)
             messages.success(request, f"{membership.user}: saved.")
     return _back(request, project)
 
@@ -139,6 +149,7 @@ def remove_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         if _is_last_admin(membership):
             messages.error(request, f"{membership.user} is the only admin: make another one first.")
         else:
+            record(request.user, Action.REMOVED, membership, project=project)
             membership.delete()
             queue.release_all(project, membership.user)
             messages.success(request, f"{membership.user} is not a member any more.")
@@ -158,14 +169,9 @@ def member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
     membership = get_object_or_404(project.memberships.select_related("user"), pk=pk)
     form = WorkForm(request.POST or None, instance=membership)
-    before = membership.qualification
+    before = model_to_dict(membership, [*QUOTAS, "qualification"])
     if request.method == "POST" and form.is_valid():
-        Membership.objects.filter(pk=pk).update(
-            quota_total=form.cleaned_data["quota_total"],
-            quota_per_day=form.cleaned_data["quota_per_day"],
-        )
-        if form.cleaned_data["qualification"] != before:
-            set_qualification(membership, form.cleaned_data["qualification"])
+        _save_work(request.user, membership, before, form.cleaned_data)
         messages.success(request, f"{membership.user}: saved.")
         return redirect("annotator:member", project.slug, pk)
     if form.errors:  # the form has put what was sent into the object that the page is about
@@ -182,6 +188,19 @@ def member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "move": MoveForm(project),
     }
     return render(request, "annotator/member.html", context, status=422 if form.errors else 200)
+
+
+@transaction.atomic
+def _save_work(
+    user: User, membership: Membership, before: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    quotas = {name: wanted[name] for name in QUOTAS}
+    Membership.objects.filter(pk=membership.pk).update(**quotas)
+    if changed := changes(before, quotas):
+        record(user, Action.CHANGED, membership, project=membership.project, **changed)
+    if wanted["qualification"] != before["qualification"]:
+        membership.qualification = before["qualification"]
+        set_qualification(membership, wanted["qualification"], user=user)
 
 
 def _in_hand(project: Project, user: User) -> QuerySet[Assignment]:

@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access
+from annotator.audit import Action, changes, record
 from annotator.forms import PauseForm, PresetForm, ProjectForm, ProtocolForm
 from annotator.models import (
     COUNTED,
@@ -165,8 +166,12 @@ def _settings_of(protocol: Protocol) -> dict[str, Any]:
 
 
 def _save_protocol(request: HtmxRequest, project: Project, protocol: Protocol) -> HttpResponse:
+    changed = changes({"protocol": project.protocol}, {"protocol": to_json(protocol)})
     project.protocol = to_json(protocol)
-    project.save(update_fields=["protocol"])
+    with transaction.atomic():
+        project.save(update_fields=["protocol"])
+        if changed:
+            record(request.user, Action.CHANGED, project, project=project, **changed)
     messages.success(request, "Saved. The next comparison that is handed out is asked like this.")
     return redirect("annotator:edit_protocol", project.slug)
 
@@ -183,7 +188,10 @@ def pause_project(request: HtmxRequest, slug: str) -> HttpResponse:
     if project.paused is None:
         project.paused = timezone.now()
     project.pause_note = form.cleaned_data["note"]
-    project.save(update_fields=["paused", "pause_note"])
+    with transaction.atomic():
+        project.save(update_fields=["paused", "pause_note"])
+        note = project.pause_note
+        record(request.user, Action.PAUSED, project, project=project, note=note)
     messages.success(request, "Paused: nobody is handed anything new.")
     return redirect("annotator:edit_project", project.slug)
 
@@ -192,7 +200,10 @@ def pause_project(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def resume_project(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
-    project.paused = None
-    project.save(update_fields=["paused"])
+    if project.paused:
+        project.paused = None
+        with transaction.atomic():
+            project.save(update_fields=["paused"])
+            record(request.user, Action.RESUMED, project, project=project)
     messages.success(request, "Resumed.")
     return redirect("annotator:edit_project", project.slug)

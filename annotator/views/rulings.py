@@ -45,7 +45,7 @@ def rule(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def end_ruling(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     _, comparison = _get_comparison(request, slug, pk)
-    reviewing.take_back_ruling(comparison)
+    reviewing.take_back_ruling(comparison, request.user)
     messages.success(request, "The ruling is taken back; its row stays.")
     return redirect("annotator:comparison", slug, pk)
 

@@ -35,6 +35,7 @@ from rlhf.training.config import (
     RewardModelConfig,
     is_endpoint,
 )
+from rlhf.training.hashes import check_inputs, files_in
 from rlhf.training.reward_checks import check_input
 
 # What libraries say instead of raising OSError or MemoryError.
@@ -49,6 +50,8 @@ OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc"
 LOST_CONNECTION_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+MAKE_MODELS = ("import_model", "reward_model", "ppo")
 
 # In the order in which to make them smaller. The last is left out for the reward model, where it
 # only says how many micro-batches make a step.
@@ -107,9 +110,18 @@ def _carry_out(folder: RunFolder) -> int:
 def _outcome(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     """What result.json says. A stop is written like a success, so that a full disk is noticed."""
     try:
-        return {"status": "succeeded", **_run(kind, config, folder)}
+        return {"status": "succeeded", **_with_hashes(kind, _run(kind, config, folder), folder)}
     except Stopped:
         return {"status": "stopped"}
+
+
+def _with_hashes(kind: str, result: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """With the SHA-256 of each file of the model, if the run made one."""
+    if kind not in MAKE_MODELS:
+        return result
+    made = Path(result.get("artifact", folder.path / "artifact"))
+    folder.phase("hash files")
+    return {**result, "files": files_in(made)}
 
 
 def _read_config(folder: RunFolder) -> tuple[str, Config]:
@@ -134,6 +146,8 @@ def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     if isinstance(config, GenerateConfig) and is_endpoint(config.model):
         return importlib.import_module("rlhf.training.ask").run(config, folder)
     _prepare_libraries()
+    if folder.is_writer:
+        check_inputs(folder)
     if isinstance(config, RewardModelConfig):
         check_input(config, folder)
     _limit_threads()

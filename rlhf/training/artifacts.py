@@ -2,6 +2,7 @@
 
     config.json        {"kind": …, "config": {…}}
     prompts.jsonl      what it reads; eval_prompts.jsonl (PPO) and data/, an export, besides
+    hashes.json        SHA-256 of all files that it uses, which it checks first (hashes.py)
     events.jsonl       one JSON object a line: heartbeat, phase, progress, metrics, sample, …
     log.txt            standard output and error of the process
     stop               exists when the run shall checkpoint and end

@@ -35,6 +35,7 @@ from rlhf.training.artifacts import (
     writing_folder,
 )
 from rlhf.training.config import ImportModelConfig
+from rlhf.training.hashes import files_in
 
 CARD = "preferendum.json"  # in the model's folder: where it came from, the result of its import
 COPIED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -77,7 +78,7 @@ def run(config: ImportModelConfig, folder: RunFolder) -> dict[str, Any]:
         return result
     # To train takes far more memory than to import: if measuring gets the process killed, by a limit
     # that it cannot know, this result stands, and the import has succeeded without a probe.
-    folder.write_result("succeeded", **result)
+    folder.write_result("succeeded", **result, files=files_in(output))
     return {**result, "probe": _probed(output, folder)}
 
 

@@ -566,7 +566,7 @@ def test_memory_does_not_grow_with_the_file(project, monkeypatch):
 def test_import_asks_equally_many_questions(project, n, django_assert_num_queries):
     judge = judge_named("imported")
 
-    with django_assert_num_queries(18):
+    with django_assert_num_queries(19):
         import_jsonl(project, lines_of(*map(choice, range(n))), judge=judge)
 
 

@@ -1,5 +1,6 @@
 """Small real objects of the rlhf app, with the folders that belong to them."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from django.utils import timezone
 from annotator.models import Assignment, Comparison, Completion, Export, Judgment
 from rlhf.models import Endpoint, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from tests.factories import ProjectFactory, UserFactory
+
+PAIR = '{"chosen": 1}\n'
 
 
 class PolicyFactory(factory.django.DjangoModelFactory):
@@ -38,7 +41,7 @@ class ExportFactory(factory.django.DjangoModelFactory):
         skip_postgeneration_save = True
 
     project = factory.SubFactory(ProjectFactory)
-    sha256 = "0" * 64
+    sha256 = hashlib.sha256(PAIR.encode()).hexdigest()
     round_number = 1
     n_rows = 1
     n_judgments = 1
@@ -47,7 +50,7 @@ class ExportFactory(factory.django.DjangoModelFactory):
     @factory.post_generation
     def files(export, create, extracted, **kwargs):
         export.folder.mkdir(parents=True)
-        (export.folder / "data.jsonl").write_text('{"chosen": 1}\n')
+        (export.folder / "data.jsonl").write_text(PAIR)
         (export.folder / "manifest.json").write_text("{}")
 
 

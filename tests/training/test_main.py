@@ -13,6 +13,7 @@ import torch
 from rlhf.training.__main__ import _translate, main
 from rlhf.training.artifacts import RunFolder, read_json
 from rlhf.training.config import GenerateConfig, RewardModelConfig
+from rlhf.training.hashes import HASHES, files_in
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +48,30 @@ def test_a_run_that_succeeds_leaves_its_result_and_exits_with_0(start, folder):
     result = read_json(folder.path / "result.json")
     assert status == 0
     assert (result["status"], result["n_prompts"], result["n_completions"]) == ("succeeded", 5, 10)
+
+
+def test_a_run_that_makes_a_model_says_what_its_files_are(folder):
+    settings = {"source": "tiny", "output": str(folder.path / "model"), "measure_speed": False}
+    (folder.path / "config.json").write_text(
+        json.dumps({"kind": "import_model", "config": settings})
+    )
+
+    status = main([str(folder.path)])
+
+    files = read_json(folder.path / "result.json")["files"]
+    assert (status, files) == (0, files_in(folder.path / "model"))
+    assert {"model.safetensors", "config.json"} <= set(files)
+
+
+def test_a_run_whose_files_have_changed_does_not_begin(start, folder):
+    expected = {"data": {"data.jsonl": {"sha256": "0" * 64}}}
+    (folder.path / HASHES).write_text(json.dumps(expected))
+
+    assert start() == 3
+    assert error_event(folder) == [
+        "the run was not begun, because its files are not what they were: "
+        f"{folder.path}/data/data.jsonl is missing: its SHA-256 was {'0' * 64}"
+    ]
 
 
 def test_a_run_that_is_asked_to_stop_says_so_and_exits_with_0(start, folder):
