@@ -42,6 +42,11 @@ def role_in(project: Project, user: User) -> Role | None:
     return Role(membership.role) if membership else None
 
 
+def may_create(user: User) -> bool:
+    """Who administers a project may make another; the first is made by a superuser."""
+    return user.is_superuser or Project.objects.administered_by(user).exists()
+
+
 def get_access(request: HttpRequest, slug: str, at_least: Role = Role.ANNOTATOR) -> Access:
     """The project and the role of the signed-in person in it. Raises Http404 below `at_least`.
 

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.password_validation import password_validators_help_texts
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -34,6 +35,7 @@ from annotator.models import (
 from annotator.protocols import MANY, PRESETS, RATIONALES, Criterion, Protocol
 from annotator.rendering import LETTERS, MAX_RENDERED
 from annotator.screening import CHECKS
+from annotator.tokens import Scope
 
 RESERVED_SLUGS = {"new"}
 
@@ -124,6 +126,13 @@ class ProjectForm(forms.ModelForm):
                 "of judged comparisons, and then come back."
             )
         return wanted
+
+    def create(self, author: User) -> Project:
+        """A new project, and who makes it as its admin."""
+        with transaction.atomic():
+            project = self.save(author=author)
+            Membership.objects.create(project=project, user=author, role=Role.ADMIN)
+        return project
 
     def save(self, commit: bool = True, author: User | None = None) -> Project:
         """Always stored. A new project gets a slug from its name; a change of guidelines, a new version. An order
@@ -309,6 +318,17 @@ class InvitationForm(forms.Form):
         label="For how many people", initial=1, min_value=1, max_value=1000
     )
     days = forms.IntegerField(label="Valid for (days)", initial=7, min_value=1, max_value=365)
+
+
+class TokenForm(forms.Form):
+    name = forms.CharField(max_length=60, help_text="What it is for: “nightly export”, say.")
+    scopes = forms.MultipleChoiceField(
+        choices=Scope.choices,
+        initial=[Scope.READ],
+        widget=forms.CheckboxSelectMultiple,
+        label="What it may be used for",
+    )
+    days = forms.IntegerField(label="Valid for (days)", initial=90, min_value=1, max_value=365)
 
 
 class AccountForm(UserCreationForm):

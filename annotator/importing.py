@@ -247,6 +247,20 @@ def add_prompt(project: Project, messages: Any) -> tuple[Prompt, bool]:
     return prompt, is_new
 
 
+def add_completion(
+    prompt: Prompt, text: str, source: str = "import", is_truncated: bool = False
+) -> tuple[Completion, bool]:
+    """This answer of this source to the prompt, and whether it is new."""
+    same = Completion.objects.filter(
+        prompt=prompt, text=text, source=source, is_truncated=is_truncated
+    )
+    if known := same.first():
+        return known, False
+    new = Completion(prompt=prompt, text=text, source=source, is_truncated=is_truncated)
+    new.save()
+    return new, True
+
+
 # --- rows -------------------------------------------------------------------------------------
 class _Asked(NamedTuple):
     """A comparison to be made of what a line said."""

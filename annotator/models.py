@@ -210,6 +210,16 @@ class Project(models.Model):
     def lease(self) -> timedelta:
         return timedelta(minutes=self.lease_minutes)
 
+    def pause(self, note: str) -> None:
+        """Hand out nothing new. What is on people's screens may still be sent."""
+        self.paused = self.paused or timezone.now()
+        self.pause_note = note
+        self.save(update_fields=["paused", "pause_note"])
+
+    def resume(self) -> None:
+        self.paused = None
+        self.save(update_fields=["paused"])
+
     def latest_round(self) -> int:
         """The latest round that has comparisons; 1 if there are none."""
         latest = self.comparisons.aggregate(latest=Max("round_number"))["latest"]
@@ -932,3 +942,8 @@ class QualityReport(models.Model):
 
     def __str__(self) -> str:
         return f"quality of {self.project_id} as of {self.as_of}"
+
+
+# Models with what is done with them, in modules of their own: Django looks for models here.
+from annotator.idempotency import IdempotentRequest as IdempotentRequest  # noqa: E402
+from annotator.tokens import ApiToken as ApiToken  # noqa: E402

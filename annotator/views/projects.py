@@ -8,15 +8,13 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from annotator.access import HtmxRequest, get_access
+from annotator.access import HtmxRequest, get_access, may_create
 from annotator.forms import PauseForm, PresetForm, ProjectForm, ProtocolForm
 from annotator.models import (
     COUNTED,
@@ -69,20 +67,13 @@ def _with_my_work(projects: ProjectQuerySet, user: User) -> ProjectQuerySet:
     )
 
 
-def may_create(user: User) -> bool:
-    """Who administers a project may make another; the first is made by a superuser."""
-    return user.is_superuser or Project.objects.administered_by(user).exists()
-
-
 @login_required
 def new_project(request: HtmxRequest) -> HttpResponse:
     if not may_create(request.user):
         raise Http404
     form = ProjectForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        with transaction.atomic():
-            project = form.save(author=request.user)
-            Membership.objects.create(project=project, user=request.user, role=Role.ADMIN)
+        project = form.create(request.user)
         messages.success(request, f"{project} is ready. Import prompts to begin.")
         return redirect("annotator:import_file", project.slug)
     context = {"form": form}
@@ -180,10 +171,7 @@ def pause_project(request: HtmxRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         messages.error(request, "The note may have 200 characters at most.")
         return redirect("annotator:edit_project", project.slug)
-    if project.paused is None:
-        project.paused = timezone.now()
-    project.pause_note = form.cleaned_data["note"]
-    project.save(update_fields=["paused", "pause_note"])
+    project.pause(form.cleaned_data["note"])
     messages.success(request, "Paused: nobody is handed anything new.")
     return redirect("annotator:edit_project", project.slug)
 
@@ -192,7 +180,6 @@ def pause_project(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def resume_project(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
-    project.paused = None
-    project.save(update_fields=["paused"])
+    project.resume()
     messages.success(request, "Resumed.")
     return redirect("annotator:edit_project", project.slug)
