@@ -247,18 +247,23 @@ REST_KNOX = {
     "AUTH_HEADER_PREFIX": "Bearer",
     "TOKEN_PREFIX": "pref_",  # so that a secret that got into a repository is found there
 }
+API_TAGS = (  # in the order of the page
+    "projects", "imports", "prompts", "completions", "comparisons", "assignments", "judgments",
+    "quality", "leaderboard", "exports", "runs", "models", "rounds",
+)  # fmt: skip
 SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.0",
     "TITLE": "Preferendum",
     "VERSION": "1",
     "DESCRIPTION": "Everything that the pages do, for programs. docs/api.md is the guide.",
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "TAGS": [{"name": name} for name in API_TAGS],
     "COMPONENT_SPLIT_REQUEST": True,
     "SERVE_INCLUDE_SCHEMA": False,
     "POSTPROCESSING_HOOKS": ["annotator.api.schema.add_what_all_share"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "docExpansion": "none", "tryItOutEnabled": False},
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "docExpansion": "list", "tryItOutEnabled": False},
 }
 
 # --- background work --------------------------------------------------------------------------

@@ -128,7 +128,7 @@ class NewCompletionSerializer(Body):
 
 
 class CompletionsAsked(serializers.Serializer):
-    prompt = serializers.IntegerField(required=False, min_value=1, max_value=fields.MOST)
+    prompt = fields.number()
     source = serializers.CharField(required=False, max_length=200)
 
 
@@ -176,6 +176,7 @@ class ComparedSerializer(serializers.ModelSerializer):
 class ComparisonSerializer(serializers.ModelSerializer):
     prompt = PromptSerializer()
     completions = serializers.SerializerMethodField(help_text="In the order stored.")
+    arm = serializers.CharField(help_text="Of the order of questions: active, random or empty.")
     expected = serializers.ListField(
         child=serializers.ListField(child=serializers.IntegerField()),
         help_text="Of a known answer, the ranking that is right: completions in groups of ties.",
@@ -219,8 +220,8 @@ class NewComparisonSerializer(Body):
 
 class ComparisonsAsked(serializers.Serializer):
     purpose = serializers.ChoiceField(choices=Purpose.choices, required=False)
-    round = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
-    prompt = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
+    round = fields.number()
+    prompt = fields.number()
     state = serializers.ChoiceField(choices=["open", "held"], required=False)
 
 

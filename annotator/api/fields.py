@@ -67,6 +67,11 @@ def row_id(**kwargs: Any) -> Whole:
     return Whole(min_value=1, max_value=MOST, **kwargs)
 
 
+def number(low: int = 1) -> serializers.IntegerField:
+    """In an address, where all is text."""
+    return serializers.IntegerField(required=False, min_value=low, max_value=MOST)
+
+
 class Body(serializers.Serializer):
     # What it does not know is a mistake: nothing is silently left out.
     def to_internal_value(self, data: Any) -> Any:
@@ -115,9 +120,9 @@ def field_of(field: forms.Field) -> serializers.Field:
         case forms.IntegerField():
             return Whole(**about, **may_be_null, **_limits(field))
         case forms.MultipleChoiceField():
-            return serializers.ListField(child=Word(choices=_values(field)), **about)
-        case forms.ChoiceField() if _values(field):
-            return Word(choices=_values(field), **about)
+            return serializers.ListField(child=Word(choices=_choices(field)), **about)
+        case forms.ChoiceField() if _choices(field):
+            return Word(choices=_choices(field), **about)
         case forms.CharField(max_length=max_length):
             return Text(max_length=max_length, allow_blank=not field.required, **about)
     return Text(allow_blank=not field.required, **about)
@@ -128,8 +133,8 @@ def _limits(field: forms.IntegerField) -> dict[str, Any]:
     return {"min_value": field.min_value, "max_value": MOST if high is None else high}
 
 
-def _values(field: forms.ChoiceField) -> list[str]:
-    return [value for value, _ in field.choices]  # type: ignore[misc, union-attr]
+def _choices(field: forms.ChoiceField) -> list[tuple[str, str]]:
+    return [(value, str(label)) for value, label in field.choices]  # type: ignore[misc, union-attr]
 
 
 def form_errors(form: forms.BaseForm) -> serializers.ValidationError:

@@ -26,7 +26,7 @@ from annotator.api.content import MessageSerializer
 from annotator.api.errors import Conflict, Refused, invalid
 from annotator.api.fields import Body, read, row_id
 from annotator.api.paging import page_of
-from annotator.api.schema import documented, flag_parameter, number_parameter, text_parameter
+from annotator.api.schema import documented, number_parameter, text_parameter
 from annotator.models import Assignment, Judgment, Verdict
 from annotator.protocols import MAX_RATIONALE, MAX_REWRITE, Said
 from annotator.views.comparing import seconds_since, shown_now
@@ -297,8 +297,8 @@ def undo(request: Request, slug: str) -> Response:
 # --- judgments --------------------------------------------------------------------------------------
 class JudgmentsAsked(serializers.Serializer):
     annotator = serializers.CharField(required=False, max_length=150)
-    comparison = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
-    in_force = serializers.BooleanField(required=False, allow_null=True, default=None)
+    comparison = fields.number()
+    in_force = serializers.ChoiceField(choices=["true", "false"], required=False)
 
 
 @documented(
@@ -308,7 +308,9 @@ class JudgmentsAsked(serializers.Serializer):
     query=[
         text_parameter("annotator", "User name; for reviewers.", minLength=1, maxLength=150),
         number_parameter("comparison", "For reviewers."),
-        flag_parameter("in_force", "False: those that were taken back or changed."),
+        text_parameter(
+            "in_force", "False: those that were taken back or changed.", enum=["true", "false"]
+        ),
     ],
     is_list=True,
 )
@@ -317,8 +319,8 @@ def judgments(request: Request, slug: str) -> Response:
     access = get_access(request, slug)
     asked = read(JudgmentsAsked, request.query_params)
     rows = Judgment.objects.filter(project=access.project).select_related("assignment")
-    if (in_force := asked.pop("in_force")) is not None:
-        rows = rows.filter(voided__isnull=in_force)
+    if in_force := asked.pop("in_force", ""):
+        rows = rows.filter(voided__isnull=in_force == "true")
     if access.is_reviewer:
         return page_of(request, _chosen(rows, asked), ReviewedJudgmentSerializer)
     if asked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 from rest_framework.decorators import api_view
 from rest_framework.request import Request
@@ -69,7 +71,7 @@ def leaderboard(request: Request, slug: str) -> Response:
     return Response(LeaderboardSerializer(figures | empty | board).data)
 
 
-def _figures(project: Project) -> dict[str, object]:
+def _figures(project: Project) -> dict[str, Any]:
     report = keeping.report_of(project)
     return {
         "as_of": report.as_of if report else None,

@@ -16,6 +16,7 @@ from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.permissions import AllowAny
 
 from annotator.api import paging
+from annotator.api.fields import MOST
 from annotator.api.once import KEY, KEY_PATTERN
 from annotator.api.problems import MEDIA_TYPE
 
@@ -75,12 +76,8 @@ def text_parameter(name: str, description: str = "", **schema: Any) -> OpenApiPa
 
 
 def number_parameter(name: str, description: str = "", minimum: int = 1) -> OpenApiParameter:
-    limits = {"minimum": minimum, "maximum": 2**31 - 1}
+    limits = {"minimum": minimum, "maximum": MOST}
     return OpenApiParameter(name, {"type": "integer", **limits}, description=description)
-
-
-def flag_parameter(name: str, description: str = "") -> OpenApiParameter:
-    return OpenApiParameter(name, bool, description=description)
 
 
 # --- what all share -------------------------------------------------------------------------------
@@ -163,7 +160,7 @@ PROBLEM_SCHEMA = {
 }
 
 
-class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class TokenScheme(OpenApiAuthenticationExtension):
     """How the API's description names it."""
 
     target_class = "annotator.api.auth.TokenAuthentication"
@@ -182,7 +179,7 @@ def schema(request: HttpRequest) -> HttpResponse:
 @cache
 def _document() -> bytes:
     """Written once per process: it takes a second, and changes with the code only."""
-    description = SchemaGenerator().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
+    description = SchemaGenerator().get_schema(request=None, public=True)
     rendered: bytes = OpenApiJsonRenderer().render(description)
     return rendered
 

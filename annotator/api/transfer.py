@@ -35,7 +35,7 @@ BLOCK_BYTES = 2**16
 
 
 # --- in -----------------------------------------------------------------------------------------------
-class ImportSerializer(serializers.Serializer):
+class ImportSerializer(Body):
     """Fields of a form with a file in it."""
 
     file = serializers.FileField(help_text="JSON lines (.jsonl), also packed with gzip.")
@@ -96,7 +96,9 @@ def imports(request: Request, slug: str) -> Response:
 # --- out ----------------------------------------------------------------------------------------------
 class ExportSerializer(serializers.ModelSerializer):
     created_by = serializers.CharField(source="created_by.username", allow_null=True, default=None)
-    is_tainted = serializers.BooleanField(help_text="It carries votes that were withdrawn later.")
+    is_tainted = serializers.BooleanField(
+        default=False, help_text="It carries votes that were withdrawn later."
+    )
 
     class Meta:
         model = Export
@@ -140,7 +142,6 @@ def exports(request: Request, slug: str) -> Response:
         export = create_export(project, request.user, **sent)
     except NotExported as error:
         raise Refused(error) from error
-    export.is_tainted = False  # it was made this moment
     return Response(WholeExportSerializer(export).data, status=201)
 
 
@@ -198,6 +199,7 @@ def _send(file: IO[bytes], asked: str, filename: str, name: str) -> StreamingHtt
     size = file.seek(0, 2)
     file.seek(0)
     found = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", asked.strip())
+    response: StreamingHttpResponse
     if found is None or found[0] == "bytes=-":
         response = FileResponse(
             file, as_attachment=True, filename=filename, content_type=EXPORT_FILES[name]

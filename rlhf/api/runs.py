@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from annotator.access import get_access
 from annotator.api.errors import Refused, invalid
-from annotator.api.fields import Word, form_errors, read, serializer_of
+from annotator.api.fields import Word, form_errors, number, read, serializer_of
 from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.schema import documented, number_parameter, text_parameter
@@ -91,7 +91,7 @@ NEW_RUNS = {
         form,
         f"New{''.join(word.capitalize() for word in kind.split('_'))}Run",
         without=["token"],
-        kind=Word(choices=[str(kind)]),
+        kind=Word(choices=[(str(kind), RunKind(kind).label)]),
     )
     for kind, form in FORMS.items()
 }
@@ -192,11 +192,11 @@ def resume(request: Request, slug: str, pk: int) -> Response:
 
 
 class MetricsAsked(serializers.Serializer):
-    after = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+    after = number(0)
 
 
 class SamplesAsked(serializers.Serializer):
-    step = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+    step = number(0)
 
 
 @documented(

@@ -41,7 +41,7 @@ def test_what_is_not_named_is_as_on_the_page(project, admin):
 
 
 @pytest.mark.parametrize(
-    ("settings", "pointer"),
+    ("sent", "pointer"),
     [
         ({"kind": "generate", "temperature": "hot"}, "#/temperature"),
         ({"kind": "generate", "temperature": 9.0}, "#/temperature"),
@@ -52,10 +52,10 @@ def test_what_is_not_named_is_as_on_the_page(project, admin):
         ({}, "#/kind"),
     ],
 )
-def test_what_is_not_right_is_said_by_field(project, admin, settings, pointer):
+def test_what_is_not_right_is_said_by_field(project, admin, sent, pointer):
     PolicyFactory(project=project)
 
-    answer = launch(admin, **settings)
+    answer = launch(admin, **sent)
 
     assert answer.status_code == 422
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
