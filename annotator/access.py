@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
 from django_htmx.middleware import HtmxDetails
 
+from annotator.compiled import compiled
 from annotator.models import Membership, Project, Role, User
 
 RANK = {Role.ANNOTATOR: 0, Role.REVIEWER: 1, Role.ADMIN: 2}
@@ -47,16 +49,20 @@ def may_create(user: User) -> bool:
     return user.is_superuser or Project.objects.administered_by(user).exists()
 
 
+@compiled
+def _membership(user: int, slug: str) -> QuerySet[Membership]:
+    return Membership.objects.select_related("project").filter(user=user, project__slug=slug)
+
+
 def get_access(request: HttpRequest, slug: str, at_least: Role = Role.ANNOTATOR) -> Access:
     """The project and the role of the signed-in person in it. Raises Http404 below `at_least`.
 
     What it finds of a member is kept with `request.user`, for those who ask for it later.
     """
     user = cast(User, request.user)
-    own = Membership.objects.select_related("project").filter(user_id=user.pk, project__slug=slug)
     project: Project | None
-    if membership := own.first():
-        user.seen_membership, project = membership, membership.project
+    if own := _membership(user.pk or 0, slug):  # 0: nobody is signed in
+        user.seen_membership, project = own[0], own[0].project
     else:
         project = Project.objects.visible_to(user).filter(slug=slug).first()
     role = role_in(project, user) if project else None

@@ -11,6 +11,7 @@ where locked rows are skipped.
 
 from __future__ import annotations
 
+import enum
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,11 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Count, Exists, F, Max, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value
 from django.utils import timezone
 
 from annotator.ballots import Entered, entered_by, keep
+from annotator.compiled import compiled
 from annotator.gold import find_gold, has_failed, is_qualifying, settle_qualification
 from annotator.models import (
     COUNTED,
@@ -105,7 +107,7 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
             found = None
             if not is_practice:
                 # Without a lock in hand, because whoever is done looks through the whole queue.
-                found = _find_next(project, annotator, _open_for(project, annotator))
+                found = _find_next(project, annotator)
                 if found is None:
                     if release_expired(project) + end_holds(project):
                         continue
@@ -131,8 +133,13 @@ def membership_of(project: Project, annotator: User, *, lock: bool = False) -> M
     """With `lock`, within a transaction: and nobody changes it until that ends."""
     if not lock:
         return annotator.membership_in(project)
+    return next(iter(_locked_membership(project.pk, annotator.pk)), None)
+
+
+@compiled
+def _locked_membership(project: int, annotator: int) -> QuerySet[Membership]:
     own = Membership.objects.filter(project=project, user=annotator)
-    return own.select_for_update(no_key=True).first()
+    return own.select_for_update(no_key=True)
 
 
 def is_qualified(project: Project, annotator: User) -> bool:
@@ -234,7 +241,7 @@ def _find_old(project: Project, annotator: User) -> Comparison | None:
     return Comparison.objects.select_related("prompt", "project").get(pk=random.choice(pks))
 
 
-def _open_for(project: Project, annotator: User) -> QuerySet[Comparison]:
+def _open_for(project: Project | int, annotator: User | int) -> QuerySet[Comparison]:
     """In the order of the partial index, without which SQLite would read the closed ones too; from
     its end, which people who are asked in an order handle last."""
     queue = Comparison.objects.open().filter(project=project)
@@ -248,38 +255,113 @@ def _has_open(project: Project, annotator: User) -> bool:
 def _lock_next(project: Project, annotator: User) -> Comparison | None:
     """The next comparison for the annotator, locked until the transaction ends. Rows that others hold
     locked are passed over."""
-    candidates = _open_for(project, annotator)
-    free = candidates.select_for_update(skip_locked=True, of=("self",), no_key=True)
-    comparison = _find_next(project, annotator, free)
+    comparison = _find_next(project, annotator, Lock.FREE_ONES)
     if comparison is None and connection.features.has_select_for_update_skip_locked:
         # What is left may be locked for a moment by people who take one of several places each:
         # wait for them before saying that there is nothing.
-        all_open = candidates.select_for_update(of=("self",), no_key=True)
-        comparison = _find_next(project, annotator, all_open)
+        comparison = _find_next(project, annotator, Lock.ALL)
     return comparison
 
 
-def _find_next(
-    project: Project, annotator: User, candidates: QuerySet[Comparison]
-) -> Comparison | None:
+class Lock(enum.Enum):
+    NONE = enum.auto()
+    FREE_ONES = enum.auto()  # rows that others hold locked are passed over
+    ALL = enum.auto()  # and those are waited for
+
+
+class Part(enum.Enum):
+    """Of what is open at one priority: ranges of the index, before or after an edge."""
+
+    DRAWN_FROM = enum.auto()
+    DRAWN_BEFORE = enum.auto()
+    PLACED = enum.auto()
+    PLACED_AFTER = enum.auto()
+    PLACED_UP_TO = enum.auto()
+
+
+def _find_next(project: Project, annotator: User, lock: Lock = Lock.NONE) -> Comparison | None:
     """Goes through the priorities from the highest. Within one, comparisons are drawn: it starts
     at a random place of the index and wraps around, so that annotators rarely meet. Those that
     have a place in the order of questions follow, or come before the drawn ones, from where the
     annotator is. All are ranges of the index, so the cost does not grow with the queue.
     """
-    candidates = candidates.select_related("prompt")
     start = random.random()
-    drawn = [Q(place=None, draw__gte=start), Q(place=None, draw__lt=start)]
+    drawn = [(Part.DRAWN_FROM, start), (Part.DRAWN_BEFORE, start)]
     last = _last_place(project, annotator)
-    ordered = [Q(place__isnull=False)] if last is None else [Q(place__gt=last), Q(place__lte=last)]
+    ordered = [(Part.PLACED, 0.0)]
+    if last is not None:
+        ordered = [(Part.PLACED_AFTER, last), (Part.PLACED_UP_TO, last)]
     parts = ordered + drawn if _asks_in_order(project) else drawn + ordered
-    for priority in _priorities(project):
-        for part in parts:
-            level = candidates.filter(part, priority=priority)
-            if comparison := level.order_by("place", "draw").first():
-                comparison.project = project
+    found = _first_of(project, annotator, parts, lock)
+    if found is not None:
+        found.project = project
+    return found
+
+
+def _first_of(
+    project: Project, annotator: User, parts: Sequence[tuple[Part, float]], lock: Lock
+) -> Comparison | None:
+    # Nearly all claims need no other priority than the highest.
+    for part, edge in parts:
+        if part == Part.PLACED:
+            found = _placed_of_highest(project.pk, annotator.pk, lock=lock)
+        else:
+            found = _part_of_highest(project.pk, annotator.pk, edge, part=part, lock=lock)
+        if found:
+            return found[0]
+    for priority in _lower_priorities(project):
+        for part, edge in parts:
+            level = _part(project.pk, annotator.pk, edge, part, lock)
+            if comparison := level.filter(priority=priority).first():
                 return comparison
     return None
+
+
+@compiled
+def _part_of_highest(
+    project: int, annotator: int, edge: float, *, part: Part, lock: Lock
+) -> QuerySet[Comparison]:
+    level = _part(project, annotator, edge, part, lock)
+    return level.filter(priority=Subquery(_open_priorities(project)[:1]))[:1]
+
+
+@compiled
+def _placed_of_highest(project: int, annotator: int, *, lock: Lock) -> QuerySet[Comparison]:
+    level = _part(project, annotator, 0.0, Part.PLACED, lock)
+    return level.filter(priority=Subquery(_open_priorities(project)[:1]))[:1]
+
+
+def _part(
+    project: int, annotator: int, edge: float, part: Part, lock: Lock
+) -> QuerySet[Comparison]:
+    rows = _open_for(project, annotator).select_related("prompt").order_by("place", "draw")
+    if lock != Lock.NONE:
+        is_skipping = lock == Lock.FREE_ONES
+        rows = rows.select_for_update(skip_locked=is_skipping, of=("self",), no_key=True)
+    return rows.filter(
+        {
+            Part.DRAWN_FROM: Q(place=None, draw__gte=edge),
+            Part.DRAWN_BEFORE: Q(place=None, draw__lt=edge),
+            Part.PLACED: Q(place__isnull=False),
+            Part.PLACED_AFTER: Q(place__gt=edge),
+            Part.PLACED_UP_TO: Q(place__lte=edge),
+        }[part]
+    )
+
+
+def _open_priorities(project: int) -> QuerySet[Comparison, int]:
+    queue = Comparison.objects.open().filter(project=project).order_by("-priority")
+    return queue.values_list("priority", flat=True)
+
+
+def _lower_priorities(project: Project) -> Iterator[int]:
+    """Of what is open, from the second on."""
+    priorities = _open_priorities(project.pk)
+    lower = priorities.first()
+    while lower is not None:
+        lower = priorities.filter(priority__lt=lower).first()
+        if lower is not None:
+            yield lower
 
 
 def _asks_in_order(project: Project) -> bool:
@@ -318,19 +400,6 @@ def forget_order(project: Project) -> None:
     list(placed.select_for_update(no_key=True).order_by("pk").values_list("pk"))
     placed.filter(taken=0).update(arm="")
     placed.update(place=None)
-
-
-def _priorities(project: Project) -> Iterator[Subquery | int]:
-    """Of what is open, from the highest on. Nearly all claims need no other, so that one is looked up
-    within the statement that it is used in."""
-    queue = Comparison.objects.open().filter(project=project).order_by("-priority")
-    priorities = queue.values_list("priority", flat=True)
-    yield Subquery(priorities[:1])
-    lower = priorities.first()
-    while lower is not None:
-        lower = priorities.filter(priority__lt=lower).first()
-        if lower is not None:
-            yield lower
 
 
 def _hand_out(
@@ -864,14 +933,22 @@ def progress(
     `held` is what they hold now, and `known_total` the total that they were shown last, such as "160"
     or "1012+": it stays for some verdicts, because counting takes as long as finding the next.
     """
-    in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
-    is_done = Q(verdict__in=COUNTED)
-    mine = in_force.aggregate(done=Count("pk", filter=is_done), last=Max("pk"))
-    done, known = mine["done"], TOTAL.fullmatch(known_total)
+    [(done, last)] = _done_and_last(project.pk, annotator.pk)
+    known = TOTAL.fullmatch(known_total)
     if known and done < int(known[1]) and held and done % COUNT_EVERY:
-        return Progress(done, int(known[1]), known[2] == "+", mine["last"])
+        return Progress(done, int(known[1]), known[2] == "+", last)
     left = _open_for(project, annotator)[:COUNT_LIMIT].count()
-    return Progress(done, done + left + (held is not None), left == COUNT_LIMIT, mine["last"])
+    return Progress(done, done + left + (held is not None), left == COUNT_LIMIT, last)
+
+
+@compiled
+def _done_and_last(project: int, annotator: int) -> QuerySet[Judgment, tuple[int, int | None]]:
+    in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    all_of_them = in_force.annotate(all=Value(1)).values(
+        "all"
+    )  # one group, and a row if it is empty
+    counted = all_of_them.annotate(done=Count("pk", filter=Q(verdict__in=COUNTED)), last=Max("pk"))
+    return counted.values_list("done", "last")
 
 
 def _done(project_id: int, annotator_id: int) -> QuerySet[Judgment]:

@@ -63,6 +63,8 @@ class ReadForm(forms.Form):
 
 
 class ProjectForm(forms.ModelForm):
+    # The version of the guidelines that the form was filled in from, if it says so.
+    based_on = forms.IntegerField(required=False, widget=forms.HiddenInput)
     screening = forms.MultipleChoiceField(
         required=False,
         choices=[(check.name, check.label) for check in CHECKS],
@@ -105,15 +107,40 @@ class ProjectForm(forms.ModelForm):
         }
         widgets = {"guidelines": forms.Textarea(attrs={"rows": 14})}
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["based_on"] = self.instance.guideline_version if self.instance.pk else None
+
     def clean_guidelines(self) -> str:
         """With plain line ends: browsers send others, and that is no new version."""
         return self.cleaned_data["guidelines"].replace("\r\n", "\n")
+
+    def clean(self) -> dict[str, Any]:
+        """A form that was open while somebody else saved does not take their guidelines back."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        current, based_on = self.initial["based_on"], cleaned.get("based_on")
+        if "guidelines" not in cleaned or None in (current, based_on) or based_on == current:
+            return cleaned
+        stored = Project.objects.values_list("guidelines", flat=True).get(pk=self.instance.pk)
+        seen = self.instance.guideline_versions.filter(number=based_on).first()
+        if seen is not None and cleaned["guidelines"] == seen.text:
+            cleaned["guidelines"] = stored  # something else was changed here
+        elif cleaned["guidelines"] != stored:
+            self.data = self.data.copy()
+            self.data["based_on"] = current  # who saves again has read this
+            self.add_error(
+                "guidelines",
+                f"Version {current} has been saved since you opened this page. Below is your text: work "
+                "the other one in (it is under “How they look, and all versions”), then save again.",
+            )
+        return cleaned
 
     def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
         """Headings with their fields, for the page; what is in no group comes at the end."""
         groups = [(title, [self[name] for name in names]) for title, names in self.GROUPS.items()]
         grouped = {name for names in self.GROUPS.values() for name in names}
-        others = [self[name] for name in self.fields if name not in grouped]
+        shown = [field.name for field in self.visible_fields()]
+        others = [self[name] for name in shown if name not in grouped]
         return [*groups, ("More", others)] if others else groups
 
     def clean_qualification_items(self) -> int:
@@ -145,7 +172,7 @@ class ProjectForm(forms.ModelForm):
             keep_current(project, author)
         else:
             # Of the rest something may be written meanwhile: when the order was made, say.
-            project.save(update_fields=set(self.changed_data) - {"guidelines"})
+            project.save(update_fields=set(self.changed_data) - {"guidelines", "based_on"})
             publish(project, self.cleaned_data["guidelines"], author)
         project.refresh_from_db()
         if "qualification_items" in self.changed_data and not self.initial["qualification_items"]:

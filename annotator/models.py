@@ -24,6 +24,7 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 
 from annotator import screening
+from annotator.compiled import compiled
 from annotator.jsonl import Answer
 from annotator.screening import default_checks
 
@@ -390,7 +391,7 @@ class Purpose(models.TextChoices):
     GOLD = "gold", "Known answer"  # asked to see how well people judge; never trained on
 
 
-def _handled_by(annotator: User) -> Exists:
+def _handled_by(annotator: User | int) -> Exists:
     """Of a comparison."""
     mine = Assignment.objects.filter(
         HANDLED, comparison=OuterRef("pk"), annotator=annotator, is_repeat=False
@@ -410,7 +411,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         """Those whose answer is known, and which are not held back."""
         return self.filter(purpose=Purpose.GOLD, hold="")
 
-    def not_handled_by(self, annotator: User) -> Self:
+    def not_handled_by(self, annotator: User | int) -> Self:
         """Those that this person has not judged, skipped or on the screen."""
         return self.filter(~_handled_by(annotator))
 
@@ -561,8 +562,12 @@ class Comparison(models.Model):
     @cached_property
     def completions_by_id(self) -> dict[int, Completion]:
         """In the order stored; read once, to draw the order shown, to hash it and to show it."""
-        entries = self.entries.select_related("completion")
-        return {entry.completion_id: entry.completion for entry in entries}
+        return {entry.completion_id: entry.completion for entry in _entries_of(self.pk)}
+
+
+@compiled
+def _entries_of(comparison: int) -> models.QuerySet[ComparisonCompletion]:
+    return ComparisonCompletion.objects.select_related("completion").filter(comparison=comparison)
 
 
 class ComparisonCompletion(models.Model):

@@ -75,10 +75,18 @@ class Protocol(serializers.DictField):
             raise serializers.ValidationError(f"{error}.") from error
 
 
-NewProjectSerializer = serializer_of(ProjectForm, "NewProject")
+NewProjectSerializer = serializer_of(ProjectForm, "NewProject", without=["based_on"])
 ChangedProjectSerializer = serializer_of(
     ProjectForm,
     "ChangedProject",
+    without=["based_on"],
+    based_on=fields.Whole(
+        required=False,
+        min_value=1,
+        max_value=2**31 - 1,
+        help_text="The version of the guidelines that yours are made from: refused if there is a "
+        "newer one by then.",
+    ),
     protocol=Protocol(required=False, help_text="What people are asked. Empty: as in the Arena."),
     paused=fields.Flag(required=False, help_text="Whether nobody is handed anything new."),
     pause_note=fields.Text(

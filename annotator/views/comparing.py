@@ -8,7 +8,8 @@ from typing import Any
 from django.contrib.auth.decorators import login_required
 from django.core import signing
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.http import require_POST
@@ -16,6 +17,7 @@ from django.views.decorators.http import require_POST
 from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.ballots import Ballot, Entered, read
+from annotator.compiled import compiled
 from annotator.forms import JudgmentForm, UndoForm
 from annotator.gold import is_qualifying, qualification_shares, share_right
 from annotator.guidelines import news_for, versions
@@ -63,12 +65,11 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
     form = JudgmentForm(request.POST)
     if not form.is_valid():
         return "The verdict did not arrive whole: send it again."
-    assignment = get_object_or_404(
-        Assignment.objects.select_related("comparison"),
-        pk=form.cleaned_data["assignment"],
-        project=access.project,
-        annotator=request.user,
-    )
+    pk = form.cleaned_data["assignment"]
+    found = _shown_to(access.project.pk, request.user.pk, pk)
+    if not found:
+        raise Http404("Nothing of the kind was shown to you.")
+    [assignment] = found
     assignment.project, assignment.annotator = access.project, request.user  # at hand: no queries
     entered = entered_in(request)
     try:
@@ -89,6 +90,12 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
         queue.save_draft(assignment, entered)
         return str(error)
     return ""
+
+
+@compiled
+def _shown_to(project: int, annotator: int, pk: int) -> QuerySet[Assignment]:
+    shown = Assignment.objects.select_related("comparison")
+    return shown.filter(pk=pk, project=project, annotator=annotator)
 
 
 @login_required

@@ -159,7 +159,7 @@ def test_every_setting_stands_under_a_heading():
 
     headings = [heading for heading, _ in form.groups()]
     assert len(headings) == len(ProjectForm.GROUPS)  # and none is left over under "More"
-    assert sum(len(fields) for _, fields in form.groups()) == len(form.fields)
+    assert sum(len(fields) for _, fields in form.groups()) == len(form.visible_fields())
 
 
 def test_a_qualification_needs_as_many_known_answers():

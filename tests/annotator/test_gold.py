@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.urls import reverse
 from django.utils import timezone
 
 from annotator.agreement import alpha, annotator_statistics
@@ -65,6 +66,24 @@ def test_a_known_answer_made_twice_is_changed():
     assert known.entries.count() == 2
 
 
+def test_a_known_answer_made_of_other_rows_of_the_same_texts_expects_its_own():
+    comparison = ComparisonFactory(texts=["Long.", "Short."])
+    known = make_gold(comparison, [completion_ids(comparison)])
+    twin = ComparisonFactory(
+        project=comparison.project,
+        prompt=comparison.prompt,
+        purpose=Purpose.EVALUATION,
+        texts=["Short.", "Long."],
+    )
+    short, long = completion_ids(twin)
+
+    assert make_gold(twin, [[short], [long]]) == known
+
+    known.refresh_from_db()
+    of = {entry.completion.text: entry.completion_id for entry in known.entries.all()}
+    assert known.expected == [[of["Short."]], [of["Long."]]]
+
+
 def test_what_does_not_rank_each_answer_once_is_no_known_answer():
     comparison = ComparisonFactory()
     one, _ = completion_ids(comparison)
@@ -86,6 +105,11 @@ def test_of_two_answers_a_verdict_is_right_or_wrong(said, share):
 def test_of_more_answers_the_right_pairs_are_counted():
     assert share_right([[7], [8], [9]], [[7], [8, 9]]) == 2 / 3
     assert share_right([[7], [9, 8]], [[7], [8, 9]]) == 1
+
+
+def test_of_who_only_picks_the_best_what_was_not_compared_does_not_count():
+    assert share_right([[7], [8, 9]], [[7], [8], [9]]) == 2 / 3
+    assert share_right([[7], [8, 9]], [[7], [8], [9]], is_pick=True) == 1
 
 
 # --- what they are kept out of --------------------------------------------------------------------
@@ -144,6 +168,21 @@ def test_newcomers_answer_known_questions_first_and_are_qualified_by_them(
     else:
         assert next_one is None
         assert queue_state(asking, membership.user) == QueueState("qualification_failed")
+
+
+def test_after_the_last_known_answer_the_same_request_brings_real_work(asking, client):
+    user = newcomer(asking).user
+    client.force_login(user)
+    for _ in range(2):
+        answer(asking, user, is_right=True)
+    last = claim(asking, user)
+    answers = last.comparison.expected[0] == [last.order[0]]
+    form = {"assignment": last.pk, "payload_hash": last.payload_hash,
+            "choice": "first" if answers else "second"}  # fmt: skip
+
+    client.post(reverse("annotator:judge", args=[asking.slug]), form)
+
+    assert claim(asking, user).comparison.purpose == Purpose.TRAINING
 
 
 def test_an_admin_decides_otherwise_or_lets_somebody_try_again(asking):

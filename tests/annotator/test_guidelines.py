@@ -6,7 +6,13 @@ from django.urls import reverse
 from annotator.differences import Piece
 from annotator.guidelines import News, keep_current, mark_read, news_for, publish, versions
 from annotator.models import Membership, Role
-from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, UserFactory
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    UserFactory,
+    settings_as_sent,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -146,3 +152,29 @@ def test_a_version_has_a_page_with_what_it_changed(client, project, anna):
     assert context["changes"][1] == Piece("added", "very ")
     assert client.get(url("guideline_version", 1)).context["changes"] == []
     assert client.get(url("guideline_version", 3)).status_code == 404
+
+
+# --- two people at once --------------------------------------------------------------------------
+def test_settings_that_were_open_meanwhile_do_not_take_newer_guidelines_back(project, client):
+    client.force_login(MembershipFactory(project=project, role=Role.ADMIN).user)
+    publish(project, "Be honest.", None)
+    opened = settings_as_sent(guidelines="Be kind.", based_on=1)
+
+    client.post(url("edit_project"), opened | {"overlap": 7})
+
+    project.refresh_from_db()
+    assert (project.guidelines, project.guideline_version, project.overlap) == ("Be honest.", 2, 7)
+
+
+def test_two_new_texts_are_not_one_over_the_other_unnoticed(project, client):
+    client.force_login(MembershipFactory(project=project, role=Role.ADMIN).user)
+    publish(project, "Be honest.", None)
+    mine = settings_as_sent(guidelines="Be brief.", based_on=1)
+
+    refused = client.post(url("edit_project"), mine)
+
+    assert refused.status_code == 422
+    assert "Version 2 has been saved since you opened this page" in refused.content.decode()
+    client.post(url("edit_project"), mine | {"based_on": refused.context["form"].data["based_on"]})
+    project.refresh_from_db()
+    assert (project.guidelines, project.guideline_version) == ("Be brief.", 3)

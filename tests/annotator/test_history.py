@@ -110,6 +110,16 @@ def test_a_skip_whose_place_is_gone_cannot_become_a_verdict(project, anna):
     assert Judgment.objects.get(pk=skip.pk).voided is None
 
 
+def test_a_skip_cannot_become_a_verdict_beyond_the_quota(project, anna):
+    anna.memberships.update(quota_total=1)
+    skip = make_judgment(ComparisonFactory(project=project), anna, verdict=Verdict.SKIPPED)
+    make_judgment(ComparisonFactory(project=project), anna, [0], [1])
+
+    with pytest.raises(NotRecorded, match="as many as you were asked for"):
+        change(skip)
+    assert Judgment.objects.get(pk=skip.pk).voided is None
+
+
 def test_a_frozen_export_forbids_no_correction_and_keeps_what_it_had(project, anna):
     old = make_judgment(ComparisonFactory(project=project), anna, [0], [1])
     export = create_export(project, None)

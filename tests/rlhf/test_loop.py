@@ -1,9 +1,10 @@
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from annotator.exporting import create_export
 from annotator.importing import import_jsonl, judge_named
-from annotator.models import Role
+from annotator.models import Judgment, Role
 from rlhf import loop
 from rlhf.models import RunKind, Status
 from rlhf.templatetags import quantities
@@ -202,6 +203,16 @@ def test_votes_since_the_export_ask_for_another(project, turn):
 
     assert the_action(project) == ("export", "Export again")
     assert steps(project)["export"].summary == "2 pairs, 1 newer vote"
+
+
+def test_a_repetition_since_the_export_is_no_newer_vote(project, turn):
+    turn.import_model()
+    turn.judge(turn.compare())
+    turn.export()
+    newest = Judgment.objects.latest("pk")
+    Judgment.objects.filter(pk=newest.pk).update(is_repeat=True, created=timezone.now())
+
+    assert steps(project)["export"].summary == "2 pairs"
 
 
 def test_votes_since_the_export_do_not_undo_a_trained_reward_model(project, turn):

@@ -74,6 +74,19 @@ def test_changed_guidelines_are_a_new_version(project, admin):
     assert answer.json()["guideline_version"] == project.guideline_version + 1
 
 
+def test_guidelines_made_from_an_older_version_are_refused(project, admin):
+    for text in ("First.", "Second."):
+        admin.patch("/api/v1/projects/tea/", {"guidelines": text}, content_type=JSON)
+
+    late = admin.patch(
+        "/api/v1/projects/tea/", {"guidelines": "Mine.", "based_on": 2}, content_type=JSON
+    )
+
+    project.refresh_from_db()
+    assert late.json()["errors"][0]["pointer"] == "#/guidelines"
+    assert project.guidelines == "Second."
+
+
 def test_a_protocol_is_checked_and_set(project, admin):
     seven = to_json(PRESETS["helpsteer"].protocol)
 
