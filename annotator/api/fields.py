@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django import forms
+from django.core.exceptions import NON_FIELD_ERRORS
 from django.forms.utils import ErrorDict
 from rest_framework import serializers
 
@@ -96,7 +97,11 @@ def read(serializer: type[serializers.Serializer], data: Any) -> dict[str, Any]:
 
 # --- forms ----------------------------------------------------------------------------------------
 def serializer_of(
-    form: type[forms.BaseForm], name: str, *, without: Iterable[str] = (), **more: Any
+    form: type[forms.Form] | type[forms.ModelForm],
+    name: str,
+    *,
+    without: Iterable[str] = (),
+    **more: Any,
 ) -> type[Body]:
     """The fields of a form, none of which must be sent: the form has a value for each. `more` are
     fields besides."""
@@ -142,7 +147,7 @@ def form_errors(form: forms.BaseForm) -> serializers.ValidationError:
     errors: ErrorDict = form.errors
     return invalid(
         {
-            ("non_field_errors" if name == forms.forms.NON_FIELD_ERRORS else name): list(messages)
+            ("non_field_errors" if name == NON_FIELD_ERRORS else name): list(messages)
             for name, messages in errors.items()
         }
     )

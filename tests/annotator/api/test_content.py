@@ -165,3 +165,14 @@ def test_an_address_that_leads_nowhere_is_a_problem_too(admin):
 
     assert answer.status_code == 404
     assert answer["Content-Type"] == "application/problem+json"
+
+
+def test_a_mistake_of_ours_is_a_problem_too(project, admin):
+    ComparisonFactory(project=project)
+    Prompt.objects.update(messages=7)  # as no code writes it
+    admin.raise_request_exception = False
+
+    answer = admin.get(f"{TEA}prompts/")
+
+    assert answer.status_code == 500
+    assert answer["Content-Type"] == "application/problem+json"
