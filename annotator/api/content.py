@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from annotator.access import get_access
 from annotator.api import fields
 from annotator.api.errors import Refused, invalid
-from annotator.api.fields import Body, read, row_id
+from annotator.api.fields import Body, asked_by, read, row_id
 from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.schema import documented, number_parameter, text_parameter
@@ -94,7 +94,7 @@ class NewPromptSerializer(Body):
 def prompts(request: Request, slug: str) -> Response:
     if request.method == "GET":
         rows = get_access(request, slug, Role.REVIEWER).project.prompts.all()
-        asked = read(PromptsAsked, request.query_params)
+        asked = asked_by(request, PromptsAsked)
         return page_of(request, rows.filter(**asked), PromptSerializer)
     project = get_access(request, slug, Role.ADMIN).project
     sent = read(NewPromptSerializer, request.data)
@@ -154,7 +154,7 @@ class CompletionsAsked(serializers.Serializer):
 def completions(request: Request, slug: str) -> Response:
     if request.method == "GET":
         project = get_access(request, slug, Role.REVIEWER).project
-        asked = read(CompletionsAsked, request.query_params)
+        asked = asked_by(request, CompletionsAsked)
         rows = Completion.objects.filter(prompt__project=project, **asked)
         return page_of(request, rows, CompletionSerializer)
     project = get_access(request, slug, Role.ADMIN).project
@@ -253,7 +253,7 @@ class ComparisonsAsked(serializers.Serializer):
 def comparisons(request: Request, slug: str) -> Response:
     if request.method == "GET":
         project = get_access(request, slug, Role.REVIEWER).project
-        asked = read(ComparisonsAsked, request.query_params)
+        asked = asked_by(request, ComparisonsAsked)
         chosen = {name: str(asked.get(name, "")) for name in ComparisonsAsked().fields}
         return page_of(request, _whole(chosen_of(project, chosen)), ComparisonSerializer)
     project = get_access(request, slug, Role.ADMIN).project

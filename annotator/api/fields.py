@@ -14,6 +14,7 @@ from django import forms
 from django.core.exceptions import NON_FIELD_ERRORS
 from django.forms.utils import ErrorDict
 from rest_framework import serializers
+from rest_framework.request import Request
 
 from annotator.api.errors import invalid
 
@@ -93,6 +94,11 @@ def read(serializer: type[serializers.Serializer], data: Any) -> dict[str, Any]:
     found = serializer(data=data)
     found.is_valid(raise_exception=True)
     return dict(found.validated_data)
+
+
+def asked_by(request: Request, serializer: type[serializers.Serializer]) -> dict[str, Any]:
+    """What the address asks for. A parameter without a value is one, and rarely right."""
+    return read(serializer, request.query_params.dict())
 
 
 # --- forms ----------------------------------------------------------------------------------------

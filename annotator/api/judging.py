@@ -24,7 +24,7 @@ from annotator.api import fields
 from annotator.api.auth import MayAnnotate
 from annotator.api.content import MessageSerializer
 from annotator.api.errors import Conflict, Refused, invalid
-from annotator.api.fields import Body, read, row_id
+from annotator.api.fields import Body, asked_by, read, row_id
 from annotator.api.paging import page_of
 from annotator.api.schema import documented, number_parameter, text_parameter
 from annotator.models import Assignment, Judgment, Verdict
@@ -317,7 +317,7 @@ class JudgmentsAsked(serializers.Serializer):
 @api_view()
 def judgments(request: Request, slug: str) -> Response:
     access = get_access(request, slug)
-    asked = read(JudgmentsAsked, request.query_params)
+    asked = asked_by(request, JudgmentsAsked)
     rows = Judgment.objects.filter(project=access.project).select_related("assignment")
     if in_force := asked.pop("in_force", ""):
         rows = rows.filter(voided__isnull=in_force == "true")

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from annotator.access import get_access
 from annotator.api.errors import Refused
-from annotator.api.fields import Body, Whole, read
+from annotator.api.fields import Body, Whole, asked_by, read
 from annotator.api.once import once
 from annotator.api.paging import Pages, page_of
 from annotator.api.schema import documented, text_parameter
@@ -47,7 +47,7 @@ class ModelsAsked(serializers.Serializer):
 @api_view()
 def models(request: Request, slug: str) -> Response:
     project = get_access(request, slug, Role.REVIEWER).project
-    asked = read(ModelsAsked, request.query_params)
+    asked = asked_by(request, ModelsAsked)
     rows = project.model_versions.select_related("project").filter(**asked)
     return page_of(request, rows, ModelVersionSerializer)
 

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from annotator.access import get_access
 from annotator.api.errors import Refused, invalid
-from annotator.api.fields import Word, form_errors, number, read, serializer_of
+from annotator.api.fields import Word, asked_by, form_errors, number, read, serializer_of
 from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.schema import documented, number_parameter, text_parameter
@@ -124,7 +124,7 @@ NEW_RUN = PolymorphicProxySerializer(
 def runs(request: Request, slug: str) -> Response:
     if request.method == "GET":
         project = get_access(request, slug, Role.REVIEWER).project
-        asked = read(RunsAsked, request.query_params)
+        asked = asked_by(request, RunsAsked)
         return page_of(request, _shown(project).filter(**asked), RunSerializer)
     project = get_access(request, slug, Role.ADMIN).project
     kind = _kind_of(request.data)
@@ -209,7 +209,7 @@ class SamplesAsked(serializers.Serializer):
 @api_view()
 def metrics(request: Request, slug: str, pk: int) -> Response:
     rows = _get_run(request, slug, pk).metrics.all()
-    asked = read(MetricsAsked, request.query_params)
+    asked = asked_by(request, MetricsAsked)
     if "after" in asked:
         rows = rows.filter(step__gt=asked["after"])
     return page_of(request, rows, MetricsSerializer, order="step")
@@ -224,7 +224,7 @@ def metrics(request: Request, slug: str, pk: int) -> Response:
 )
 @api_view()
 def samples(request: Request, slug: str, pk: int) -> Response:
-    rows = _get_run(request, slug, pk).samples.filter(**read(SamplesAsked, request.query_params))
+    rows = _get_run(request, slug, pk).samples.filter(**asked_by(request, SamplesAsked))
     return page_of(request, rows, SampleSerializer, order="pk")
 
 

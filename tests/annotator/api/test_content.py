@@ -120,6 +120,7 @@ def test_comparisons_are_found_by_what_they_are(project, admin):
 
     assert [row["id"] for row in found] == [held.pk]
     assert admin.get(f"{TEA}comparisons/?state=nonsense").status_code == 422
+    assert admin.get(f"{TEA}comparisons/?state=").status_code == 422
 
 
 @pytest.mark.parametrize("path", ["prompts/", "completions/", "comparisons/"])
