@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.conf import settings
@@ -13,6 +13,7 @@ from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.password_validation import password_validators_help_texts
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.http import QueryDict
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -126,8 +127,10 @@ class ProjectForm(forms.ModelForm):
         if seen is not None and cleaned["guidelines"] == seen.text:
             cleaned["guidelines"] = stored  # something else was changed here
         elif cleaned["guidelines"] != stored:
-            self.data = self.data.copy()
-            self.data["based_on"] = current  # who saves again has read this
+            # Who saves again has read this.
+            sent = cast(QueryDict, self.data).copy()
+            sent["based_on"] = str(current)
+            self.data = sent
             self.add_error(
                 "guidelines",
                 f"Version {current} has been saved since you opened this page. Below is your text: work "

@@ -313,6 +313,11 @@ ACCELERATE_DIR = Path(env.str("PREFERENDUM_ACCELERATE_DIR", str(DATA_DIR / "acce
 REWARD_FUNCTIONS: list[str] = env.list(
     "PREFERENDUM_REWARD_FUNCTIONS", [], str.strip, validate=check_dotted_paths
 )
+# Whom the server may ask for a project's admins. Names and addresses of other machines are for the
+# owner of this one to allow: they could be of its own network.
+ENDPOINT_HOSTS: list[str] = env.list(
+    "PREFERENDUM_ENDPOINT_HOSTS", ["localhost", "127.0.0.1", "[::1]"], str.strip
+)
 RUN_MEMORY_LIMIT_MIB = env.int(  # 0: no limit
     "PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0, validate=validate.Range(min=0)
 )

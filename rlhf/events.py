@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from rlhf.models import Metrics, Run, Sample
+from rlhf.models import Endpoint, EndpointUse, Metrics, Run, Sample
 
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 2**20  # copied in one transaction
+COUNTED = ("requests", "prompt_tokens", "completion_tokens")  # of an endpoint's use
 NO_NAN = json.JSONDecoder(parse_constant=lambda _: None)  # which no page and no database takes
 
 
@@ -31,6 +32,7 @@ class Reports(NamedTuple):
     fields: dict[str, Any]  # of the row: phase, step, total_steps, eta_seconds, seen, error
     metrics: dict[int, dict[str, float | None]]  # values by step
     samples: dict[tuple[int, int], dict[str, Any]]  # by step and index
+    uses: dict[tuple[int, str], dict[str, Any]]  # what was spent so far, by endpoint and side
 
     def __bool__(self) -> bool:
         return bool(self.fields)
@@ -47,7 +49,7 @@ def read_reports(path: Path, offset: int) -> Reports:
 
     A last line without its end is being written, and waits for the next call.
     """
-    reports = Reports(offset, {}, {}, {})
+    reports = Reports(offset, {}, {}, {}, {})
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -92,6 +94,11 @@ def _sort_in(event: dict[str, Any], reports: Reports) -> None:
                 "completion": str(event["completion"]),
                 "score": event.get("score"),
             }
+        case "usage":
+            reports.uses[int(event["endpoint"]), str(event["side"])] = {
+                "spent": float(event["spent"]),
+                **{name: int(event[name]) for name in COUNTED},
+            }
         case "error":
             fields["error"] = str(event["message"])
     moment = datetime.fromtimestamp(float(event["time"]), tz=UTC)
@@ -124,6 +131,13 @@ def store_reports(run: Run, reports: Reports) -> None:
         unique_fields=["run", "step", "index"],
         update_fields=["prompt", "completion", "score"],
     )
+    asked = Endpoint.objects.filter(version__in=[run.policy_id, run.rival_id])
+    known_endpoints = set(asked.values_list("pk", flat=True)) if reports.uses else set()
+    for (endpoint, side), use in reports.uses.items():
+        if endpoint in known_endpoints:
+            EndpointUse.objects.update_or_create(
+                endpoint_id=endpoint, run=run, side=side, defaults=use
+            )
 
 
 def end_last_line(path: Path) -> None:

@@ -17,7 +17,7 @@ from django.forms import BoundField
 from django.utils.safestring import mark_safe
 
 from annotator.models import Export, Project
-from rlhf.inputs import VERSION_KINDS
+from rlhf.inputs import version_kinds
 from rlhf.models import ModelVersion, Run, RunKind
 from rlhf.presets import PRESETS, Preset
 from rlhf.processes import accelerate_configs
@@ -131,6 +131,10 @@ def version(label: str, help_text: str, *, required: bool = True, empty: str = "
         help_text=help_text,
         required=required,
         empty_label=None if required else empty,
+        error_messages={
+            "invalid_choice": "Choose one of the list. A policy elsewhere can only write answers, in "
+            "“Generate completions” and “Evaluate”."
+        },
     )
 
 
@@ -195,7 +199,7 @@ class RunForm(forms.Form):
         """The rows of the project that may stand in this field, the newest first."""
         if name == "export":
             return Export.objects.filter(project=project).order_by("-pk")
-        rows = ModelVersion.objects.filter(project=project, kind__in=VERSION_KINDS[name])
+        rows = ModelVersion.objects.filter(project=project, kind__in=version_kinds(self.kind, name))
         return rows.order_by("-pk")
 
     def as_sent(self) -> Self:

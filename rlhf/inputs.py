@@ -15,6 +15,7 @@ from typing import Any
 from django.conf import settings
 
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
+from rlhf.endpoints import EndpointRefused, check_version
 from rlhf.generation import prompts_lacking_completions, write_prompts
 from rlhf.models import ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
@@ -49,6 +50,13 @@ VERSION_KINDS = {
     "reward_model": [ModelKind.REWARD],
     "base": [ModelKind.POLICY, ModelKind.BASE],
 }
+ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
+
+
+def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
+    """What a run of this kind can take for its policy, rival, reward model or base."""
+    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival")
+    return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT] if is_asked else [])]
 
 
 @dataclass(frozen=True)
@@ -119,11 +127,27 @@ def _check(order: Order) -> None:
 
 def _check_versions(order: Order) -> None:
     for name, version in order.versions.items():
-        kinds = VERSION_KINDS[name]
-        if version.project_id != order.project.pk or version.kind not in kinds:
-            wanted = " or ".join(kind.label.lower() for kind in kinds)
+        kinds = version_kinds(order.kind, name)
+        is_of_project = version.project_id == order.project.pk
+        if is_of_project and version.kind == ModelKind.ENDPOINT and version.kind not in kinds:
+            raise RunRefused(
+                f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
+                "answers, in “Generate completions” and “Evaluate”, and nothing else."
+            )
+        if not is_of_project or version.kind not in kinds:
+            wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
             raise RunRefused(f"{version} is no {wanted} of this project.")
-        _check_files(version)
+        if version.kind == ModelKind.ENDPOINT:
+            _check_endpoint(version)
+        else:
+            _check_files(version)
+
+
+def _check_endpoint(version: ModelVersion) -> None:
+    try:
+        check_version(version)
+    except EndpointRefused as refusal:
+        raise RunRefused(str(refusal)) from refusal
 
 
 def _check_files(version: ModelVersion) -> None:

@@ -51,6 +51,7 @@ class ModelKind(models.TextChoices):
     POLICY = "policy", "Policy"
     REWARD = "reward", "Reward model"
     BASE = "base", "Base of reward models"  # an encoder or a classifier, which writes no text
+    ENDPOINT = "endpoint", "Policy elsewhere"  # asked over HTTP; nobody here has its weights
 
 
 class ModelVersion(models.Model):
@@ -60,12 +61,13 @@ class ModelVersion(models.Model):
     An imported model is a whole model folder, and so is a policy whose weights PPO trained in full. Any
     other policy is a LoRA adapter on its parent, so its weights are those of the nearest whole model
     plus the adapters down to itself. The parent of a reward model is the policy whose answers it was
-    trained to score; it is an adapter on it, or on the base of its run, or a whole model.
+    trained to score; it is an adapter on it, or on the base of its run, or a whole model. A policy
+    elsewhere has no files: its `path` is an address, and what it is asked with is its `endpoint`.
     """
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="model_versions")
     name = models.CharField(max_length=120)
-    kind = models.CharField(max_length=6, choices=ModelKind.choices)
+    kind = models.CharField(max_length=8, choices=ModelKind.choices)
     parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="children")
     run = models.ForeignKey("Run", models.PROTECT, null=True, related_name="outputs")
     path = models.CharField(max_length=500)
@@ -114,14 +116,47 @@ class ModelVersion(models.Model):
     def reference(self) -> dict[str, Any]:
         """What the training code needs to load it: `{"base": folder, "adapters": [folder, …]}`.
 
-        For a reward model that is an adapter this is what it was trained on, without the adapter.
+        For a reward model that is an adapter this is what it was trained on, without the adapter;
+        for a policy elsewhere, what is needed to ask it.
         """
+        if self.kind == ModelKind.ENDPOINT:
+            return self.endpoint.reference()
         if self.parent is None or self.is_whole_model:
             return {"base": self.path, "adapters": []}
         if self.kind == ModelKind.REWARD:
             return (self.base or self.parent).reference()
         parent = self.parent.reference()
         return {"base": parent["base"], "adapters": [*parent["adapters"], self.path]}
+
+
+class Endpoint(models.Model):
+    """How a policy elsewhere is asked. Address and model stay as they are: other ones are another
+    policy, and whoever changed the address would have the key sent there."""
+
+    version = models.OneToOneField(
+        ModelVersion, models.CASCADE, primary_key=True, related_name="endpoint"
+    )
+    address = models.CharField(max_length=500)
+    model = models.CharField(max_length=200)
+    sealed_key = models.TextField(blank=True)
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    requests_at_once = models.PositiveSmallIntegerField(default=4)
+    timeout_seconds = models.FloatField(default=120)
+    prompt_price = models.FloatField(default=0, help_text="Of a million tokens.")
+    completion_price = models.FloatField(default=0)
+    limit = models.FloatField(null=True, blank=True, help_text="Of what all runs spend together.")
+    limit_per_run = models.FloatField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.address}"
+
+    def reference(self) -> dict[str, Any]:
+        """An EndpointRef as a run's configuration has it; without the key and what may be spent."""
+        names = (
+            "address", "model", "requests_per_minute", "requests_at_once", "timeout_seconds",
+            "prompt_price", "completion_price",
+        )  # fmt: skip
+        return {"endpoint": self.pk, **{name: getattr(self, name) for name in names}}
 
 
 class Round(models.Model):
@@ -281,6 +316,30 @@ class Run(models.Model):
         return self.status in STARTED and (
             watched is None or timezone.now() - watched > UNWATCHED_AFTER
         )
+
+
+class EndpointUse(models.Model):
+    """What a run has spent on an endpoint so far, for one of its sides; or somebody who tried it."""
+
+    endpoint = models.ForeignKey(Endpoint, models.CASCADE, related_name="uses")
+    run = models.ForeignKey(Run, models.CASCADE, null=True, related_name="endpoint_uses")
+    side = models.CharField(max_length=3, blank=True, help_text="Of an evaluation: new or old.")
+    spent = models.FloatField(default=0)
+    requests = models.PositiveIntegerField(default=0)
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    completion_tokens = models.PositiveBigIntegerField(default=0)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["endpoint", "run", "side"], name="one_use_per_run_and_side"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.spent:g} spent on {self.endpoint_id}"
 
 
 class Metrics(models.Model):

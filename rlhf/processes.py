@@ -21,18 +21,21 @@ import psutil
 from django.conf import settings
 
 from rlhf.training.artifacts import BAD_DATA, DISK_FULL, DIVERGED, OUT_OF_MEMORY
+from rlhf.training.config import ENDPOINTS
 
 # The shell waits for a line, then becomes the program. No program runs whose pid is not in the
 # database yet: if the supervisor dies before it has written it, the pipe closes and the shell ends.
 GATE = 'read -r go && exec "$@" </dev/null'
 
-# A run gets these variables and no others: no database address, no secret key.
+# A run gets these variables and no others: no database address, no secret key. One that asks
+# endpoints gets their keys besides.
 PASSED_ON = [
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HOME",
 ]  # fmt: skip
+PASSED_ON_FROM_HUB = ["HF_ENDPOINT", "HF_TOKEN"]
 PASSED_ON_ONLINE = [
-    "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
     "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE",
 ]  # fmt: skip
 OFFLINE = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
@@ -147,8 +150,11 @@ def accelerate_configs() -> list[str]:
     return sorted(path.name for path in settings.ACCELERATE_DIR.glob("*.yaml") if path.is_file())
 
 
-def environment(*, online: bool) -> dict[str, str]:
-    names = PASSED_ON + (PASSED_ON_ONLINE if online else [])
+def environment(*, online: bool, endpoints: str = "") -> dict[str, str]:
+    """Of a run: `online` if it imports from the Hub; `endpoints` are what it asks others with."""
+    names = PASSED_ON + (PASSED_ON_FROM_HUB if online else [])
+    if online or endpoints:
+        names = names + PASSED_ON_ONLINE
     return {
         **{name: os.environ[name] for name in names if name in os.environ},
         "PYTHONPATH": str(settings.BASE_DIR),
@@ -156,6 +162,7 @@ def environment(*, online: bool) -> dict[str, str]:
         "PREFERENDUM_MODELS_DIR": str(settings.MODELS_DIR),
         "PREFERENDUM_REWARD_FUNCTIONS": ",".join(settings.REWARD_FUNCTIONS),
         **({} if online else dict.fromkeys(OFFLINE, "1")),
+        **({ENDPOINTS: endpoints} if endpoints else {}),
     }
 
 

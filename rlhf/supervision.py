@@ -27,6 +27,7 @@ from django.utils import timezone
 
 from rlhf.alarms import as_json, find_alarms
 from rlhf.collecting import COLLECT
+from rlhf.endpoints import EndpointRefused, grants_of
 from rlhf.events import end_last_line, load_line, read_reports, store_reports
 from rlhf.models import STARTED, Run, RunKind, Status
 from rlhf.processes import (
@@ -135,16 +136,17 @@ def _attend_to(run: Run, is_leaving: Callable[[], bool]) -> None:
     try:
         process = _process_of(run) if run.pid else _start(run)
     except OSError as error:
-        return _write(
-            run,
-            status=Status.FAILED,
-            error=f"The process could not be started: {error}.",
-            finished=timezone.now(),
-        )
+        return _fail(run, f"The process could not be started: {error}.")
+    except EndpointRefused as refusal:
+        return _fail(run, str(refusal))
     if _watch(run, process, is_leaving):
         process.end_leftovers()
         return _conclude_patiently(run, process.exit_code(), is_leaving)
     return _write(run, supervised=None)
+
+
+def _fail(run: Run, error: str) -> None:
+    _write(run, status=Status.FAILED, error=error, finished=timezone.now())
 
 
 def _attend_from_afar(run: Run) -> None:
@@ -169,7 +171,11 @@ def _process_of(run: Run) -> RunProcess:
 
 
 def _start(run: Run) -> RunProcess:
-    """Start the process; its pid is in the row before it may begin. Raises OSError."""
+    """Start the process; its pid is in the row before it may begin.
+
+    Raises OSError, and EndpointRefused if it asks somebody whom it may not ask.
+    """
+    endpoints = grants_of(run)
     for name in ("stop", "result.json"):  # of the attempt before
         (run.folder / name).unlink(missing_ok=True)
     end_last_line(run.folder / "events.jsonl")
@@ -177,7 +183,9 @@ def _start(run: Run) -> RunProcess:
     with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
         log.write(attempt_header(run.attempts, command))
     is_online = run.kind == RunKind.IMPORT_MODEL and run.config.get("source") == "hub"
-    process = RunProcess.start(command, run.folder, environment(online=is_online))
+    process = RunProcess.start(
+        command, run.folder, environment(online=is_online, endpoints=endpoints)
+    )
     try:
         _write(run, pid=process.pid, pid_started=process.started, host=HOST)
     except BaseException:

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import chat, views
+from rlhf import chat, endpoint_views, views
 
 app_name = "rlhf"
 
@@ -36,6 +36,10 @@ project_urls: list[URLPattern | URLResolver] = [
     path("chat/", include(chat_urls)),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
+    path("endpoints/new/", endpoint_views.new_endpoint, name="new_endpoint"),
+    path("endpoints/<int:pk>/", endpoint_views.endpoint, name="endpoint"),
+    path("endpoints/<int:pk>/ask/", endpoint_views.ask_endpoint, name="ask_endpoint"),
+    path("endpoints/<int:pk>/remove/", endpoint_views.remove_endpoint, name="remove_endpoint"),
     path("annotators/<int:pk>/withdraw/", views.withdrawal, name="withdrawal"),
 ]
 

@@ -35,6 +35,7 @@ from rlhf import (
 )
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
+from rlhf.endpoints import spent_on
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
 from rlhf.inputs import Order, config_of
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
@@ -401,6 +402,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "ancestors": rounds.ancestors_of(version),
         "children": version.children.select_related("run"),
         "rounds": version.rounds.all(),
+        "spent": spent_on(version.endpoint) if version.kind == ModelKind.ENDPOINT else None,
         "evaluations": [(run, rates[run.pk]) for run in evaluations],
         "used_by": project.runs.filter(
             Q(policy=version) | Q(rival=version) | Q(reward_model=version) | Q(base=version)

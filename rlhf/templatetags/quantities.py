@@ -63,6 +63,14 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 @register.filter
+def money(amount: float) -> str:
+    """To a hundredth of a cent. Example: 0.5 -> "0.5", 1234.56789 -> "1,234.5679"."""
+    if 0 < amount < 0.0001:
+        return "under 0.0001"
+    return f"{amount:,.4f}".rstrip("0").rstrip(".")
+
+
+@register.filter
 def words(name: str) -> str:
     """Example: "too_long" -> "too long"."""
     return name.replace("_", " ")

@@ -28,7 +28,13 @@ from rlhf.training.artifacts import (
     RunFolder,
     Stopped,
 )
-from rlhf.training.config import CONFIGS, Config, RewardModelConfig
+from rlhf.training.config import (
+    CONFIGS,
+    Config,
+    GenerateConfig,
+    RewardModelConfig,
+    is_endpoint,
+)
 from rlhf.training.reward_checks import check_input
 
 # What libraries say instead of raising OSError or MemoryError.
@@ -125,6 +131,8 @@ def _read_config(folder: RunFolder) -> tuple[str, Config]:
 
 def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     """Each kind has a module of its name. It is imported now because trl alone takes 7 seconds."""
+    if isinstance(config, GenerateConfig) and is_endpoint(config.model):
+        return importlib.import_module("rlhf.training.ask").run(config, folder)
     _prepare_libraries()
     if isinstance(config, RewardModelConfig):
         check_input(config, folder)

@@ -6,6 +6,7 @@
     log.txt            standard output and error of the process
     stop               exists when the run shall checkpoint and end
     rollouts/          the answers of each step, step-NNNNN.jsonl (PPO)
+    asked-N.jsonl      replies of endpoint N, with what they cost
     asked/ answered/   what people say, and two answers to it (live conversations)
     checkpoint-N/      all that is needed to go on after step N
     best-N/            the policy after step N, if it was the best so far (PPO)
@@ -173,6 +174,18 @@ def write_json(path: Path, content: Any) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that is appended to. A half-written last one, of a killed run, is cut off
+    there too, so that the next line starts at a line's start."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()  # a character may be cut in half too
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+    return content[:end].decode().split("\n")[:-1]  # splitlines() would split inside of texts
 
 
 @contextmanager

@@ -46,6 +46,52 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class EndpointRef(Config):
+    """A policy that lives elsewhere and is asked over HTTP, in the protocol of OpenAI.
+
+    Its key and what it may still cost are no settings: they come anew with each start, see
+    `endpoint.Access`.
+    """
+
+    endpoint: int  # its number as a model version
+    address: str  # without /chat/completions
+    model: str
+    requests_per_minute: int | None = None  # None: as many as it answers
+    requests_at_once: int = 4
+    timeout_seconds: float = 120.0  # of one request
+    prompt_price: float = 0.0  # of a million tokens, in whatever currency limits are in
+    completion_price: float = 0.0
+
+    def __post_init__(self) -> None:
+        per_minute = self.requests_per_minute
+        _require(
+            per_minute is None or per_minute >= 1,
+            f"requests_per_minute={per_minute} must be at least 1, or None",
+        )
+        _require(
+            1 <= self.requests_at_once <= MOST_REQUESTS_AT_ONCE,
+            f"requests_at_once={self.requests_at_once} must be 1 to {MOST_REQUESTS_AT_ONCE}",
+        )
+        _require(
+            self.timeout_seconds > 0, f"timeout_seconds={self.timeout_seconds} must be above 0"
+        )
+        for name in ("prompt_price", "completion_price"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name}={value} must be at least 0")
+
+
+MOST_REQUESTS_AT_ONCE = 256
+# The variable that says with which key each endpoint is asked, and what this run may spend on it in
+# all: {"7": {"key": …, "budget": …}} as JSON.
+ENDPOINTS = "PREFERENDUM_ENDPOINTS"
+
+
+def is_endpoint(reference: dict[str, Any]) -> bool:
+    """Whether it is an EndpointRef, and no ModelRef."""
+    return "endpoint" in reference
+
+
+@dataclass(frozen=True)
 class ImportModelConfig(Config):
     source: str  # "embedded" (SmolLM2-135M-Instruct), "tiny" (for tests), "hub" or "folder"
     location: str = ""  # hub id or folder; empty for the first two
@@ -68,7 +114,7 @@ class ProbeConfig(Config):
 
 @dataclass(frozen=True)
 class GenerateConfig(Config):
-    model: dict[str, Any]  # a ModelRef
+    model: dict[str, Any]  # a ModelRef or an EndpointRef
     prompts: str = "prompts.jsonl"
     completions_per_prompt: int = 2
     max_new_tokens: int = 128  # tokens
@@ -304,7 +350,7 @@ MOST_COMPLETIONS = 64  # of which the best is taken
 
 @dataclass(frozen=True)
 class EvaluateConfig(Config):
-    model: dict[str, Any]  # the new policy
+    model: dict[str, Any]  # the new policy: a ModelRef or an EndpointRef
     rival: dict[str, Any]  # the old one
     reward_model: str = ""  # folder; empty: no opinion beside the people's
     prompts: str = "prompts.jsonl"

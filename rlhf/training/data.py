@@ -18,6 +18,16 @@ class PromptLine(NamedTuple):
     messages: list[dict[str, str]]
 
 
+class Generated(NamedTuple):
+    """One line of completions.jsonl."""
+
+    id: int  # of the prompt
+    index: int  # type: ignore[assignment]  # among the prompt's completions; hides tuple.index
+    completion: str
+    n_tokens: int
+    truncated: bool
+
+
 class Vote(NamedTuple):
     """What one annotator said of a pair."""
 

@@ -11,13 +11,20 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlhf.training.artifacts import RunError, RunFolder
-from rlhf.training.config import EvaluateConfig
-from rlhf.training.data import PromptLine, read_prompts
-from rlhf.training.generate import Generated, encode_prompts, generate_all, generation_batches
+from rlhf.training.ask import Asker, short_enough
+from rlhf.training.config import EvaluateConfig, is_endpoint
+from rlhf.training.data import Generated, PromptLine, read_prompts
+from rlhf.training.generate import (
+    EncodedPrompt,
+    encode_prompts,
+    generate_all,
+    generation_batches,
+)
 from rlhf.training.models import load_policy
 from rlhf.training.ppo_math import best_of_n_kl
 from rlhf.training.reward_rules import Conversation
@@ -31,12 +38,13 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     """prompts.jsonl in, artifact/pairs.jsonl out."""
     lines = read_prompts(folder.path / config.prompts)
     # Different seeds: policies that are still alike shall not write the same completions.
-    drawn = _answers("new", config.model, lines, config, folder, seed=2 * config.seed)
-    old = _answers("old", config.rival, lines, config, folder, seed=2 * config.seed + 1)
-    # Two tokenisers may find different prompts too long.
-    fitting = {prompt for prompt, _ in drawn} & {prompt for prompt, _ in old}
+    drawn, asked_new = _answers("new", config.model, lines, config, folder, seed=2 * config.seed)
+    old, asked_old = _answers("old", config.rival, lines, config, folder, seed=2 * config.seed + 1)
+    # Two tokenisers may find different prompts too long, and an endpoint may owe some answers.
+    fitting = complete_prompts(drawn, config.completions_per_prompt * config.best_of)
+    fitting &= complete_prompts(old, config.completions_per_prompt)
     if not fitting:
-        raise RunError("no prompt is short enough for both policies: raise max_prompt_tokens")
+        raise RunError("no prompt has answers of both policies: raise max_prompt_tokens")
     drawn, old = (
         {place: row for place, row in rows.items() if place[0] in fitting} for rows in (drawn, old)
     )
@@ -61,11 +69,12 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
         (artifact / "pairs.jsonl").write_text("".join(rows), encoding="utf-8")
     return {
         "n_pairs": len(pairs),
-        "left_out": {"too_long": len(lines) - len(fitting)},
+        "left_out": left_out(len(lines) - len(fitting), [*asked_new, *asked_old]),
         "length_new": statistics.fmean(row.n_tokens for row in new.values()),
         "length_old": statistics.fmean(row.n_tokens for row in old.values()),
         **reward_opinion(pairs),
         **(best_of_result(drawn_scores, best, config.best_of) if config.best_of > 1 else {}),
+        **asked_result([*asked_new, *asked_old]),
     }
 
 
@@ -89,35 +98,77 @@ def _answers(
     config: EvaluateConfig,
     folder: RunFolder,
     seed: int,
-) -> dict[Place, Generated]:
-    """The policy's completions by (prompt, index). Those of a run before a stop are kept."""
-    folder.phase(f"loading the {name} policy")
-    policy, tokenizer = load_policy(reference)
-    prompts, _ = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
-    folder.phase(f"answers of the {name} policy")
-    n = config.completions_per_prompt * (config.best_of if name == "new" else 1)
-    sizes = {
-        side: len(generation_batches(prompts, per_prompt, config.batch_size))
-        for side, per_prompt in (
-            ("new", config.completions_per_prompt * config.best_of),
-            ("old", config.completions_per_prompt),
-        )
+) -> tuple[dict[Place, Generated], list[Asker]]:
+    """The policy's completions by (prompt, index), and who has asked for them, if it is an endpoint.
+
+    Those of a run before a stop are kept.
+    """
+    per_prompt = {
+        "new": config.completions_per_prompt * config.best_of,
+        "old": config.completions_per_prompt,
     }
+    references = {"new": config.model, "old": config.rival}
+    folder.phase(f"loading the {name} policy")
+    if is_endpoint(reference):
+        asked = short_enough(lines, config.max_prompt_tokens)
+        prompts = [EncodedPrompt(line, []) for line in asked]
+    else:
+        policy, tokenizer = load_policy(reference)
+        prompts, _ = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
+    sizes = {
+        side: len(prompts) * n
+        if is_endpoint(references[side])
+        else len(generation_batches(prompts, n, config.batch_size))
+        for side, n in per_prompt.items()
+    }
+    folder.phase(f"answers of the {name} policy")
+    done, total = 0 if name == "new" else sizes["new"], sum(sizes.values())
+    sampling: dict[str, Any] = {
+        "completions_per_prompt": per_prompt[name],
+        "max_new_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+        "seed": seed,
+    }
+    if is_endpoint(reference):
+        asker = Asker(reference, folder, side=name, done=done, total=total, **sampling)
+        return {(row.id, row.index): row for row in asker.ask_all(asked)}, [asker]
     generated = generate_all(
         policy,
         tokenizer,
         prompts,
-        completions_per_prompt=n,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
+        **sampling,
         batch_size=config.batch_size,
-        seed=seed,
         kept=folder.path / f"{name}.jsonl",
         folder=folder,
-        done=0 if name == "new" else sizes["new"],
-        total=sizes["new"] + sizes["old"],
+        done=done,
+        total=total,
     )
-    return {(row.id, row.index): row for row in generated}
+    return {(row.id, row.index): row for row in generated}, []
+
+
+def complete_prompts(rows: Iterable[Place], n: int) -> set[int]:
+    """Prompts with all their completions: the best of fewer would be another thing."""
+    counts = Counter(prompt for prompt, _ in rows)
+    return {prompt for prompt, count in counts.items() if count == n}
+
+
+def left_out(n: int, askers: Sequence[Asker]) -> dict[str, int]:
+    """How many prompts have no pair: by what the endpoints say, and the others as too long."""
+    reasons: dict[int, str] = {}
+    for asker in askers:
+        reasons |= asker.reasons()
+    counts = Counter(reasons.values())
+    counts["too_long"] += n - len(reasons)
+    return dict(counts)
+
+
+def asked_result(askers: Sequence[Asker]) -> dict[str, Any]:
+    """Of endpoints: what the asking came to, and a sentence if money ended it."""
+    if not askers:
+        return {}
+    notes = {note for asker in askers if (note := asker.note())}
+    asked = [asker.result() for asker in askers]
+    return {"asked": asked, **({"note": " ".join(sorted(notes))} if notes else {})}
 
 
 def score_all(

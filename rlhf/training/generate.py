@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.training.artifacts import RunError, RunFolder, Stopped
+from rlhf.training.artifacts import RunError, RunFolder, Stopped, whole_lines
 from rlhf.training.config import GenerateConfig
-from rlhf.training.data import PromptLine, read_prompts
+from rlhf.training.data import Generated, PromptLine, read_prompts
 from rlhf.training.forward import Watch, backbone_of, vocabulary_head, watching
 from rlhf.training.models import (
     decode,
@@ -296,16 +296,6 @@ def generation_batches(
     ]
 
 
-class Generated(NamedTuple):
-    """One line of completions.jsonl."""
-
-    id: int  # of the prompt
-    index: int  # type: ignore[assignment]  # among the prompt's completions; hides tuple.index
-    completion: str
-    n_tokens: int
-    truncated: bool
-
-
 def generate_all(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -389,15 +379,9 @@ def report_batch(
 def read_kept(path: Path) -> dict[int, list[Generated]]:
     """Finished batches by number. A half-written last line, of a killed run, is not counted."""
     finished: dict[int, list[Generated]] = {}
-    if not path.exists():
-        return finished
-    content = path.read_text(encoding="utf-8")
-    whole, _, rest = content.rpartition("\n")
-    for line in whole.splitlines():
+    for line in whole_lines(path):
         number, rows = json.loads(line)
         finished[number] = [Generated(*row) for row in rows]
-    if rest:  # cut it off, so that the next line starts at a line's start
-        path.write_text(whole + "\n" if whole else "", encoding="utf-8")
     return finished
 
 

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from annotator.models import Assignment, Comparison, Completion, Export, Judgment
-from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind, Status
+from rlhf.models import Endpoint, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from tests.factories import ProjectFactory, UserFactory
 
 
@@ -132,3 +132,16 @@ def make_judgment(comparison, *groups, verdict="ranking"):
         ranking=[[completion.pk for completion in group] for group in groups],
         guideline_version=1,
     )
+
+
+class EndpointFactory(factory.django.DjangoModelFactory):
+    """A policy elsewhere, at an address where nobody answers."""
+
+    class Meta:
+        model = Endpoint
+
+    version = factory.SubFactory(
+        PolicyFactory, kind=ModelKind.ENDPOINT, path="http://127.0.0.1:9/v1"
+    )
+    address = "http://127.0.0.1:9/v1"
+    model = "toy"

@@ -3,7 +3,13 @@ import threading
 
 import pytest
 
-from rlhf.training.artifacts import RunFolder, read_json, write_json, writing_folder
+from rlhf.training.artifacts import (
+    RunFolder,
+    read_json,
+    whole_lines,
+    write_json,
+    writing_folder,
+)
 
 
 def events(folder):
@@ -19,6 +25,15 @@ def test_a_folder_is_asked_to_stop_by_a_file_or_by_an_interrupt(tmp_path):
 
     assert by_file.should_stop()
     assert by_signal.should_stop()
+
+
+def test_a_line_that_was_cut_in_half_is_cut_off(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes("first\u2028still first\nsecond\nhal\u00fc".encode()[:-1])
+
+    assert whole_lines(path) == ["first\u2028still first", "second"]
+    assert path.read_text().endswith("second\n")
+    assert whole_lines(tmp_path / "none") == []
 
 
 def test_metrics_that_are_not_finite_are_reported_as_null(folder):

@@ -6,13 +6,14 @@ import pytest
 from torch.testing import assert_close
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
-from rlhf.training.config import EvaluateConfig
+from rlhf.training.config import ENDPOINTS, EvaluateConfig
 from rlhf.training.evaluate import Pair, best_places, reward_opinion, run
 from rlhf.training.generate import read_kept
 from rlhf.training.models import RewardStatistics
 from rlhf.training.ppo_math import best_of_n_kl
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import load_judge
+from tests.rlhf.stand_in import StandIn
 
 
 @pytest.fixture
@@ -44,6 +45,31 @@ def test_every_prompt_gets_an_answer_of_both_policies_with_scores(config, folder
     assert (result["n_pairs"], result["left_out"]) == (5, {"too_long": 0})
     assert result["reward_margin"] == pytest.approx(sum(margins) / 5)
     assert result["reward_rate"] == sum(margin > 0 for margin in margins) / 5
+
+
+def test_an_endpoint_answers_for_one_side(config, folder, prompts_file):
+    with StandIn([None, "filtered"]) as server:
+        rival = server.reference(requests_at_once=1)
+        result = run(replace(config, rival=rival, reward_model=""), folder)
+
+    pairs = read_pairs(folder)
+    assert [pair.id for pair in pairs] == [1, 3, 4, 5]
+    assert all(", answer " in pair.old and ", answer " not in pair.new for pair in pairs)
+    assert result["left_out"] == {"too_long": 0, "filtered": 1}
+    assert [(asked["side"], asked["requests"]) for asked in result["asked"]] == [("old", 5)]
+
+
+def test_two_sides_that_ask_the_same_endpoint_share_what_may_be_spent(
+    folder, prompts_file, monkeypatch
+):
+    monkeypatch.setenv(ENDPOINTS, json.dumps({"7": {"budget": 45.0}}))
+    with StandIn() as server:
+        here = server.reference(completion_price=1e6, requests_at_once=1)
+        result = run(EvaluateConfig(here, here, max_new_tokens=10), folder)
+
+    # Five answers at 5 each for the new side, and for the old side three: a fourth could cost 10.
+    assert [asked["spent"] for asked in result["asked"]] == [25.0, 15.0]
+    assert (result["n_pairs"], result["left_out"]) == (3, {"too_long": 0, "spending_limit": 2})
 
 
 def test_even_the_same_policy_answers_anew(config, folder, prompts_file):
