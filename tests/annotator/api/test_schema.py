@@ -6,6 +6,8 @@ This is about the whole of the API, so it knows both apps.
 
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
@@ -23,6 +25,18 @@ from tests.factories import (
 from tests.rlhf.factories import ExportFactory, PolicyFactory, RoundFactory, RunFactory
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _connection_stays_open():
+    """As with Django's own test client: what begins and ends a request would close the connection,
+    and with it the transaction of the test."""
+    signals = (request_started, request_finished)
+    for signal in signals:
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in signals:
+        signal.connect(close_old_connections)
 
 
 @pytest.fixture
