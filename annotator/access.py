@@ -44,6 +44,11 @@ def role_in(project: Project, user: User) -> Role | None:
     return Role(membership.role) if membership else None
 
 
+def may_create(user: User) -> bool:
+    """Who administers a project may make another; the first is made by a superuser."""
+    return user.is_superuser or Project.objects.administered_by(user).exists()
+
+
 @compiled
 def _membership(user: int, slug: str) -> QuerySet[Membership]:
     return Membership.objects.select_related("project").filter(user=user, project__slug=slug)

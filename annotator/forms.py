@@ -34,6 +34,7 @@ from annotator.models import (
 from annotator.protocols import MANY, PRESETS, RATIONALES, Criterion, Protocol
 from annotator.rendering import LETTERS, MAX_RENDERED
 from annotator.screening import CHECKS
+from annotator.tokens import Scope
 
 RESERVED_SLUGS = {"new"}
 
@@ -153,6 +154,13 @@ class ProjectForm(forms.ModelForm):
                 "of judged comparisons, and then come back."
             )
         return wanted
+
+    def create(self, author: User) -> Project:
+        """A new project, and who makes it as its admin."""
+        with transaction.atomic():
+            project = self.save(author=author)
+            Membership.objects.create(project=project, user=author, role=Role.ADMIN)
+        return project
 
     @transaction.atomic
     def save(self, commit: bool = True, author: User | None = None) -> Project:
@@ -304,6 +312,17 @@ class InvitationForm(forms.Form):
         label="For how many people", initial=1, min_value=1, max_value=1000
     )
     days = forms.IntegerField(label="Valid for (days)", initial=7, min_value=1, max_value=365)
+
+
+class TokenForm(forms.Form):
+    name = forms.CharField(max_length=60, help_text="What it is for: “nightly export”, say.")
+    scopes = forms.MultipleChoiceField(
+        choices=Scope.choices,
+        initial=[Scope.READ],
+        widget=forms.CheckboxSelectMultiple,
+        label="What it may be used for",
+    )
+    days = forms.IntegerField(label="Valid for (days)", initial=90, min_value=1, max_value=365)
 
 
 class AccountForm(UserCreationForm):

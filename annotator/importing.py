@@ -29,6 +29,7 @@ from annotator.formats.entries import (
 from annotator.formats.reading import Row, Rows, Unreadable, read_json_lines
 from annotator.formats.shapes import check_mapping, entry_of
 from annotator.models import (
+    Completion,
     Membership,
     Project,
     Prompt,
@@ -324,3 +325,17 @@ def add_prompt(project: Project, messages: Any) -> tuple[Prompt, bool]:
     )
     prompt.ask_models(project.split_of(key))
     return prompt, is_new
+
+
+def add_completion(
+    prompt: Prompt, text: str, source: str = "import", is_truncated: bool = False
+) -> tuple[Completion, bool]:
+    """This answer of this source to the prompt, and whether it is new."""
+    same = Completion.objects.filter(
+        prompt=prompt, text=text, source=source, is_truncated=is_truncated
+    )
+    if known := same.first():
+        return known, False
+    new = Completion(prompt=prompt, text=text, source=source, is_truncated=is_truncated)
+    new.save()
+    return new, True

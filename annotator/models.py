@@ -213,6 +213,21 @@ class Project(models.Model):
     def lease(self) -> timedelta:
         return timedelta(minutes=self.lease_minutes)
 
+    @transaction.atomic
+    def pause(self, note: str, user: User) -> None:
+        """Hand out nothing new. What is on people's screens may still be sent."""
+        self.paused = self.paused or timezone.now()
+        self.pause_note = note
+        self.save(update_fields=["paused", "pause_note"])
+        record(user, Action.PAUSED, self, project=self, note=note)
+
+    @transaction.atomic
+    def resume(self, user: User) -> None:
+        if self.paused:
+            self.paused = None
+            self.save(update_fields=["paused"])
+            record(user, Action.RESUMED, self, project=self)
+
     def latest_round(self) -> int:
         """The latest round that has comparisons; 1 if there are none."""
         latest = self.comparisons.aggregate(latest=Max("round_number"))["latest"]
@@ -941,6 +956,9 @@ class QualityReport(models.Model):
         return f"quality of {self.project_id} as of {self.as_of}"
 
 
-# Models in modules of their own are known to Django from here.
+# Models with what is done with them, in modules of their own: Django looks for models here.
+from annotator.audit import Action, record  # noqa: E402
 from annotator.audit import AuditEntry as AuditEntry  # noqa: E402
+from annotator.idempotency import IdempotentRequest as IdempotentRequest  # noqa: E402
 from annotator.imports.models import Import as Import  # noqa: E402
+from annotator.tokens import ApiToken as ApiToken  # noqa: E402

@@ -141,6 +141,8 @@ def from_json(value: Mapping[str, Any]) -> Protocol:
         for name, setting in value.items()
     }
     if "criteria" in settings:
+        if not isinstance(settings["criteria"], tuple):
+            raise ValueError(f"criteria must be a list, not {settings['criteria']!r}")
         settings["criteria"] = tuple(map(_criterion, settings["criteria"]))
     return Protocol(**settings)
 

@@ -15,6 +15,7 @@ from annotator.views import (
     quality,
     review,
     rulings,
+    tokens,
     transfer,
 )
 
@@ -130,6 +131,8 @@ preference_urls = [
     path("keys/", preferences.keys, name="keys"),
     path("differences/", preferences.differences, name="differences"),
     path("differences/show/", preferences.show_differences, name="show_differences"),
+    path("tokens/", tokens.tokens, name="tokens"),
+    path("tokens/<int:pk>/revoke/", tokens.revoke_token, name="revoke_token"),
 ]
 
 urlpatterns = [

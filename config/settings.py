@@ -60,6 +60,12 @@ def check_time_zone(name: str) -> None:
         raise ValidationError(f"{name!r} is no time zone; write it like Europe/Berlin")
 
 
+def check_rate(rate: str) -> None:
+    number, _, period = rate.partition("/")
+    if rate and not (number.isdecimal() and int(number) and period in ("s", "min", "h", "day")):
+        raise ValidationError(f"{rate!r} is no rate; write it like 600/min, or nothing")
+
+
 def check_dotted_paths(paths: list[str]) -> None:
     for path in paths:
         if "." not in path or not all(part.isidentifier() for part in path.split(".")):
@@ -132,6 +138,10 @@ INSTALLED_APPS = [
     "csp",
     "django_htmx",
     "django_q",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "knox",
+    "rest_framework",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -212,6 +222,50 @@ FILE_UPLOAD_TEMP_DIR = DATA_DIR  # on the disk where they will stay
 IMPORT_MAX_BYTES = (
     env.int("PREFERENDUM_IMPORT_MAX_MIB", 100, validate=validate.Range(min=1)) * 2**20
 )
+
+# --- API ----------------------------------------------------------------------------------------
+# Requests that one token, or one person who is signed in, may make; empty: as many as they like.
+API_RATE = env.str("PREFERENDUM_API_RATE", "1200/min", validate=check_rate)
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "annotator.api.auth.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": [
+        "rest_framework.permissions.IsAuthenticated",
+        "annotator.api.auth.MayReadOrManage",
+    ],
+    "DEFAULT_THROTTLE_CLASSES": ["annotator.api.auth.Rate"],
+    "DEFAULT_PARSER_CLASSES": ["annotator.api.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_METADATA_CLASS": None,
+    "URL_FORMAT_OVERRIDE": None,
+    "EXCEPTION_HANDLER": "annotator.api.problems.answer_with_problem",
+}
+KNOX_TOKEN_MODEL = "knox.AuthToken"  # noqa: S105
+REST_KNOX = {
+    "AUTH_HEADER_PREFIX": "Bearer",
+    "TOKEN_PREFIX": "pref_",  # so that a secret that got into a repository is found there
+}
+API_TAGS = (  # in the order of the page
+    "projects", "imports", "prompts", "completions", "comparisons", "assignments", "judgments",
+    "quality", "leaderboard", "exports", "runs", "models", "rounds",
+)  # fmt: skip
+SPECTACULAR_SETTINGS = {
+    "OAS_VERSION": "3.1.0",
+    "TITLE": "Preferendum",
+    "VERSION": "1",
+    "DESCRIPTION": "Everything that the pages do, for programs. docs/api.md is the guide.",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "TAGS": [{"name": name} for name in API_TAGS],
+    "COMPONENT_SPLIT_REQUEST": True,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": ["annotator.api.schema.add_what_all_share"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "docExpansion": "list", "tryItOutEnabled": False},
+}
 
 # --- background work --------------------------------------------------------------------------
 # django-q2 facts that bite: `retry` must exceed `timeout` or a long task starts twice, and

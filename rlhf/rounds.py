@@ -45,8 +45,14 @@ def current_number(project: Project) -> int:
 
 
 def rounds_of(project: Project) -> list[RoundRow]:
-    """The newest rounds, newest first. The number of queries does not depend on how many."""
-    rounds = list(project.rounds.select_related("policy").order_by("-number")[:ROUNDS_SHOWN])
+    """The newest rounds, newest first."""
+    newest = project.rounds.select_related("policy").order_by("-number")
+    return rows_of(project, newest[:ROUNDS_SHOWN])
+
+
+def rows_of(project: Project, rounds: Iterable[Round]) -> list[RoundRow]:
+    """What these rounds came to. The number of queries does not depend on how many."""
+    rounds = list(rounds)
     votes, oldest = _votes_by_round(project)
     agreements = alpha_by_round(project, newest=VOTES_COMPARED)
     runs = _succeeded_runs(project, [each.number for each in rounds])

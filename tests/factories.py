@@ -5,6 +5,7 @@ from datetime import timedelta
 import factory
 from django.db.models import F
 from django.forms.models import model_to_dict
+from django.test import Client
 from django.utils import timezone
 
 from annotator import assignment as assigning
@@ -24,6 +25,7 @@ from annotator.models import (
     canonical_key,
     comparison_key,
 )
+from annotator.tokens import Scope, make_token
 
 
 class UserFactory(factory.django.DjangoModelFactory):
@@ -131,6 +133,12 @@ class AssignmentFactory(factory.django.DjangoModelFactory):
         if not assignment.takes_place:
             return
         Comparison.objects.filter(pk=assignment.comparison_id).update(taken=F("taken") + 1)
+
+
+def api_client(user, *scopes):
+    """A client of the API with a token of this person's; with all scopes, if none are named."""
+    _, secret = make_token(user, "test", scopes or Scope.values, days=1)
+    return Client(headers={"Authorization": f"Bearer {secret}"})
 
 
 def settings_as_sent(**fields):

@@ -13,10 +13,9 @@ from django.db.models import Count, Exists, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from annotator.access import HtmxRequest, get_access
+from annotator.access import HtmxRequest, get_access, may_create
 from annotator.audit import Action, changes, record
 from annotator.forms import PauseForm, PresetForm, ProjectForm, ProtocolForm
 from annotator.models import (
@@ -70,20 +69,13 @@ def _with_my_work(projects: ProjectQuerySet, user: User) -> ProjectQuerySet:
     )
 
 
-def may_create(user: User) -> bool:
-    """Who administers a project may make another; the first is made by a superuser."""
-    return user.is_superuser or Project.objects.administered_by(user).exists()
-
-
 @login_required
 def new_project(request: HtmxRequest) -> HttpResponse:
     if not may_create(request.user):
         raise Http404
     form = ProjectForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        with transaction.atomic():
-            project = form.save(author=request.user)
-            Membership.objects.create(project=project, user=request.user, role=Role.ADMIN)
+        project = form.create(request.user)
         messages.success(request, f"{project} is ready. Import prompts to begin.")
         return redirect("annotator:import_file", project.slug)
     context = {"form": form}
@@ -185,13 +177,7 @@ def pause_project(request: HtmxRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         messages.error(request, "The note may have 200 characters at most.")
         return redirect("annotator:edit_project", project.slug)
-    if project.paused is None:
-        project.paused = timezone.now()
-    project.pause_note = form.cleaned_data["note"]
-    with transaction.atomic():
-        project.save(update_fields=["paused", "pause_note"])
-        note = project.pause_note
-        record(request.user, Action.PAUSED, project, project=project, note=note)
+    project.pause(form.cleaned_data["note"], request.user)
     messages.success(request, "Paused: nobody is handed anything new.")
     return redirect("annotator:edit_project", project.slug)
 
@@ -200,10 +186,6 @@ def pause_project(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def resume_project(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
-    if project.paused:
-        project.paused = None
-        with transaction.atomic():
-            project.save(update_fields=["paused"])
-            record(request.user, Action.RESUMED, project, project=project)
+    project.resume(request.user)
     messages.success(request, "Resumed.")
     return redirect("annotator:edit_project", project.slug)

@@ -1,0 +1,236 @@
+"""Files in and files out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from django.conf import settings
+from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.decorators import api_view, parser_classes, renderer_classes
+from rest_framework.exceptions import APIException
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from annotator.access import get_access
+from annotator.api import fields
+from annotator.api.errors import Refused
+from annotator.api.fields import Body, asked_by, read
+from annotator.api.once import once
+from annotator.api.paging import page_of
+from annotator.api.parsers import UploadParser
+from annotator.api.schema import documented, text_parameter
+from annotator.exporting import NotExported, create_export
+from annotator.formats.reading import Unreadable, open_rows
+from annotator.importing import ImportRefused, import_rows
+from annotator.models import Export, Role
+from annotator.views.transfer import EXPORT_FILES
+
+BLOCK_BYTES = 2**16
+
+
+# --- in -----------------------------------------------------------------------------------------------
+class ImportSerializer(Body):
+    """Fields of a form with a file in it."""
+
+    file = serializers.FileField(
+        help_text="JSON lines, a JSON list, CSV or Parquet, also packed with gzip."
+    )
+    overlap = serializers.IntegerField(
+        required=False, min_value=1, max_value=100, help_text="Of new comparisons."
+    )
+    skip_bad_lines = serializers.BooleanField(
+        default=False, help_text="Leave out bad lines, instead of refusing the file."
+    )
+
+
+class LineErrorSerializer(serializers.Serializer):
+    line = serializers.IntegerField()
+    message = serializers.CharField()
+
+
+class ImportReportSerializer(serializers.Serializer):
+    """How many rows of each kind are new."""
+
+    prompts = serializers.IntegerField()
+    completions = serializers.IntegerField()
+    comparisons = serializers.IntegerField()
+    judgments = serializers.IntegerField()
+    known_answers = serializers.IntegerField(help_text="Of the comparisons.")
+    held = serializers.IntegerField(help_text="Of the comparisons: held back by screening.")
+    duplicates = serializers.IntegerField(help_text="Lines whose content was there already.")
+    n_bad_lines = serializers.IntegerField(help_text="Left out.")
+    bad_lines = LineErrorSerializer(many=True, help_text="The first of them.")
+    ignored_fields = serializers.ListField(child=serializers.CharField())
+
+
+@documented("import_file", "Import a file: all of it, or nothing", method="POST",
+            body={"multipart/form-data": ImportSerializer}, answer=ImportReportSerializer,
+            status=201, creates=True)  # fmt: skip
+@api_view(["POST"])
+@parser_classes([UploadParser])
+@once
+def imports(request: Request, slug: str) -> Response:
+    project = get_access(request, slug, Role.ADMIN).project
+    sent = read(ImportSerializer, request.data)
+    try:
+        with open_rows(
+            sent["file"], sent["file"].name, max_bytes=settings.IMPORT_MAX_BYTES
+        ) as rows:
+            report = import_rows(
+                project,
+                rows,
+                user=request.user,
+                overlap=sent.get("overlap"),
+                skip_bad_rows=sent["skip_bad_lines"],
+            )
+    except Unreadable as error:
+        raise Refused(error) from error
+    except ImportRefused as refused:
+        lines = [str(error) for error in refused.errors]
+        raise Refused("Nothing was imported: some lines are not right.", lines) from refused
+    return Response(ImportReportSerializer(report).data, status=201)
+
+
+# --- out ----------------------------------------------------------------------------------------------
+class ExportSerializer(serializers.ModelSerializer):
+    created_by = serializers.CharField(source="created_by.username", allow_null=True, default=None)
+    is_tainted = serializers.BooleanField(
+        default=False, help_text="It carries votes that were withdrawn later."
+    )
+
+    class Meta:
+        model = Export
+        fields = [
+            "id", "round_number", "n_rows", "n_judgments", "sha256", "is_tainted", "created_by",
+            "created",
+        ]  # fmt: skip
+
+
+class WholeExportSerializer(ExportSerializer):
+    manifest = serializers.DictField()
+
+    class Meta(ExportSerializer.Meta):
+        fields = [*ExportSerializer.Meta.fields, "manifest"]
+
+
+class NewExportSerializer(Body):
+    round_number = fields.Whole(
+        min_value=1, max_value=2**31 - 1, required=False,
+        help_text="Votes up to this round; else of all.",
+    )  # fmt: skip
+    use_rulings = fields.Flag(
+        default=False, help_text="Each reviewer's ruling counts as one more vote."
+    )
+
+
+@documented("list_exports", "Exports", answer=ExportSerializer, is_list=True)
+@documented("create_export", "Freeze the votes as they are now", method="POST",
+            body=NewExportSerializer, answer=WholeExportSerializer, status=201,
+            creates=True)  # fmt: skip
+@api_view(["GET", "POST"])
+@once
+def exports(request: Request, slug: str) -> Response:
+    if request.method == "GET":
+        project = get_access(request, slug, Role.REVIEWER).project
+        rows = project.exports.with_taint().select_related("created_by")
+        return page_of(request, rows, ExportSerializer)
+    project = get_access(request, slug, Role.ADMIN).project
+    sent = read(NewExportSerializer, request.data)
+    try:
+        export = create_export(project, request.user, **sent)
+    except NotExported as error:
+        raise Refused(error) from error
+    return Response(WholeExportSerializer(export).data, status=201)
+
+
+@documented("get_export", "An export with its manifest", answer=WholeExportSerializer)
+@api_view()
+def export(request: Request, slug: str, pk: int) -> Response:
+    project = get_access(request, slug, Role.REVIEWER).project
+    rows = project.exports.with_taint().select_related("created_by")
+    return Response(WholeExportSerializer(get_object_or_404(rows, pk=pk)).data)
+
+
+# --- the file of an export ----------------------------------------------------------------------------
+class AnyRenderer(BaseRenderer):
+    """So that any `Accept` that a download tool sends will do; the view answers by itself."""
+
+    media_type = "*/*"
+    format = "file"
+
+
+class NoSuchRange(APIException):
+    status_code = 416
+
+
+class FileAsked(serializers.Serializer):
+    name = serializers.ChoiceField(choices=list(EXPORT_FILES), default="data.jsonl")
+
+
+RANGE = OpenApiParameter(
+    "Range", {"type": "string"}, OpenApiParameter.HEADER,
+    description="One range of bytes, as in `bytes=1000-`, to go on with a download.",
+)  # fmt: skip
+BYTES = "application/octet-stream"  # whatever the format: a part of a file is no JSON
+
+
+@documented(
+    "download_export",
+    "A file of an export, or a range of it",
+    query=[text_parameter("name", enum=list(EXPORT_FILES), default="data.jsonl"), RANGE],
+    also={(status, BYTES): OpenApiTypes.BINARY for status in (200, 206)},
+)
+@api_view()
+@renderer_classes([JSONRenderer, AnyRenderer])
+def export_data(request: Request, slug: str, pk: int) -> HttpResponse | StreamingHttpResponse:
+    project = get_access(request, slug, Role.REVIEWER).project
+    export = get_object_or_404(project.exports, pk=pk)
+    name = asked_by(request, FileAsked)["name"]
+    try:
+        file = (export.folder / name).open("rb")
+    except FileNotFoundError as error:
+        raise Http404(f"Export {pk} has no file {name}.") from error
+    return _send(file, request.headers.get("Range", ""), f"{project.slug}-export-{pk}-{name}")
+
+
+def _send(file: IO[bytes], asked: str, filename: str) -> StreamingHttpResponse:
+    size = file.seek(0, 2)
+    file.seek(0)
+    found = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", asked.strip())
+    response: StreamingHttpResponse
+    if found is None or found[0] == "bytes=-":
+        response = FileResponse(file, as_attachment=True, filename=filename, content_type=BYTES)
+    else:
+        start, end = _range(found[1], found[2], size)
+        if start > end:
+            file.close()
+            raise NoSuchRange(f"The file has {size} bytes.")
+        file.seek(start)
+        response = StreamingHttpResponse(
+            _blocks(file, end - start + 1), status=206, content_type=BYTES
+        )
+        response["Content-Length"] = str(end - start + 1)
+        response["Content-Range"] = f"bytes {start}-{end}/{size}"
+    response["Accept-Ranges"] = "bytes"
+    return response
+
+
+def _range(first: str, last: str, size: int) -> tuple[int, int]:
+    """First and last byte. Example: of 10 bytes "-3" is 7 to 9, and "4-" is 4 to 9."""
+    if not first:
+        return max(size - int(last), 0), size - 1
+    return int(first), min(int(last or size), size - 1)
+
+
+def _blocks(file: IO[bytes], left: int) -> Iterator[bytes]:
+    with file:
+        while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
+            left -= len(block)
+            yield block

@@ -1,0 +1,26 @@
+from django.urls import URLPattern, URLResolver, include, path
+
+from rlhf.api import models, runs
+
+app_name = "rlhf_api"
+
+run_urls = [
+    path("", runs.runs, name="runs"),
+    path("<int:pk>/", runs.run, name="run"),
+    path("<int:pk>/stop/", runs.stop, name="stop"),
+    path("<int:pk>/resume/", runs.resume, name="resume"),
+    path("<int:pk>/metrics/", runs.metrics, name="metrics"),
+    path("<int:pk>/samples/", runs.samples, name="samples"),
+    path("<int:pk>/log/", runs.log, name="log"),
+]
+
+project_urls: list[URLPattern | URLResolver] = [
+    path("runs/", include(run_urls)),
+    path("models/", models.models, name="models"),
+    path("rounds/", models.project_rounds, name="rounds"),
+]
+
+urlpatterns = [
+    path("projects/<slug:slug>/", include(project_urls)),
+    path("models/<int:pk>/", models.model, name="model"),
+]

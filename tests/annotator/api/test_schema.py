@@ -1,0 +1,125 @@
+"""What the API says of itself is true: schemathesis asks each address many things and reads the
+answers.
+
+This is about the whole of the API, so it knows both apps.
+"""
+
+import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+
+from annotator import assignment as assigning
+from annotator.models import Role
+from annotator.tokens import Scope, make_token
+from rlhf.models import Metrics, RunKind, Sample, Status
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    UserFactory,
+    make_judgment,
+)
+from tests.rlhf.factories import ExportFactory, PolicyFactory, RoundFactory, RunFactory
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _connection_stays_open():
+    """As with Django's own test client: what begins and ends a request would close the connection,
+    and with it the transaction of the test."""
+    signals = (request_started, request_finished)
+    for signal in signals:
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in signals:
+        signal.connect(close_old_connections)
+
+
+@pytest.fixture
+def project(settings):
+    """A project in which there is something of everything. Rates are not what is asked about."""
+    settings.API_RATE = ""
+    project = ProjectFactory(slug="tea", overlap=3)
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+    policy = PolicyFactory(project=project)
+    RoundFactory(project=project, policy=policy)
+    ExportFactory(project=project)
+    run = RunFactory(project=project, kind=RunKind.PPO, status=Status.FAILED, policy=policy)
+    Metrics.objects.create(run=run, step=3, values={"kl/k1": None, "score/mean": 1.5})
+    Sample.objects.create(run=run, step=3, index=0, prompt=[], completion="Because.")
+    return project
+
+
+@pytest.fixture
+def numbers(project, admin):
+    """Of a row that each address is about, by its tag."""
+    return {
+        "comparisons": project.comparisons.get().pk,
+        "assignments": assigning.claim(project, admin).pk,
+        "exports": project.exports.get().pk,
+        "runs": project.runs.get().pk,
+        "models": project.model_versions.get().pk,
+    }
+
+
+@pytest.fixture
+def admin(project):
+    return MembershipFactory(project=project, role=Role.ADMIN).user
+
+
+def ask(admin, numbers, subtests, max_examples):
+    """Each operation, with what its description allows and with what it does not."""
+    # Imported late: it takes seconds, in every process that collects tests.
+    import schemathesis  # noqa: PLC0415
+    from schemathesis.specs.openapi import checks  # noqa: PLC0415
+
+    _, secret = make_token(admin, "schemathesis", Scope.values, days=1)
+    headers = {"Authorization": f"Bearer {secret}"}
+    wanted = [
+        schemathesis.checks.not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_headers_conformance,
+        checks.response_schema_conformance,
+        checks.negative_data_rejection,
+    ]
+    patient = hypothesis_settings(
+        max_examples=max_examples,
+        derandomize=True,  # the same questions every time
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+    def ask_one(operation, mode):
+        (tag,) = operation.tags
+        path = {"slug": "tea", "id": numbers.get(tag)}
+        known = {p.name: path[p.name] for p in operation.path_parameters}
+
+        @patient
+        @given(case=operation.as_strategy(mode, path_parameters=known))
+        def test(case):
+            case.call_and_validate(headers=headers, checks=wanted)
+
+        with subtests.test(f"{operation.label} {mode}"):
+            test()
+
+    described = schemathesis.openapi.from_wsgi("/api/v1/schema/", WSGIHandler())
+    for found in described.get_all_operations():
+        operation = found.ok()
+        ask_one(operation, schemathesis.GenerationMode.POSITIVE)
+        if operation.body or operation.query:
+            ask_one(operation, schemathesis.GenerationMode.NEGATIVE)
+
+
+def test_every_address_answers_as_described(admin, numbers, subtests):
+    ask(admin, numbers, subtests, max_examples=1)
+
+
+@pytest.mark.slow
+def test_every_address_answers_as_described_whatever_is_asked(admin, numbers, subtests):
+    ask(admin, numbers, subtests, max_examples=60)

@@ -1,0 +1,123 @@
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+
+from annotator.models import Prompt, Role
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    UserFactory,
+    api_client,
+    make_judgment,
+)
+
+pytestmark = pytest.mark.django_db
+
+TEA = "/api/v1/projects/tea/"
+LINES = b'{"prompt": "Why?"}\n{"prompt": "Who?"}\n'
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory(slug="tea")
+
+
+@pytest.fixture
+def admin(project):
+    return api_client(MembershipFactory(project=project, role=Role.ADMIN).user)
+
+
+def upload(program, content, **fields):
+    file = SimpleUploadedFile("prompts.jsonl", content)
+    return program.post(f"{TEA}imports/", {"file": file, **fields})
+
+
+@pytest.fixture
+def export(project, admin):
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+    return admin.post(f"{TEA}exports/", {}, content_type="application/json").json()
+
+
+def test_a_file_is_imported(project, admin):
+    report = upload(admin, LINES).json()
+
+    assert (report["prompts"], report["duplicates"]) == (2, 0)
+    assert project.prompts.count() == 2
+
+
+def test_bad_lines_are_listed_and_nothing_is_imported(admin):
+    answer = upload(admin, LINES + b"{\n")
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["detail"].startswith("line 3: broken JSON")
+    assert not Prompt.objects.exists()
+
+
+def test_bad_lines_are_left_out_if_so_asked(admin):
+    report = upload(admin, LINES + b"{\n", skip_bad_lines="true").json()
+
+    assert (report["prompts"], report["n_bad_lines"]) == (2, 1)
+
+
+def test_a_file_that_is_too_large_is_not_read(settings, admin):
+    settings.IMPORT_MAX_BYTES = -(2**20)
+
+    assert upload(admin, LINES).status_code == 413
+
+
+def test_no_file_is_a_mistake_of_the_field(admin):
+    answer = admin.post(f"{TEA}imports/", {})
+
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["#/file"]
+
+
+def test_an_export_is_made_and_listed(admin, export):
+    (listed,) = admin.get(f"{TEA}exports/").json()["results"]
+
+    assert (export["n_rows"], export["manifest"]["sha256"]) == (1, export["sha256"])
+    assert listed.items() <= export.items()
+    assert admin.get(f"{TEA}exports/{export['id']}/").json() == export
+
+
+def test_without_votes_there_is_nothing_to_export(admin):
+    answer = admin.post(f"{TEA}exports/", {}, content_type="application/json")
+
+    assert answer.status_code == 422
+    assert "no comparisons yet" in answer.json()["detail"]
+
+
+def test_a_download_goes_on_where_it_stopped(admin, export):
+    path = f"{TEA}exports/{export['id']}/data/"
+    whole = admin.get(path).getvalue()
+
+    def part(span):
+        answer = admin.get(path, headers={"Range": f"bytes={span}"})
+        return answer.status_code, answer["Content-Range"], answer.getvalue()
+
+    size = len(whole)
+    assert part("5-") == (206, f"bytes 5-{size - 1}/{size}", whole[5:])
+    assert part("0-0") == (206, f"bytes 0-0/{size}", whole[:1])
+    assert part("-3") == (206, f"bytes {size - 3}-{size - 1}/{size}", whole[-3:])
+    assert part("7-1000000")[2] == whole[7:]
+    assert admin.get(path, headers={"Range": "bytes=1000000-"}).status_code == 416
+    assert admin.get(path, headers={"Range": "lines=1-2"}).getvalue() == whole
+
+
+def test_each_file_of_an_export_can_be_had(admin, export):
+    path = f"{TEA}exports/{export['id']}/data/"
+
+    manifest = admin.get(f"{path}?name=manifest.json")
+
+    assert b'"format_version"' in manifest.getvalue()
+    assert admin.get(f"{path}?name=demonstrations.jsonl").status_code == 404
+    assert admin.get(f"{path}?name=../secret_key").status_code == 422
+
+
+def test_a_reviewer_downloads_and_only_an_admin_exports(project, export):
+    reviewer = api_client(MembershipFactory(project=project, role=Role.REVIEWER).user)
+
+    answer = reviewer.post(f"{TEA}exports/", {}, content_type="application/json")
+
+    assert reviewer.get(f"{TEA}exports/{export['id']}/data/").status_code == 200
+    assert answer.status_code == 404
+    assert reviewer.post(f"{TEA}imports/").status_code == 404
