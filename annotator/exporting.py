@@ -38,6 +38,7 @@ from annotator.models import (
     Verdict,
 )
 from annotator.protocols import picks_best, protocol_shown
+from annotator.webhooks.outbox import tell_export
 
 # 2: with weight and votes. 3: margin from 0 to 1; criteria, flags, and more in votes
 FORMAT_VERSION = 3
@@ -558,6 +559,7 @@ def _store(
             ExportAnnotator(export=export, annotator_id=annotator, n_judgments=n)
             for annotator, n in sorted(annotators.items())
         )
+        tell_export(export)
         if export.folder.exists():
             # Left from a crash before the commit below, or from a database that is gone: put
             # aside, as it may be the last copy.

@@ -196,6 +196,8 @@ class Project(models.Model):
     protocol = models.JSONField(default=dict, blank=True, editable=False)
     # Up to which judgment `DailyWork` has counted.
     work_counted = models.PositiveBigIntegerField(default=0, editable=False)
+    # The webhooks that are told of each judgment: here, because the row is at hand at each verdict.
+    judgment_webhooks = models.JSONField(default=list, blank=True, editable=False)
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ProjectQuerySet.as_manager()
@@ -941,5 +943,7 @@ class QualityReport(models.Model):
         return f"quality of {self.project_id} as of {self.as_of}"
 
 
-# A model in a module of its own is known to Django from here.
+# Models in modules of their own are known to Django from here.
 from annotator.imports.models import Import as Import  # noqa: E402
+from annotator.webhooks.models import Delivery as Delivery  # noqa: E402
+from annotator.webhooks.models import Webhook as Webhook  # noqa: E402

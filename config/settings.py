@@ -213,6 +213,9 @@ IMPORT_MAX_BYTES = (
     env.int("PREFERENDUM_IMPORT_MAX_MIB", 100, validate=validate.Range(min=1)) * 2**20
 )
 
+# Whether webhooks may go to this machine and its network: whoever is admin of a project enters them.
+PRIVATE_WEBHOOKS = env.bool("PREFERENDUM_PRIVATE_WEBHOOKS", False)
+
 # --- background work --------------------------------------------------------------------------
 # django-q2 facts that bite: `retry` must exceed `timeout` or a long task starts twice, and
 # max_attempts 0 means for ever. A run is supervised by one task of the `training` cluster.
@@ -284,5 +287,8 @@ LOGGING = {
         "handlers": ["console"],
         "level": env.log_level("PREFERENDUM_LOG_LEVEL", logging.INFO),
     },
-    "loggers": {"django.request": {"level": "ERROR"}},  # a page that is not there is no warning
+    "loggers": {
+        "django.request": {"level": "ERROR"},  # a page that is not there is no warning
+        "httpx": {"level": "WARNING"},  # a request that went well is no news
+    },
 }

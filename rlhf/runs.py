@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from rlhf.models import (
 )
 from rlhf.questions import newest_reward_model, order_settings
 from rlhf.supervision import has_ended_unseen, supervise
+from rlhf.telling import tell_if_ended
 from rlhf.training.artifacts import write_json
 from rlhf.training.config import Config, PPOConfig
 
@@ -230,10 +231,20 @@ def request_stop(run: Run) -> None:
     """Ask the run to save what it needs to go on, and to end. A queued run just never starts."""
     now = timezone.now()
     rows = Run.objects.filter(pk=run.pk)
-    if not rows.filter(status=Status.QUEUED).update(
-        status=Status.STOPPED, stop_requested=now, finished=now
-    ) and rows.filter(status=Status.RUNNING).update(status=Status.STOPPING, stop_requested=now):
+    if not _stop_queued(run, now) and rows.filter(status=Status.RUNNING).update(
+        status=Status.STOPPING, stop_requested=now
+    ):
         run.ask_to_stop()  # the supervisor does it too, but may be down at the moment
+
+
+@transaction.atomic
+def _stop_queued(run: Run, now: datetime) -> bool:
+    """Whether it was queued: then it has ended."""
+    queued = Run.objects.filter(pk=run.pk, status=Status.QUEUED)
+    if not queued.update(status=Status.STOPPED, stop_requested=now, finished=now):
+        return False
+    tell_if_ended(run.pk)
+    return True
 
 
 def resume(run: Run) -> None:
