@@ -5,6 +5,8 @@ import base64
 import hashlib
 import hmac
 import socket
+import time
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,21 @@ def test_what_arrives_carries_id_time_and_a_signature_of_the_very_bytes(receiver
     assert outcome == Outcome("", 204)
     assert body.decode() == MESSAGE.body
     assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+def test_the_check_in_the_documentation_accepts_ours_and_nothing_else(receiver):
+    documented = {}
+    page = Path(__file__).parents[3] / "docs/webhooks.md"
+    exec(page.read_text().split("```python\n")[1].split("```")[0], documented)
+    asyncio.run(sending.send(receiver.url, SECRET, [MESSAGE], int(time.time())))
+    ((headers, body),) = receiver.got
+
+    is_ours = documented["is_ours"]
+
+    assert is_ours(SECRET, headers, body)
+    assert not is_ours(SECRET, headers, body + b" ")
+    assert not is_ours(new_secret(), headers, body)
+    assert not is_ours(SECRET, headers | {"webhook-timestamp": "1700000000"}, body)
 
 
 def test_an_error_is_kept_with_the_beginning_of_the_answer(receiver):
