@@ -52,6 +52,7 @@ from annotator.protocols import (
     protocol_of,
     protocol_shown,
 )
+from annotator.webhooks.outbox import tell_judgment
 
 ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
 COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
@@ -663,6 +664,7 @@ def record(
             seconds=elapsed if seconds is None else seconds,
             guideline_version=assignment.guideline_version,
         )
+        tell_judgment(judgment, assignment)
         if assignment.comparison.purpose == Purpose.GOLD:
             settle_qualification(assignment.project, assignment.annotator)
             assignment.annotator.seen_membership = None  # it may have changed
@@ -856,7 +858,7 @@ def correct(
         state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
         Assignment.objects.filter(pk=assignment.pk).update(state=state, draft={})
         Judgment.objects.filter(pk=judgment.pk).update(voided=timezone.now())
-        return Judgment.objects.create(
+        correction = Judgment.objects.create(
             assignment=assignment,
             comparison_id=judgment.comparison_id,
             project_id=judgment.project_id,
@@ -868,6 +870,8 @@ def correct(
             seconds=seconds,
             guideline_version=judgment.project.guideline_version,  # it is said under these
         )
+        tell_judgment(correction, assignment)
+        return correction
 
 
 def _same_correction(judgment: Judgment, said: Said) -> Judgment:

@@ -39,6 +39,7 @@ from annotator.models import (
     Verdict,
 )
 from annotator.protocols import picks_best, protocol_shown
+from annotator.webhooks.outbox import tell_export
 
 # 2: with weight and votes. 3: margin from 0 to 1; criteria, flags, and more in votes
 FORMAT_VERSION = 3
@@ -566,6 +567,7 @@ def _store(
         )
         counts = {"pairs": export.n_rows, "judgments": export.n_judgments}
         record(user, Action.CREATED, export, project=project, **counts)
+        tell_export(export)
         if export.folder.exists():
             # Left from a crash before the commit below, or from a database that is gone: put
             # aside, as it may be the last copy.

@@ -196,6 +196,8 @@ class Project(models.Model):
     protocol = models.JSONField(default=dict, blank=True, editable=False)
     # Up to which judgment `DailyWork` has counted.
     work_counted = models.PositiveBigIntegerField(default=0, editable=False)
+    # The webhooks that are told of each judgment: here, because the row is at hand at each verdict.
+    judgment_webhooks = models.JSONField(default=list, blank=True, editable=False)
     created = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ProjectQuerySet.as_manager()
@@ -962,3 +964,5 @@ from annotator.audit import AuditEntry as AuditEntry  # noqa: E402
 from annotator.idempotency import IdempotentRequest as IdempotentRequest  # noqa: E402
 from annotator.imports.models import Import as Import  # noqa: E402
 from annotator.tokens import ApiToken as ApiToken  # noqa: E402
+from annotator.webhooks.models import Delivery as Delivery  # noqa: E402
+from annotator.webhooks.models import Webhook as Webhook  # noqa: E402

@@ -17,6 +17,7 @@ from annotator.views import (
     rulings,
     tokens,
     transfer,
+    webhooks,
 )
 
 app_name = "annotator"
@@ -111,6 +112,20 @@ audit_urls = [
     path("audit/entries.<str:ending>", auditing.audit_file, name="audit_file"),
 ]
 
+webhook_urls = [
+    path("webhooks/", webhooks.webhooks, name="webhooks"),
+    path("webhooks/new/", webhooks.create_webhook, name="create_webhook"),
+    path("webhooks/<int:pk>/", webhooks.webhook, name="webhook"),
+    path("webhooks/<int:pk>/deliveries/", webhooks.deliveries, name="deliveries"),
+    path("webhooks/<int:pk>/change/", webhooks.change_webhook, name="change_webhook"),
+    path("webhooks/<int:pk>/secret/", webhooks.replace_secret, name="replace_secret"),
+    path("webhooks/<int:pk>/test/", webhooks.test_webhook, name="test_webhook"),
+    path("webhooks/<int:pk>/pause/", webhooks.pause_webhook, name="pause_webhook"),
+    path("webhooks/<int:pk>/resume/", webhooks.resume_webhook, name="resume_webhook"),
+    path("webhooks/<int:pk>/remove/", webhooks.remove_webhook, name="remove_webhook"),
+    path("webhooks/deliveries/<int:pk>/send/", webhooks.send_again, name="send_again"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("settings/", projects.edit_project, name="edit_project"),
     path("settings/protocol/", projects.edit_protocol, name="edit_protocol"),
@@ -125,6 +140,7 @@ project_urls: list[URLPattern | URLResolver] = [
     *transfer_urls,
     *people_urls,
     *audit_urls,
+    *webhook_urls,
 ]
 
 preference_urls = [

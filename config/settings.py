@@ -223,6 +223,9 @@ IMPORT_MAX_BYTES = (
     env.int("PREFERENDUM_IMPORT_MAX_MIB", 100, validate=validate.Range(min=1)) * 2**20
 )
 
+# Whether webhooks may go to this machine and its network: whoever is admin of a project enters them.
+PRIVATE_WEBHOOKS = env.bool("PREFERENDUM_PRIVATE_WEBHOOKS", False)
+
 # --- API ----------------------------------------------------------------------------------------
 # Requests that one token, or one person who is signed in, may make; empty: as many as they like.
 API_RATE = env.str("PREFERENDUM_API_RATE", "1200/min", validate=check_rate)
@@ -338,5 +341,8 @@ LOGGING = {
         "handlers": ["console"],
         "level": env.log_level("PREFERENDUM_LOG_LEVEL", logging.INFO),
     },
-    "loggers": {"django.request": {"level": "ERROR"}},  # a page that is not there is no warning
+    "loggers": {
+        "django.request": {"level": "ERROR"},  # a page that is not there is no warning
+        "httpx": {"level": "WARNING"},  # a request that went well is no news
+    },
 }

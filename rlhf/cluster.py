@@ -10,16 +10,21 @@ from there.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import psutil
-from django.db import connections
+from django.db import close_old_connections, connections
 from django_q.cluster import Cluster
 
+logger = logging.getLogger(__name__)
+
+MEANWHILE_SECONDS = 2.0
 STOP_SECONDS = 3.0  # honcho kills after 5
 PR_SET_PDEATHSIG = 1
 
@@ -32,16 +37,31 @@ def become_cluster(name: str) -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
-def run_cluster() -> None:
-    """Run a cluster in this process until SIGTERM or SIGINT."""
+def run_cluster(meanwhile: Callable[[], object] | None = None) -> None:
+    """Run a cluster in this process until SIGTERM or SIGINT, and do `meanwhile` every two seconds.
+
+    It is done by this process, which otherwise only waits, so no task holds it up.
+    """
     connections.close_all()  # no connection may be shared with the processes of the cluster
     os.register_at_fork(after_in_child=_die_with_parent)
     cluster = Cluster()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     cluster.start()
-    cluster.sentinel.join()
+    while cluster.sentinel.is_alive():
+        if meanwhile:
+            _do(meanwhile)
+        cluster.sentinel.join(MEANWHILE_SECONDS)
     sys.exit("The queue has ended by itself: see the log.")
+
+
+def _do(meanwhile: Callable[[], object]) -> None:
+    """Whatever goes wrong, such as a database that is away, is tried again the next time."""
+    close_old_connections()
+    try:
+        meanwhile()
+    except Exception:
+        logger.exception("%s failed", meanwhile)
 
 
 def _die_with_parent() -> None:

@@ -40,6 +40,7 @@ class Status(models.TextChoices):
 
 STARTED = [Status.RUNNING, Status.STOPPING]  # a process should exist
 ACTIVE = [Status.QUEUED, *STARTED]
+ENDED = [Status.SUCCEEDED, Status.STOPPED, Status.FAILED, Status.LOST]
 RESUMABLE = [Status.STOPPED, Status.FAILED, Status.LOST]
 
 # A process says that it is alive every 5 seconds, a supervisor every 2.

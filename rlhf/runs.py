@@ -41,6 +41,7 @@ from rlhf.models import (
 )
 from rlhf.questions import newest_reward_model, order_settings
 from rlhf.supervision import has_ended_unseen, supervise
+from rlhf.telling import tell_if_ended
 from rlhf.training.artifacts import write_json
 from rlhf.training.config import Config, PPOConfig
 
@@ -249,6 +250,8 @@ def request_stop(run: Run, user: User | None = None) -> None:
         )
         if never_starts or is_asked:
             record(user, Action.STOPPED, run, project=run.project)
+        if never_starts:
+            tell_if_ended(run.pk)
     if is_asked:
         run.ask_to_stop()  # the supervisor does it too, but may be down at the moment
 

@@ -39,6 +39,7 @@ from rlhf.processes import (
     environment,
     explain_exit,
 )
+from rlhf.telling import tell_if_ended
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,8 @@ def _write(run: Run, *, then: Callable[[], None] | None = None, **fields: Any) -
             raise LeaseLost
         if then:
             then()
+        if "status" in fields:
+            tell_if_ended(run.pk)
     for name, value in fields.items():
         setattr(run, name, value)
 

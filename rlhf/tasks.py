@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from annotator.assignment import end_holds, release_expired
 from annotator.imports import jobs as imports
+from annotator.quality import keeping
+from annotator.webhooks import outbox
 from rlhf import integrity, lineage, runs
 from rlhf.models import FileCheck
 
@@ -18,6 +20,8 @@ def tend() -> None:
         pass
     imports.tend()
     runs.tend()
+    keeping.look_after_agreement()
+    outbox.tidy()
 
 
 def check_files(check_pk: int) -> None:

@@ -43,7 +43,7 @@ def allow_changes(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotator', '0009_imports'),
+        ('annotator', '0010_webhooks'),
     ]
 
     operations = [

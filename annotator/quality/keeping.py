@@ -14,9 +14,11 @@ from django.db.models import Max, Q
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from annotator.models import Comparison, Judgment, Project, QualityReport
+from annotator.models import Comparison, Judgment, Project, QualityReport, Webhook
+from annotator.webhooks.outbox import tell_agreement
 
 PATIENCE = timedelta(minutes=10)  # the worker's time limit; after that a task was lost
+LOOK_EVERY = timedelta(hours=1)
 JUDGMENTS_LOOKED_AT = 20_000  # for those taken back since
 
 
@@ -43,14 +45,29 @@ def compute_and_keep(project: Project) -> None:
             asked=None, error="The figures could not be computed: see the log of the worker."
         )
         raise
-    kept.update(
-        asked=None,
-        error="",
-        as_of=as_of,
-        newest_judgment=newest,
-        figures=report.figures,
-        consensus={_key(pk): found for pk, found in report.consensus.items()},
-    )
+    with transaction.atomic():
+        kept.update(
+            asked=None,
+            error="",
+            as_of=as_of,
+            newest_judgment=newest,
+            figures=report.figures,
+            consensus={_key(pk): found for pk, found in report.consensus.items()},
+        )
+        tell_agreement(project, report.figures)
+
+
+def look_after_agreement() -> None:
+    """Have the figures computed where somebody wants to be told if agreement falls: hourly, and only
+    if there is something new. Pages ask by themselves when somebody looks at them."""
+    watching = Webhook.objects.active().exclude(agreement_below=None)
+    an_hour_ago = timezone.now() - LOOK_EVERY
+    for project in Project.objects.filter(pk__in=watching.values("project")):
+        report = report_of(project)
+        if report and report.as_of and report.as_of > an_hour_ago:
+            continue
+        if is_stale(report):
+            ask(project)
 
 
 def newest_judgment(project: Project) -> int:

@@ -1,4 +1,4 @@
-"""Run the worker: the queue for everything short, and for tending runs every minute."""
+"""Run the worker: the queue for everything short, and for tending runs every minute; and webhooks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django_q.models import Schedule
 
+from annotator.webhooks.outbox import deliver_due
 from rlhf.cluster import run_cluster
 
 
@@ -15,7 +16,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         schedule_tending()
-        run_cluster()
+        run_cluster(meanwhile=deliver_due)
 
 
 def schedule_tending() -> None:
