@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from annotator.exporting import COLUMNS
+from annotator.exports.shapes import COLUMNS
 from annotator.formats.entries import Answer
 from annotator.formats.shapes import OTHERS, entry_of, recognise
 

@@ -3,7 +3,8 @@
 
 import pytest
 
-from annotator.exporting import COLUMNS, create_export
+from annotator.exporting import create_export
+from annotator.exports.shapes import COLUMNS
 from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
 
 

@@ -1,0 +1,178 @@
+"""What is frozen: one record per comparison, with all judgments in force, read in small batches.
+
+Records are plain dicts, as in votes.jsonl. They are read without models: of a million votes most of
+the time would go into making rows that are looked at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef
+
+from annotator.exports.filters import Filters, all_conditions, keeps
+from annotator.exports.shapes import RULING
+from annotator.models import (
+    Comparison,
+    ComparisonCompletion,
+    Judgment,
+    JudgmentQuerySet,
+    Project,
+    Purpose,
+    Ruling,
+    Verdict,
+)
+from annotator.protocols import is_pick, n_strengths
+
+BATCH = 500  # comparisons in memory at a time
+
+
+def judgments_of(project: Project) -> JudgmentQuerySet:
+    """All in force on training comparisons, skips among them."""
+    return Judgment.objects.filter(
+        project=project, voided=None, is_repeat=False, comparison__purpose=Purpose.TRAINING
+    )
+
+
+def records(project: Project, filters: Filters, *, use_rulings: bool) -> Iterator[dict[str, Any]]:
+    """In the order of comparisons; only those with a judgment that is kept."""
+    kept = judgments_of(project).filter(all_conditions(filters))
+    comparisons = Comparison.objects.filter(
+        Exists(kept.filter(comparison=OuterRef("pk"))), project=project, purpose=Purpose.TRAINING
+    )
+    pks = comparisons.order_by("pk").values_list("pk", flat=True).iterator(BATCH)
+    while batch := list(islice(pks, BATCH)):
+        for record in records_of(batch, kept, use_rulings=use_rulings):
+            if keeps(record, filters):
+                yield record
+
+
+@contextmanager
+def one_moment() -> Iterator[None]:
+    """What is read inside is as it was at one time, and nobody who writes has to wait.
+
+    In SQLite the open cursor of `records` sees to that. In PostgreSQL it is a transaction's snapshot.
+    """
+    if connection.vendor != "postgresql" or connection.in_atomic_block:
+        yield
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+def records_of(
+    pks: Sequence[int], kept: JudgmentQuerySet, *, use_rulings: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Of comparisons with these pks, in this order; their judgments among `kept`."""
+    entries = _entries(pks)
+    judgments = _by_comparison(
+        kept.filter(comparison__in=pks).order_by("pk").values_list(*JUDGMENT_FIELDS)
+    )
+    rulings = _rulings(pks) if use_rulings else {}
+    found = Comparison.objects.filter(pk__in=pks).order_by("pk")
+    for pk, number, arm, prompt, key, split in found.values_list(
+        "pk", "round_number", "arm", "prompt__messages", "prompt__key", "prompt__split"
+    ).iterator(BATCH):
+        place = {completion: place for place, (_, completion, *_) in enumerate(entries[pk])}
+        yield {
+            "prompt": prompt,
+            "completions": [text for _, _, text, _, _ in entries[pk]],
+            "sources": [source for *_, source, _ in entries[pk]],
+            "truncated": [bool(truncated) for *_, truncated in entries[pk]],
+            "judgments": [_judgment(row, place) for row in judgments.get(pk, ())],
+            "rulings": [_ruling(row, place) for row in rulings.get(pk, ())],
+            "split": split,
+            "comparison": pk,
+            "prompt_key": key,
+            "round": number,
+            "arm": arm,
+        }
+
+
+def _entries(pks: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
+    return _by_comparison(
+        ComparisonCompletion.objects.filter(comparison__in=pks)
+        .order_by("comparison", "position")
+        .values_list(
+            "comparison_id",
+            "completion_id",
+            "completion__text",
+            "completion__source",
+            "completion__is_truncated",
+        )
+    )
+
+
+def _rulings(pks: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
+    in_force = Ruling.objects.filter(comparison__in=pks, voided=None, verdict=Verdict.RANKING)
+    return _by_comparison(in_force.values_list("comparison_id", "reviewer_id", "ranking"))
+
+
+def _by_comparison(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[tuple[Any, ...]]]:
+    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(row)
+    return found
+
+
+JUDGMENT_FIELDS = (
+    "comparison_id", "pk", "assignment_id", "annotator_id", "verdict", "ranking", "strength",
+    "strength_of", "criteria", "reasons", "rationale", "flags", "spans", "rewrite", "seconds",
+    "guideline_version", "created", "assignment__order", "assignment__protocol",
+)  # fmt: skip
+
+
+def _judgment(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
+    (
+        _, pk, showing, annotator, verdict, ranking, strength, strength_of, criteria, reasons,
+        rationale, flags, spans, rewrite, seconds, guideline_version, created, order, protocol,
+    ) = row  # fmt: skip
+    return {
+        "annotator": str(annotator),  # a number: names stay in the database
+        "verdict": verdict,
+        "ranking": [[place[completion] for completion in group] for group in ranking],
+        "strength": strength,
+        "strength_of": strength_of,
+        "is_pick": verdict == Verdict.RANKING and is_pick(protocol, len(order)),
+        "criteria": [
+            {
+                "criterion": key,
+                "ranking": [
+                    [place[completion] for completion in group] for group in said["ranking"]
+                ],
+                "strength": said["strength"],
+                "strength_of": n_strengths(protocol),
+            }
+            for key, said in criteria.items()
+        ],
+        "reasons": reasons,
+        "rationale": rationale,
+        "flags": [flags.get(str(completion), []) for completion in place]
+        if flags
+        else [[] for _ in place],
+        "spans": [{**span, "completion": place[span["completion"]]} for span in spans],
+        "rewrite": rewrite,
+        "order": [place[completion] for completion in order],
+        "seconds": seconds,
+        "guideline_version": guideline_version,
+        "given": created.isoformat(timespec="seconds"),
+        "judgment": pk,
+        "showing": showing,
+    }
+
+
+def _ruling(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
+    _, reviewer, ranking = row
+    return {
+        "annotator": f"{RULING}{reviewer}",
+        "verdict": Verdict.RANKING.value,
+        "ranking": [[place[completion] for completion in group] for group in ranking],
+        "is_pick": False,
+    }
