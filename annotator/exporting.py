@@ -53,6 +53,7 @@ from annotator.models import (
 # 2: with weight and votes. 3: margin from 0 to 1; criteria, flags, and more in votes. 4: beside
 # data.jsonl there is votes.jsonl; data.jsonl is as before
 FORMAT_VERSION = 4
+SOURCES_KEPT = 1000  # in the manifest: an import may name one for each completion
 MAX_LICENCE = 500  # characters
 NO_LICENCE = (
     "None was stated. What people said belongs to whoever asked them; prompts and completions may be "
@@ -99,8 +100,8 @@ class _Tally:
             return
         self.comparisons += 1
         self.comparisons_all_bad += not rows
-        self.sources.update(record["sources"])
         if rows:
+            self.sources.update(record["sources"])
             self.rulings += len(record["rulings"])
             for ruling in record["rulings"]:
                 self.annotators[int(ruling["annotator"].removeprefix(RULING))] += 1
@@ -264,7 +265,7 @@ def _manifest(project: Project, tally: _Tally, what: What) -> dict[str, Any]:
         "guideline_versions": {
             str(version): n for version, n in sorted(tally.guideline_versions.items())
         },
-        "sources": dict(sorted(tally.sources.items())),
+        "sources": dict(tally.sources.most_common(SOURCES_KEPT)),
         "licence": what.licence,
         "columns": COLUMNS,
         "features": features_of(REWARD),

@@ -941,5 +941,6 @@ class QualityReport(models.Model):
         return f"quality of {self.project_id} as of {self.as_of}"
 
 
-# A model in a module of its own is known to Django from here.
+# Models in modules of their own are known to Django from here.
+from annotator.export_jobs import ExportJob as ExportJob  # noqa: E402
 from annotator.imports.models import Import as Import  # noqa: E402

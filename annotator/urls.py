@@ -3,6 +3,7 @@ from django.urls import URLPattern, URLResolver, include, path
 from annotator.views import (
     asking,
     comparing,
+    exporting,
     guidelines,
     history,
     imports,
@@ -14,7 +15,6 @@ from annotator.views import (
     quality,
     review,
     rulings,
-    transfer,
 )
 
 app_name = "annotator"
@@ -85,9 +85,20 @@ transfer_urls = [
     path("import/<int:pk>/cancel/", imports.cancel_import, name="cancel_import"),
     path("import/<int:pk>/skipped/", imports.skipped_rows, name="skipped_rows"),
     path("import/<int:pk>/delete/", imports.delete_import_file, name="delete_import_file"),
-    path("exports/", transfer.exports, name="exports"),
-    path("exports/new/", transfer.create_export, name="create_export"),
-    path("exports/<int:pk>/<str:name>", transfer.download_export, name="download_export"),
+]
+
+export_urls = [
+    path("exports/", exporting.exports, name="exports"),
+    path("exports/new/", exporting.create_export, name="create_export"),
+    path("exports/jobs/", exporting.export_jobs, name="export_jobs"),
+    path("exports/compare/", exporting.compare_exports, name="compare_exports"),
+    path("exports/<int:pk>/", exporting.export, name="export"),
+    path("exports/<int:pk>/files/", exporting.export_files, name="export_files"),
+    path("exports/<int:pk>/make/", exporting.make_file, name="make_file"),
+    path(
+        "exports/<int:pk>/derived/<str:name>", exporting.download_derived, name="download_derived"
+    ),
+    path("exports/<int:pk>/<str:name>", exporting.download_export, name="download_export"),
 ]
 
 people_urls = [
@@ -116,6 +127,7 @@ project_urls: list[URLPattern | URLResolver] = [
     *progress_urls,
     *quality_urls,
     *transfer_urls,
+    *export_urls,
     *people_urls,
 ]
 

@@ -65,7 +65,7 @@ def costs_of(project: Project, filters: Filters) -> Costs:
     kept = n["kept_votes"], n["kept_comparisons"]
     is_estimate = False
     if filters.looks_at_rankings:
-        alone, is_estimate = _kept_share(project, Filters(**_of_rankings(filters)), *_all(n))
+        alone, is_estimate = _kept_share(project, _of_rankings(filters), *_all(n))
         costs.append(
             Cost(
                 TITLES["rankings"],
@@ -82,8 +82,8 @@ def _all(n: dict[str, int]) -> tuple[int, int]:
     return n["all_votes"], n["all_comparisons"]
 
 
-def _of_rankings(filters: Filters) -> dict[str, float | int | None]:
-    return {"min_rankings": filters.min_rankings, "min_agreement": filters.min_agreement}
+def _of_rankings(filters: Filters) -> Filters:
+    return Filters(min_rankings=filters.min_rankings, min_agreement=filters.min_agreement)
 
 
 def _kept_share(

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from annotator.models import Split
 BATCH_ROWS = 2000
 BATCH_BYTES = 8 * 2**20
 CHUNK = 2**20
+ARROW_FILE = "data-00000-of-00001.arrow"  # as `datasets` calls it
 SPLITS = (Split.TRAIN.value, Split.TEST.value)
 # A spreadsheet takes a cell that begins so for a formula, and runs it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -126,44 +127,67 @@ def write_parquet(lines: Path, columns: dict[str, Type], target: Path) -> None:
             writer.write_table(table)
 
 
-def write_dataset(lines: Path, columns: dict[str, Type], folder: Path) -> list[str]:
-    """A folder that `datasets.load_from_disk` reads as a DatasetDict; gives its splits.
+def write_parquet_splits(lines: Path, columns: dict[str, Type], folder: Path) -> list[str]:
+    """One file for each split that has rows, `train.parquet` say; gives the splits."""
+    import pyarrow.parquet  # noqa: PLC0415
+
+    def opened(split: str, schema: Any) -> Any:
+        return pyarrow.parquet.ParquetWriter(
+            folder / f"{split}.parquet", schema, compression="zstd"
+        )
+
+    return _write_splits(lines, columns, opened)
+
+
+def write_dataset(lines: Path, columns: dict[str, Type], folder: Path) -> None:
+    """A folder that `datasets.load_from_disk` reads as a DatasetDict.
 
     Each split is a folder with an Arrow stream and two files that say what is in it.
     """
     import pyarrow as pa  # noqa: PLC0415
+
+    def opened(split: str, schema: Any) -> Any:
+        (folder / split).mkdir()
+        return pa.ipc.new_stream(folder / split / ARROW_FILE, schema)
+
+    folder.mkdir()
+    splits = _write_splits(lines, columns, opened)
+    info = {
+        "citation": "",
+        "description": "",
+        "features": features_of(columns),
+        "homepage": "",
+        "license": "",
+    }
+    for split in splits:
+        _write_json(folder / split / "state.json", _state(split, folder))
+        _write_json(folder / split / "dataset_info.json", info)
+    _write_json(folder / "dataset_dict.json", {"splits": splits})
+
+
+def _write_splits(
+    lines: Path, columns: dict[str, Type], opened: Callable[[str, Any], Any]
+) -> list[str]:
+    """Rows go to the writer of their split, which is opened with its first rows; gives the splits."""
     import pyarrow.compute as pc  # noqa: PLC0415
 
     schema = arrow_schema(columns)
-    file_name = "data-00000-of-00001.arrow"
     writers: dict[str, Any] = {}
     for table in tables(lines, schema):
         for split in SPLITS:
             rows = table.filter(pc.equal(table["split"], split))
-            if not rows.num_rows:
-                continue
-            if split not in writers:
-                (folder / split).mkdir(parents=True)
-                writers[split] = pa.ipc.new_stream(folder / split / file_name, schema)
-            writers[split].write_table(rows)
-    for split, writer in writers.items():
+            if rows.num_rows:
+                writer = writers.get(split) or writers.setdefault(split, opened(split, schema))
+                writer.write_table(rows)
+    for writer in writers.values():
         writer.close()
-        _write_json(folder / split / "state.json", _state(split, file_name, folder))
-        _write_json(
-            folder / split / "dataset_info.json",
-            {"citation": "", "description": "", "features": features_of(columns),
-             "homepage": "", "license": ""},
-        )  # fmt: skip
-    splits = [split for split in SPLITS if split in writers]
-    folder.mkdir(exist_ok=True)
-    _write_json(folder / "dataset_dict.json", {"splits": splits})
-    return splits
+    return [split for split in SPLITS if split in writers]
 
 
-def _state(split: str, file_name: str, folder: Path) -> dict[str, Any]:
+def _state(split: str, folder: Path) -> dict[str, Any]:
     return {
-        "_data_files": [{"filename": file_name}],
-        "_fingerprint": sha256_of(folder / split / file_name)[:16],
+        "_data_files": [{"filename": ARROW_FILE}],
+        "_fingerprint": sha256_of(folder / split / ARROW_FILE)[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,

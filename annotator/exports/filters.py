@@ -47,9 +47,7 @@ class Filters:
     def to_json(self) -> dict[str, Any]:
         """What is asked for. Example: {"since": "2026-11-01", "guideline_versions": [2]}."""
         return {
-            name: value.isoformat() if isinstance(value, date) else value
-            for name, value in asdict(self).items()
-            if value not in (None, ())
+            name: _plain(value) for name, value in asdict(self).items() if value not in (None, ())
         }
 
     @classmethod
@@ -64,6 +62,12 @@ class Filters:
             else:
                 read[name] = tuple(given) if isinstance(given, list | tuple) else given
         return cls(**read)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, date):
+        return value.isoformat()
+    return list(value) if isinstance(value, tuple) else value
 
 
 # --- as conditions on judgments -------------------------------------------------------------------
