@@ -57,7 +57,7 @@ SOURCES_KEPT = 1000  # in the manifest: an import may name one for each completi
 MAX_LICENCE = 500  # characters
 NO_LICENCE = (
     "None was stated. What people said belongs to whoever asked them; prompts and completions may be "
-    "subject to the terms of their authors and of the models named in `sources`."
+    "subject to the terms of their authors and of the models in the list of sources."
 )
 
 __all__ = ["RULING", "NotExported", "NothingToExport", "create_export", "preview"]
