@@ -16,6 +16,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, TextField
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast
 
 from annotator.exports.filters import Filters, all_conditions, keeps
@@ -74,12 +75,13 @@ def records_of(
     pks: Sequence[int], kept: JudgmentQuerySet, *, use_rulings: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Of comparisons with these pks, in this order; their judgments among `kept`."""
-    entries = _entries(pks)
+    numbers = _numbers(pks)
+    entries = _entries(numbers)
     judgments = _by_comparison(
-        kept.filter(comparison__in=pks).order_by("pk").values_list(*_selected(JUDGMENT_FIELDS))
+        kept.filter(comparison__in=numbers).order_by("pk").values_list(*_selected(JUDGMENT_FIELDS))
     )
-    rulings = _rulings(pks) if use_rulings else {}
-    found = Comparison.objects.filter(pk__in=pks).order_by("pk")
+    rulings = _rulings(numbers) if use_rulings else {}
+    found = Comparison.objects.filter(pk__in=numbers).order_by("pk")
     for pk, number, arm, prompt, key, split in found.values_list(*_selected(COMPARISON_FIELDS)):
         place = {completion: place for place, (_, completion, *_) in enumerate(entries[pk])}
         yield {
@@ -97,7 +99,18 @@ def records_of(
         }
 
 
-def _entries(pks: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
+AS_ROWS = {
+    "sqlite": "SELECT value FROM json_each(%s)",
+    "postgresql": "SELECT value::bigint FROM json_array_elements_text(%s::json)",
+}
+
+
+def _numbers(pks: Sequence[int]) -> RawSQL:
+    """For `__in`, as one parameter: at hundreds of them Django takes longer than the database."""
+    return RawSQL(AS_ROWS[connection.vendor], [json.dumps(list(pks))])  # noqa: S611
+
+
+def _entries(pks: RawSQL) -> dict[int, list[tuple[Any, ...]]]:
     return _by_comparison(
         ComparisonCompletion.objects.filter(comparison__in=pks)
         .order_by("comparison", "position")
@@ -111,7 +124,7 @@ def _entries(pks: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
     )
 
 
-def _rulings(pks: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
+def _rulings(pks: RawSQL) -> dict[int, list[tuple[Any, ...]]]:
     in_force = Ruling.objects.filter(comparison__in=pks, voided=None, verdict=Verdict.RANKING)
     fields = ("comparison_id", "reviewer_id", "ranking")
     return _by_comparison(in_force.values_list(*_selected(fields)))
