@@ -91,9 +91,9 @@ export_urls = [
     path("exports/", exporting.exports, name="exports"),
     path("exports/new/", exporting.create_export, name="create_export"),
     path("exports/jobs/", exporting.export_jobs, name="export_jobs"),
-    path("exports/compare/", exporting.compare_exports, name="compare_exports"),
     path("exports/<int:pk>/", exporting.export, name="export"),
     path("exports/<int:pk>/files/", exporting.export_files, name="export_files"),
+    path("exports/<int:pk>/compare/", exporting.compare_exports, name="compare_exports"),
     path("exports/<int:pk>/make/", exporting.make_file, name="make_file"),
     path(
         "exports/<int:pk>/derived/<str:name>", exporting.download_derived, name="download_derived"

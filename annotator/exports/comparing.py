@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from annotator.exports.derived import path_of
+from annotator.exports.derived import aside, path_of
 from annotator.exports.files import read_lines
 from annotator.models import Export
 
@@ -53,10 +53,8 @@ def kept_comparison(before: Export, after: Export, *, make: bool = True) -> dict
     if not make:
         return None
     found = comparison_of(before, after)
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    unfinished.write_text(json.dumps(found, ensure_ascii=False))
-    unfinished.replace(path)
+    with aside(path) as unfinished:
+        unfinished.write_text(json.dumps(found, ensure_ascii=False))
     return found
 
 

@@ -89,7 +89,7 @@ def derive(export: Export, shape: str, format_name: str) -> Path:
         return _checked_source(export, shape)
     target = path_of(export, file_name(shape, format_name))
     if not target.exists():
-        with _aside(target) as unfinished:
+        with aside(target) as unfinished:
             if format_name == "jsonl":
                 _write_rows(export, shape, unfinished)
             else:
@@ -127,7 +127,7 @@ def _checked_source(export: Export, shape: str) -> Path:
 
 
 @contextmanager
-def _aside(target: Path) -> Iterator[Path]:
+def aside(target: Path) -> Iterator[Path]:
     """A path to write to, which becomes the target, with its hash beside it, if all goes well."""
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=target.parent) as folder:

@@ -194,23 +194,27 @@ def download_derived(request: HtmxRequest, slug: str, pk: int, name: str) -> Htt
 
 # --- two exports ----------------------------------------------------------------------------------
 @login_required
-def compare_exports(request: HtmxRequest, slug: str) -> HttpResponse:
-    """`?before=3&after=5`: small ones at once, large ones by the worker."""
+def compare_exports(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
+    """`?before=3`, or the one made before: small ones at once, large ones by the worker."""
     project, role = get_access(request, slug, Role.REVIEWER)
-    before, after = (_numbered(project, request.GET.get(name, "")) for name in ("before", "after"))
+    after = get_object_or_404(project.exports, pk=pk)
+    before = _before(project, after, request.GET.get("before"))
     context: dict[str, Any] = {"project": project, "role": role, "before": before, "after": after}
-    is_small = before.n_rows + after.n_rows <= AT_ONCE
-    try:
-        context["found"] = kept_comparison(before, after, make=is_small)
-    except FileNotFoundError:
-        context["error"] = "The files of one of the two are missing."
-    else:
-        if context["found"] is None:
-            context["job"] = _comparing(before, after, request)
+    if before is not None:
+        is_small = before.n_rows + after.n_rows <= AT_ONCE
+        try:
+            context["found"] = kept_comparison(before, after, make=is_small)
+        except FileNotFoundError:
+            context["error"] = "The files of one of the two are missing."
+        else:
+            if context["found"] is None:
+                context["job"] = _comparing(before, after, request)
     return render(request, "annotator/export_comparison.html", context)
 
 
-def _numbered(project: Project, number: str) -> Export:
+def _before(project: Project, after: Export, number: str | None) -> Export | None:
+    if number is None:
+        return project.exports.filter(pk__lt=after.pk).first()
     if not number.isdecimal():
         raise Http404("No such export.")
     return get_object_or_404(project.exports, pk=int(number))
