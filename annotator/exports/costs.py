@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Count, Q
 
 from annotator.exports.filters import Filters, all_conditions, conditions, keeps
-from annotator.exports.records import judgments_of, records_of
-from annotator.models import COUNTED, Comparison, Project, Purpose
+from annotator.exports.records import comparisons_with, judgments_of, records_of
+from annotator.models import COUNTED, Project
 
 SAMPLED = 1000  # comparisons that the cost of agreement is estimated from
 
@@ -91,17 +91,15 @@ def _kept_share(
 ) -> tuple[tuple[int, int], bool]:
     """How many of so many votes and comparisons, which the other filters keep, the rankings keep;
     and whether that was estimated."""
-    kept = judgments_of(project).filter(all_conditions(filters), verdict__in=COUNTED)
-    with_votes = Comparison.objects.filter(
-        Exists(kept.filter(comparison=OuterRef("pk"))), project=project, purpose=Purpose.TRAINING
-    )
+    condition = all_conditions(filters) & Q(verdict__in=COUNTED)
+    with_votes = comparisons_with(project, condition)
     is_sample = n_comparisons > SAMPLED
     if is_sample:
         # Each comparison has a number that was drawn when it was made.
         with_votes = with_votes.filter(draw__lt=SAMPLED / n_comparisons)
     pks = list(with_votes.order_by("pk").values_list("pk", flat=True)[: 2 * SAMPLED])
     seen = sum_votes = kept_comparisons = kept_votes = 0
-    for record in records_of(pks, kept):
+    for record in records_of(pks, condition):
         n = len(record["judgments"])
         seen, sum_votes = seen + 1, sum_votes + n
         if keeps(record, filters):

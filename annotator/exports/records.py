@@ -15,7 +15,15 @@ from itertools import islice
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, TextField
+from django.db.models import (
+    BooleanField,
+    Exists,
+    ExpressionWrapper,
+    OuterRef,
+    Q,
+    QuerySet,
+    TextField,
+)
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast
 
@@ -38,22 +46,28 @@ BATCH = 500  # comparisons in memory at a time
 
 def judgments_of(project: Project) -> JudgmentQuerySet:
     """All in force on training comparisons, skips among them."""
-    return Judgment.objects.filter(
-        project=project, voided=None, is_repeat=False, comparison__purpose=Purpose.TRAINING
-    )
+    return _in_force().filter(project=project, comparison__purpose=Purpose.TRAINING)
+
+
+def _in_force() -> JudgmentQuerySet:
+    return Judgment.objects.filter(voided=None, is_repeat=False)
 
 
 def records(project: Project, filters: Filters, *, use_rulings: bool) -> Iterator[dict[str, Any]]:
     """In the order of comparisons; only those with a judgment that is kept."""
-    kept = judgments_of(project).filter(all_conditions(filters))
-    comparisons = Comparison.objects.filter(
-        Exists(kept.filter(comparison=OuterRef("pk"))), project=project, purpose=Purpose.TRAINING
-    )
+    condition = all_conditions(filters)
+    comparisons = comparisons_with(project, condition)
     pks = comparisons.order_by("pk").values_list("pk", flat=True).iterator(BATCH)
     while batch := list(islice(pks, BATCH)):
-        for record in records_of(batch, kept, use_rulings=use_rulings):
+        for record in records_of(batch, condition, use_rulings=use_rulings):
             if keeps(record, filters):
                 yield record
+
+
+def comparisons_with(project: Project, condition: Q) -> QuerySet[Comparison]:
+    """Those for training with a judgment in force of which the condition holds."""
+    kept = _in_force().filter(condition, comparison=OuterRef("pk"))
+    return Comparison.objects.filter(Exists(kept), project=project, purpose=Purpose.TRAINING)
 
 
 @contextmanager
@@ -72,14 +86,12 @@ def one_moment() -> Iterator[None]:
 
 
 def records_of(
-    pks: Sequence[int], kept: JudgmentQuerySet, *, use_rulings: bool = False
+    pks: Sequence[int], condition: Q, *, use_rulings: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Of comparisons with these pks, in this order; their judgments among `kept`."""
+    """Of comparisons with these pks, in this order, with the judgments of which the condition holds."""
     numbers = _numbers(pks)
     entries = _entries(numbers)
-    judgments = _by_comparison(
-        kept.filter(comparison__in=numbers).order_by("pk").values_list(*_selected(JUDGMENT_FIELDS))
-    )
+    judgments = _by_comparison(_judgments(numbers, condition))
     rulings = _rulings(numbers) if use_rulings else {}
     found = Comparison.objects.filter(pk__in=numbers).order_by("pk")
     for pk, number, arm, prompt, key, split in found.values_list(*_selected(COMPARISON_FIELDS)):
@@ -122,6 +134,17 @@ def _entries(pks: RawSQL) -> dict[int, list[tuple[Any, ...]]]:
             "completion__is_truncated",
         )
     )
+
+
+def _judgments(pks: RawSQL, condition: Q) -> Iterator[tuple[Any, ...]]:
+    """The condition is asked of each row and does not choose rows: a database that does not know how
+    many there are would take the index of the annotator, say, and read all of theirs for each batch."""
+    found = _in_force().filter(comparison__in=pks).order_by("pk")
+    if not condition:
+        return iter(found.values_list(*_selected(JUDGMENT_FIELDS)))
+    asked = found.annotate(is_kept=ExpressionWrapper(condition, BooleanField()))
+    rows = asked.values_list(*_selected(JUDGMENT_FIELDS), "is_kept")
+    return (row for *row, is_kept in rows if is_kept)
 
 
 def _rulings(pks: RawSQL) -> dict[int, list[tuple[Any, ...]]]:
