@@ -3,6 +3,8 @@
 from datetime import UTC, date, datetime
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from annotator.exporting import NothingToExport, create_export
 from annotator.exports.costs import Cost, costs_of
@@ -131,6 +133,21 @@ def test_comparisons_are_read_in_batches_and_in_order(project, anna, monkeypatch
     assert BATCH > 2
     assert found == sorted(found)
     assert len(found) == 5
+
+
+def test_a_batch_of_votes_is_found_by_its_comparisons(project, anna):
+    """Whatever else is asked of them: else each batch would read all votes of a person."""
+    votes(project, anna)
+    with CaptureQueriesContext(connection) as captured:
+        kept(project, annotators=(anna.pk,), first_round=1, since=date(2026, 1, 1))
+
+    (sql,) = [query["sql"] for query in captured if "annotator_assignment" in query["sql"]]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+        steps = [row[3] for row in cursor.fetchall() if "annotator_judgment" in row[3]]
+
+    assert len(steps) == 1
+    assert "USING INDEX annotator_judgment_comparison_id" in steps[0]
 
 
 def test_a_manifest_says_what_was_left_out_in_numbers(project, anna):
