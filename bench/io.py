@@ -9,7 +9,7 @@ runs from the call to the return, and its peak is the high water mark of its res
 Python, Django and what it imports. Import: a file of N comparisons of two answers goes in. Export: N
 judgments, `--overlap` of each comparison, are frozen and written in the format; a format other than
 jsonl, or a shape other than reward, is made of the frozen files, and that time is counted as well.
-The texts are the demo's, each question with a number before it. An import reads jsonl.
+The texts are the demo's, each question with a number before it.
 
 `cpu_s` is the process's time on a processor, which says more where other programs want it too. With
 --web the Procfile's web process runs beside, and `page_p95_ms` is that of the comparing page for one
@@ -56,8 +56,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--web", action="store_true")
     parser.add_argument("--measure", metavar="FOLDER", help=argparse.SUPPRESS)  # the inner process
     arguments = parser.parse_args()
-    if arguments.direction == "import" and arguments.format != "jsonl":
-        parser.error("an import reads --format jsonl")
     comparisons, rest = divmod(arguments.rows, arguments.overlap)
     if arguments.direction == "export" and (
         rest or (comparisons > IMPORTED and comparisons % IMPORTED)
@@ -89,7 +87,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     random.seed(0)
     project = Project.objects.create(name="Bench", slug="bench", overlap=arguments.overlap)
     if arguments.direction == "import":
-        write_comparisons(folder / "rows.jsonl", arguments.rows)
+        write_comparisons(folder, arguments.rows, arguments.format)
     else:
         comparisons = arguments.rows // arguments.overlap
         fill(project, min(comparisons, IMPORTED))
@@ -100,13 +98,23 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     connection.close()
 
 
-def write_comparisons(path: Path, n: int) -> None:
+def write_comparisons(folder: Path, n: int, format_name: str) -> None:
+    from annotator.exports.files import convert, write_dataset
+    from annotator.exports.schemas import MESSAGES
+
+    path = folder / "rows.jsonl"
     demo = [json.loads(line) for line in (ROOT / "rlhf/demo/comparisons.jsonl").open()]
     with path.open("w") as file:
         for number, entry in enumerate(itertools.islice(itertools.cycle(demo), n)):
             *before, last = entry["prompt"]
             prompt = [*before, last | {"content": f"{number}. {last['content']}"}]
-            file.write(json.dumps({"prompt": prompt, "completions": entry["completions"]}) + "\n")
+            row = {"prompt": prompt, "completions": entry["completions"], "split": "train"}
+            file.write(json.dumps(row) + "\n")
+    columns = {"prompt": MESSAGES, "completions": ["string"], "split": "string"}
+    if format_name == "datasets":
+        write_dataset(path, columns, folder / "rows.datasets")
+    elif format_name != "jsonl":
+        convert(path, columns, format_name, folder / f"rows.{format_name}")
 
 
 def judge_all(project, n_annotators: int) -> None:
@@ -204,10 +212,13 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def take_in(project, folder: Path, arguments: argparse.Namespace) -> int:
-    from annotator.importing import import_jsonl, read_lines
+    from annotator.formats.reading import open_rows
+    from annotator.importing import import_rows
 
-    with (folder / "rows.jsonl").open("rb") as file:
-        return import_jsonl(project, read_lines(file)).comparisons
+    path = folder / f"rows.{arguments.format}"
+    # What `datasets` saves is a folder of splits, of which one is a data set.
+    with open_rows(path / "train" if arguments.format == "datasets" else path) as rows:
+        return import_rows(project, rows).comparisons
 
 
 def give_out(project, folder: Path, arguments: argparse.Namespace) -> int:

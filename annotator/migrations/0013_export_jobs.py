@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotator', '0008_quality_report'),
+        ('annotator', '0009_imports'),
     ]
 
     operations = [

@@ -55,7 +55,7 @@ def names_in(heading):
 def test_every_field_of_a_vote_is_described():
     of_comparison = names_in("| field of a comparison |")
 
-    assert set(names_in("| field of a judgment |")) == set(JUDGED)
+    assert set(names_in("| field of a frozen judgment |")) == set(JUDGED)
     assert set(of_comparison) == (set(VOTES) - set(JUDGED)) | {"judgments", "rulings"}
 
 
