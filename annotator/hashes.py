@@ -32,9 +32,11 @@ def sha256_of(path: Path) -> str:
 
 def hashes_of(export: Export) -> dict[str, str]:
     """The files of an export whose SHA-256 the database knows."""
-    demonstrations = export.manifest.get("demonstrations", {}).get("sha256")
     known = {"data.jsonl": export.sha256}
-    return {**known, "demonstrations.jsonl": demonstrations} if demonstrations else known
+    for name in ("votes", "demonstrations"):
+        if sha256 := export.manifest.get(name, {}).get("sha256"):
+            known[f"{name}.jsonl"] = sha256
+    return known
 
 
 def check_file(export: Export, name: str) -> None:

@@ -961,6 +961,7 @@ class QualityReport(models.Model):
 # Models with what is done with them, in modules of their own: Django looks for models here.
 from annotator.audit import Action, record  # noqa: E402
 from annotator.audit import AuditEntry as AuditEntry  # noqa: E402
+from annotator.export_jobs import ExportJob as ExportJob  # noqa: E402
 from annotator.idempotency import IdempotentRequest as IdempotentRequest  # noqa: E402
 from annotator.imports.models import Import as Import  # noqa: E402
 from annotator.tokens import ApiToken as ApiToken  # noqa: E402

@@ -175,6 +175,11 @@ def is_pick(protocol: dict[str, Any], n: int) -> bool:
     return protocol.get("many") == "best" and n > 2
 
 
+def n_strengths(protocol: dict[str, Any]) -> int:
+    """How many steps a side the scale has, of a protocol as it is stored."""
+    return len(protocol.get("strengths", _DEFAULTS["strengths"]))
+
+
 # --- a verdict --------------------------------------------------------------------------------
 class Said(TypedDict):
     """All that an annotator said of a showing, as in the fields of `Judgment`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from annotator.exports import jobs as export_jobs
 from annotator.imports import jobs
 from annotator.models import Import, Project
 from annotator.quality import keeping
@@ -21,3 +22,7 @@ def open_import(import_pk: int) -> None:
 
 def work_on_imports() -> None:
     jobs.work()
+
+
+def work_off_export_job(pk: int) -> None:
+    export_jobs.work_off(pk)

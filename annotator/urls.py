@@ -4,6 +4,7 @@ from annotator.views import (
     asking,
     auditing,
     comparing,
+    exporting,
     guidelines,
     history,
     imports,
@@ -16,7 +17,6 @@ from annotator.views import (
     review,
     rulings,
     tokens,
-    transfer,
     webhooks,
 )
 
@@ -88,9 +88,20 @@ transfer_urls = [
     path("import/<int:pk>/cancel/", imports.cancel_import, name="cancel_import"),
     path("import/<int:pk>/skipped/", imports.skipped_rows, name="skipped_rows"),
     path("import/<int:pk>/delete/", imports.delete_import_file, name="delete_import_file"),
-    path("exports/", transfer.exports, name="exports"),
-    path("exports/new/", transfer.create_export, name="create_export"),
-    path("exports/<int:pk>/<str:name>", transfer.download_export, name="download_export"),
+]
+
+export_urls = [
+    path("exports/", exporting.exports, name="exports"),
+    path("exports/new/", exporting.create_export, name="create_export"),
+    path("exports/jobs/", exporting.export_jobs, name="export_jobs"),
+    path("exports/<int:pk>/", exporting.export, name="export"),
+    path("exports/<int:pk>/files/", exporting.export_files, name="export_files"),
+    path("exports/<int:pk>/compare/", exporting.compare_exports, name="compare_exports"),
+    path("exports/<int:pk>/make/", exporting.make_file, name="make_file"),
+    path(
+        "exports/<int:pk>/derived/<str:name>", exporting.download_derived, name="download_derived"
+    ),
+    path("exports/<int:pk>/<str:name>", exporting.download_export, name="download_export"),
 ]
 
 people_urls = [
@@ -138,6 +149,7 @@ project_urls: list[URLPattern | URLResolver] = [
     *progress_urls,
     *quality_urls,
     *transfer_urls,
+    *export_urls,
     *people_urls,
     *audit_urls,
     *webhook_urls,

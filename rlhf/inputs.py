@@ -294,8 +294,12 @@ def _hashes(order: Order) -> dict[str, Files]:
 
 
 def _copy_export(export: Export, target: Path) -> None:
+    """What runs read; single votes, and the files made of them, stay with the export."""
     target.mkdir()
-    for source in sorted(path for path in export.folder.iterdir() if path.is_file()):
+    wanted = ("data.jsonl", "demonstrations.jsonl", "manifest.json")
+    for source in (export.folder / name for name in wanted):
+        if not source.is_file():
+            continue
         try:
             os.link(source, target / source.name)  # frozen, so a second name is as good as a copy
         except OSError:  # another file system

@@ -30,7 +30,7 @@ from annotator.exporting import NotExported, create_export
 from annotator.formats.reading import Unreadable, open_rows
 from annotator.importing import ImportRefused, import_rows
 from annotator.models import Export, Role
-from annotator.views.transfer import EXPORT_FILES
+from annotator.views.exporting import EXPORT_FILES
 
 BLOCK_BYTES = 2**16
 

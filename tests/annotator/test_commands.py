@@ -157,6 +157,60 @@ def test_export_says_when_there_is_no_project():
         run("export_judgments", "demo")
 
 
+def test_export_leaves_out_and_gives_what_it_is_told(project, tmp_path):
+    for name in ("anna", "bert"):
+        comparison = ComparisonFactory(project=project)
+        make_judgment(comparison, UserFactory(username=name), [0], [1])
+    output = tmp_path / "kto.csv"
+
+    run("export_judgments", "demo", "--without", "bert", "--shape", "kto", "--format", "csv",
+        "--output", str(output), "--licence", "CC0")  # fmt: skip
+
+    export = Export.objects.get()
+    assert (export.n_judgments, export.manifest["licence"]) == (1, "CC0")
+    assert len(output.read_text().splitlines()) == 3
+
+
+def test_export_gives_a_folder_of_an_export_that_is_there(project, tmp_path):
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+    run("export_judgments", "demo")
+    number = str(Export.objects.get().pk)
+    command = ("export_judgments", "demo", "--export", number, "--format", "datasets")
+
+    out, _ = run(*command, "--output", str(tmp_path / "pairs"))
+
+    assert out == f"{tmp_path / 'pairs'}\n"
+    assert (tmp_path / "pairs" / "train" / "state.json").is_file()
+    with pytest.raises(CommandError, match="is there already: name a new folder"):
+        run(*command, "--output", str(tmp_path / "pairs"))
+    assert Export.objects.count() == 1
+
+
+def test_export_compares(project):
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+    run("export_judgments", "demo")
+    before = Export.objects.get()
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+
+    out, _ = run("export_judgments", "demo", "--compare", str(before.pk))
+
+    found = json.loads(out.splitlines()[1])
+    assert (found["added"]["n"], found["removed"]["n"], found["same"]) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--annotator", "nobody"], "There is nobody called nobody."),
+        (["--first-round", "3", "--round", "2"], "Round 3 does not come before 2."),
+        (["--export", "9"], "Demo has no export 9."),
+    ],
+)
+def test_export_says_what_cannot_be(project, arguments, sentence):
+    with pytest.raises(CommandError, match=sentence):
+        run("export_judgments", "demo", *arguments)
+
+
 # --- quality ------------------------------------------------------------------------------------
 def test_quality_prints_the_figures_of_the_pages(project):
     comparison = ComparisonFactory(project=project, overlap=2)

@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from annotator.exporting import COLUMNS
+from annotator.exports.files import FORMATS
+from annotator.exports.shapes import COLUMNS, JUDGED, SHAPES, VOTES
 from annotator.formats.entries import Answer
 from annotator.formats.shapes import OTHERS, entry_of, recognise
 
@@ -43,3 +44,21 @@ def test_every_column_is_described_in_order():
     ]
 
     assert described == list(COLUMNS)
+
+
+def names_in(heading):
+    """What the first cells of the table below this row name, in order."""
+    rows = TEXT[TEXT.index(heading) :].split("\n\n")[0].splitlines()[2:]
+    return [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+
+
+def test_every_field_of_a_vote_is_described():
+    of_comparison = names_in("| field of a comparison |")
+
+    assert set(names_in("| field of a frozen judgment |")) == set(JUDGED)
+    assert set(of_comparison) == (set(VOTES) - set(JUDGED)) | {"judgments", "rulings"}
+
+
+def test_every_shape_and_format_is_described():
+    assert names_in("| shape | for |") == list(SHAPES)
+    assert names_in("| format | is |") == list(FORMATS)

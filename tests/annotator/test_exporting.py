@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.exporting import (
-    COLUMNS,
-    DEMONSTRATION_COLUMNS,
-    NotExported,
-    NothingToExport,
-    PairVotes,
-    Preference,
-    count_votes,
-    create_export,
-    preview,
-)
+from annotator.exporting import NotExported, NothingToExport, create_export, preview
+from annotator.exports.pairs import PairVotes, Preference, count_votes
+from annotator.exports.shapes import COLUMNS, DEMONSTRATION_COLUMNS
 from annotator.models import Export, Judgment, Purpose, Verdict
 from annotator.protocols import QUALITIES, Protocol, to_json
 from tests.factories import (
@@ -364,7 +356,7 @@ def test_a_folder_without_a_row_is_put_aside(project):
 
     second = create_export(project)
 
-    assert files_in(second.folder) == ["data.jsonl", "manifest.json"]
+    assert files_in(second.folder) == ["data.jsonl", "manifest.json", "votes.jsonl"]
     (aside,) = second.folder.parent.glob(f"{second.pk}.before-*")
     assert files_in(aside) == ["old"]
 

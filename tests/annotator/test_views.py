@@ -1085,7 +1085,7 @@ def test_a_verdict_and_the_next_comparison_take_few_queries(
 
 
 @pytest.mark.parametrize(
-    ("name", "queries"), [("prompts", 4), ("comparisons", 4), ("members", 7), ("exports", 7)]
+    ("name", "queries"), [("prompts", 4), ("comparisons", 4), ("members", 7), ("exports", 10)]
 )
 @pytest.mark.parametrize("rows", [1, 3])
 def test_lists_cost_the_same_for_one_row_and_three(

@@ -20,6 +20,8 @@ EXAMPLES = {
     "annotator:one_import": [{"pk": 1}, {"pk": 2}],
     "annotator:guideline_version": [{"number": 1}, {"number": 2}],
     "annotator:download_export": [{"pk": 1, "name": "manifest.json"}],
+    "annotator:download_derived": [{"pk": 1, "name": "kto.jsonl"}],
+    "annotator:compare_exports": [{"pk": 1}, {"pk": 2}],
     "annotator:join": [{"token": "welcome"}],
 }
 
@@ -46,6 +48,7 @@ import json
 from annotator.assignment import claim, correct, record
 from annotator.ballots import read
 from annotator.exporting import create_export
+from annotator.exports.derived import derive
 from annotator.guidelines import publish
 from annotator.importing import import_jsonl
 from annotator.models import Project, User
@@ -65,6 +68,7 @@ for _ in range(3):
     judgment = record(held, "ranking", ranking, payload_hash=held.payload_hash)
 said = read({"choice": ["all_bad"]}, protocol_of(project), held.order)
 correct(judgment, said, payload_hash=held.payload_hash)
+derive(create_export(project, ada), "kto", "jsonl")
 create_export(project, ada)
 publish(project, "Be kind.", ada)
 project.memberships.update(guidelines_read=1)

@@ -1,0 +1,139 @@
+"""Files that are made of an export when somebody asks for them: every shape in every format.
+
+They lie in the export's folder under `derived/`, each beside its SHA-256. They are made of the frozen
+files alone, and always come out the same, so an export stays one export whatever it is used for.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from annotator.exports.files import FORMATS, Lines, convert, read_lines, sha256_of
+from annotator.exports.shapes import SHAPES, Shape
+from annotator.models import Export
+
+NO_VOTES = (
+    "Export {pk} was made before single votes were frozen with exports, so it gives only the shapes "
+    "reward and dpo. Export again for the others."
+)
+
+
+class NotDerived(Exception):
+    """The message is a sentence for the admin."""
+
+
+class Derived(NamedTuple):
+    """A file of an export in one shape and format; `size` is None while it has not been made."""
+
+    shape: str
+    format: str
+    name: str
+    size: int | None
+    is_frozen: bool  # it is data.jsonl itself
+
+
+def file_name(shape: str, format_name: str) -> str:
+    """Example: "kto.parquet"."""
+    return f"{shape}.{FORMATS[format_name].suffix}"
+
+
+def names() -> dict[str, tuple[str, str]]:
+    """Each file name with its shape and format."""
+    return {file_name(shape, of): (shape, of) for shape in SHAPES for of in FORMATS}
+
+
+def path_of(export: Export, name: str) -> Path:
+    return export.folder / "derived" / name
+
+
+def hash_of(export: Export, name: str) -> str:
+    """Of a file that has been made."""
+    return path_of(export, f"{name}.sha256").read_text().split()[0]
+
+
+def why_not(export: Export, shape: str) -> str:
+    """Why the export cannot give this shape; empty if it can."""
+    if SHAPES[shape].source == "votes.jsonl" and not export.manifest.get("votes"):
+        return NO_VOTES.format(pk=export.pk)
+    return ""
+
+
+def all_files(export: Export) -> list[tuple[str, Shape, str, list[Derived]]]:
+    """Of each shape, its key, why the export cannot give it, and its file in each format."""
+    return [
+        (key, shape, why_not(export, key), [_derived(export, key, of) for of in FORMATS])
+        for key, shape in SHAPES.items()
+    ]
+
+
+def _derived(export: Export, shape: str, format_name: str) -> Derived:
+    is_frozen = is_the_frozen_file(shape, format_name)
+    name = "data.jsonl" if is_frozen else file_name(shape, format_name)
+    path = export.folder / name if is_frozen else path_of(export, name)
+    size = path.stat().st_size if path.is_file() else None
+    return Derived(shape, format_name, name, size, is_frozen)
+
+
+def is_the_frozen_file(shape: str, format_name: str) -> bool:
+    return SHAPES[shape].rows is None and format_name == "jsonl"
+
+
+def derive(export: Export, shape: str, format_name: str) -> Path:
+    """The file, made if it is not there yet. Raises NotDerived, or OSError if the disk is full."""
+    if is_the_frozen_file(shape, format_name):
+        return _checked_source(export, shape)
+    target = path_of(export, file_name(shape, format_name))
+    if not target.exists():
+        with aside(target) as unfinished:
+            if format_name == "jsonl":
+                _write_rows(export, shape, unfinished)
+            else:
+                lines = derive(export, shape, "jsonl")
+                convert(lines, SHAPES[shape].columns, format_name, unfinished)
+    return target
+
+
+def _write_rows(export: Export, shape: str, target: Path) -> None:
+    rows_of = SHAPES[shape].rows
+    assert rows_of is not None
+    source = _checked_source(export, shape)
+    with Lines(target) as lines:
+        for line in read_lines(source):
+            lines.write(rows_of(line))
+    if not lines.n:
+        raise NotDerived(f"Export {export.pk} has no rows in the shape {shape}.")
+
+
+def _checked_source(export: Export, shape: str) -> Path:
+    """The frozen file that the shape is made of, if it is still what was frozen."""
+    if reason := why_not(export, shape):
+        raise NotDerived(reason)
+    name = SHAPES[shape].source
+    frozen = export.sha256 if name == "data.jsonl" else export.manifest["votes"]["sha256"]
+    path = export.folder / name
+    if not path.is_file():
+        raise NotDerived(f"The files of export {export.pk} are missing from {export.folder}.")
+    if (now := sha256_of(path)) != frozen:
+        raise NotDerived(
+            f"{name} of export {export.pk} has changed since it was frozen: its SHA-256 is "
+            f"{now[:12]}…, not {frozen[:12]}…. Nothing is made of it."
+        )
+    return path
+
+
+@contextmanager
+def aside(target: Path) -> Iterator[Path]:
+    """A path to write to, which becomes the target, with its hash beside it, if all goes well."""
+    target.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=target.parent) as folder:
+        unfinished = Path(folder) / target.name
+        yield unfinished
+        side = unfinished.with_name(f"{target.name}.sha256")
+        side.write_text(f"{sha256_of(unfinished)}  {target.name}\n")  # as `sha256sum -c` reads it
+        os.replace(side, target.with_name(side.name))
+        os.replace(unfinished, target)

@@ -1,0 +1,56 @@
+"""What goes to the Hub, and what is said when it cannot be reached."""
+
+import socket
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from annotator.exporting import create_export
+from annotator.exports.hub import NotPushed, push, write_repository
+from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
+
+
+@pytest.fixture
+def export(db):
+    project = ProjectFactory(name="Essays")
+    for split in ("train", "test"):
+        comparison = ComparisonFactory(project=project, prompt__split=split)
+        make_judgment(comparison, UserFactory(), [0], [1])
+    return create_export(project, licence="CC BY 4.0")
+
+
+def test_a_repository_has_a_file_for_each_split_and_a_card_that_says_so(export, tmp_path):
+    write_repository(export, "kto", tmp_path)
+
+    card = (tmp_path / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1]) == {
+        "license": "other",
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": split, "path": f"data/{split}.parquet"} for split in ("train", "test")
+                ],
+            }
+        ],
+    }
+    assert "Licence: CC BY 4.0" in card
+    assert pq.read_table(tmp_path / "data/test.parquet")["label"].to_pylist() == [True, False]
+    assert (tmp_path / "manifest.json").read_bytes() == (
+        export.folder / "manifest.json"
+    ).read_bytes()
+
+
+def test_a_hub_that_cannot_be_reached_is_a_sentence(export):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+
+        with pytest.raises(NotPushed, match=rf"There is no way to {address} from here: check"):
+            push(export, "me/essays", endpoint=address)
+
+
+def test_a_name_that_cannot_be_is_a_sentence(export):
+    with pytest.raises(NotPushed, match="a b/c is no name of a repository"):
+        push(export, "a b/c", endpoint="http://127.0.0.1:1")
