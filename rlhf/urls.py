@@ -1,6 +1,7 @@
 from django.urls import URLPattern, URLResolver, include, path
 
 from rlhf import chat, endpoint_views, views
+from rlhf.chat_completions import ChatCompletions
 
 app_name = "rlhf"
 
@@ -43,4 +44,12 @@ project_urls: list[URLPattern | URLResolver] = [
     path("annotators/<int:pk>/withdraw/", views.withdrawal, name="withdrawal"),
 ]
 
-urlpatterns = [path("projects/<slug:slug>/", include(project_urls))]
+urlpatterns = [
+    path("projects/<slug:slug>/", include(project_urls)),
+    # Without a slash at its end, as OpenAI's clients write it.
+    path(
+        "api/v1/models/<int:pk>/chat/completions",
+        ChatCompletions.as_view(),
+        name="chat_completions",
+    ),
+]
