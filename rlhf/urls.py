@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import chat, endpoint_views, views
+from rlhf import chat, endpoint_views, playground, views
 from rlhf.chat_completions import ChatCompletions
 
 app_name = "rlhf"
@@ -35,6 +35,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("rounds/next/", views.next_round, name="next_round"),
     path("runs/", include(run_urls)),
     path("chat/", include(chat_urls)),
+    path("playground/", playground.playground, name="playground"),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
     path("endpoints/new/", endpoint_views.new_endpoint, name="new_endpoint"),

@@ -2,7 +2,9 @@
 
 import json
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 
 from rlhf import model_server
 
@@ -15,21 +17,25 @@ YES = [
 
 
 @contextmanager
-def model_server_that_says(*lines):
-    """The questions it was asked, as a list that grows."""
+def model_server_that_says(*lines, and_then=None):
+    """The questions it was asked, as a list that grows. `and_then` is a line that it says again and
+    again, until the client hangs up."""
     questions = []
 
-    def attend(listener):
-        while True:
-            try:
+    def attend(connection):
+        with connection, connection.makefile("rb") as file, suppress(OSError):
+            if question := file.readline():
+                questions.append(json.loads(question))
+                for line in chain(lines, repeat(and_then) if and_then else []):
+                    connection.sendall(json.dumps(line).encode() + b"\n")
+                    time.sleep(0.02 if line is and_then else 0)
+
+    def let_in(listener):
+        with suppress(OSError):  # the test is over
+            while True:
                 connection, _ = listener.accept()
-            except OSError:  # the test is over
-                return
-            with connection, connection.makefile("rwb") as file:
-                if question := file.readline():
-                    questions.append(json.loads(question))
-                    file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+                threading.Thread(target=attend, args=(connection,), daemon=True).start()
 
     with model_server.listening() as listener:
-        threading.Thread(target=attend, args=(listener,), daemon=True).start()
+        threading.Thread(target=let_in, args=(listener,), daemon=True).start()
         yield questions
