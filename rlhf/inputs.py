@@ -37,6 +37,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.PROBE: ["policy"],
     RunKind.ORDER_QUEUE: ["reward_model"],
     RunKind.CONVERSE: ["policy"],
+    RunKind.MERGE: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -113,6 +114,8 @@ def _check(order: Order) -> None:
         )
     if order.kind == RunKind.CONVERSE and order.policy == order.rival:
         raise RunRefused(f"{order.policy} would write both answers: leave the second policy empty.")
+    if order.kind == RunKind.MERGE and order.policy and order.policy.is_whole_model:
+        raise RunRefused(f"{order.policy} is a whole model already: download it as it is.")
     if order.kind == RunKind.ORDER_QUEUE and order.project.queue_order == QueueOrder.DRAWN:
         raise RunRefused(
             "The questions of this project are drawn at random: choose “Most informative first” in "
@@ -204,6 +207,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["output"] = _import_output(order.settings)
     if order.policy is not None:
         references["model"] = order.policy.reference()
+    if order.kind == RunKind.MERGE and order.policy is not None:
+        references["output"] = str(order.policy.merged_folder)
     if order.rival is not None:
         references["rival"] = order.rival.reference()
     if order.reward_model is not None:
@@ -240,7 +245,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
     """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
     if order.export is not None:
         _copy_export(order.export, folder / "data")
-    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE):
+    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE):
         return
     if order.kind == RunKind.ORDER_QUEUE:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
