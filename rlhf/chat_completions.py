@@ -287,7 +287,7 @@ def version_for(user: User, pk: int) -> ModelVersion:
         raise NotFound("There is no such model, or you are no admin of its project.")
     if version.kind != ModelKind.POLICY:
         kind = version.get_kind_display().lower()
-        raise ValidationError(f"{version} is a {kind}, which writes no text: ask a policy.")
+        raise ValidationError(f"{version} is a {kind}: only policies that are here can be asked.")
     return version
 
 

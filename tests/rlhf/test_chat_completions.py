@@ -176,7 +176,7 @@ def test_a_reward_model_writes_no_text(admin, policy):
     response = ask(admin, RewardModelFactory(project=policy.project, parent=policy))
 
     assert response.status_code == 400
-    assert "ask a policy" in response.json()["error"]["message"]
+    assert "only policies that are here" in response.json()["error"]["message"]
 
 
 def test_nothing_more_is_written_once_the_client_has_hung_up(rf):
