@@ -332,6 +332,16 @@ RUN_TIME_LIMIT_HOURS = env.float(
 )
 RUN_NICENESS = env.int("PREFERENDUM_RUN_NICENESS", 5, validate=validate.Range(min=0, max=19))
 
+# --- the model server -------------------------------------------------------------------------
+MODEL_SERVER_SOCKET = DATA_DIR / "model_server.sock"
+MODEL_SERVER_IDLE_MINUTES = env.float(  # then the process with the models ends
+    "PREFERENDUM_MODEL_SERVER_IDLE_MINUTES", 5.0, validate=validate.Range(min=0)
+)
+# At the same time. Each holds a thread of a web process: one of its four stays free for pages.
+MODEL_SERVER_MAX_REQUESTS = env.int(
+    "PREFERENDUM_MODEL_SERVER_MAX_REQUESTS", 3, validate=validate.Range(min=1)
+)
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

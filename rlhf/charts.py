@@ -279,6 +279,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.PROBE: [],
     RunKind.ORDER_QUEUE: [],
     RunKind.CONVERSE: CONVERSE_CHARTS,
+    RunKind.MERGE: [],
 }
 
 

@@ -62,6 +62,12 @@ def collect_converse(run: Run) -> dict[str, Any]:
     return {"n_comparisons": run.turns.exclude(comparison=None).count()}
 
 
+def collect_merge(run: Run) -> dict[str, Any]:
+    """Its files belong to the version that was merged, and may be deleted again."""
+    existing_folder(Path(run.result["output"]))
+    return {}
+
+
 def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
     """A version that comes from the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
     files = files_of(run)
@@ -106,4 +112,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.PROBE: collect_probe,
     RunKind.ORDER_QUEUE: store_order,
     RunKind.CONVERSE: collect_converse,
+    RunKind.MERGE: collect_merge,
 }

@@ -27,6 +27,7 @@ from rlhf.training.config import (
     ConverseConfig,
     EvaluateConfig,
     GenerateConfig,
+    MergeConfig,
     OrderQueueConfig,
     PPOConfig,
     RewardModelConfig,
@@ -810,6 +811,27 @@ class ConverseForm(RunForm):
     seed = seed(ConverseConfig.seed)
 
 
+class MergeForm(RunForm):
+    kind = RunKind.MERGE
+    intro = (
+        "Adds the adapters of a policy to its base and writes the sum as one model folder, which can be "
+        "downloaded and loads without peft. It needs memory for the model in float32, and its size on "
+        "disk; the files can be deleted again."
+    )
+    arguments = ("policy",)
+
+    policy = version("Policy", "One that is an adapter. A whole model can be downloaded as it is.")
+    dtype = forms.ChoiceField(
+        label="Precision",
+        choices=[
+            ("float32", "float32: exactly this policy"),
+            ("bfloat16", "bfloat16: half the size, rounded"),
+            ("float16", "float16: half the size, rounded"),
+        ],
+        initial=MergeConfig.dtype,
+    )
+
+
 FORMS: dict[str, type[RunForm]] = {
     form.kind: form
     for form in (
@@ -821,6 +843,7 @@ FORMS: dict[str, type[RunForm]] = {
         ProbeForm,
         OrderQueueForm,
         ConverseForm,
+        MergeForm,
     )
 }
 

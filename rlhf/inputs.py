@@ -33,6 +33,8 @@ from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
 from rlhf.training.reward_rules import Rule, check_function, complete
 
+READ_BY_RUNS = ("data.jsonl", "demonstrations.jsonl", "manifest.json")  # of an export
+
 
 class RunRefused(Exception):
     """A run cannot be started or resumed. The message is a sentence for the admin."""
@@ -47,6 +49,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.PROBE: ["policy"],
     RunKind.ORDER_QUEUE: ["reward_model"],
     RunKind.CONVERSE: ["policy"],
+    RunKind.MERGE: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -123,6 +126,8 @@ def _check(order: Order) -> None:
         )
     if order.kind == RunKind.CONVERSE and order.policy == order.rival:
         raise RunRefused(f"{order.policy} would write both answers: leave the second policy empty.")
+    if order.kind == RunKind.MERGE and order.policy and order.policy.is_whole_model:
+        raise RunRefused(f"{order.policy} is a whole model already: download it as it is.")
     if order.kind == RunKind.ORDER_QUEUE and order.project.queue_order == QueueOrder.DRAWN:
         raise RunRefused(
             "The questions of this project are drawn at random: choose “Most informative first” in "
@@ -221,6 +226,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["output"] = _import_output(order.settings)
     if order.policy is not None:
         references["model"] = order.policy.reference()
+    if order.kind == RunKind.MERGE and order.policy is not None:
+        references["output"] = str(order.policy.merged_folder)
     if order.rival is not None:
         references["rival"] = order.rival.reference()
     if order.reward_model is not None:
@@ -259,7 +266,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         _copy_export(order.export, folder / "data")
     if hashes := _hashes(order):
         write_json(folder / HASHES, hashes)
-    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE):
+    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE):
         return
     if order.kind == RunKind.ORDER_QUEUE:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
@@ -289,15 +296,20 @@ def _hashes(order: Order) -> dict[str, Files]:
     asked = [rule.get("version") for rule in order.settings.get("rewards") or []]
     versions = [*order.versions.values(), *order.project.model_versions.filter(name__in=asked)]
     folders = [folder for version in versions for folder in folders_of(version)]
-    of_export = {"data": files_of_export(order.export)} if order.export else {}
-    return {**recorded(order.project, folders), **of_export}
+    return {**recorded(order.project, folders), **_hashes_of_export(order.export)}
+
+
+def _hashes_of_export(export: Export | None) -> dict[str, Files]:
+    if export is None:
+        return {}
+    files = files_of_export(export).items()
+    return {"data": {name: known for name, known in files if name in READ_BY_RUNS}}
 
 
 def _copy_export(export: Export, target: Path) -> None:
     """What runs read; single votes, and the files made of them, stay with the export."""
     target.mkdir()
-    wanted = ("data.jsonl", "demonstrations.jsonl", "manifest.json")
-    for source in (export.folder / name for name in wanted):
+    for source in (export.folder / name for name in READ_BY_RUNS):
         if not source.is_file():
             continue
         try:

@@ -26,6 +26,7 @@ class RunKind(models.TextChoices):
     PROBE = "probe", "Measure speed"
     ORDER_QUEUE = "order_queue", "Order questions"
     CONVERSE = "converse", "Live conversations"
+    MERGE = "merge", "Merge weights"
 
 
 class Status(models.TextChoices):
@@ -100,6 +101,11 @@ class ModelVersion(models.Model):
     def is_whole_model(self) -> bool:
         is_whole = self.details.get("is_whole") or self.details.get("train") == "full"
         return self.parent_id is None or is_whole
+
+    @property
+    def merged_folder(self) -> Path:
+        """Where the run *merge weights* writes it as one whole model: beside its adapter."""
+        return Path(f"{self.path}-merged")
 
     @property
     def base(self) -> ModelVersion | None:

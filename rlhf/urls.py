@@ -1,6 +1,7 @@
-from django.urls import URLPattern, URLResolver, include, path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 
-from rlhf import chat, endpoint_views, lineage_pages, views
+from rlhf import chat, endpoint_views, lineage_pages, model_pages, playground, views
+from rlhf.chat_completions import ChatCompletions
 
 app_name = "rlhf"
 
@@ -41,8 +42,16 @@ project_urls: list[URLPattern | URLResolver] = [
     path("rounds/next/", views.next_round, name="next_round"),
     path("runs/", include(run_urls)),
     path("chat/", include(chat_urls)),
+    path("playground/", playground.playground, name="playground"),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
+    path("models/<int:pk>/card/", model_pages.model_card, name="model_card"),
+    path("models/<int:pk>/merged/delete/", model_pages.delete_merged, name="delete_merged"),
+    re_path(
+        r"^models/(?P<pk>\d+)/(?P<part>adapter|weights)\.tar$",
+        model_pages.download_model,
+        name="download_model",
+    ),
     path("endpoints/new/", endpoint_views.new_endpoint, name="new_endpoint"),
     path("endpoints/<int:pk>/", endpoint_views.endpoint, name="endpoint"),
     path("endpoints/<int:pk>/ask/", endpoint_views.ask_endpoint, name="ask_endpoint"),
@@ -51,4 +60,12 @@ project_urls: list[URLPattern | URLResolver] = [
     path("annotators/<int:pk>/withdraw/", views.withdrawal, name="withdrawal"),
 ]
 
-urlpatterns = [path("projects/<slug:slug>/", include(project_urls))]
+urlpatterns = [
+    path("projects/<slug:slug>/", include(project_urls)),
+    # Without a slash at its end, as OpenAI's clients write it.
+    path(
+        "api/v1/models/<int:pk>/chat/completions",
+        ChatCompletions.as_view(),
+        name="chat_completions",
+    ),
+]

@@ -29,6 +29,7 @@ from rlhf import (
     evaluation,
     lineage,
     loop,
+    model_pages,
     questions,
     reward_reports,
     rounds,
@@ -393,6 +394,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     rates = evaluation.win_rates(evaluations)
     is_policy = version.kind == ModelKind.POLICY
     measured = estimates.probe_of(version) if is_policy else {}
+    may_take_along = role == Role.ADMIN and version.kind != ModelKind.ENDPOINT
     context = {
         "project": project,
         "role": role,
@@ -400,6 +402,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "measured": measured,
         "probe": estimates.Probe.from_json(measured),
         "ancestors": rounds.ancestors_of(version),
+        "files": model_pages.files_of(version) if may_take_along else None,
         "children": version.children.select_related("run"),
         "rounds": version.rounds.all(),
         "spent": spent_on(version.endpoint) if version.kind == ModelKind.ENDPOINT else None,

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('annotator', '0011_audit_log'),
-        ('rlhf', '0008_endpoints'),
+        ('rlhf', '0009_merge_weights'),
     ]
 
     operations = [

@@ -145,16 +145,16 @@ def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     """Each kind has a module of its name. It is imported now because trl alone takes 7 seconds."""
     if isinstance(config, GenerateConfig) and is_endpoint(config.model):
         return importlib.import_module("rlhf.training.ask").run(config, folder)
-    _prepare_libraries()
+    prepare_libraries()
     if folder.is_writer:
         check_inputs(folder)
     if isinstance(config, RewardModelConfig):
         check_input(config, folder)
-    _limit_threads()
+    limit_threads()
     return importlib.import_module(f"rlhf.training.{kind}").run(config, folder)
 
 
-def _prepare_libraries() -> None:
+def prepare_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # the log is a file: no bars drawn with \r
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -163,7 +163,7 @@ def _prepare_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _limit_threads() -> None:
+def limit_threads() -> None:
     import torch  # noqa: PLC0415 (takes seconds; after the heartbeat has begun)
 
     if "OMP_NUM_THREADS" not in os.environ:

@@ -407,6 +407,17 @@ class ConverseConfig(Config):
         _require(self.idle_minutes > 0, f"idle_minutes={self.idle_minutes} must be above 0")
 
 
+@dataclass(frozen=True)
+class MergeConfig(Config):
+    model: dict[str, Any]  # a ModelRef with adapters
+    output: str = "artifact"  # folder the model is written to
+    dtype: str = "float32"  # in which the weights are written; they are added up in float32
+
+    def __post_init__(self) -> None:
+        dtypes = ("float32", "bfloat16", "float16")
+        _require(self.dtype in dtypes, f"dtype={self.dtype!r} must be one of {dtypes}")
+
+
 def _check_sampling(temperature: float, max_new_tokens: int, batch_size: int) -> None:
     _require(
         temperature > 0,
@@ -438,4 +449,5 @@ CONFIGS: dict[str, type[Config]] = {
     "probe": ProbeConfig,
     "order_queue": OrderQueueConfig,
     "converse": ConverseConfig,
+    "merge": MergeConfig,
 }

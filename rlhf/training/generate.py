@@ -116,14 +116,19 @@ def sample(
 
 
 def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row of (rows, V), (rows, 1), by inverting the distribution function.
+    """One token per row of (rows, V), (rows, 1)."""
+    number = torch.rand(
+        len(probabilities), 1, generator=generator, device=generator.device, dtype=torch.float64
+    )
+    return invert(probabilities, number)
+
+
+def invert(probabilities: Tensor, number: Tensor) -> Tensor:
+    """The tokens, (rows, 1), at which the distribution functions of (rows, V) reach these numbers.
 
     `torch.multinomial` draws a random number for every token of the vocabulary instead of one.
     """
     cumulated = probabilities.double().cumsum(-1)
-    number = torch.rand(
-        len(cumulated), 1, generator=generator, device=generator.device, dtype=torch.float64
-    )
     token = torch.searchsorted(cumulated, number * cumulated[:, -1:], right=True)
     return token.clamp_(max=probabilities.shape[-1] - 1)
 

@@ -38,7 +38,7 @@ from rlhf.training.config import ImportModelConfig
 from rlhf.training.hashes import files_in
 
 CARD = "preferendum.json"  # in the model's folder: where it came from, the result of its import
-COPIED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+COPIED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 # For models that were never taught to chat: words, because their vocabulary has no turn markers.
@@ -89,7 +89,7 @@ def _probed(output: Path, folder: RunFolder) -> dict[str, Any]:
     """
     from rlhf.training import probe  # noqa: PLC0415 (takes seconds; a copied model needs no torch)
 
-    needed = 2 * 4 * _count_parameters(output)  # bytes, in fp32, with room to work
+    needed = 2 * 4 * count_parameters(output)  # bytes, in fp32, with room to work
     if needed > psutil.virtual_memory().available:
         print("its speed was not measured: the memory is too small to train it")  # noqa: T201
         return {}
@@ -382,7 +382,7 @@ def _card(name: str, target: Path, notes: list[str]) -> dict[str, Any]:
     return {
         "name": name,
         "kind": _kind(target),
-        "parameters": _count_parameters(target),
+        "parameters": count_parameters(target),
         "context_tokens": _context_tokens(target),
         "note": "; ".join(notes),
     }
@@ -407,7 +407,7 @@ def _context_tokens(folder: Path) -> int | None:
     return longest or getattr(config, "max_position_embeddings", None)
 
 
-def _count_parameters(folder: Path) -> int:
+def count_parameters(folder: Path) -> int:
     """Counted in the files' headers, without loading: tied weights are stored once."""
     from safetensors import safe_open  # noqa: PLC0415 (imports torch)
 

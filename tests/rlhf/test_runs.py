@@ -284,6 +284,25 @@ def test_policy_may_be_compared_with_itself_by_the_best_of_several(project):
     assert (run.best_of, run.new_side) == (16, f"best of 16 of {policy.name}")
 
 
+def test_weights_are_merged_beside_the_adapter(project):
+    policy = PolicyFactory(project=project, parent=PolicyFactory(project=project))
+
+    run = runs.launch(project, "merge", {"dtype": "bfloat16"}, round_number=1, policy=policy)
+
+    assert run.config == {
+        "model": policy.reference(),
+        "output": f"{policy.path}-merged",
+        "dtype": "bfloat16",
+    }
+
+
+def test_a_whole_model_needs_no_merging(project):
+    policy = PolicyFactory(project=project)
+
+    with pytest.raises(runs.RunRefused, match="whole model already"):
+        runs.launch(project, "merge", {}, round_number=1, policy=policy)
+
+
 def test_evaluation_without_held_out_prompts_or_second_policy_is_refused(project):
     old, new = PolicyFactory.create_batch(2, project=project)
     PromptFactory(project=project)
