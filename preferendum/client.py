@@ -1,0 +1,496 @@
+"""Projects, votes, exports, runs and models of a Preferendum server, as Python objects.
+
+    client = Client("https://votes.example.org", token)
+    for assignment in client.project("essays").assignments():
+        assignment.rank([1, 0])
+
+Requests that were lost are sent again, and lists are read page by page. What the server refuses is
+an `ApiError` with its sentence.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+
+import httpx
+
+from preferendum.transport import ApiError, NotReachable, PreferendumError, Row, Transport
+
+if TYPE_CHECKING:  # heavy, and only for whoever asks for one
+    from datasets import Dataset
+
+__all__ = [
+    "ApiError", "Assignment", "Client", "Export", "ImportReport", "Model", "NotReachable",
+    "PreferendumError", "Project", "Run", "RunEnded",
+]  # fmt: skip
+
+IMPORT_BYTES = 32 * 2**20  # of rows, before packing, that are sent as one file
+WAITING_REASONS = {"held_by_others", "paused", "nothing_imported", "daily_quota_reached"}
+FIRST_LOOK_SECONDS, LATER_LOOKS_SECONDS = 1.0, 10.0
+BLOCK_BYTES = 2**20
+
+
+class RunEnded(PreferendumError):
+    """A run that was waited for has not succeeded. `run` is how it ended."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        because = f": {run.error}" if run.error else "."
+        super().__init__(f"Run {run.id} ({run.kind}) has {run.status}{because}")
+
+
+class Client:
+    """A server, and what a token lets one do there. Make a token under *API tokens*."""
+
+    def __init__(self, url: str, token: str, *, timeout: float = 60.0) -> None:
+        """`timeout` in seconds, of one request."""
+        self.transport = Transport(url, token, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.transport.http.close()
+
+    def projects(self) -> Iterator[Project]:
+        """Those that the token's owner is in."""
+        for row in self.transport.rows("projects/"):
+            yield Project(self.transport, row["slug"])
+
+    def project(self, slug: str) -> Project:
+        """Without asking whether there is one: what is done with it will say so."""
+        return Project(self.transport, slug)
+
+    def create_project(self, name: str, **settings: Any) -> Project:
+        """`settings` are those of the settings page: overlap, guidelines, …"""
+        row = self.transport.post("projects/", {"name": name, **settings})
+        return Project(self.transport, row["slug"])
+
+    def model(self, model_id: int) -> Model:
+        return Model(self.transport, self.transport.get(f"models/{model_id}/"))
+
+
+# --- projects ---------------------------------------------------------------------------------
+class ImportReport(NamedTuple):
+    """How many rows of each kind are new, and what was left out."""
+
+    prompts: int = 0
+    completions: int = 0
+    comparisons: int = 0
+    judgments: int = 0
+    duplicates: int = 0  # rows whose content was there already
+    n_bad_lines: int = 0
+    bad_lines: tuple[Row, ...] = ()  # the first of them: {"line", "message"}
+
+    def plus(self, other: ImportReport) -> ImportReport:
+        return ImportReport(
+            self.prompts + other.prompts,
+            self.completions + other.completions,
+            self.comparisons + other.comparisons,
+            self.judgments + other.judgments,
+            self.duplicates + other.duplicates,
+            self.n_bad_lines + other.n_bad_lines,
+            self.bad_lines + other.bad_lines,
+        )
+
+
+class NextAssignment(NamedTuple):
+    """What to judge now, or why there is nothing."""
+
+    assignment: Assignment | None
+    reason: str  # "available", "all_done", "held_by_others", …
+    until: str | None  # when there may be something again, if that is known
+
+
+class Project:
+    def __init__(self, transport: Transport, slug: str) -> None:
+        self.transport, self.slug = transport, slug
+        self.path = f"projects/{slug}/"
+
+    def __repr__(self) -> str:
+        return f"Project({self.slug!r})"
+
+    def details(self) -> Row:
+        """Name, guidelines, your role and, for admins, all settings."""
+        return self.transport.get(self.path)
+
+    def change(self, **settings: Any) -> Row:
+        return self.transport.send("PATCH", self.path, json=settings)
+
+    # --- in -------------------------------------------------------------------------------------
+    def import_file(self, path: str | os.PathLike[str], **options: Any) -> ImportReport:
+        """All of a file (JSON lines, also packed with gzip), or nothing. Options: `overlap`,
+        `skip_bad_lines`. Importing it twice adds nothing twice."""
+        with Path(path).open("rb") as file:
+            return self._import(Path(path).name, file, options)
+
+    def import_rows(self, rows: Iterable[Mapping[str, Any]], **options: Any) -> ImportReport:
+        """The same for dictionaries such as {"prompt": …, "completions": […]}; a `datasets.Dataset`
+        gives them too. Many are sent as several files, each of which is imported as a whole."""
+        report = ImportReport()
+        for number, packed in enumerate(_packed(rows), 1):
+            report = report.plus(self._import(f"rows-{number}.jsonl.gz", packed, options))
+        return report
+
+    def _import(
+        self, name: str, content: bytes | IO[bytes], options: Mapping[str, Any]
+    ) -> ImportReport:
+        fields = {name: str(value).lower() for name, value in options.items()}
+        row = self.transport.upload(f"{self.path}imports/", (name, content), fields)
+        known = {name: row[name] for name in ImportReport._fields if name in row}
+        return ImportReport(**{**known, "bad_lines": tuple(row.get("bad_lines", ()))})
+
+    def prompts(self, **chosen: Any) -> Iterator[Row]:
+        return self.transport.rows(f"{self.path}prompts/", **chosen)
+
+    def completions(self, **chosen: Any) -> Iterator[Row]:
+        return self.transport.rows(f"{self.path}completions/", **chosen)
+
+    def comparisons(self, **chosen: Any) -> Iterator[Row]:
+        return self.transport.rows(f"{self.path}comparisons/", **chosen)
+
+    def judgments(self, **chosen: Any) -> Iterator[Row]:
+        """Your own, or everybody's for reviewers."""
+        return self.transport.rows(f"{self.path}judgments/", **chosen)
+
+    # --- votes ----------------------------------------------------------------------------------
+    def next(self) -> NextAssignment:
+        """What you hold, or the next comparison for you."""
+        return self._next(self.transport.post(f"{self.path}assignments/next/"))
+
+    def _next(self, row: Row) -> NextAssignment:
+        given = row["assignment"]
+        assignment = Assignment(self.transport, self.path, given) if given else None
+        return NextAssignment(assignment, row["reason"], row["until"])
+
+    def assignments(self, *, wait: bool = False) -> Iterator[Assignment]:
+        """One after the other, until there is nothing for you; with `wait`, until you stop, unless
+        you are not asked any more at all. Say something of each: it comes again until you do."""
+        while True:
+            assignment, reason, _ = self.next()
+            if assignment is not None:
+                yield assignment
+                if not assignment.is_answered:
+                    raise PreferendumError(
+                        f"Nothing was said of assignment {assignment.id}: rank, prefer, tie, "
+                        "all_bad or skip it before you ask for the next."
+                    )
+            elif wait and reason in {*WAITING_REASONS, "all_done"}:
+                time.sleep(LATER_LOOKS_SECONDS)
+            else:
+                return
+
+    def undo(self, judgment_id: int) -> NextAssignment:
+        """Take back your last verdict, which is this one; it is handed to you again."""
+        return self._next(
+            self.transport.post(f"{self.path}assignments/undo/", {"judgment": judgment_id})
+        )
+
+    # --- out ------------------------------------------------------------------------------------
+    def export(self, **options: Any) -> Export:
+        """Freeze the votes as they are now. Options: `round_number`, `use_rulings`."""
+        return Export(self, self.transport.post(f"{self.path}exports/", options))
+
+    def exports(self) -> Iterator[Export]:
+        for row in self.transport.rows(f"{self.path}exports/"):
+            yield Export(self, row)
+
+    def quality(self) -> Row:
+        return self.transport.get(f"{self.path}quality/")
+
+    def leaderboard(self) -> Row:
+        return self.transport.get(f"{self.path}leaderboard/")
+
+    # --- runs and models ------------------------------------------------------------------------
+    def launch(self, kind: str, **settings: Any) -> Run:
+        """Queue a run: "import_model", "generate", "reward_model", "ppo", "evaluate", …
+
+        `settings` are the fields of the page's form; what is not named is as suggested there. An
+        export and models can be given as objects or by number.
+        """
+        chosen = {name: _number_of(value) for name, value in settings.items()}
+        row = self.transport.post(f"{self.path}runs/", {"kind": kind, **chosen})
+        return Run(self, row)
+
+    def runs(self, **chosen: Any) -> Iterator[Run]:
+        """The newest first. Chosen by `kind` and `status`."""
+        for row in self.transport.rows(f"{self.path}runs/", **chosen):
+            yield Run(self, row)
+
+    def run(self, run_id: int) -> Run:
+        return Run(self, self.transport.get(f"{self.path}runs/{run_id}/"))
+
+    def models(self, **chosen: Any) -> Iterator[Model]:
+        """The newest first. Chosen by `kind`: "policy" or "reward"."""
+        for row in self.transport.rows(f"{self.path}models/", **chosen):
+            yield Model(self.transport, row)
+
+    def rounds(self) -> Iterator[Row]:
+        return self.transport.rows(f"{self.path}rounds/")
+
+    def start_round(self, *, after: int) -> Row:
+        """The next round, from the policy that PPO made in the round `after`."""
+        return self.transport.post(f"{self.path}rounds/", {"after": after})
+
+
+def _packed(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """JSON lines, packed, a few at a time: nothing is held whole."""
+    lines: list[bytes] = []
+    size = 0
+    for row in rows:
+        lines.append(json.dumps(dict(row), ensure_ascii=False).encode() + b"\n")
+        size += len(lines[-1])
+        if size >= IMPORT_BYTES:
+            yield gzip.compress(b"".join(lines), mtime=0)
+            lines, size = [], 0
+    if lines:
+        yield gzip.compress(b"".join(lines), mtime=0)
+
+
+def _number_of(value: Any) -> Any:
+    return value.id if isinstance(value, Export | Model) else value
+
+
+# --- votes ------------------------------------------------------------------------------------
+class Assignment:
+    """A comparison that was handed to you: the prompt, and answers from left to right."""
+
+    def __init__(self, transport: Transport, project_path: str, fields: Row) -> None:
+        self.transport, self.fields = transport, fields
+        self.path = f"{project_path}assignments/{fields['id']}/"
+        self.is_answered = False
+
+    @property
+    def id(self) -> int:
+        found: int = self.fields["id"]
+        return found
+
+    @property
+    def prompt(self) -> list[dict[str, str]]:
+        """Messages {role, content}, ending with the user's."""
+        messages: list[dict[str, str]] = self.fields["prompt"]
+        return messages
+
+    @property
+    def answers(self) -> list[str]:
+        return [answer["text"] for answer in self.fields["answers"]]
+
+    @property
+    def protocol(self) -> Row:
+        """What is asked besides."""
+        found: Row = self.fields["protocol"]
+        return found
+
+    def rank(self, best_first: Sequence[int | Sequence[int]], **more: Any) -> Row:
+        """Places of the answers, from 0 at the left: [1, 0] says that the second is better, and
+        [[0, 2], 1] that two are equally good, and better than the third.
+
+        `more` is what the protocol asks for: `strength`, `rationale`, `reasons`, `criteria`,
+        `flags`, `spans`, `rewrite`. Gives back the judgment.
+        """
+        groups = [[place] if isinstance(place, int) else list(place) for place in best_first]
+        return self._say("judge/", {"verdict": "ranking", "ranking": groups, **more})
+
+    def prefer(self, place: int, **more: Any) -> Row:
+        """This answer is the best; nothing is said of the others among themselves."""
+        others = [other for other in range(len(self.answers)) if other != place]
+        return self.rank([place, others], **more)
+
+    def tie(self, **more: Any) -> Row:
+        return self.rank([list(range(len(self.answers)))], **more)
+
+    def all_bad(self, **more: Any) -> Row:
+        return self._say("judge/", {"verdict": "all_bad", **more})
+
+    def skip(self) -> Row:
+        """Leave it to others."""
+        return self._say("skip/", {})
+
+    def _say(self, action: str, said: Row) -> Row:
+        shown = {name: self.fields[name] for name in ("payload_hash", "shown")}
+        judgment = self.transport.post(self.path + action, {**shown, **said})
+        self.is_answered = True
+        return judgment
+
+
+# --- exports ----------------------------------------------------------------------------------
+class Export:
+    """A frozen preference dataset, known by its hash."""
+
+    def __init__(self, project: Project, fields: Row) -> None:
+        self.project, self.fields = project, fields
+        self.path = f"{project.path}exports/{fields['id']}/"
+
+    def __repr__(self) -> str:
+        return f"Export({self.id}, {self.n_rows} pairs, {self.sha256[:8]})"
+
+    @property
+    def id(self) -> int:
+        found: int = self.fields["id"]
+        return found
+
+    @property
+    def sha256(self) -> str:
+        return str(self.fields["sha256"])
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.fields["n_rows"])
+
+    def manifest(self) -> Row:
+        found: Row = self.project.transport.get(self.path)["manifest"]
+        return found
+
+    def download(self, path: str | os.PathLike[str]) -> Path:
+        """`data.jsonl` as a file of this name. A download that broke off goes on where it was, and what is
+        not what the server has hashed is an error."""
+        target = Path(path)
+        if not (target.is_file() and _sha256(target) == self.sha256):
+            part = target.with_name(f"{target.name}.part")
+            _fetch(self.project.transport, f"{self.path}data/", part)
+            if _sha256(part) != self.sha256:
+                part.unlink()
+                raise PreferendumError(f"What came is not {self!r}: its hash is another one.")
+            part.replace(target)
+        return target
+
+    def dataset(self) -> Dataset:
+        """As a `datasets.Dataset`, kept in the user's cache: the same export is downloaded once."""
+        from datasets import load_dataset
+
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "preferendum"
+        folder = cache / self.sha256
+        folder.mkdir(parents=True, exist_ok=True)
+        path = self.download(folder / "data.jsonl")
+        return load_dataset("json", data_files=str(path), split="train")
+
+
+def _fetch(transport: Transport, address: str, part: Path) -> None:
+    """Into this file, going on behind what it has already."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    try:
+        with transport.open("GET", address, headers={"Accept": "*/*", **headers}) as response:
+            goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
+            with part.open("ab" if goes_on else "wb") as file:
+                for block in response.iter_bytes(BLOCK_BYTES):
+                    file.write(block)
+    except ApiError as error:
+        if error.status != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:  # it is complete
+            raise
+    except httpx.TransportError as error:
+        raise NotReachable(f"The download broke off: {error!r}. Ask again to go on.") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- runs and models --------------------------------------------------------------------------
+class Run:
+    """A background job, as it was when it was asked for last."""
+
+    def __init__(self, project: Project, fields: Row) -> None:
+        self.project, self.fields = project, fields
+        self.path = f"{project.path}runs/{fields['id']}/"
+
+    def __repr__(self) -> str:
+        return f"Run({self.id}, {self.kind}, {self.status})"
+
+    @property
+    def id(self) -> int:
+        found: int = self.fields["id"]
+        return found
+
+    @property
+    def kind(self) -> str:
+        return str(self.fields["kind"])
+
+    @property
+    def status(self) -> str:
+        return str(self.fields["status"])
+
+    @property
+    def is_active(self) -> bool:
+        return bool(self.fields["is_active"])
+
+    @property
+    def error(self) -> str:
+        return str(self.fields["error"])
+
+    def refresh(self) -> Run:
+        self.fields = self.project.transport.get(self.path)
+        return self
+
+    def wait(self, *, timeout: float | None = None) -> Run:
+        """This run when it has succeeded. Raises RunEnded if it ends otherwise, and TimeoutError after so
+        many seconds; it goes on all the same."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = FIRST_LOOK_SECONDS
+        while self.refresh().is_active:
+            if deadline is not None and time.monotonic() + pause > deadline:
+                raise TimeoutError(f"{self!r} has not ended within {timeout:g} seconds.")
+            time.sleep(pause)
+            pause = min(pause * 1.5, LATER_LOOKS_SECONDS)
+        if self.status != "succeeded":
+            raise RunEnded(self)
+        return self
+
+    def stop(self) -> Run:
+        """Ask it to save and end."""
+        self.fields = self.project.transport.post(f"{self.path}stop/")
+        return self
+
+    def resume(self) -> Run:
+        """Go on from its last checkpoint."""
+        self.fields = self.project.transport.post(f"{self.path}resume/", repeatable=False)
+        return self
+
+    def metrics(self, *, after: int | None = None) -> Iterator[Row]:
+        """{"step", "values"}, from the first step on."""
+        return self.project.transport.rows(f"{self.path}metrics/", after=after)
+
+    def samples(self, *, step: int | None = None) -> Iterator[Row]:
+        return self.project.transport.rows(f"{self.path}samples/", step=step)
+
+    def log(self) -> str:
+        return str(self.project.transport.get(f"{self.path}log/")["text"])
+
+    def models(self) -> list[Model]:
+        """Those that it made."""
+        transport = self.project.transport
+        return [Model(transport, transport.get(f"models/{pk}/")) for pk in self.fields["outputs"]]
+
+
+class Model:
+    """A model version: a policy or a reward model."""
+
+    def __init__(self, transport: Transport, fields: Row) -> None:
+        self.transport, self.fields = transport, fields
+
+    def __repr__(self) -> str:
+        return f"Model({self.id}, {self.name!r})"
+
+    @property
+    def id(self) -> int:
+        found: int = self.fields["id"]
+        return found
+
+    @property
+    def name(self) -> str:
+        return str(self.fields["name"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.fields["kind"])

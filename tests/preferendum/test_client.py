@@ -1,0 +1,189 @@
+"""The client against the real server."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from django.utils import timezone
+from pytest_django.live_server_helper import LiveServer
+
+from annotator.models import Assignment, Judgment
+from annotator.tokens import make_token
+from preferendum import ApiError, Client, PreferendumError, Run, RunEnded
+from rlhf.models import Run as RunRow
+from rlhf.models import Status
+from tests.factories import UserFactory
+from tests.rlhf.factories import PolicyFactory, RewardModelFactory, RoundFactory
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture
+def live_server(transactional_db, data_dir, settings):
+    """For one test: the usual one is started before our settings switch HTTPS off."""
+    server = LiveServer("127.0.0.1")
+    settings.ALLOWED_HOSTS = ["127.0.0.1"]
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def token():
+    user = UserFactory(username="anna", is_superuser=True)
+    return make_token(user, "test", ["read", "annotate", "manage"], 1)[1]
+
+
+@pytest.fixture
+def client(live_server, token):
+    with Client(live_server.url, token) as client:
+        yield client
+
+
+@pytest.fixture
+def project(client):
+    return client.create_project("Essays", overlap=1)
+
+
+def pairs(n):
+    return [
+        {"prompt": f"Question {i}?", "chosen": "Short.", "rejected": "Long, long."}
+        for i in range(n)
+    ]
+
+
+def test_rows_go_in_once_are_judged_and_come_out_as_a_dataset(
+    client, project, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("preferendum.client.IMPORT_BYTES", 200)  # several files
+
+    report = project.import_rows(Dataset.from_list(pairs(5)))
+    again = project.import_rows(pairs(5))
+    for assignment in project.assignments():
+        assignment.prefer(assignment.answers.index("Short."))
+
+    export = project.export()
+    rows = export.dataset()
+    assert (report.prompts, report.comparisons, again.comparisons, again.duplicates) == (5, 5, 0, 5)
+    assert len(rows) == export.n_rows == 5
+    assert {row["chosen"][0]["content"] for row in rows} == {"Short."}
+    assert export.manifest()["sha256"] == export.sha256
+    assert [each.id for each in project.exports()] == [export.id]
+    assert len(list(project.judgments())) == 5
+    assert [each.slug for each in client.projects()] == ["essays"]
+
+
+def test_every_verdict_can_be_said_and_the_last_one_taken_back(project):
+    project.import_rows({"prompt": f"Hi {n}!", "completions": ["a", "b", "c"]} for n in range(5))
+    says = [
+        lambda each: each.rank([[0, 2], 1]),
+        lambda each: each.prefer(1),
+        lambda each: each.tie(),
+        lambda each: each.all_bad(),
+        lambda each: each.skip(),
+    ]
+
+    assignments = project.assignments()
+    said = [say(next(assignments)) for say in says]
+
+    assert [(row["verdict"], row["ranking"]) for row in said] == [
+        ("ranking", [[0, 2], [1]]),
+        ("ranking", [[1], [0, 2]]),
+        ("ranking", [[0, 1, 2]]),
+        ("all_bad", []),
+        ("skipped", []),
+    ]
+    again = project.undo(said[-1]["id"]).assignment
+    assert again.prompt == Judgment.objects.get(pk=said[-1]["id"]).comparison.prompt.messages
+
+
+def test_an_assignment_of_which_nothing_is_said_does_not_come_round_for_ever(project):
+    project.import_rows(pairs(1))
+    assignments = project.assignments()
+    next(assignments)
+
+    with pytest.raises(PreferendumError, match="Nothing was said of assignment"):
+        next(assignments)
+
+    assert Assignment.objects.count() == 1
+
+
+def test_what_the_server_refuses_is_its_sentence(client, project, live_server):
+    with pytest.raises(ApiError, match='line 1: the field "prompt" is missing'):
+        project.import_rows([{"question": "Hi!"}])
+    with pytest.raises(ApiError, match=r"has no comparisons yet"):
+        project.export()
+    with pytest.raises(ApiError) as unknown:
+        client.project("nothing").details()
+    with pytest.raises(ApiError) as stranger:
+        next(Client(live_server.url, "pref_0123456789abcdef").projects())
+
+    assert (unknown.value.status, stranger.value.status) == (404, 401)
+    assert project.next().reason == "nothing_imported"
+
+
+def test_a_download_goes_on_where_it_broke_off_and_is_checked(project, tmp_path):
+    project.import_rows(pairs(3))
+    for assignment in project.assignments():
+        assignment.rank([0, 1])
+    export = project.export()
+    whole = export.download(tmp_path / "whole.jsonl").read_bytes()
+
+    (tmp_path / "data.jsonl.part").write_bytes(whole[:100])
+    assert export.download(tmp_path / "data.jsonl").read_bytes() == whole
+
+    (tmp_path / "other.jsonl.part").write_bytes(b"x" * 100)
+    with pytest.raises(PreferendumError, match="its hash is another one"):
+        export.download(tmp_path / "other.jsonl")
+
+
+def test_runs_are_launched_watched_stopped_and_resumed(project):
+    run = project.launch("import_model")
+    assert (run.kind, run.status, run.is_active) == ("import_model", "queued", True)
+    with pytest.raises(TimeoutError):
+        run.wait(timeout=0)
+
+    run.stop()
+
+    assert [(each.id, each.status) for each in project.runs(status="stopped")] == [
+        (run.id, "stopped")
+    ]
+    with pytest.raises(RunEnded, match=r"Run \d+ \(import_model\) has stopped"):
+        project.run(run.id).wait()
+    assert run.resume().status == "queued"
+    assert list(run.metrics()) == list(run.samples(step=1)) == []
+
+
+def succeed(run):
+    """What the trainer does in hours: the run has succeeded, and made a model."""
+    row = RunRow.objects.get(pk=run.id)
+    make = RewardModelFactory if row.kind == "reward_model" else PolicyFactory
+    version = make(project=row.project, run=row)
+    if row.kind == "import_model":
+        RoundFactory(project=row.project, policy=version)
+    RunRow.objects.filter(pk=row.pk).update(status=Status.SUCCEEDED, finished=timezone.now())
+    return run.refresh()
+
+
+def test_the_lines_of_the_readme_lead_from_a_dataset_to_a_policy(
+    live_server, token, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(Run, "wait", succeed)
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(30)))
+    section = README.read_text().split("## From a program")[1]
+    lines = re.search(r"```python\n(.*?)```", section, re.S)[1]
+    names = {"TOKEN": token}
+
+    exec(lines.replace("http://127.0.0.1:8000", live_server.url), names)
+
+    ppo, reward_model, imported = names["project"].runs()
+    assert (ppo.kind, reward_model.kind, imported.kind) == ("ppo", "reward_model", "import_model")
+    assert reward_model.fields["export"] == next(names["project"].exports()).id
+    assert names["trained"].kind == "policy"
+    assert Judgment.objects.filter(verdict="ranking").count() == 30
+    names["project"].transport.http.close()
