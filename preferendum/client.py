@@ -14,6 +14,8 @@ import gzip
 import hashlib
 import json
 import os
+import tarfile
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -494,3 +496,26 @@ class Model:
     @property
     def kind(self) -> str:
         return str(self.fields["kind"])
+
+    def download(self, folder: str | os.PathLike[str], part: str = "adapter") -> Path:
+        """Its "adapter" or its "weights" with the model card, unpacked. Gives back the folder that holds
+        them, a new one within `folder`."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile() as packed:
+            self._fetch(packed, part)
+            packed.seek(0)
+            with tarfile.open(fileobj=packed, mode="r:") as files:
+                files.extractall(target, filter="data")  # nothing outside of it
+                return target / files.getnames()[0].split("/")[0]
+
+    def _fetch(self, packed: IO[bytes], part: str) -> None:
+        address, accept = f"models/{self.id}/files/", {"Accept": "*/*"}
+        try:
+            with self.transport.open(
+                "GET", address, params={"part": part}, headers=accept
+            ) as response:
+                for block in response.iter_bytes(BLOCK_BYTES):
+                    packed.write(block)
+        except httpx.TransportError as error:
+            raise NotReachable(f"The download broke off: {error!r}.") from error

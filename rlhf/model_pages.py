@@ -25,7 +25,11 @@ from rlhf.models import ModelKind, ModelVersion, Run, RunKind
 @login_required
 def download_model(request: HtmxRequest, slug: str, pk: int, part: str) -> HttpResponseBase:
     """`adapter` or `weights`, as a tar with the model card."""
-    version = _get_version(request, slug, pk)
+    return archive(_get_version(request, slug, pk), part, with_files=request.method != "HEAD")
+
+
+def archive(version: ModelVersion, part: str, *, with_files: bool = True) -> HttpResponseBase:
+    """The same for pages and the API, of a version that the reader may have. Raises Http404."""
     files = _adapter(version) if part == "adapter" else _weights(version)
     if not files:
         raise Http404(f"{version} has no {part}, or its files are missing")
@@ -38,9 +42,7 @@ def download_model(request: HtmxRequest, slug: str, pk: int, part: str) -> HttpR
     entries = [Entry(CARD, card_of(version).encode()), *files]
     top = f"{version.name}-{part}".replace("/", "-")
     response: HttpResponseBase = (
-        HttpResponse()
-        if request.method == "HEAD"
-        else StreamingHttpResponse(downloads.tar_of(top, entries))
+        StreamingHttpResponse(downloads.tar_of(top, entries)) if with_files else HttpResponse()
     )
     response["Content-Type"] = "application/x-tar"
     response["Content-Length"] = str(downloads.tar_size(top, entries))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
+from drf_spectacular.types import OpenApiTypes
 from rest_framework import serializers
-from rest_framework.decorators import api_view
+from rest_framework.decorators import api_view, renderer_classes
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,8 +19,10 @@ from annotator.api.fields import Body, Whole, asked_by, read
 from annotator.api.once import once
 from annotator.api.paging import Pages, page_of
 from annotator.api.schema import documented, text_parameter
+from annotator.api.transfer import AnyRenderer
 from annotator.models import Project, Role
 from rlhf import rounds
+from rlhf.model_pages import archive
 from rlhf.models import ModelKind, ModelVersion
 from rlhf.runs import RunRefused
 
@@ -58,6 +63,25 @@ def model(request: Request, pk: int) -> Response:
     reviewed = Project.objects.reviewed_by(request.user)
     rows = ModelVersion.objects.select_related("project").filter(project__in=reviewed)
     return Response(ModelVersionSerializer(get_object_or_404(rows, pk=pk)).data)
+
+
+class FilesAsked(serializers.Serializer):
+    part = serializers.ChoiceField(choices=["adapter", "weights"], default="adapter")
+
+
+@documented(
+    "download_model",
+    "Its adapter or its weights as a tar with the model card, for admins",
+    query=[text_parameter("part", enum=["adapter", "weights"], default="adapter")],
+    also={(200, "application/x-tar"): OpenApiTypes.BINARY},
+)
+@api_view()
+@renderer_classes([JSONRenderer, AnyRenderer])
+def model_files(request: Request, pk: int) -> HttpResponseBase:
+    administered = Project.objects.administered_by(request.user)
+    rows = ModelVersion.objects.select_related("project", "run", "parent")
+    version = get_object_or_404(rows.filter(project__in=administered), pk=pk)
+    return archive(version, read(FilesAsked, request.query_params)["part"])
 
 
 # --- rounds ---------------------------------------------------------------------------------------

@@ -23,4 +23,5 @@ project_urls: list[URLPattern | URLResolver] = [
 urlpatterns = [
     path("projects/<slug:slug>/", include(project_urls)),
     path("models/<int:pk>/", models.model, name="model"),
+    path("models/<int:pk>/files/", models.model_files, name="model_files"),
 ]

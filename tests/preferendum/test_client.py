@@ -162,6 +162,11 @@ def succeed(run):
     row = RunRow.objects.get(pk=run.id)
     make = RewardModelFactory if row.kind == "reward_model" else PolicyFactory
     version = make(project=row.project, run=row)
+    if row.kind == "ppo":
+        (Path(version.path) / "adapter_config.json").write_text("{}")
+        (Path(version.path) / "adapter_model.safetensors").write_bytes(b"weights")
+        version.parent = row.policy
+        version.save()
     if row.kind == "import_model":
         RoundFactory(project=row.project, policy=version)
     RunRow.objects.filter(pk=row.pk).update(status=Status.SUCCEEDED, finished=timezone.now())
@@ -185,5 +190,8 @@ def test_the_lines_of_the_readme_lead_from_a_dataset_to_a_policy(
     assert (ppo.kind, reward_model.kind, imported.kind) == ("ppo", "reward_model", "import_model")
     assert reward_model.fields["export"] == next(names["project"].exports()).id
     assert names["trained"].kind == "policy"
+    (adapter,) = tmp_path.glob("policy/*/adapter_model.safetensors")
+    assert adapter.read_bytes() == b"weights"
+    assert adapter.with_name("README.md").is_file()
     assert Judgment.objects.filter(verdict="ranking").count() == 30
     names["project"].transport.http.close()

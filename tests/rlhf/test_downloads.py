@@ -215,3 +215,15 @@ def test_a_licence_is_read_from_the_header_alone(tmp_path, text, licence):
     (tmp_path / "README.md").write_text(text)
 
     assert licence_in(tmp_path) == licence
+
+
+@pytest.mark.parametrize(("role", "status"), [("admin", 200), ("reviewer", 404), (None, 404)])
+def test_the_api_gives_the_same_files_to_admins_and_to_nobody_else(client, second, role, status):
+    user = UserFactory() if role is None else None
+    client.force_login(user or MembershipFactory(project=second.project, role=role).user)
+
+    response = client.get(reverse("rlhf_api:model_files", args=[second.pk]), {"part": "adapter"})
+
+    assert response.status_code == status
+    if status == 200:
+        assert contents_of(response)["r2-adapter/adapter_model.safetensors"] == b"r2"
