@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from annotator.access import HtmxRequest, get_access
 from annotator.audit import Action, record
-from annotator.models import Role
+from annotator.models import Role, User
 from rlhf import downloads
 from rlhf.downloads import CARD, Entry
 from rlhf.integrity import FilesChanged, refuse_changed
@@ -25,20 +25,24 @@ from rlhf.models import ModelKind, ModelVersion, Run, RunKind
 @login_required
 def download_model(request: HtmxRequest, slug: str, pk: int, part: str) -> HttpResponseBase:
     """`adapter` or `weights`, as a tar with the model card."""
-    return archive(_get_version(request, slug, pk), part, with_files=request.method != "HEAD")
-
-
-def archive(version: ModelVersion, part: str, *, with_files: bool = True) -> HttpResponseBase:
-    """The same for pages and the API, of a version that the reader may have. Raises Http404."""
-    files = _adapter(version) if part == "adapter" else _weights(version)
-    if not files:
-        raise Http404(f"{version} has no {part}, or its files are missing")
+    version = _get_version(request, slug, pk)
     try:
-        refuse_changed(version)
+        return archive(version, part, request.user, with_files=request.method != "HEAD")
     except FilesChanged as changed:
         messages.error(request, str(changed))
         return redirect(version)
-    record(request.user, Action.DOWNLOADED, version, project=version.project, file=part)
+
+
+def archive(
+    version: ModelVersion, part: str, user: User, *, with_files: bool = True
+) -> HttpResponseBase:
+    """The same for pages and the API, of a version that the reader may have. Raises Http404, and
+    FilesChanged."""
+    files = _adapter(version) if part == "adapter" else _weights(version)
+    if not files:
+        raise Http404(f"{version} has no {part}, or its files are missing")
+    refuse_changed(version)
+    record(user, Action.DOWNLOADED, version, project=version.project, file=part)
     entries = [Entry(CARD, card_of(version).encode()), *files]
     top = f"{version.name}-{part}".replace("/", "-")
     response: HttpResponseBase = (

@@ -26,8 +26,10 @@ from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.parsers import UploadParser
 from annotator.api.schema import documented, text_parameter
+from annotator.audit import Action, record
 from annotator.exporting import NotExported, create_export
 from annotator.formats.reading import Unreadable, open_rows
+from annotator.hashes import FileChanged, check_file
 from annotator.importing import ImportRefused, import_rows
 from annotator.models import Export, Role
 from annotator.views.exporting import EXPORT_FILES
@@ -194,9 +196,13 @@ def export_data(request: Request, slug: str, pk: int) -> HttpResponse | Streamin
     export = get_object_or_404(project.exports, pk=pk)
     name = asked_by(request, FileAsked)["name"]
     try:
+        check_file(export, name)
         file = (export.folder / name).open("rb")
     except FileNotFoundError as error:
         raise Http404(f"Export {pk} has no file {name}.") from error
+    except FileChanged as changed:
+        raise Refused(changed) from changed
+    record(request.user, Action.DOWNLOADED, export, project=project, file=name)
     return _send(file, request.headers.get("Range", ""), f"{project.slug}-export-{pk}-{name}")
 
 

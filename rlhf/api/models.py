@@ -22,6 +22,7 @@ from annotator.api.schema import documented, text_parameter
 from annotator.api.transfer import AnyRenderer
 from annotator.models import Project, Role
 from rlhf import rounds
+from rlhf.integrity import FilesChanged
 from rlhf.model_pages import archive
 from rlhf.models import ModelKind, ModelVersion
 from rlhf.runs import RunRefused
@@ -81,7 +82,11 @@ def model_files(request: Request, pk: int) -> HttpResponseBase:
     administered = Project.objects.administered_by(request.user)
     rows = ModelVersion.objects.select_related("project", "run", "parent")
     version = get_object_or_404(rows.filter(project__in=administered), pk=pk)
-    return archive(version, read(FilesAsked, request.query_params)["part"])
+    part = read(FilesAsked, request.query_params)["part"]
+    try:
+        return archive(version, part, request.user)
+    except FilesChanged as changed:
+        raise Refused(changed) from changed
 
 
 # --- rounds ---------------------------------------------------------------------------------------
