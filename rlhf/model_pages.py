@@ -20,12 +20,16 @@ from rlhf.integrity import FilesChanged, refuse_changed
 from rlhf.model_cards import card_of, source_of
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind
 
+PARTS = ("adapter", "weights")
+
 
 @require_safe
 @login_required
 def download_model(request: HtmxRequest, slug: str, pk: int, part: str) -> HttpResponseBase:
     """`adapter` or `weights`, as a tar with the model card."""
     version = _get_version(request, slug, pk)
+    if part not in PARTS:
+        raise Http404
     try:
         return archive(version, part, request.user, with_files=request.method != "HEAD")
     except FilesChanged as changed:

@@ -1,4 +1,4 @@
-from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.urls import URLPattern, URLResolver, include, path
 
 from rlhf import chat, endpoint_views, lineage_pages, model_pages, playground, views
 from rlhf.chat_completions import ChatCompletions
@@ -47,11 +47,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("models/<int:pk>/", views.model_version, name="model_version"),
     path("models/<int:pk>/card/", model_pages.model_card, name="model_card"),
     path("models/<int:pk>/merged/delete/", model_pages.delete_merged, name="delete_merged"),
-    re_path(
-        r"^models/(?P<pk>\d+)/(?P<part>adapter|weights)\.tar$",
-        model_pages.download_model,
-        name="download_model",
-    ),
+    path("models/<int:pk>/<str:part>.tar", model_pages.download_model, name="download_model"),
     path("endpoints/new/", endpoint_views.new_endpoint, name="new_endpoint"),
     path("endpoints/<int:pk>/", endpoint_views.endpoint, name="endpoint"),
     path("endpoints/<int:pk>/ask/", endpoint_views.ask_endpoint, name="ask_endpoint"),

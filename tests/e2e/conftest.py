@@ -96,7 +96,7 @@ def app(tmp_path):
     subprocess.run(["pkill", "-KILL", "-f", str(tmp_path)], check=False)  # runs outlive trainers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps a loop in this thread, and other tests run loops
 def browser():
     if not Path(CHROMIUM).exists():
         pytest.fail(f"There is no {CHROMIUM}: apt-get install chromium, or set CHROMIUM.")
