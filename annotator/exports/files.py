@@ -17,6 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from annotator.exports.schemas import Type, arrow_schema, features_of
 from annotator.models import Split
 
@@ -52,12 +54,12 @@ class Lines:
         self.n = 0
 
     def __enter__(self) -> Lines:
-        self.file = self.path.open("wb")
+        self.file = self.path.open("wb", buffering=CHUNK)
         return self
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
-            line = encode(row).encode() + b"\n"
+            line = encode(row) + b"\n"
             self.digest.update(line)
             self.file.write(line)
             self.n += 1
@@ -67,7 +69,12 @@ class Lines:
             flush_to_disk(self.file)
 
 
-encode = json.JSONEncoder(ensure_ascii=False).encode
+def encode(value: Any) -> bytes:
+    """What `json.dumps` gives with ensure_ascii=False, in a fraction of its time."""
+    return msgspec.json.format(_compact(value), indent=0)
+
+
+_compact = msgspec.json.Encoder().encode
 
 
 def flush_to_disk(file: Any) -> None:
@@ -110,7 +117,7 @@ def write_csv(lines: Path, columns: dict[str, Type], target: Path) -> None:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, list | dict):
-        return encode(value)
+        return encode(value).decode()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and value.startswith(FORMULA):

@@ -6,8 +6,6 @@ Completions are known by their place in the record, from 0; judgments are as in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from annotator.rankings import places_of
@@ -38,17 +36,18 @@ class PairVotes(NamedTuple):
         return PairVotes(self.losses, self.wins, self.ties, -self.strength)
 
 
-@dataclass(frozen=True)
 class Preference:
     """What one judgment says of the order of completions, as a whole or by one criterion."""
 
-    ranking: Sequence[Sequence[int]]  # tie groups, best first
-    strength: float = 0.0  # as a share of the strongest that could be said
-    is_pick: bool = False  # one group was picked; the others were not compared with one another
+    # No dataclass: an export makes one for each vote, and its time is that of all of them.
+    __slots__ = ("is_pick", "place", "strength")
 
-    @cached_property
-    def place(self) -> dict[int, int]:
-        return places_of(self.ranking)
+    def __init__(
+        self, ranking: Sequence[Sequence[int]], strength: float = 0.0, is_pick: bool = False
+    ) -> None:
+        self.place = places_of(ranking)  # of tie groups, best first
+        self.strength = strength  # as a share of the strongest that could be said
+        self.is_pick = is_pick  # one group was picked; the others were not compared
 
     def outcome(self, first: int, second: int) -> int | None:
         """1 if `first` is preferred, -1 if `second` is, 0 if they are tied; None: nothing is said."""

@@ -115,7 +115,8 @@ def reward_rows(record: Record) -> Iterator[Row]:
     texts, sources, truncated = record["completions"], record["sources"], record["truncated"]
     for chosen, rejected in combinations(range(len(texts)), 2):
         votes = count_votes(chosen, rejected, preferences)
-        if not votes.n:
+        n = votes.n
+        if not n:
             continue  # each time another one was picked
         n_picks = count_votes(chosen, rejected, picks).n if picks else 0
         if votes.losses > votes.wins:
@@ -125,16 +126,16 @@ def reward_rows(record: Record) -> Iterator[Row]:
             "chosen": [_message(texts[chosen])],
             "rejected": [_message(texts[rejected])],
             "p_chosen": votes.p_first,
-            "n_judgments": votes.n,
-            "weight": pair_weight(votes.n - n_picks, len(texts), n_picks),
-            "margin": votes.strength / votes.n,
+            "n_judgments": n,
+            "weight": pair_weight(n - n_picks, len(texts), n_picks),
+            "margin": votes.strength / n,
             "split": record["split"],
             "comparison": record["comparison"],
             "prompt_key": record["prompt_key"],
             "round": record["round"],
             "arm": record["arm"],
             "first_vote": judgments[0]["judgment"],
-            "tie_share": votes.ties / votes.n,
+            "tie_share": votes.ties / n,
             "votes": [
                 *list_votes(chosen, rejected, said),
                 *(ruling_as_vote(chosen, rejected, ruling) for ruling in rulings),

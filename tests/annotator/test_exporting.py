@@ -289,6 +289,24 @@ def test_the_same_votes_give_the_same_bytes(project):
     assert first.sha256 == second.sha256 == hashlib.sha256(content).hexdigest()
 
 
+def test_lines_are_as_json_dumps_writes_them(project):
+    """Another form would be another hash for the same votes."""
+    odd = 'é ✓ 😀 \u2028 日本 "q" \\ \n\r\t\b\f \x01 \x7f </b>'
+    project.protocol = to_json(Protocol(rationale="optional", flags=("ü",), rewrite=True))
+    comparison = ComparisonFactory(project=project, texts=[odd, "", odd * 2])
+    flags = {str(pk): ["ü"] for pk in completion_ids(comparison)[1:]}
+    judge(comparison, [2], [0], [1], rationale=odd, flags=flags, rewrite=odd, seconds=1 / 3)
+    judge(comparison, [0, 1, 2], seconds=100.0)
+
+    export = create_export(project)
+
+    for name in ("data.jsonl", "votes.jsonl", "demonstrations.jsonl"):
+        content = (export.folder / name).read_bytes()
+        rows = [json.loads(line) for line in content.split(b"\n")[:-1]]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        assert content.decode() == "".join(lines)
+
+
 def test_the_manifest_says_what_is_inside(project):
     comparison = ComparisonFactory(project=project)
     judge(comparison, [0], [1])
