@@ -35,6 +35,7 @@ from annotator.exports.shapes import (
     DEMONSTRATION_COLUMNS,
     REWARD,
     RULING,
+    SKIPPED,
     Record,
     demonstrations,
     reward_rows,
@@ -93,7 +94,7 @@ class _Tally:
         votes = 0
         for judgment in record["judgments"]:
             self.judgments[judgment["verdict"]] += 1
-            if judgment["verdict"] == Verdict.SKIPPED:
+            if judgment["verdict"] == SKIPPED:
                 continue
             votes += 1
             self.guideline_versions[judgment["guideline_version"]] += 1

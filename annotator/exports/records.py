@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+import msgspec
 from django.db import connection, transaction
 from django.db.models import (
     BooleanField,
@@ -28,7 +29,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast
 
 from annotator.exports.filters import Filters, all_conditions, keeps
-from annotator.exports.shapes import RULING
+from annotator.exports.shapes import RANKING, RULING
 from annotator.models import (
     Comparison,
     ComparisonCompletion,
@@ -180,13 +181,7 @@ def _selected(fields: Sequence[str]) -> list[str | Cast]:
     return [Cast(name, TextField()) if name in AS_TEXT else name for name in fields]
 
 
-_scan = json.JSONDecoder().scan_once  # without looking for space around what is there
-
-
-def _parsed(text: str) -> Any:
-    return _scan(text, 0)[0]
-
-
+_parsed: Callable[[str], Any] = msgspec.json.Decoder().decode
 _parsed_once = lru_cache(maxsize=100)(_parsed)
 
 
@@ -203,7 +198,7 @@ def _judgment(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
         "ranking": [[place[completion] for completion in group] for group in _parsed(ranking)],
         "strength": strength,
         "strength_of": strength_of,
-        "is_pick": verdict == Verdict.RANKING and is_pick(protocol, len(order)),
+        "is_pick": verdict == RANKING and is_pick(protocol, len(order)),
         "criteria": [
             {
                 "criterion": key,
@@ -233,7 +228,7 @@ def _ruling(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
     _, reviewer, ranking = row
     return {
         "annotator": f"{RULING}{reviewer}",
-        "verdict": Verdict.RANKING.value,
+        "verdict": RANKING,
         "ranking": [[place[completion] for completion in group] for group in _parsed(ranking)],
         "is_pick": False,
     }

@@ -26,6 +26,8 @@ from annotator.models import Verdict
 Row = dict[str, Any]
 Record = Mapping[str, Any]  # a line of votes.jsonl
 
+# As text: to look one up among the verdicts takes longer than to compare it, and each vote is asked.
+RANKING, SKIPPED = Verdict.RANKING.value, Verdict.SKIPPED.value
 RULING = "ruling-"  # before the number of a reviewer whose ruling is used
 COLUMNS = {
     "prompt": "list of messages {role, content}, ending with the user",
@@ -103,8 +105,8 @@ REWARD: dict[str, Type] = {
 
 def reward_rows(record: Record) -> Iterator[Row]:
     """One per pair of completions that somebody has ranked."""
-    judgments = [j for j in record["judgments"] if j["verdict"] != Verdict.SKIPPED]
-    rankings = [judgment for judgment in judgments if judgment["verdict"] == Verdict.RANKING]
+    judgments = [j for j in record["judgments"] if j["verdict"] != SKIPPED]
+    rankings = [judgment for judgment in judgments if judgment["verdict"] == RANKING]
     if not rankings:
         return
     said = [(judgment, preference_of(judgment)) for judgment in rankings]
@@ -206,10 +208,10 @@ def shares_won(record: Record) -> list[tuple[float, int]]:
     n = len(record["completions"])
     sums, counts = [0.0] * n, [0] * n
     for judgment in chain(record["judgments"], record["rulings"]):
-        if judgment["verdict"] == Verdict.SKIPPED:
+        if judgment["verdict"] == SKIPPED:
             continue
         counts = [count + 1 for count in counts]
-        if judgment["verdict"] == Verdict.RANKING:
+        if judgment["verdict"] == RANKING:
             preference = Preference(judgment["ranking"], 0.0, judgment["is_pick"])
             for place in range(n):
                 sums[place] += _share_beaten(place, n, preference)

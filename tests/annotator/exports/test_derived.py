@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 
 import pyarrow as pa
@@ -193,6 +195,15 @@ def test_an_early_export_lacks_columns_and_gives_pairs_all_the_same(export):
 
     assert table.schema == arrow_schema(REWARD)
     assert table["votes"].to_pylist() == [None, None]
+
+
+def test_the_web_process_does_not_load_pyarrow():
+    """50 MiB that only the worker and commands need."""
+    code = "import django, sys; django.setup(); import config.urls; print('pyarrow' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert done.stdout == "False\n"
 
 
 def test_columns_of_raw_votes_are_those_of_the_record(export):
