@@ -74,11 +74,11 @@ def _asked(
     """Rows about comparisons that are neither there nor were seen, one each; and all others."""
     all_asked = storing.all_asked(entries, prompts, overlap or project.overlap)
     unknown, repeated = storing.new_ones(all_asked, project)
-    new, seen_before = [], []
+    new: list[Asked] = []
+    old: list[Asked] = []
     for one in unknown:
-        is_new = seen.is_first("comparison", one.comparison.key)
-        (new if is_new else seen_before).append(one)
-    return new, [*seen_before, *repeated]
+        (new if seen.is_first("comparison", one.comparison.key) else old).append(one)
+    return new, [*old, *repeated]
 
 
 def _count_completions(asked: Iterable[Asked], seen: Seen) -> int:

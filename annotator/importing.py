@@ -48,9 +48,9 @@ from annotator.storing import nobody, store
 
 MAX_ERRORS = 100  # listed; what comes after them is only counted
 MAX_IGNORED = 20  # names of ignored fields listed
-BATCH = 200  # rows stored at once: tens of milliseconds
-BATCH_BYTES = 2 * 2**20  # of them, more or less
-PAUSE = 0.01  # seconds between batches: on SQLite, who waits for the lock looks now and then only
+BATCH = 100  # rows stored at once: tens of milliseconds
+BATCH_BYTES = 2**20  # of them, more or less
+PAUSE = 1 / 3  # of the time that a batch took, before the next one begins
 SECONDS_BETWEEN_LOOKS = 0.2  # of an import that waits for another one
 BETWEEN_PROGRESS = 200  # rows
 BAD_ROW_COLUMNS = ("place", "column", "value", "problem")
@@ -318,10 +318,9 @@ def _store_all(
         round_number = round_number or project.latest_round()
         try:
             for batch in batches:
-                if n_stored:
-                    time.sleep(PAUSE)
                 if on_stored:
                     on_stored(n_stored)
+                began = time.monotonic()
                 with transaction.atomic():
                     # Batches come one after the other, also those of another machine.
                     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
@@ -332,6 +331,9 @@ def _store_all(
                         record(user, Action.IMPORTED, project, project=project, **new)
                 counts = new
                 n_stored += len(batch)
+                if n_stored < n_rows:
+                    # Who waits for SQLite's write lock stands in no queue, but looks now and then.
+                    time.sleep(PAUSE * (time.monotonic() - began))
         except BaseException as error:
             if n_stored:
                 error.add_note(
