@@ -1,7 +1,9 @@
-"""Prompts, comparisons and what was said of them from files, all of a file or nothing.
+"""Prompts, comparisons and what was said of them from files: all of a file, or none if a row is bad.
 
 A file is read once, row by row. What is good goes to a temporary file; only when all rows have
-been checked does a transaction begin, so that a slow upload never keeps annotators waiting.
+been checked is the first one stored. They are stored a few hundred at a time, each batch in a short
+transaction, so that neither a slow upload nor a long file keeps annotators waiting. As nothing is
+stored twice, an import that was interrupted is completed by importing the file again.
 """
 
 from __future__ import annotations
@@ -10,13 +12,18 @@ import csv
 import json
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from django.conf import settings
 from django.db import transaction
 
 from annotator.audit import Action, record
+from annotator.counting import Seen, count_new
 from annotator.formats.entries import (
     Answer,
     Entry,
@@ -28,6 +35,7 @@ from annotator.formats.entries import (
 )
 from annotator.formats.reading import Row, Rows, Unreadable, read_json_lines
 from annotator.formats.shapes import check_mapping, entry_of
+from annotator.locks import alone
 from annotator.models import (
     Completion,
     Membership,
@@ -40,8 +48,10 @@ from annotator.storing import nobody, store
 
 MAX_ERRORS = 100  # listed; what comes after them is only counted
 MAX_IGNORED = 20  # names of ignored fields listed
-BATCH = 500  # rows stored at once
-BATCH_BYTES = 8 * 2**20  # of them, more or less
+BATCH = 100  # rows stored at once: tens of milliseconds
+BATCH_BYTES = 2**20  # of them, more or less
+PAUSE = 1 / 3  # of the time that a batch took, before the next one begins
+SECONDS_BETWEEN_LOOKS = 0.2  # of an import that waits for another one
 BETWEEN_PROGRESS = 200  # rows
 BAD_ROW_COLUMNS = ("place", "column", "value", "problem")
 
@@ -210,11 +220,13 @@ def import_rows(
 
     `mapping` gives the columns for fields of ours that the file calls otherwise. `bad_rows` gets
     all bad rows as CSV. `on_progress` is called with the number of rows checked, every 200 of them,
-    and `on_stored` with that of rows stored; what they raise ends the import, and nothing is kept.
-    `dry_run` does all the work and keeps none of it: the report says what would be new.
+    and `on_stored` with that of rows stored, before each batch; what they raise ends the import.
+    `dry_run` only counts what would be new.
 
     Raises ImportRefused with the bad rows, if there are any and they are not to be skipped, or if
-    the file cannot be read to its end; ValueError if an option cannot be.
+    the file cannot be read to its end; ValueError if an option cannot be. Then nothing is stored.
+    Whatever else ends it while rows are stored, an error or a user, leaves whole batches: a note on
+    the exception says how many rows these are. Importing the file again adds the others.
     """
     if overlap is not None and not 1 <= overlap <= 100:
         raise ValueError(f"overlap must be between 1 and 100, not {overlap}")
@@ -239,16 +251,19 @@ def import_rows(
         if checked.errors and not skip_bad_rows:
             is_cut = checked.n_errors > len(checked.errors)
             raise ImportRefused(checked.errors, is_cut=is_cut)
-        counts = _store_all(
-            _batches(good),
-            project,
-            overlap,
-            round_number,
-            judge,
-            on_stored,
-            user=user,
-            dry_run=dry_run,
-        )
+        if dry_run:
+            counts = _count_all(_batches(good), project, overlap, judge, on_stored)
+        else:
+            counts = _store_all(
+                _batches(good),
+                checked.n_good,
+                project,
+                overlap,
+                round_number,
+                judge,
+                on_stored,
+                user=user,
+            )
     if not dry_run:
         logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
     return ImportReport(
@@ -265,8 +280,28 @@ def import_rows(
     )
 
 
+def _count_all(
+    batches: Iterable[list[Entry]],
+    project: Project,
+    overlap: int | None,
+    judge: User | None,
+    on_counted: Callable[[int], None] | None,
+) -> Counter[str]:
+    """How many rows of each kind would be new. Writes nothing."""
+    counts: Counter[str] = Counter()
+    n_counted = 0
+    with closing(Seen()) as seen:
+        for batch in batches:
+            if on_counted:
+                on_counted(n_counted)
+            counts += count_new(batch, project, overlap, judge, seen)
+            n_counted += len(batch)
+    return counts
+
+
 def _store_all(
     batches: Iterable[list[Entry]],
+    n_rows: int,
     project: Project,
     overlap: int | None,
     round_number: int | None,
@@ -274,27 +309,55 @@ def _store_all(
     on_stored: Callable[[int], None] | None,
     *,
     user: User | None,
-    dry_run: bool,
 ) -> Counter[str]:
-    """In one transaction; how many rows of each kind are new."""
+    """Each batch in a transaction of its own; how many rows of each kind are new."""
     counts: Counter[str] = Counter()
     n_stored = 0
-    with transaction.atomic():
-        # One import into a project at a time; annotators are not kept waiting by this lock.
-        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-        if round_number is None:
-            round_number = project.latest_round()
-        if judge is not None:
-            _enrol(project, judge)
-        for batch in batches:
-            counts += store(batch, project, overlap, round_number, judge)
-            n_stored += len(batch)
-            if on_stored:
-                on_stored(n_stored)
-        record(user, Action.IMPORTED, project, project=project, **counts)
-        if dry_run:
-            transaction.set_rollback(True)
+    # What is stored at once needs no turn: a single comparison does not wait for a long file.
+    with _turn(project, on_stored) if n_rows > BATCH else nullcontext():
+        round_number = round_number or project.latest_round()
+        try:
+            for batch in batches:
+                if on_stored:
+                    on_stored(n_stored)
+                began = time.monotonic()
+                with transaction.atomic():
+                    # Batches come one after the other, also those of another machine.
+                    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+                    if judge is not None and not n_stored:
+                        _enrol(project, judge)
+                    new = counts + store(batch, project, overlap, round_number, judge)
+                    if n_stored + len(batch) == n_rows:
+                        record(user, Action.IMPORTED, project, project=project, **new)
+                counts = new
+                n_stored += len(batch)
+                if n_stored < n_rows:
+                    # Who waits for SQLite's write lock stands in no queue, but looks now and then.
+                    time.sleep(PAUSE * (time.monotonic() - began))
+        except BaseException as error:
+            if n_stored:
+                error.add_note(
+                    f"{n_stored:,} of {n_rows:,} rows are stored. Importing the file again adds the "
+                    "others, and nothing twice."
+                )
+                part = {"rows_stored": n_stored, "rows": n_rows}
+                record(user, Action.IMPORTED, project, project=project, **counts, **part)
+            raise
     return counts
+
+
+@contextmanager
+def _turn(project: Project, on_stored: Callable[[int], None] | None) -> Iterator[None]:
+    """Waits until no other import stores batches in this project. One that was killed is over."""
+    path = Path(settings.DATA_DIR) / f"import-into-{project.pk}.lock"
+    while True:
+        with alone(path) as is_alone:
+            if is_alone:
+                yield
+                return
+        if on_stored:
+            on_stored(0)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def import_jsonl(

@@ -43,7 +43,7 @@ from annotator.rankings import Ranking
 
 
 @dataclass(slots=True)
-class _Prompt:
+class PromptRow:
     """As much of a prompt as is needed here; new if it has no number yet."""
 
     key: str
@@ -56,7 +56,7 @@ class _Prompt:
 class _Comparison:
     """The same of a comparison."""
 
-    prompt: _Prompt
+    prompt: PromptRow
     key: str
     purpose: str
     origin: str
@@ -68,7 +68,7 @@ class _Comparison:
     pk: int = 0
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """The comparison that a row is about, and what the row said."""
 
     comparison: _Comparison
@@ -99,19 +99,15 @@ def store(
 ) -> Counter[str]:
     """Rows for all that is new in these entries; how many there are of each kind."""
     if judge is None:
-        entries = [_without_anonymous(entry) for entry in entries]
+        entries = [without_anonymous(entry) for entry in entries]
     prompts, n_prompts, n_repeated = _store_prompts(entries, project)
-    all_asked = [
-        _Asked(_comparison(entry, prompt, overlap or project.overlap), entry)
-        for entry, prompt in zip(entries, prompts, strict=True)
-        if entry.answers
-    ]
-    asked, repeated = _new_ones(all_asked, project)
-    _take_places(asked, repeated)
+    mentioned = all_asked(entries, prompts, overlap or project.overlap)
+    asked, repeated = new_ones(mentioned, project)
+    take_places(asked, repeated)
     shown, n_completions = _store_completions(asked)
     _store_comparisons(asked, shown, project, round_number)
-    prefix = (judge.username if judge else project.slug)[:80]
-    people = _people(all_asked, prefix) | ({"": judge} if judge else {})
+    prefix = prefix_of(project, judge)
+    people = known_people(mentioned, prefix) | ({"": judge} if judge else {})
     said, n_silent = _unsaid(asked, shown, repeated, people)
     _enrol_new(said, people, project, prefix)
     _store_judgments(said, people, project)
@@ -127,19 +123,19 @@ def store(
 
 
 # --- prompts and comparisons --------------------------------------------------------------------
-def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[_Prompt], int, int]:
+def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[PromptRow], int, int]:
     """The prompt of each entry; how many are new; how many rows only repeat a prompt."""
     keys = [canonical_key(entry.messages) for entry in entries]
     there = project.prompts.filter(key__in=keys).values_list("key", "split", "pk")
     messages = {key: entry.messages for key, entry in zip(keys, entries, strict=True)}
-    prompts = {key: _Prompt(key, messages[key], split, pk) for key, split, pk in there}
-    no_longer_gold: list[_Prompt] = []
+    prompts = {key: PromptRow(key, messages[key], split, pk) for key, split, pk in there}
+    no_longer_gold: list[PromptRow] = []
     n_repeated = 0
     for key, entry in zip(keys, entries, strict=True):
         if key in prompts:
             n_repeated += not entry.answers
         else:
-            prompts[key] = _Prompt(key, entry.messages, Split.GOLD)
+            prompts[key] = PromptRow(key, entry.messages, Split.GOLD)
         if entry.expected is None and prompts[key].split == Split.GOLD:
             prompts[key].split = project.split_of(key)
             no_longer_gold.append(prompts[key])
@@ -161,7 +157,7 @@ def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[_Pr
     return [prompts[key] for key in keys], len(new), n_repeated
 
 
-def _comparison(entry: Entry, prompt: _Prompt, overlap: int) -> _Comparison:
+def _comparison(entry: Entry, prompt: PromptRow, overlap: int) -> _Comparison:
     is_gold = entry.expected is not None
     purpose = Purpose.GOLD if is_gold else Purpose.TRAINING
     return _Comparison(
@@ -175,7 +171,16 @@ def _comparison(entry: Entry, prompt: _Prompt, overlap: int) -> _Comparison:
     )
 
 
-def _new_ones(asked: Sequence[_Asked], project: Project) -> tuple[list[_Asked], list[_Asked]]:
+def all_asked(entries: Sequence[Entry], prompts: Sequence[PromptRow], overlap: int) -> list[Asked]:
+    """What the entries ask for; a prompt alone asks for nothing."""
+    return [
+        Asked(_comparison(entry, prompt, overlap), entry)
+        for entry, prompt in zip(entries, prompts, strict=True)
+        if entry.answers
+    ]
+
+
+def new_ones(asked: Sequence[Asked], project: Project) -> tuple[list[Asked], list[Asked]]:
     """Those about comparisons that the project does not have yet, one each; and all others, which
     then are about the one that it has, or about that of the first."""
     there = dict(
@@ -183,7 +188,7 @@ def _new_ones(asked: Sequence[_Asked], project: Project) -> tuple[list[_Asked], 
             "key", "pk"
         )
     )
-    new: dict[str, _Asked] = {}
+    new: dict[str, Asked] = {}
     repeated = []
     for one in asked:
         key = one.comparison.key
@@ -191,13 +196,13 @@ def _new_ones(asked: Sequence[_Asked], project: Project) -> tuple[list[_Asked], 
             one.comparison.pk = there[key]
             repeated.append(one)
         elif key in new:
-            repeated.append(_Asked(new[key].comparison, one.entry))
+            repeated.append(Asked(new[key].comparison, one.entry))
         else:
             new[key] = one
     return list(new.values()), repeated
 
 
-def _store_completions(asked: Sequence[_Asked]) -> tuple[list[list[_Shown]], int]:
+def _store_completions(asked: Sequence[Asked]) -> tuple[list[list[_Shown]], int]:
     """The completions of each comparison, in their places; how many of them are new.
 
     The same answer of the same source to the same prompt is one completion, however many
@@ -225,12 +230,12 @@ def _store_completions(asked: Sequence[_Asked]) -> tuple[list[list[_Shown]], int
     return shown, len(missing)
 
 
-def _sources(asked: Sequence[_Asked]) -> set[str]:
+def _sources(asked: Sequence[Asked]) -> set[str]:
     return {answer.source for one in asked for answer in one.entry.answers}
 
 
 def _store_comparisons(
-    asked: Sequence[_Asked],
+    asked: Sequence[Asked],
     shown: Sequence[Sequence[_Shown]],
     project: Project,
     round_number: int,
@@ -268,11 +273,16 @@ def _store_comparisons(
 
 
 # --- votes ------------------------------------------------------------------------------------
-def _without_anonymous(entry: Entry) -> Entry:
+def without_anonymous(entry: Entry) -> Entry:
     return entry._replace(votes=[vote for vote in entry.votes if vote.annotator])
 
 
-def _people(asked: Sequence[_Asked], prefix: str) -> dict[str, User]:
+def prefix_of(project: Project, judge: User | None) -> str:
+    """What the names of people whom the file names begin with."""
+    return (judge.username if judge else project.slug)[:80]
+
+
+def known_people(asked: Sequence[Asked], prefix: str) -> dict[str, User]:
     """Those who are known already, by what the file calls them.
 
     Their names begin with that of the judge or the project, and hold a character that names of
@@ -308,7 +318,7 @@ def nobody(username: str) -> User:
     return user
 
 
-def _take_places(asked: Sequence[_Asked], repeated: Sequence[_Asked]) -> None:
+def take_places(asked: Sequence[Asked], repeated: Sequence[Asked]) -> None:
     """In comparisons that are not saved yet: one for each who has voted, however many."""
     heard: dict[str, set[str]] = {}
     for comparison, entry in [*asked, *repeated]:
@@ -322,9 +332,9 @@ def _take_places(asked: Sequence[_Asked], repeated: Sequence[_Asked]) -> None:
 
 
 def _unsaid(
-    asked: Sequence[_Asked],
+    asked: Sequence[Asked],
     shown: Sequence[Sequence[_Shown]],
-    repeated: Sequence[_Asked],
+    repeated: Sequence[Asked],
     people: Mapping[str, User],
 ) -> tuple[list[_Said], int]:
     """The votes that nobody has cast yet, and how many of the repeated rows have none of them.
@@ -337,7 +347,7 @@ def _unsaid(
     }
     old = {one.comparison.pk for one in repeated if one.entry.votes} - texts.keys()
     texts |= _texts(old)
-    heard = _heard(old)
+    heard = heard_on(old)
     cast: set[tuple[int, str]] = set()
     said = [vote for one in asked for vote in _votes(one, texts, people, heard, cast)]
     more: list[_Said] = []
@@ -351,7 +361,7 @@ def _unsaid(
 
 
 def _votes(
-    one: _Asked,
+    one: Asked,
     texts: Mapping[int, Mapping[str, _Shown]],
     people: Mapping[str, User],
     heard: frozenset[tuple[int, int]],
@@ -361,14 +371,24 @@ def _votes(
     votes = []
     for vote in one.entry.votes:
         place = (one.comparison.pk, vote.annotator)
-        person = people.get(vote.annotator)
-        is_heard = person is not None and (one.comparison.pk, person.pk) in heard
-        if place in cast or is_heard or _came_from_here(vote, one.comparison, heard):
+        if place in cast or is_heard(vote, one.comparison, people, heard):
             continue
         cast.add(place)
         rows = [texts[one.comparison.pk][answer.text.strip()] for answer in one.entry.answers]
         votes.append(_Said(one.comparison, rows, vote))
     return votes
+
+
+def is_heard(
+    vote: Vote,
+    comparison: _Comparison,
+    people: Mapping[str, User],
+    heard: frozenset[tuple[int, int]],
+) -> bool:
+    """Whether the database has a vote of this person on the comparison, or has had one."""
+    person = people.get(vote.annotator)
+    is_known = person is not None and (comparison.pk, person.pk) in heard
+    return is_known or _came_from_here(vote, comparison, heard)
 
 
 def _came_from_here(vote: Vote, comparison: _Comparison, heard: frozenset[tuple[int, int]]) -> bool:
@@ -377,7 +397,7 @@ def _came_from_here(vote: Vote, comparison: _Comparison, heard: frozenset[tuple[
     return is_number and (comparison.pk, int(vote.annotator)) in heard
 
 
-def _heard(comparisons: set[int]) -> frozenset[tuple[int, int]]:
+def heard_on(comparisons: set[int]) -> frozenset[tuple[int, int]]:
     """Comparisons, and who has handled or judged them."""
     if not comparisons:
         return frozenset()

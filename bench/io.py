@@ -13,7 +13,8 @@ The texts are the demo's, each question with a number before it.
 
 `cpu_s` is the process's time on a processor, which says more where other programs want it too. With
 --web the Procfile's web process runs beside, and `page_p95_ms` is that of the comparing page for one
-person who loads it ten times a second: first idle, then while rows go in or out. Prints one JSON line.
+person who loads it ten times a second: first while rows go in or out, then idle, when what was imported
+is there to be shown. Prints one JSON line.
 """
 
 import sys
@@ -186,8 +187,8 @@ def measured_apart(folder: str, arguments: argparse.Namespace) -> dict[str, floa
     if not arguments.web:
         return run()
     with pages_beside(arguments) as p95_of:
-        idle = p95_of(lambda: time.sleep(20))[0]
         busy, measured = p95_of(run)
+        idle = p95_of(lambda: time.sleep(20))[0]
     return measured | {"page_p95_ms_idle": idle, "page_p95_ms": busy}
 
 

@@ -72,7 +72,7 @@ class ImportReportSerializer(serializers.Serializer):
     ignored_fields = serializers.ListField(child=serializers.CharField())
 
 
-@documented("import_file", "Import a file: all of it, or nothing", method="POST",
+@documented("import_file", "Import a file: all of it, or nothing if a line is bad", method="POST",
             body={"multipart/form-data": ImportSerializer}, answer=ImportReportSerializer,
             status=201, creates=True)  # fmt: skip
 @api_view(["POST"])

@@ -7,12 +7,11 @@ come twice, late or never; the rows alone say what is to be done.
 One import runs at a time, because it wants the database and a processor for itself, and the worker's
 other processes are left to short tasks. A lock on a file says so, which the system gives back
 when the worker dies: what is said to be running while nobody has the lock, was killed. As an import
-stores all or nothing, it is then begun anew.
+stores nothing twice, it is then begun anew, and adds what is missing.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import shutil
@@ -35,6 +34,7 @@ from annotator.formats.shapes import entry_of, guess_mapping
 from annotator.importing import ImportRefused, ImportReport, LineError, import_rows, judge_named
 from annotator.imports.models import STARTABLE, Import, Progress, State
 from annotator.imports.uploads import move_into
+from annotator.locks import alone
 from annotator.models import Project, User, canonical_key
 
 SAMPLE = 5  # rows that a preview shows
@@ -108,7 +108,7 @@ def _is_opened_by_worker(import_: Import) -> bool:
 def open_import(import_: Import) -> None:
     """Keep the first rows, for the preview. Does nothing if that was done, or is being done."""
     opening = [State.OPENING]
-    with _alone(import_.folder / "lock") as is_alone:
+    with alone(import_.folder / "lock") as is_alone:
         if not is_alone or not _move(import_, opening, attempts=import_.attempts + 1):
             return
         if import_.attempts > MAX_ATTEMPTS:
@@ -214,7 +214,7 @@ def start(import_: Import, user: User, *, is_check: bool) -> None:
 
 
 def cancel(import_: Import) -> None:
-    """End it before its end, with nothing imported. What has ended is left as it is."""
+    """End it before its end. What is stored already stays; what has ended is left as it is."""
     waiting = [State.OPENING, State.QUEUED]
     if import_.state in waiting and _move(
         import_, waiting, state=State.CANCELLED, finished=timezone.now()
@@ -222,7 +222,7 @@ def cancel(import_: Import) -> None:
         return
     import_.refresh_from_db()
     if import_.state == State.RUNNING:
-        import_.ask_to_cancel()  # no row: the worker may have the database for itself
+        import_.ask_to_cancel()  # a file, beside its progress
 
 
 def _move(import_: Import, expected: Sequence[State], **fields: Any) -> bool:
@@ -242,26 +242,13 @@ def _send(task: str, *args: Any) -> None:
 # --- what the worker does -------------------------------------------------------------------------
 def work() -> None:
     """Do the import that has waited longest, if none is being done."""
-    with _alone(_imports_folder() / "lock") as is_alone:
+    with alone(_imports_folder() / "lock") as is_alone:
         if not is_alone:
             return  # whoever is at work looks for the next one
         if import_ := _next():
             _run(import_)
     if Import.objects.filter(state=State.QUEUED).exists():
         _send("work_on_imports")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether nobody else is here, in this process or another. A process that dies is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def _imports_folder() -> Path:
@@ -291,28 +278,30 @@ def _run(import_: Import) -> None:
         started=timezone.now(),
     ):
         return  # cancelled just now
+    watch = _Watch(import_)
     try:
-        report = _import(import_)
+        report = _import(import_, watch)
     except Cancelled:
-        _end(import_, State.CANCELLED)
+        _end(import_, State.CANCELLED, report=_part(import_, watch.n_stored))
     except ImportRefused as refused:
         _end(import_, State.REFUSED, report=_refusal(refused))
     except ValueError as error:
-        _end(import_, State.REFUSED, error=_sentence(error))
+        part = _part(import_, watch.n_stored)
+        _end(import_, State.REFUSED, error=_sentence(error), report=part)
     except OSError as error:
         why = f"A file of the server could not be read or written: {error.strerror}."
-        _end(import_, State.FAILED, error=why)
+        _end(import_, State.FAILED, error=why, report=_part(import_, watch.n_stored))
     except Exception:
-        _end(import_, State.FAILED, error=CRASHED)
+        _end(import_, State.FAILED, error=CRASHED, report=_part(import_, watch.n_stored))
         raise
     else:
         state = State.CHECKED if import_.is_check else State.FINISHED
         _end(import_, state, report=_report(report))
 
 
-def _import(import_: Import) -> ImportReport:
+def _import(import_: Import, watch: _Watch) -> ImportReport:
     with opened(import_) as (rows, file), import_.skipped_file.open("w", newline="") as skipped:
-        watch = _Watch(import_, file)
+        watch.file = file
         return import_rows(
             import_.project,
             rows,
@@ -331,11 +320,13 @@ def _import(import_: Import) -> ImportReport:
 class _Watch:
     """Says now and then how far the import is, and ends it if somebody wants that."""
 
-    def __init__(self, import_: Import, file: IO[bytes] | None) -> None:
+    def __init__(self, import_: Import, file: IO[bytes] | None = None) -> None:
         self.import_ = import_
         self.file = file
         self.n_checked = 0
+        self.n_stored = 0
         self.said = -math.inf
+        self.phase = ""
 
     def checked(self, n_rows: int) -> None:
         self.n_checked = n_rows
@@ -345,14 +336,22 @@ class _Watch:
             self._say("reading", self.file.tell(), self.import_.size, "bytes")
 
     def stored(self, n_rows: int) -> None:
-        self._say("storing", n_rows, max(n_rows, self.n_checked), "rows")
+        self.n_stored = n_rows
+        phase = "counting" if self.import_.is_check else "storing"
+        self._say(phase, n_rows, max(n_rows, self.n_checked), "rows")
 
-    def _say(self, *progress: Any) -> None:
+    def _say(self, phase: str, *progress: Any) -> None:
         if self.import_.is_cancelling:
             raise Cancelled
-        if time.monotonic() - self.said >= SECONDS_BETWEEN:
-            self.import_.show_progress(Progress(*progress))
+        if phase != self.phase or time.monotonic() - self.said >= SECONDS_BETWEEN:
+            self.import_.show_progress(Progress(phase, *progress))
             self.said = time.monotonic()
+            self.phase = phase
+
+
+def _part(import_: Import, n_stored: int) -> dict[str, Any]:
+    """The report of an import that did not come to its end."""
+    return {} if import_.is_check or not n_stored else {"n_stored": n_stored}
 
 
 def _report(report: ImportReport) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
+from annotator import importing
 from annotator.models import Comparison, Export, Judgment, User
 from annotator.quality import keeping
 from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
@@ -107,6 +108,23 @@ def test_import_maps_columns_and_writes_bad_rows(project, tmp_path):
     )
     assert err.startswith('row 3: "better" and "rejected" are the same text, "=1+1"')
     assert "row 3,better,'=1+1," in bad_rows.read_text()
+
+
+def test_an_import_that_is_stopped_says_how_to_go_on(project, tmp_path, monkeypatch):
+    def stop(seconds):
+        raise KeyboardInterrupt
+
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(f'{{"prompt": "Question {n}?"}}\n' for n in range(3)))
+    monkeypatch.setattr(importing, "BATCH", 2)
+    monkeypatch.setattr(importing.time, "sleep", stop)
+
+    with pytest.raises(
+        CommandError, match=r"^Stopped\. 2 of 3 rows are stored\. Importing the file"
+    ):
+        run("import_comparisons", "demo", str(file))
+
+    assert project.prompts.count() == 2
 
 
 def test_a_dry_run_only_says_what_would_be(project, tmp_path):

@@ -1,16 +1,20 @@
-"""Files in, rows out: all or nothing, in batches, without holding the file."""
+"""Files in, rows out: nothing if a row is bad, in short batches, without holding the file."""
 
 import csv
 import gzip
 import io
 import json
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from annotator import importing
-from annotator.assignment import claim, payload_hash
+from annotator.assignment import claim, payload_hash, record
+from annotator.audit import AuditEntry
 from annotator.formats.reading import open_rows
 from annotator.importing import (
     ImportRefused,
@@ -20,6 +24,7 @@ from annotator.importing import (
     import_rows,
     judge_named,
 )
+from annotator.locks import alone
 from annotator.models import (
     Assignment,
     AssignmentState,
@@ -30,6 +35,7 @@ from annotator.models import (
     Project,
     Prompt,
     User,
+    Verdict,
 )
 from annotator.protocols import picks_best, protocol_shown
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory, make_judgment
@@ -520,15 +526,11 @@ def test_progress_is_told_and_can_end_the_import(project, monkeypatch):
     checked, stored = [], []
 
     import_rows(project, csv_rows(text), on_progress=checked.append, on_stored=stored.append)
-    assert (checked, stored) == ([2, 4], [2, 4, 5])
+    assert (checked, stored) == ([2, 4], [0, 2, 4])
 
     with pytest.raises(KeyboardInterrupt):
-        import_rows(ProjectFactory(), csv_rows(text), on_stored=_cancel)
+        import_rows(ProjectFactory(), csv_rows(text), on_stored=ended_after(0))
     assert Prompt.objects.count() == 5
-
-
-def _cancel(n):
-    raise KeyboardInterrupt
 
 
 def test_a_file_that_is_damaged_at_its_end_leaves_nothing(project):
@@ -546,6 +548,149 @@ def test_markup_is_stored_as_the_text_that_it_is(project):
     import_rows(project, csv_rows(f"prompt\n{text}\n"))
 
     assert Prompt.objects.get().messages == [{"role": "user", "content": text}]
+
+
+# --- batches ------------------------------------------------------------------------------------
+def ended_after(n_rows):
+    """What ends an import when so many rows are stored."""
+
+    def end(n_stored):
+        if n_stored >= n_rows:
+            raise KeyboardInterrupt
+
+    return end
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(importing, "BATCH", 2)
+    monkeypatch.setattr(importing, "PAUSE", 0)
+
+
+MIXED = [
+    {"prompt": "Alone?"},
+    VOTES | {"judgments": VOTES["judgments"][:1]},
+    choice(1),
+    VOTES,  # its first vote was stored with the batch before
+    {"prompt": "Alone?"},
+    choice(1),
+    KNOWN,
+    choice(2, prompt="Alone?"),
+    choice(3, chosen="Yes."),
+    KNOWN | {"completions": ["5", "4"], "expected": [[1], [0]]},
+    {"prompt": "Held?", "completions": ["the same", "The same"]},
+]  # fmt: skip
+
+
+def contents(project):
+    """What people are asked, and who has said what, whatever the numbers of the rows."""
+    ours = project.comparisons.order_by("key")
+    said = project.judgments.order_by("comparison__key", "annotator__username")
+    return [
+        sorted(project.prompts.values_list("key", "split")),
+        list(ours.values_list("key", "round_number", "purpose", "overlap", "taken", "hold")),
+        sorted(ours.values_list("key", "entries__position", "entries__completion__text")),
+        list(said.values_list("comparison__key", "annotator__username", "verdict", "strength")),
+    ]
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("n_rows", [2, 4, 10])
+def test_an_import_that_was_interrupted_is_completed_by_another(n_rows):
+    judge = judge_named("imported")
+    whole, broken = ProjectFactory(), ProjectFactory()
+    import_jsonl(whole, lines_of(*MIXED), judge=judge)
+
+    with pytest.raises(KeyboardInterrupt) as ended:
+        import_jsonl(broken, lines_of(*MIXED), judge=judge, on_stored=ended_after(n_rows))
+    import_jsonl(broken, lines_of(*MIXED), judge=judge)
+
+    assert contents(broken) == contents(whole)
+    assert ended.value.__notes__ == [
+        f"{n_rows} of 11 rows are stored. Importing the file again adds the others, and nothing "
+        "twice."
+    ]
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_each_part_of_an_import_is_written_down(project):
+    with pytest.raises(KeyboardInterrupt):
+        import_jsonl(project, lines_of(*map(choice, range(5))), on_stored=ended_after(2))
+    import_jsonl(project, lines_of(*map(choice, range(5))))
+
+    rest, part = AuditEntry.objects.values_list("details", flat=True)
+    assert part == {"prompts": 2, "completions": 4, "comparisons": 2, "rows_stored": 2, "rows": 5}
+    assert rest == {"prompts": 3, "completions": 6, "comparisons": 3, "duplicates": 2}
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("name", ["", "imported"])
+def test_a_dry_run_counts_as_an_import_does(project, name):
+    judge = judge_named(name) if name else None
+    import_jsonl(project, lines_of({"prompt": "Alone?"}, choice(2, prompt="Alone?"), VOTES))
+
+    foreseen = import_jsonl(project, lines_of(*MIXED), judge=judge, dry_run=True)
+
+    assert foreseen == import_jsonl(project, lines_of(*MIXED), judge=judge)
+    assert min(foreseen.prompts, foreseen.completions, foreseen.comparisons) > 0
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_dry_run_never_writes(project, django_assert_num_queries):
+    with django_assert_num_queries(4) as asked:  # prompts and comparisons of two batches
+        import_jsonl(project, lines_of(*map(choice, range(3))), dry_run=True)
+
+    assert {query["sql"].split()[0] for query in asked} == {"SELECT"}
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.django_db(transaction=True)
+def test_people_vote_while_a_file_is_stored():
+    project = ProjectFactory(overlap=1)
+    anna = MembershipFactory(project=project).user
+    happened = []
+
+    def vote():
+        try:
+            held = claim(project, anna)
+            record(held, Verdict.ALL_BAD, payload_hash=held.payload_hash)
+        finally:
+            connection.close()
+        happened.append("vote")
+
+    def on_stored(n_stored):
+        happened.append(n_stored)
+        if n_stored:
+            other.submit(vote).result()
+
+    with ThreadPoolExecutor(1) as other:
+        import_jsonl(project, lines_of(*map(choice, range(6))), on_stored=on_stored)
+
+    assert happened == [0, 2, "vote", 4, "vote"]
+    assert (project.judgments.count(), project.comparisons.count()) == (2, 6)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_second_import_into_a_project_waits_for_the_first(project, settings, monkeypatch):
+    monkeypatch.setattr(importing, "SECONDS_BETWEEN_LOOKS", 0)
+    other = alone(Path(settings.DATA_DIR) / f"import-into-{project.pk}.lock")
+    looks = []
+
+    def on_stored(n_stored):
+        looks.append((n_stored, project.prompts.count()))
+        if len(looks) == 3:
+            other.__exit__(None, None, None)
+
+    assert other.__enter__()
+    import_jsonl(project, lines_of(*map(choice, range(3))), on_stored=on_stored)
+
+    assert looks == [(0, 0), (0, 0), (0, 0), (0, 0), (2, 2)]
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_what_is_stored_at_once_waits_for_no_other_import(project, settings):
+    with alone(Path(settings.DATA_DIR) / f"import-into-{project.pk}.lock"):
+        assert import_jsonl(project, lines_of(choice(1), choice(2))).comparisons == 2
 
 
 # --- size -------------------------------------------------------------------------------------

@@ -20,7 +20,10 @@ from annotator.models import Project
 
 
 class Command(BaseCommand):
-    help = "Import prompts, comparisons, known choices and votes (docs/data-format.md), all or nothing."
+    help = (
+        "Import prompts, comparisons, known choices and votes (docs/data-format.md); nothing if a row "
+        "is bad. If it is interrupted, repeat it: it adds what is missing, and nothing twice."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("project", help="Slug of the project.")
@@ -53,7 +56,7 @@ class Command(BaseCommand):
             "--bad-rows", metavar="FILE", help="Write all bad rows to this CSV file."
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Say what would be imported, and keep nothing."
+            "--dry-run", action="store_true", help="Say what would be imported, and write nothing."
         )
         parser.add_argument("--limit", type=int, metavar="N", help="At most so many good rows.")
         parser.add_argument(
@@ -88,6 +91,9 @@ class Command(BaseCommand):
         except ImportRefused as refused:
             self._print_errors(refused.errors, refused.is_cut)
             raise CommandError("Nothing was imported.") from None
+        except KeyboardInterrupt as stopped:
+            what_remains = getattr(stopped, "__notes__", ["Nothing was imported."])
+            raise CommandError(" ".join(["Stopped.", *what_remains])) from None
         except (OSError, ValueError) as error:
             raise CommandError(str(error)) from error
         self._print_errors(report.bad_lines, report.n_bad_lines > len(report.bad_lines))

@@ -10,8 +10,11 @@ import pytest
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from annotator import importing
+from annotator.importing import import_jsonl
 from annotator.imports import jobs
 from annotator.imports.models import Import, State
+from annotator.locks import alone
 from annotator.models import Judgment, User
 from annotator.tasks import open_import
 from tests.annotator.imports.conftest import PAIR, imported, lines, upload
@@ -198,7 +201,7 @@ def test_while_one_import_is_being_done_the_next_one_waits(admin, received):
     import_ = received(PAIR)
     jobs.start(import_, admin, is_check=False)
 
-    with jobs._alone(jobs._imports_folder() / "lock"):
+    with alone(jobs._imports_folder() / "lock"):
         jobs.work()
         import_.refresh_from_db()
         assert import_.state == State.QUEUED
@@ -222,14 +225,15 @@ def test_what_still_waits_at_the_end_of_an_import_is_sent_for(
 
 
 def test_an_import_whose_worker_was_killed_is_begun_anew(project, admin, received):
-    import_ = received(PAIR)
+    import_ = received({"prompt": "Why?"}, PAIR)
+    import_jsonl(project, [b'{"prompt": "Why?"}'])  # as far as it had come
     Import.objects.update(state=State.RUNNING, attempts=1)
 
     jobs.work()
 
     import_.refresh_from_db()
     assert (import_.state, import_.attempts) == (State.FINISHED, 2)
-    assert project.comparisons.count() == 1
+    assert (import_.outcome, project.comparisons.count()) == ("1 comparison", 1)
 
 
 def test_an_import_that_kills_its_worker_again_and_again_is_given_up(admin, received):
@@ -241,6 +245,9 @@ def test_an_import_that_kills_its_worker_again_and_again_is_given_up(admin, rece
     import_.refresh_from_db()
     assert (import_.state, import_.is_startable) == (State.FAILED, True)
     assert import_.error.startswith("Its worker was killed 3 times.")
+    assert import_.what_remains.startswith(
+        "Rows that were stored before its worker was killed stay."
+    )
 
 
 def test_what_waits_or_was_lost_is_sent_for_every_minute(
@@ -280,6 +287,25 @@ def test_an_import_that_runs_is_cancelled_and_keeps_nothing(project, admin, rece
     import_.refresh_from_db()
     assert import_.state == State.CANCELLED
     assert not project.prompts.exists()
+
+
+def test_an_import_that_is_cancelled_while_it_stores_says_what_remains(
+    project, admin, received, monkeypatch
+):
+    import_ = received(*[{"prompt": f"Question {n}?"} for n in range(5)])
+    monkeypatch.setattr(importing, "BATCH", 2)
+    monkeypatch.setattr(importing.time, "sleep", lambda seconds: import_.ask_to_cancel())
+
+    imported(import_, admin)
+
+    assert (import_.state, import_.outcome) == (State.CANCELLED, "2 rows stored")
+    assert import_.what_remains.startswith("The first 2 rows are stored, and stay. Importing")
+    assert project.prompts.count() == 2
+
+    monkeypatch.undo()
+    imported(import_, admin)
+
+    assert (import_.state, import_.outcome) == (State.FINISHED, "3 prompts")
 
 
 def test_what_was_cancelled_can_be_begun_again(project, admin, received):
