@@ -219,6 +219,7 @@ STORAGES = {
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20
 FILE_UPLOAD_TEMP_DIR = DATA_DIR  # on the disk where they will stay
+FILE_UPLOAD_HANDLERS = ["annotator.imports.uploads.LimitedUpload"]
 IMPORT_MAX_BYTES = (
     env.int("PREFERENDUM_IMPORT_MAX_MIB", 100, validate=validate.Range(min=1)) * 2**20
 )

@@ -29,14 +29,25 @@ if TYPE_CHECKING:  # heavy, and only for whoever asks for one
     from datasets import Dataset
 
 __all__ = [
-    "ApiError", "Assignment", "Client", "Export", "ImportReport", "Model", "NotReachable",
-    "PreferendumError", "Project", "Run", "RunEnded",
+    "ApiError", "Assignment", "Client", "Export", "Import", "ImportEnded", "ImportReport", "Model",
+    "NotReachable", "PreferendumError", "Project", "Run", "RunEnded",
 ]  # fmt: skip
 
 IMPORT_BYTES = 32 * 2**20  # of rows, before packing, that are sent as one file
 WAITING_REASONS = {"held_by_others", "paused", "nothing_imported", "daily_quota_reached"}
-FIRST_LOOK_SECONDS, LATER_LOOKS_SECONDS = 1.0, 10.0
+FIRST_LOOK_SECONDS, LATER_LOOKS_SECONDS = 0.2, 10.0  # growing by half from look to look
 BLOCK_BYTES = 2**20
+
+
+class ImportEnded(PreferendumError):
+    """An import that was waited for has added nothing. `import_` is how it ended."""
+
+    def __init__(self, import_: Import) -> None:
+        self.import_ = import_
+        bad = [f"{row['place']}: {row['message']}" for row in import_.fields["report"]["bad"]]
+        because = [*([import_.error] if import_.error else []), *bad]
+        said = f"Import {import_.id} ({import_.name}) was not done, it is {import_.state}"
+        super().__init__("\n".join([f"{said}{':' if because else '.'}", *because]))
 
 
 class RunEnded(PreferendumError):
@@ -91,8 +102,8 @@ class ImportReport(NamedTuple):
     comparisons: int = 0
     judgments: int = 0
     duplicates: int = 0  # rows whose content was there already
-    n_bad_lines: int = 0
-    bad_lines: tuple[Row, ...] = ()  # the first of them: {"line", "message"}
+    n_bad: int = 0  # rows that were left out
+    bad: tuple[Row, ...] = ()  # the first of them: {"place", "column", "value", "message"}
 
     def plus(self, other: ImportReport) -> ImportReport:
         return ImportReport(
@@ -101,8 +112,8 @@ class ImportReport(NamedTuple):
             self.comparisons + other.comparisons,
             self.judgments + other.judgments,
             self.duplicates + other.duplicates,
-            self.n_bad_lines + other.n_bad_lines,
-            self.bad_lines + other.bad_lines,
+            self.n_bad + other.n_bad,
+            self.bad + other.bad,
         )
 
 
@@ -130,27 +141,54 @@ class Project:
         return self.transport.send("PATCH", self.path, json=settings)
 
     # --- in -------------------------------------------------------------------------------------
-    def import_file(self, path: str | os.PathLike[str], **options: Any) -> ImportReport:
-        """All of a file (JSON lines, also packed with gzip), or nothing. Options: `overlap`,
-        `skip_bad_lines`. Importing it twice adds nothing twice."""
-        with Path(path).open("rb") as file:
-            return self._import(Path(path).name, file, options)
+    def import_file(
+        self, path: str | os.PathLike[str], *, timeout: float | None = None, **options: Any
+    ) -> ImportReport:
+        """All of a file (JSON lines, CSV, Parquet, …), or nothing, when the server has done it.
 
-    def import_rows(self, rows: Iterable[Mapping[str, Any]], **options: Any) -> ImportReport:
+        Options: `mapping` ({"prompt": "question"}), `overlap`, `skip_bad_rows`, `judge`, `is_check`.
+        Importing it twice adds nothing twice. Raises ImportEnded with the bad rows if it is refused,
+        and TimeoutError after so many seconds; it goes on all the same.
+        """
+        with Path(path).open("rb") as file:
+            return self._send(Path(path).name, file, options).wait(timeout=timeout)
+
+    def import_rows(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> ImportReport:
         """The same for dictionaries such as {"prompt": …, "completions": […]}; a `datasets.Dataset`
-        gives them too. Many are sent as several files, each of which is imported as a whole."""
+        gives them too. Many are sent as several files, each of which is imported as a whole, and
+        waited for."""
         report = ImportReport()
         for number, packed in enumerate(_packed(rows), 1):
-            report = report.plus(self._import(f"rows-{number}.jsonl.gz", packed, options))
+            sent = self._send(f"rows-{number}.jsonl.gz", packed, options)
+            report = report.plus(sent.wait(timeout=timeout))
         return report
 
-    def _import(
-        self, name: str, content: bytes | IO[bytes], options: Mapping[str, Any]
+    def import_hub(
+        self, hub_id: str, *, timeout: float | None = None, **options: Any
     ) -> ImportReport:
-        fields = {name: str(value).lower() for name, value in options.items()}
+        """The same for a dataset on the hub, which the server loads: "OWNER/NAME", "OWNER/NAME@test"."""
+        row = self.transport.post(f"{self.path}imports/", {"hub_id": hub_id, **options})
+        return Import(self, row).wait(timeout=timeout)
+
+    def _send(self, name: str, content: bytes | IO[bytes], options: Mapping[str, Any]) -> Import:
+        fields = {
+            option: value if isinstance(value, str) else json.dumps(value)
+            for option, value in options.items()
+            if value is not None
+        }
         row = self.transport.upload(f"{self.path}imports/", (name, content), fields)
-        known = {name: row[name] for name in ImportReport._fields if name in row}
-        return ImportReport(**{**known, "bad_lines": tuple(row.get("bad_lines", ()))})
+        return Import(self, row)
+
+    def imports(self) -> Iterator[Import]:
+        """The newest first."""
+        for row in self.transport.rows(f"{self.path}imports/"):
+            yield Import(self, row)
 
     def prompts(self, **chosen: Any) -> Iterator[Row]:
         return self.transport.rows(f"{self.path}prompts/", **chosen)
@@ -261,6 +299,76 @@ def _packed(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 
 def _number_of(value: Any) -> Any:
     return value.id if isinstance(value, Export | Model) else value
+
+
+# --- imports ----------------------------------------------------------------------------------
+class Import:
+    """A file that was sent, as it was when it was asked for last. The server's worker imports it."""
+
+    def __init__(self, project: Project, fields: Row) -> None:
+        self.project, self.fields = project, fields
+        self.path = f"{project.path}imports/{fields['id']}/"
+
+    def __repr__(self) -> str:
+        return f"Import({self.id}, {self.name}, {self.state})"
+
+    @property
+    def id(self) -> int:
+        found: int = self.fields["id"]
+        return found
+
+    @property
+    def name(self) -> str:
+        return str(self.fields["name"])
+
+    @property
+    def state(self) -> str:
+        return str(self.fields["state"])
+
+    @property
+    def is_active(self) -> bool:
+        return bool(self.fields["is_active"])
+
+    @property
+    def error(self) -> str:
+        return str(self.fields["error"])
+
+    def refresh(self) -> Import:
+        self.fields = self.project.transport.get(self.path)
+        return self
+
+    def wait(self, *, timeout: float | None = None) -> ImportReport:
+        """What is new, when it is imported. Raises ImportEnded if it ends otherwise, and TimeoutError
+        after so many seconds; it goes on all the same."""
+        _wait_for(self, timeout)
+        if self.state not in ("finished", "checked"):
+            raise ImportEnded(self)
+        report = self.fields["report"]
+        counts = {name: report["counts"][name] for name in ImportReport._fields[:5]}
+        return ImportReport(**counts, n_bad=report["n_bad"], bad=tuple(report["bad"]))
+
+    def cancel(self) -> Import:
+        """End it, with nothing imported; one that runs needs a second or so."""
+        self.fields = self.project.transport.post(f"{self.path}cancel/")
+        return self
+
+    def download_skipped(self, path: str | os.PathLike[str]) -> Path:
+        """The bad rows, each with its reason, as a CSV file of this name."""
+        skipped = self.project.transport.open("GET", f"{self.path}skipped/")
+        with skipped as response, Path(path).open("wb") as file:
+            for block in response.iter_bytes(BLOCK_BYTES):
+                file.write(block)
+        return Path(path)
+
+
+def _wait_for(job: Import | Run, timeout: float | None) -> None:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = FIRST_LOOK_SECONDS
+    while job.refresh().is_active:
+        if deadline is not None and time.monotonic() + pause > deadline:
+            raise TimeoutError(f"{job!r} has not ended within {timeout:g} seconds.")
+        time.sleep(pause)
+        pause = min(pause * 1.5, LATER_LOOKS_SECONDS)
 
 
 # --- votes ------------------------------------------------------------------------------------
@@ -438,13 +546,7 @@ class Run:
     def wait(self, *, timeout: float | None = None) -> Run:
         """This run when it has succeeded. Raises RunEnded if it ends otherwise, and TimeoutError after so
         many seconds; it goes on all the same."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = FIRST_LOOK_SECONDS
-        while self.refresh().is_active:
-            if deadline is not None and time.monotonic() + pause > deadline:
-                raise TimeoutError(f"{self!r} has not ended within {timeout:g} seconds.")
-            time.sleep(pause)
-            pause = min(pause * 1.5, LATER_LOOKS_SECONDS)
+        _wait_for(self, timeout)
         if self.status != "succeeded":
             raise RunEnded(self)
         return self

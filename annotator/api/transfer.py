@@ -1,4 +1,4 @@
-"""Files in and files out."""
+"""Files out: exports."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
-from django.conf import settings
 from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
-from rest_framework.decorators import api_view, parser_classes, renderer_classes
+from rest_framework.decorators import api_view, renderer_classes
 from rest_framework.exceptions import APIException
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
@@ -24,83 +23,16 @@ from annotator.api.errors import Refused
 from annotator.api.fields import Body, asked_by, read
 from annotator.api.once import once
 from annotator.api.paging import page_of
-from annotator.api.parsers import UploadParser
 from annotator.api.schema import documented, text_parameter
 from annotator.audit import Action, record
 from annotator.exporting import NotExported, create_export
-from annotator.formats.reading import Unreadable, open_rows
 from annotator.hashes import FileChanged, check_file
-from annotator.importing import ImportRefused, import_rows
 from annotator.models import Export, Role
 from annotator.views.exporting import EXPORT_FILES
 
 BLOCK_BYTES = 2**16
 
 
-# --- in -----------------------------------------------------------------------------------------------
-class ImportSerializer(Body):
-    """Fields of a form with a file in it."""
-
-    file = serializers.FileField(
-        help_text="JSON lines, a JSON list, CSV or Parquet, also packed with gzip."
-    )
-    overlap = serializers.IntegerField(
-        required=False, min_value=1, max_value=100, help_text="Of new comparisons."
-    )
-    skip_bad_lines = serializers.BooleanField(
-        default=False, help_text="Leave out bad lines, instead of refusing the file."
-    )
-
-
-class LineErrorSerializer(serializers.Serializer):
-    line = serializers.IntegerField()
-    message = serializers.CharField()
-
-
-class ImportReportSerializer(serializers.Serializer):
-    """How many rows of each kind are new."""
-
-    prompts = serializers.IntegerField()
-    completions = serializers.IntegerField()
-    comparisons = serializers.IntegerField()
-    judgments = serializers.IntegerField()
-    known_answers = serializers.IntegerField(help_text="Of the comparisons.")
-    held = serializers.IntegerField(help_text="Of the comparisons: held back by screening.")
-    duplicates = serializers.IntegerField(help_text="Lines whose content was there already.")
-    n_bad_lines = serializers.IntegerField(help_text="Left out.")
-    bad_lines = LineErrorSerializer(many=True, help_text="The first of them.")
-    ignored_fields = serializers.ListField(child=serializers.CharField())
-
-
-@documented("import_file", "Import a file: all of it, or nothing if a line is bad", method="POST",
-            body={"multipart/form-data": ImportSerializer}, answer=ImportReportSerializer,
-            status=201, creates=True)  # fmt: skip
-@api_view(["POST"])
-@parser_classes([UploadParser])
-@once
-def imports(request: Request, slug: str) -> Response:
-    project = get_access(request, slug, Role.ADMIN).project
-    sent = read(ImportSerializer, request.data)
-    try:
-        with open_rows(
-            sent["file"], sent["file"].name, max_bytes=settings.IMPORT_MAX_BYTES
-        ) as rows:
-            report = import_rows(
-                project,
-                rows,
-                user=request.user,
-                overlap=sent.get("overlap"),
-                skip_bad_rows=sent["skip_bad_lines"],
-            )
-    except Unreadable as error:
-        raise Refused(error) from error
-    except ImportRefused as refused:
-        lines = [str(error) for error in refused.errors]
-        raise Refused("Nothing was imported: some lines are not right.", lines) from refused
-    return Response(ImportReportSerializer(report).data, status=201)
-
-
-# --- out ----------------------------------------------------------------------------------------------
 class ExportSerializer(serializers.ModelSerializer):
     created_by = serializers.CharField(source="created_by.username", allow_null=True, default=None)
     is_tainted = serializers.BooleanField(

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from annotator.api import content, judging, projects, quality, schema, transfer
+from annotator.api import content, imports, judging, projects, quality, schema, transfer
 
 app_name = "api"
 
@@ -15,7 +15,10 @@ project_urls: list[URLPattern | URLResolver] = [
     path("assignments/<int:pk>/judge/", judging.judge, name="judge"),
     path("assignments/<int:pk>/skip/", judging.skip, name="skip"),
     path("judgments/", judging.judgments, name="judgments"),
-    path("imports/", transfer.imports, name="imports"),
+    path("imports/", imports.imports, name="imports"),
+    path("imports/<int:pk>/", imports.one_import, name="import"),
+    path("imports/<int:pk>/cancel/", imports.cancel_import, name="cancel_import"),
+    path("imports/<int:pk>/skipped/", imports.skipped_rows, name="skipped_rows"),
     path("exports/", transfer.exports, name="exports"),
     path("exports/<int:pk>/", transfer.export, name="export"),
     path("exports/<int:pk>/data/", transfer.export_data, name="export_data"),

@@ -29,6 +29,21 @@ FIELDS = {
 OF_SEVERAL = {"completions", "sources", "scores"}
 
 
+def check_hub_id(hub_id: str) -> None:
+    if not ADDRESS.fullmatch(hub_id):
+        raise ValidationError("Write it like OWNER/NAME or OWNER/NAME@test, and nothing before it.")
+
+
+def check_judge(judge: str) -> None:
+    """Nobody is to find votes that they never gave."""
+    user = User.objects.filter(username=judge).first()
+    if user and user.has_usable_password():
+        raise ValidationError(
+            f"{judge} is a person who signs in here. Name a user that stands for the file: "
+            "a new name, or that of an earlier import."
+        )
+
+
 class SourceForm(forms.Form):
     """A file, pasted text, or a dataset on the hub: one of the three."""
 
@@ -62,10 +77,8 @@ class SourceForm(forms.Form):
 
     def clean_hub_id(self) -> str:
         hub_id: str = self.cleaned_data["hub_id"]
-        if hub_id and not ADDRESS.fullmatch(hub_id):
-            raise ValidationError(
-                "Write it like OWNER/NAME or OWNER/NAME@test, and nothing before it."
-            )
+        if hub_id:
+            check_hub_id(hub_id)
         return hub_id
 
     def clean(self) -> dict[str, Any]:
@@ -131,14 +144,8 @@ class ChoicesForm(forms.Form):
         return [self["overlap"], self["skip_bad_rows"], self["judge"]]
 
     def clean_judge(self) -> str:
-        """Nobody is to find votes that they never gave."""
         judge: str = self.cleaned_data["judge"]
-        user = User.objects.filter(username=judge).first()
-        if user and user.has_usable_password():
-            raise ValidationError(
-                f"{judge} is a person who signs in here. Name a user that stands for the file: "
-                "a new name, or that of an earlier import."
-            )
+        check_judge(judge)
         return judge
 
     def choices(self) -> dict[str, Any]:

@@ -64,10 +64,14 @@ def receive(
     upload: TemporaryUploadedFile | None = None,
     text: str = "",
     hub_id: str = "",
+    choices: dict[str, Any] | None = None,
 ) -> Import:
-    """A file, pasted text, or the id of a dataset on the hub, kept and opened. Imports nothing.
+    """A file, pasted text, or the id of a dataset on the hub, kept and opened.
 
-    Raises NotReceived if it cannot be written to the disk.
+    Nothing is imported before somebody has seen it and starts it, unless there are `choices`: how it
+    is to be imported (fields as of `choose`, and `is_check`). Then it waits for the worker as soon
+    as it is open, by these alone: nothing is suggested to a program. Raises NotReceived if it cannot
+    be written to the disk.
     """
     import_ = Import.objects.create(
         project=project,
@@ -75,6 +79,8 @@ def receive(
         name=_name(upload, hub_id),
         hub_id=hub_id,
         size=(upload.size or 0) if upload else len(text.encode()),
+        started_by=None if choices is None else user,
+        **(choices or {}),
     )
     try:
         import_.folder.mkdir(parents=True)
@@ -124,7 +130,16 @@ def open_import(import_: Import) -> None:
             logger.exception("%s could not be opened", import_)
             _move(import_, opening, state=State.FAILED, error=CRASHED)
         else:
-            _move(import_, opening, state=State.READY, **found)
+            _ready(import_, found)
+
+
+def _ready(import_: Import, found: dict[str, Any]) -> None:
+    """To be looked at; or, where somebody has started it already, to be done."""
+    opening = [State.OPENING]
+    if not import_.is_chosen:
+        _move(import_, opening, state=State.READY, **found)
+    elif _move(import_, opening, state=State.QUEUED, queued=timezone.now(), attempts=0, **found):
+        _send("work_on_imports")
 
 
 def _first_look(import_: Import, rows: Rows, first: Sequence[Row]) -> dict[str, Any]:
@@ -136,7 +151,7 @@ def _first_look(import_: Import, rows: Rows, first: Sequence[Row]) -> dict[str, 
         "format": rows.format,
         "columns": columns,
         "columns_key": _columns_key(columns),
-        **_suggested(import_.project, columns, first),
+        **({} if import_.is_chosen else _suggested(import_.project, columns, first)),
     }
 
 

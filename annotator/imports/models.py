@@ -122,6 +122,11 @@ class Import(models.Model):
         return self.state in ACTIVE
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether somebody has said how it is to be imported, perhaps before it was open."""
+        return self.started_by_id is not None
+
+    @property
     def badge(self) -> str:
         return BADGES.get(State(self.state), "")
 

@@ -9,9 +9,10 @@ from datasets import Dataset
 from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 
+from annotator.imports import jobs
 from annotator.models import Assignment, Judgment
 from annotator.tokens import make_token
-from preferendum import ApiError, Client, PreferendumError, Run, RunEnded
+from preferendum import ApiError, Client, Import, ImportEnded, PreferendumError, Run, RunEnded
 from rlhf.models import Run as RunRow
 from rlhf.models import Status
 from tests.factories import UserFactory
@@ -46,6 +47,18 @@ def project(client):
     return client.create_project("Essays", overlap=1)
 
 
+@pytest.fixture(autouse=True)
+def worker(monkeypatch):
+    """What the worker does, done when a program looks how far it is."""
+    look = Import.refresh
+
+    def refresh(import_):
+        jobs.work()
+        return look(import_)
+
+    monkeypatch.setattr(Import, "refresh", refresh)
+
+
 def pairs(n):
     return [
         {"prompt": f"Question {i}?", "chosen": "Short.", "rejected": "Long, long."}
@@ -74,6 +87,50 @@ def test_rows_go_in_once_are_judged_and_come_out_as_a_dataset(
     assert [each.id for each in project.exports()] == [export.id]
     assert len(list(project.judgments())) == 5
     assert [each.slug for each in client.projects()] == ["essays"]
+
+
+def test_a_file_is_imported_as_it_is_said_and_the_skipped_rows_come_back(project, tmp_path):
+    (tmp_path / "a.csv").write_text("task,good,poor\nWhy?,Because.,No idea.\n,Yes.,No.\n")
+    mapping = {"prompt": "task", "chosen": "good", "rejected": "poor"}
+    options = {"mapping": mapping, "overlap": 3, "skip_bad_rows": True}
+
+    checked = project.import_file(tmp_path / "a.csv", is_check=True, **options)
+    report = project.import_file(tmp_path / "a.csv", **options)
+
+    newest, oldest = project.imports()
+    skipped = newest.download_skipped(tmp_path / "skipped.csv").read_text()
+    assert (checked.comparisons, oldest.state) == (1, "checked")
+    assert (report.comparisons, report.n_bad, report.bad[0]["place"]) == (1, 1, "row 3")
+    assert skipped.splitlines()[1].startswith("row 3,")
+    assert [row["overlap"] for row in project.comparisons()] == [3]
+
+
+def test_who_waits_for_an_import_hears_what_is_wrong_with_it_and_that_it_takes_long(
+    project, tmp_path, monkeypatch
+):
+    with pytest.raises(ImportEnded, match='line 2: the field "prompt" is missing'):
+        project.import_rows([{"prompt": "Why?"}, {"question": "Hi!"}])
+    (tmp_path / "a.jsonl").write_bytes(b"%PDF-1.7")
+    with pytest.raises(ApiError, match="The file is a PDF file"):
+        project.import_file(tmp_path / "a.jsonl")
+    assert project.next().reason == "nothing_imported"
+
+    monkeypatch.setattr(jobs, "work", lambda: None)  # the worker is busy
+    with pytest.raises(TimeoutError, match=r"Import\(.*, rows-1.jsonl.gz, queued\)"):
+        project.import_rows(pairs(1), timeout=0)
+    waiting = next(project.imports()).cancel()
+    with pytest.raises(ImportEnded, match="it is cancelled"):
+        waiting.wait()
+
+
+def test_a_dataset_on_the_hub_is_loaded_by_the_server(project):
+    with pytest.raises(TimeoutError, match="opening"):
+        project.import_hub("trl-lib/tldr@test", mapping={"prompt": "question"}, timeout=0)
+
+    sent = next(project.imports())
+    assert (sent.fields["hub_id"], sent.fields["mapping"]) == (
+        "trl-lib/tldr@test", {"prompt": "question"},
+    )  # fmt: skip
 
 
 def test_every_verdict_can_be_said_and_the_last_one_taken_back(project):
@@ -112,8 +169,6 @@ def test_an_assignment_of_which_nothing_is_said_does_not_come_round_for_ever(pro
 
 
 def test_what_the_server_refuses_is_its_sentence(client, project, live_server):
-    with pytest.raises(ApiError, match='line 1: the field "prompt" is missing'):
-        project.import_rows([{"question": "Hi!"}])
     with pytest.raises(ApiError, match=r"has no comparisons yet"):
         project.export()
     with pytest.raises(ApiError) as unknown:

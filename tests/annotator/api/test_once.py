@@ -107,6 +107,6 @@ def test_an_upload_is_known_by_its_file(admin):
     first, second = upload(b'{"prompt": "Why?"}'), upload(b'{"prompt": "Why?"}')
     other = upload(b'{"prompt": "Who?"}')
 
-    assert first.json()["prompts"] == 1
+    assert first.json()["name"] == "prompts.jsonl"
     assert second.json() == first.json()
     assert other.status_code == 422

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
 from annotator import assignment as assigning
+from annotator.imports import jobs
 from annotator.models import Role
 from annotator.tokens import Scope, make_token
 from rlhf.models import Metrics, RunKind, Sample, Status
@@ -61,9 +62,19 @@ def numbers(project, admin):
         "comparisons": project.comparisons.get().pk,
         "assignments": assigning.claim(project, admin).pk,
         "exports": project.exports.get().pk,
+        "imports": checked_import(project, admin).pk,
         "runs": project.runs.get().pk,
         "models": project.model_versions.get().pk,
     }
+
+
+def checked_import(project, admin):
+    """With a report, and a list of the rows that would be skipped."""
+    text = '{"prompt": "Why?"}\n{\n'
+    choices = {"skip_bad_rows": True, "is_check": True}
+    import_ = jobs.receive(project, admin, text=text, choices=choices)
+    jobs.work()
+    return import_
 
 
 @pytest.fixture

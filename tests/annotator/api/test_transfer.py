@@ -1,7 +1,6 @@
 import pytest
-from django.core.files.uploadedfile import SimpleUploadedFile
 
-from annotator.models import Prompt, Role
+from annotator.models import Role
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -14,7 +13,6 @@ from tests.factories import (
 pytestmark = pytest.mark.django_db
 
 TEA = "/api/v1/projects/tea/"
-LINES = b'{"prompt": "Why?"}\n{"prompt": "Who?"}\n'
 
 
 @pytest.fixture
@@ -27,48 +25,10 @@ def admin(project):
     return api_client(MembershipFactory(project=project, role=Role.ADMIN).user)
 
 
-def upload(program, content, **fields):
-    file = SimpleUploadedFile("prompts.jsonl", content)
-    return program.post(f"{TEA}imports/", {"file": file, **fields})
-
-
 @pytest.fixture
 def export(project, admin):
     make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
     return admin.post(f"{TEA}exports/", {}, content_type="application/json").json()
-
-
-def test_a_file_is_imported(project, admin):
-    report = upload(admin, LINES).json()
-
-    assert (report["prompts"], report["duplicates"]) == (2, 0)
-    assert project.prompts.count() == 2
-
-
-def test_bad_lines_are_listed_and_nothing_is_imported(admin):
-    answer = upload(admin, LINES + b"{\n")
-
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["detail"].startswith("line 3: broken JSON")
-    assert not Prompt.objects.exists()
-
-
-def test_bad_lines_are_left_out_if_so_asked(admin):
-    report = upload(admin, LINES + b"{\n", skip_bad_lines="true").json()
-
-    assert (report["prompts"], report["n_bad_lines"]) == (2, 1)
-
-
-def test_a_file_that_is_too_large_is_not_read(settings, admin):
-    settings.IMPORT_MAX_BYTES = -(2**20)
-
-    assert upload(admin, LINES).status_code == 413
-
-
-def test_no_file_is_a_mistake_of_the_field(admin):
-    answer = admin.post(f"{TEA}imports/", {})
-
-    assert [error["pointer"] for error in answer.json()["errors"]] == ["#/file"]
 
 
 def test_an_export_is_made_and_listed(admin, export):
@@ -120,4 +80,3 @@ def test_a_reviewer_downloads_and_only_an_admin_exports(project, export):
 
     assert reviewer.get(f"{TEA}exports/{export['id']}/data/").status_code == 200
     assert answer.status_code == 404
-    assert reviewer.post(f"{TEA}imports/").status_code == 404
