@@ -40,7 +40,7 @@ BLOCK_BYTES = 2**20
 
 
 class ImportEnded(PreferendumError):
-    """An import that was waited for has added nothing. `import_` is how it ended."""
+    """An import that was waited for has not come to its end. `import_` is how it ended."""
 
     def __init__(self, import_: Import) -> None:
         self.import_ = import_
@@ -348,7 +348,7 @@ class Import:
         return ImportReport(**counts, n_bad=report["n_bad"], bad=tuple(report["bad"]))
 
     def cancel(self) -> Import:
-        """End it, with nothing imported; one that runs needs a second or so."""
+        """End it; what is stored already stays. One that runs needs a second or so."""
         self.fields = self.project.transport.post(f"{self.path}cancel/")
         return self
 

@@ -114,7 +114,9 @@ class NewHubImportSerializer(ChoicesSerializer):
 
 # --- what is answered -----------------------------------------------------------------------------
 class ProgressSerializer(serializers.Serializer):
-    phase = serializers.CharField(help_text="Empty at first, then `reading`, then `storing`.")
+    phase = serializers.CharField(
+        help_text="Empty at first, then `reading`, then `storing` or `counting`."
+    )
     done = serializers.IntegerField()
     total = serializers.IntegerField(help_text="0: not known.")
     unit = serializers.CharField(help_text="`rows` or `bytes`.")
@@ -142,6 +144,9 @@ class BadRowSerializer(serializers.Serializer):
 class ReportSerializer(serializers.Serializer):
     counts = CountsSerializer(
         allow_null=True, default=None, help_text="Null: it has not ended well, or not at all yet."
+    )
+    n_stored = serializers.IntegerField(
+        default=0, help_text="Rows, of one that did not come to its end: they stay."
     )
     n_bad = serializers.IntegerField(default=0, help_text="Bad rows that were found.")
     bad = BadRowSerializer(many=True, default=list, help_text="The first of them.")
@@ -237,7 +242,7 @@ def one_import(request: Request, slug: str, pk: int) -> Response:
     return _answer(request, _get(request, slug, pk))
 
 
-@documented("cancel_import", "End it before its end, with nothing imported", method="POST",
+@documented("cancel_import", "End it before its end; what is stored already stays", method="POST",
             answer=ImportSerializer)  # fmt: skip
 @api_view(["POST"])
 def cancel_import(request: Request, slug: str, pk: int) -> Response:
