@@ -88,7 +88,7 @@ PRESETS = {
             "learning_rate": 8e-4, "value_learning_rate": 8e-4, "kl_coefficient": 0.02,
             "adapter_layers": 10, "evaluate_every": 5,
         },
-        evaluate={"completions_per_prompt": 1, "max_new_tokens": 64, "batch_size": 32},
+        evaluate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
     ),
 }  # fmt: skip
 
