@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import httpx
 
@@ -302,28 +302,19 @@ def _number_of(value: Any) -> Any:
 
 
 # --- imports ----------------------------------------------------------------------------------
-class Import:
-    """A file that was sent, as it was when it was asked for last. The server's worker imports it."""
+class _Followed:
+    """What the server does in the background, as it was when it was asked for last."""
+
+    kept_in: ClassVar[str]  # the end of the address of its list
 
     def __init__(self, project: Project, fields: Row) -> None:
         self.project, self.fields = project, fields
-        self.path = f"{project.path}imports/{fields['id']}/"
-
-    def __repr__(self) -> str:
-        return f"Import({self.id}, {self.name}, {self.state})"
+        self.path = f"{project.path}{self.kept_in}/{fields['id']}/"
 
     @property
     def id(self) -> int:
         found: int = self.fields["id"]
         return found
-
-    @property
-    def name(self) -> str:
-        return str(self.fields["name"])
-
-    @property
-    def state(self) -> str:
-        return str(self.fields["state"])
 
     @property
     def is_active(self) -> bool:
@@ -333,9 +324,26 @@ class Import:
     def error(self) -> str:
         return str(self.fields["error"])
 
-    def refresh(self) -> Import:
+    def refresh(self) -> Self:
         self.fields = self.project.transport.get(self.path)
         return self
+
+
+class Import(_Followed):
+    """A file that was sent, as it was when it was asked for last. The server's worker imports it."""
+
+    kept_in = "imports"
+
+    def __repr__(self) -> str:
+        return f"Import({self.id}, {self.name}, {self.state})"
+
+    @property
+    def name(self) -> str:
+        return str(self.fields["name"])
+
+    @property
+    def state(self) -> str:
+        return str(self.fields["state"])
 
     def wait(self, *, timeout: float | None = None) -> ImportReport:
         """What is new, when it is imported. Raises ImportEnded if it ends otherwise, and TimeoutError
@@ -508,20 +516,13 @@ def _sha256(path: Path) -> str:
 
 
 # --- runs and models --------------------------------------------------------------------------
-class Run:
+class Run(_Followed):
     """A background job, as it was when it was asked for last."""
 
-    def __init__(self, project: Project, fields: Row) -> None:
-        self.project, self.fields = project, fields
-        self.path = f"{project.path}runs/{fields['id']}/"
+    kept_in = "runs"
 
     def __repr__(self) -> str:
         return f"Run({self.id}, {self.kind}, {self.status})"
-
-    @property
-    def id(self) -> int:
-        found: int = self.fields["id"]
-        return found
 
     @property
     def kind(self) -> str:
@@ -530,18 +531,6 @@ class Run:
     @property
     def status(self) -> str:
         return str(self.fields["status"])
-
-    @property
-    def is_active(self) -> bool:
-        return bool(self.fields["is_active"])
-
-    @property
-    def error(self) -> str:
-        return str(self.fields["error"])
-
-    def refresh(self) -> Run:
-        self.fields = self.project.transport.get(self.path)
-        return self
 
     def wait(self, *, timeout: float | None = None) -> Run:
         """This run when it has succeeded. Raises RunEnded if it ends otherwise, and TimeoutError after so

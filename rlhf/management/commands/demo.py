@@ -67,7 +67,7 @@ class Command(BaseCommand):
         ]:
             lines.append(f"In the background: {', '.join(active)}.")
         lines += [
-            "Ctrl-C stops web, worker and trainer; a run that is training goes on.",
+            "Ctrl-C stops all of it; a run that is training goes on.",
             "`make demo` starts them again.",
             "",
         ]
