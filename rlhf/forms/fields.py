@@ -1,0 +1,116 @@
+"""Fields that several runs' forms share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from rlhf.models import ModelVersion
+from rlhf.training.config import (
+    PPOConfig,
+)
+
+
+def whole(label: str, initial: int, help_text: str, low: int = 1, high: int = 10**6) -> Any:
+    """A field for a whole number."""
+    return forms.IntegerField(
+        label=label, initial=initial, help_text=help_text, min_value=low, max_value=high
+    )
+
+
+def decimal(label: str, initial: float, help_text: str, low: float = 0.0, high: float = 1.0) -> Any:
+    """A field for any number; whether the ends count is for the config to say."""
+    return forms.FloatField(
+        label=label,
+        initial=initial,
+        help_text=help_text,
+        min_value=low,
+        max_value=high,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+    )
+
+
+def temperature(initial: float) -> Any:
+    text = "Above 0. 1 samples from the model as it is; lower gives less varied answers."
+    return decimal("Temperature", initial, text, high=5.0)
+
+
+def seed(initial: int) -> Any:
+    text = "The same seed with the same settings gives the same run."
+    return whole("Seed", initial, text, low=0, high=2**31 - 1)
+
+
+def batch_size(initial: int) -> Any:
+    text = "Answers written at the same time. Fewer need less memory and take longer."
+    return whole("Batch size", initial, text, high=4096)
+
+
+def longest_answer(initial: int) -> Any:
+    text = "Tokens, about ¾ of a word each; longer answers are cut off."
+    return whole("Longest answer", initial, text, high=32_768)
+
+
+def longest_prompt(initial: int) -> Any:
+    text = "Tokens. Longer prompts are left out and counted, never cut."
+    return whole("Longest prompt", initial, text, high=32_768)
+
+
+def optional_decimal(label: str, help_text: str, low: float = 0.0) -> Any:
+    """A field for any number from `low` on, or nothing."""
+    return forms.FloatField(
+        label=label,
+        required=False,
+        min_value=low,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text=help_text,
+    )
+
+
+def adapter_layers(help_text: str) -> Any:
+    return forms.IntegerField(
+        label="Layers with an adapter", required=False, min_value=1, help_text=help_text
+    )
+
+
+def ensemble() -> Any:
+    """How the members of a reward model become one score."""
+    return forms.ChoiceField(
+        label="Several members",
+        choices=[
+            ("mean", "The mean of their scores"),
+            ("worst", "The lowest: what one of them dislikes is not rewarded"),
+            ("uncertainty", "The mean, less the price of their disagreement"),
+        ],
+        initial=PPOConfig.ensemble,
+        help_text="How the scores of a reward model with several members become one. One with a "
+        "single member scores the same whatever stands here.",
+    )
+
+
+def uncertainty_coefficient() -> Any:
+    text = "Score that each standard deviation between the members costs, where it has a price."
+    return decimal("Price of disagreement", PPOConfig.uncertainty_coefficient, text, high=100.0)
+
+
+def sample_of_prompts() -> Any:
+    return forms.IntegerField(
+        label="At most so many prompts",
+        required=False,
+        min_value=1,
+        help_text="A sample, the same one every time. Empty: all of them.",
+    )
+
+
+def version(label: str, help_text: str, *, required: bool = True, empty: str = "None") -> Any:
+    return forms.ModelChoiceField(
+        ModelVersion.objects.none(),
+        label=label,
+        help_text=help_text,
+        required=required,
+        empty_label=None if required else empty,
+        error_messages={
+            "invalid_choice": "Choose one of the list. A policy elsewhere can only write answers, in "
+            "“Generate completions” and “Evaluate”."
+        },
+    )
