@@ -87,6 +87,7 @@ def check_run_command(command: str) -> None:
 DATA_DIR = data_dir(Path(env.str("PREFERENDUM_DATA_DIR", str(BASE_DIR / "var"))).resolve())
 EXPORTS_DIR = DATA_DIR / "exports"
 RUNS_DIR = DATA_DIR / "runs"
+DATASETS_DIR = DATA_DIR / "datasets"
 MODELS_DIR = DATA_DIR / "models"
 
 # --- security ---------------------------------------------------------------------------------

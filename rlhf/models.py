@@ -27,6 +27,18 @@ class RunKind(models.TextChoices):
     ORDER_QUEUE = "order_queue", "Order questions"
     CONVERSE = "converse", "Live conversations"
     MERGE = "merge", "Merge weights"
+    COMBINE = "combine", "Combine adapters"
+    SUPERVISED = "supervised", "Supervised fine-tuning"
+    DOMAIN = "domain", "Domain tuning"
+    DPO = "dpo", "DPO"
+    KTO = "kto", "KTO"
+    RLOO = "rloo", "RLOO"
+    GRPO = "grpo", "GRPO"
+    DISTILL = "distill", "Distillation"
+    SEARCH = "search", "Search"
+    SUITE = "suite", "Evaluation suite"
+    INDEX = "index", "Index documents"
+    SCREEN = "screen", "Screen data"
 
 
 class Status(models.TextChoices):
@@ -171,6 +183,43 @@ class Endpoint(models.Model):
         return {"endpoint": self.pk, **{name: getattr(self, name) for name in names}}
 
 
+class DatasetKind(models.TextChoices):
+    DEMONSTRATIONS = "demonstrations", "Demonstrations"  # rows {"messages": […]}
+    TEXT = "text", "Text"  # rows {"text": …}
+
+
+class Dataset(models.Model):
+    """Text to learn from that is no votes: demonstrations, or running text. Frozen like an export:
+    `data.jsonl` in its folder, written by `datasets.create_dataset`, never changes."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="datasets")
+    name = models.CharField(max_length=120)
+    kind = models.CharField(max_length=14, choices=DatasetKind.choices)
+    path = models.CharField(max_length=500)
+    n_rows = models.PositiveBigIntegerField()
+    n_bytes = models.PositiveBigIntegerField()
+    files = models.JSONField(default=dict, help_text="{file: {sha256, bytes}} as they were made.")
+    origin = models.CharField(max_length=300, help_text="Where it comes from, in words.")
+    details = models.JSONField(default=dict)
+    run = models.ForeignKey("Run", models.PROTECT, null=True, related_name="datasets_made")
+    export = models.ForeignKey(Export, models.PROTECT, null=True, related_name="datasets_made")
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="datasets")
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "name"], name="one_dataset_per_name"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def data(self) -> Path:
+        return Path(self.path) / "data.jsonl"
+
+
 class Round(models.Model):
     """One turn of the loop, started from `policy`. Its comparisons, export and runs carry its number."""
 
@@ -231,6 +280,7 @@ class Run(models.Model):
         help_text="What a reward model is made from, if not from the policy.",
     )  # fmt: skip
     export = models.ForeignKey(Export, models.PROTECT, null=True, related_name="runs")
+    datasets = models.ManyToManyField(Dataset, related_name="runs", blank=True)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="runs")
 
     created = models.DateTimeField(default=timezone.now, editable=False)

@@ -1,0 +1,79 @@
+"""Writing the frozen text that supervised and domain tuning learn from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from annotator.models import Export, Project, User
+from rlhf.models import Dataset, DatasetKind, Run
+from rlhf.training.hashes import files_in
+
+Row = dict[str, Any]  # {"messages": [{"role", "content"}, …]} or {"text": …}; more keys are kept
+
+
+class DatasetRefused(Exception):
+    """A dataset cannot be made. The message is a sentence for the admin."""
+
+
+def create_dataset(
+    project: Project,
+    name: str,
+    kind: DatasetKind,
+    rows: Iterable[Row],
+    *,
+    origin: str,
+    details: dict[str, Any] | None = None,
+    user: User | None = None,
+    run: Run | None = None,
+    export: Export | None = None,
+) -> Dataset:
+    """Write the rows, one after another, and freeze them. `origin` says in words where they come from.
+
+    Raises DatasetRefused if there are none, or the project has the name already; whatever `rows` raises
+    passes through, and nothing is left behind.
+    """
+    folder = Path(settings.DATASETS_DIR) / str(uuid.uuid4())
+    folder.mkdir(parents=True)
+    try:
+        n_rows = _write(folder / "data.jsonl", rows)
+        if not n_rows:
+            raise DatasetRefused(f"“{name}” would be empty: there is no row to learn from.")
+        files = files_in(folder)
+        with transaction.atomic():
+            return Dataset.objects.create(
+                project=project,
+                name=name,
+                kind=kind,
+                path=str(folder),
+                n_rows=n_rows,
+                n_bytes=files["data.jsonl"]["bytes"],
+                files=files,
+                origin=origin,
+                details=details or {},
+                run=run,
+                export=export,
+                created_by=user,
+            )
+    except IntegrityError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DatasetRefused(f"This project has a dataset “{name}” already.") from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write(path: Path, rows: Iterable[Row]) -> int:
+    n_rows = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            n_rows += 1
+    return n_rows
