@@ -23,7 +23,7 @@ from django.db.models import Count, Exists, F, Max, Min, OuterRef, Q, QuerySet, 
 from django.utils import timezone
 
 from annotator.ballots import Entered, entered_by, keep
-from annotator.compiled import compiled
+from annotator.compiled import Changes, compiled, compiled_update, insert
 from annotator.gold import find_gold, has_failed, is_qualifying, settle_qualification
 from annotator.models import (
     COUNTED,
@@ -410,14 +410,17 @@ def _hand_out(
     others took the last."""
     showing = _drawn_showing(comparison, annotator)
     showing.is_repeat = is_repeat
-    if showing.takes_place:
-        free = Comparison.objects.open().filter(pk=comparison.pk)
-        if free.update(taken=F("taken") + 1) != 1:
-            return None
+    if showing.takes_place and _take_open_place(comparison.pk) != 1:
+        return None
     if has_draft(protocol_of(comparison.project), len(showing.order)):
         _go_on_with_draft(showing)
-    showing.save()
+    insert(showing)
     return showing
+
+
+@compiled_update
+def _take_open_place(comparison: int) -> tuple[QuerySet[Comparison], Changes]:
+    return Comparison.objects.open().filter(pk=comparison), {"taken": F("taken") + 1}
 
 
 def _go_on_with_draft(showing: Assignment) -> None:
@@ -631,15 +634,11 @@ def record(
     )
     _check(assignment, said, payload_hash)
     skipped = verdict == Verdict.SKIPPED
-    ended: dict[str, Any] = {"state": AssignmentState.JUDGED, "draft": {}}
-    if skipped:
-        ended = {"state": AssignmentState.SKIPPED}
     with transaction.atomic():
         # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
         # And first of all, so that two tabs of one person do not wait for each other.
         membership = membership_of(assignment.project, assignment.annotator, lock=True)
-        live = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.LIVE)
-        was_live = live.update(**ended) == 1
+        was_live = _end_showing(assignment.pk, skipped=skipped, live_only=True) == 1
         if not was_live:
             locked = Assignment.objects.select_for_update(no_key=True).filter(pk=assignment.pk)
             assignment.state = locked.values_list("state", flat=True).get()
@@ -649,11 +648,11 @@ def record(
             raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
         if not was_live:
             _revive(assignment, membership)
-            Assignment.objects.filter(pk=assignment.pk).update(**ended)
+            _end_showing(assignment.pk, skipped=skipped, live_only=False)
         if skipped:
             _give_place_back(assignment)
         elapsed = (timezone.now() - assignment.created).total_seconds()
-        judgment = Judgment.objects.create(
+        judgment = Judgment(
             assignment_id=assignment.pk,
             comparison_id=assignment.comparison_id,
             is_repeat=assignment.is_repeat,
@@ -664,11 +663,25 @@ def record(
             seconds=elapsed if seconds is None else seconds,
             guideline_version=assignment.guideline_version,
         )
+        insert(judgment)
         tell_judgment(judgment, assignment)
         if assignment.comparison.purpose == Purpose.GOLD:
             settle_qualification(assignment.project, assignment.annotator)
             assignment.annotator.seen_membership = None  # it may have changed
         return judgment
+
+
+@compiled_update
+def _end_showing(
+    pk: int, *, skipped: bool, live_only: bool
+) -> tuple[QuerySet[Assignment], Changes]:
+    """What had been entered before a skip stays: an undo brings it back."""
+    showing = Assignment.objects.filter(pk=pk)
+    if live_only:
+        showing = showing.filter(state=AssignmentState.LIVE)
+    if skipped:
+        return showing, {"state": AssignmentState.SKIPPED}
+    return showing, {"state": AssignmentState.JUDGED, "draft": {}}
 
 
 def _check(assignment: Assignment, said: Said, payload: str) -> None:

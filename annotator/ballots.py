@@ -340,6 +340,7 @@ class Ballot:
         n = len(completions)
         self.protocol = protocol
         self.n = n
+        self.is_blank = not entered
         self.ranks_many = n > 2 and protocol.many == "ranking"
         offered = _options(choices(protocol, n), entered.get("choice", []))
         self.choices = [option for option in offered if option.value != "all_bad"]
@@ -370,7 +371,15 @@ class Ballot:
         self.marks_only = not (
             self.rows or self.reasons or protocol.rationale != "off" or protocol.rewrite
         )
-        self.keys = key_sheet(protocol, n)
+
+    @property
+    def keys(self) -> list[tuple[list[str], str]]:
+        return key_sheet(self.protocol, self.n)
+
+    @property
+    def design(self) -> str:
+        """The same for blank papers that differ in the answers alone."""
+        return f"{self.n} {self.protocol!r}"
 
     @property
     def ends_with(self) -> str:

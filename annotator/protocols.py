@@ -94,10 +94,13 @@ class Protocol:
             self.criteria
             or self.rationale != "off"
             or self.reasons
-            or self.rewrite
-            or self.span_labels
-            or self.flags
+            or self.marks_answers
         )
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether something is put on the answers themselves, or said in their place."""
+        return bool(self.rewrite or self.span_labels or self.flags)
 
 
 def _check_labels(name: str, labels: Any, at_most: int, at_least: int = 0) -> None:

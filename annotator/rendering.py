@@ -44,7 +44,10 @@ ATTRIBUTES = {
     **maths.ATTRIBUTES,
 }
 MAX_RENDERED = 50_000  # characters; some Markdown takes a time that grows with their square
-RENDERED_KEPT = 64  # texts, of which the guidelines are asked for with every comparison
+# Rendered texts that are kept: several people are shown the same answers, and everybody the guidelines.
+LONG_KEPT = 64
+SHORT_KEPT = 2048
+SHORT = 4000  # characters
 MAX_HIGHLIGHTED = 10_000  # characters of code, for the same reason
 
 
@@ -65,12 +68,25 @@ def split_conversation(messages: Sequence[Message]) -> Conversation:
     )
 
 
-@lru_cache(maxsize=RENDERED_KEPT)
 def render_markdown(text: str) -> SafeString:
     """HTML of CommonMark with tables and strikethrough; a very long text as it is.
 
     Example: "**a** <b>" -> "<p><strong>a</strong> &lt;b&gt;</p>".
     """
+    return _short(text) if len(text) <= SHORT else _long(text)
+
+
+@lru_cache(maxsize=SHORT_KEPT)
+def _short(text: str) -> SafeString:
+    return _rendered(text)
+
+
+@lru_cache(maxsize=LONG_KEPT)
+def _long(text: str) -> SafeString:
+    return _rendered(text)
+
+
+def _rendered(text: str) -> SafeString:
     if len(text) > MAX_RENDERED:
         return format_html('<pre class="plain">{}</pre>', text)
     html = nh3.clean(

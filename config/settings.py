@@ -173,6 +173,8 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "annotator.User"
+AUTHENTICATION_BACKENDS = ["annotator.backends.Backend"]
+SESSION_ENGINE = "annotator.sessions"
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "annotator:home"
 LOGOUT_REDIRECT_URL = "login"
