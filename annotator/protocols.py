@@ -90,12 +90,7 @@ class Protocol:
     @property
     def asks_more(self) -> bool:
         """Whether there is more to say than the choice, so that the choice alone sends nothing."""
-        return bool(
-            self.criteria
-            or self.rationale != "off"
-            or self.reasons
-            or self.marks_answers
-        )
+        return bool(self.criteria or self.rationale != "off" or self.reasons or self.marks_answers)
 
     @property
     def marks_answers(self) -> bool:

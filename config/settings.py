@@ -195,6 +195,7 @@ DATABASES = {
     ),
 }
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    DATABASES["default"]["ENGINE"] = "annotator.sqlite"
     DATABASES["default"]["OPTIONS"] = {
         # A transaction that will write takes the write lock when it begins: two that both read
         # first and write later would otherwise fail with "database is locked", not wait.
