@@ -9,7 +9,6 @@ stored twice, an import that was interrupted is completed by importing the file 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import tempfile
 import time
@@ -19,16 +18,15 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import msgspec
 from django.conf import settings
 from django.db import transaction
 
 from annotator.audit import Action, record
 from annotator.counting import Seen, count_new
 from annotator.formats.entries import (
-    Answer,
     Entry,
     FieldError,
-    Vote,
     check_prompt,
     excerpt,
     printable,
@@ -54,6 +52,9 @@ PAUSE = 0.002  # seconds between two batches, in which whoever waits begins
 SECONDS_BETWEEN_LOOKS = 0.2  # of an import that waits for another one
 BETWEEN_PROGRESS = 200  # rows
 BAD_ROW_COLUMNS = ("place", "column", "value", "problem")
+
+ENCODER = msgspec.json.Encoder()  # of the file between checking and storing
+DECODER = msgspec.json.Decoder(Entry)
 
 logger = logging.getLogger(__name__)
 
@@ -138,11 +139,10 @@ def _check(
                 break
             continue
         n_good += 1
-        if entry.expected is None:
-            entry = entry._replace(hold=project.reason_to_hold(entry.answers))
-        good.write(json.dumps(entry).encode() + b"\n")
         if len(ignored) < MAX_IGNORED:
             ignored.update(printable(name, 60) for name in entry.ignored)
+        hold = project.reason_to_hold(entry.answers) if entry.expected is None else ""
+        good.write(ENCODER.encode(entry._replace(hold=hold, ignored=[])) + b"\n")
     return _Checked(errors, n_errors, tuple(sorted(ignored)[:MAX_IGNORED]), n_good)
 
 
@@ -175,21 +175,13 @@ def _batches(good: IO[bytes]) -> Iterator[list[Entry]]:
     batch: list[Entry] = []
     n_bytes = 0
     for line in good:
-        batch.append(_entry_again(line))
+        batch.append(DECODER.decode(line))
         n_bytes += len(line)
         if len(batch) >= BATCH or n_bytes >= BATCH_BYTES:
             yield batch
             batch, n_bytes = [], 0
     if batch:
         yield batch
-
-
-def _entry_again(line: bytes) -> Entry:
-    entry = Entry(*json.loads(line))
-    return entry._replace(
-        answers=[Answer(*answer) for answer in entry.answers],
-        votes=[Vote(*vote) for vote in entry.votes],
-    )
 
 
 # --- importing --------------------------------------------------------------------------------

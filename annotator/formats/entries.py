@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:  # so that files can be read without Django
-    from annotator.models import Message
+Message = dict[str, str]  # as `annotator.models` has it: files can be read without Django
 
 MAX_ROW_BYTES = 2**20
 MAX_SOURCE_LENGTH = 200  # of the column in the database

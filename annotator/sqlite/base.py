@@ -34,6 +34,7 @@ class Turn:
         self.timeout = timeout
         self.file: int | None = None
         self.thread: threading.Lock | None = None
+        self.has_it = False
 
     def take(self) -> None:
         """Comes back when it is this connection's turn, or when it has waited long enough: then SQLite
@@ -47,14 +48,18 @@ class Turn:
             self.file = os.open(self.path, os.O_RDONLY | os.O_CREAT, 0o644)
         while time.monotonic() < deadline:
             try:
-                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 time.sleep(LOOK_EVERY)
+            else:
+                self.has_it = True
+                return
 
     def give_back(self) -> None:
         """Nothing happens if it has none."""
-        if self.file is not None:
+        if self.has_it and self.file is not None:
             fcntl.flock(self.file, fcntl.LOCK_UN)
+        self.has_it = False
         if self.thread is not None:
             thread, self.thread = self.thread, None
             thread.release()

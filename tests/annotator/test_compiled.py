@@ -3,10 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.test.utils import CaptureQueriesContext
 
-from annotator.compiled import compiled
+from annotator.compiled import compiled, compiled_update, insert
 from annotator.models import Comparison, Project, Prompt
 from tests.factories import ComparisonFactory, ProjectFactory, PromptFactory
 
@@ -79,3 +79,34 @@ def test_a_value_that_is_not_in_the_query_is_refused():
 
     with pytest.raises(TypeError, match="values \\[1\\] are not in the query"):
         odd(1, 2)
+
+
+def test_an_update_changes_what_the_queryset_finds_and_says_how_many():
+    @compiled_update
+    def rename(slug: str, overlap: int):
+        return Project.objects.filter(slug=slug, overlap__gte=overlap), {"name": "new"}
+
+    project, other = ProjectFactory(name="A", overlap=2), ProjectFactory(name="B", overlap=2)
+
+    assert [rename(project.slug, 3), rename(project.slug, 2)] == [0, 1]
+    assert list(Project.objects.order_by("pk").values_list("name", flat=True)) == ["new", "B"]
+    assert other.name == "B"
+
+
+def test_a_row_is_inserted_as_if_it_were_saved():
+    project, messages = ProjectFactory(), [{"role": "user", "content": "Ä \u2028 '"}]
+    row = Prompt(project=project, key="k", messages=messages, split="train")
+
+    insert(row)
+    row.split = "test"
+    row.save()  # an update: it is there already
+
+    [found] = Prompt.objects.all()
+    assert (found.pk, found.messages, found.split) == (row.pk, messages, "test")
+
+
+def test_a_row_that_may_not_be_is_refused_as_by_the_database():
+    prompt = PromptFactory()
+
+    with pytest.raises(IntegrityError):
+        insert(Prompt(project=prompt.project, key=prompt.key, messages=[], split="train"))
