@@ -77,16 +77,16 @@ PRESETS = {
     ),
     "smollm2": Preset(
         source="embedded",
-        max_prompts=160,
+        max_prompts=128,
         generate={"completions_per_prompt": 2, "max_new_tokens": 64, "batch_size": 32},
         reward_model={
             "epochs": 2, "learning_rate": 3e-4, "batch_size": 8,
             "policy_samples": 32, "max_new_tokens": 64, "adapter_layers": 10,
         },
         ppo={
-            "steps": 10, "batch_size": 32, "max_new_tokens": 64, "epochs": 1, "minibatches": 4,
+            "steps": 8, "batch_size": 32, "max_new_tokens": 64, "epochs": 1, "minibatches": 4,
             "learning_rate": 8e-4, "value_learning_rate": 8e-4, "kl_coefficient": 0.02,
-            "adapter_layers": 10, "evaluate_every": 10,
+            "adapter_layers": 10, "evaluate_every": 8,
         },
         evaluate={"completions_per_prompt": 1, "max_new_tokens": 64, "batch_size": 32},
     ),
