@@ -1,7 +1,7 @@
 """Asking the right next question: open comparisons out to a run, and back in the order it made.
 
 Whoever is asked next depends on two things that are stored with a comparison: its arm, drawn once
-and for ever, and in the active arm its place (annotator/assignment.py). Both belong to prompts
+and for ever, and in the active arm its place (annotator/assignment/finding.py). Both belong to prompts
 rather than to comparisons: all comparisons of a prompt are in one arm, and the second one of a
 prompt has its place behind the first ones of all others.
 """

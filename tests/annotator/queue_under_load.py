@@ -31,6 +31,7 @@ from django.db.models import Count, F, Q  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from annotator import assignment as queue  # noqa: E402
+from annotator.assignment import finding  # noqa: E402
 from annotator.importing import import_jsonl  # noqa: E402
 from annotator.models import (  # noqa: E402
     Arm,
@@ -185,7 +186,7 @@ def do_record(assignment_pk, is_skip):
 def do_work(project_pk, person):
     project, user = Project.objects.get(pk=project_pk), User.objects.get(pk=person)
     draw = random.Random(person)
-    queue.REPEAT_AFTER = 2
+    finding.REPEAT_AFTER = 2
     counts = Counter()
     for _ in range(60):
         assignment = queue.claim(project, user)

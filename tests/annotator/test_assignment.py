@@ -194,7 +194,7 @@ def test_claim_and_record_ask_equally_many_questions(project, anna, n, django_as
 def test_claim_asks_a_dozen_questions_at_most_with_everything_on(
     project, anna, django_assert_max_num_queries, monkeypatch
 ):
-    monkeypatch.setattr("annotator.assignment.REPEAT_AFTER", 1)
+    monkeypatch.setattr("annotator.assignment.finding.REPEAT_AFTER", 1)
     project.gold_percent = project.repeat_percent = 50
     anna.memberships.update(quota_total=100)
     ComparisonFactory.create_batch(12, project=project, draw=1.0)  # found without wrapping round
@@ -817,8 +817,8 @@ def test_the_verdict_on_a_known_answer_can_be_taken_back(project, anna):
 @pytest.fixture
 def repeating(project, anna, monkeypatch):
     """The project asks as often as it can again what lies two judgments back."""
-    monkeypatch.setattr("annotator.assignment.REPEAT_AFTER", 2)
-    monkeypatch.setattr("annotator.assignment.random.random", lambda: 0.0)
+    monkeypatch.setattr("annotator.assignment.finding.REPEAT_AFTER", 2)
+    monkeypatch.setattr("annotator.assignment.claiming.random.random", lambda: 0.0)
     project.repeat_percent = 50
     return project
 
@@ -1028,7 +1028,7 @@ def test_progress_counts_what_is_done_held_and_left_for_me(project, anna, ben):
 
 
 def test_progress_does_not_count_without_end(project, anna, monkeypatch):
-    monkeypatch.setattr("annotator.assignment.COUNT_LIMIT", 2)
+    monkeypatch.setattr("annotator.assignment.standing.COUNT_LIMIT", 2)
     ComparisonFactory.create_batch(4, project=project)
 
     expected = Progress(done=0, total=2, is_capped=True, last_judgment=None)
@@ -1046,7 +1046,7 @@ def test_progress_keeps_the_total_that_was_shown(project, anna):
 
 @pytest.mark.parametrize(("known_total", "count_every"), [("1", 10), ("many", 10), ("1012+", 1)])
 def test_progress_counts_anew(project, anna, monkeypatch, known_total, count_every):
-    monkeypatch.setattr("annotator.assignment.COUNT_EVERY", count_every)
+    monkeypatch.setattr("annotator.assignment.standing.COUNT_EVERY", count_every)
     make_judgment(ComparisonFactory(project=project), anna)
     held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
 

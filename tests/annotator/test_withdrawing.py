@@ -113,7 +113,7 @@ def test_who_is_qualified_again_is_asked_again(project, admin, anna):
 
 
 def test_a_long_withdrawal_is_done_in_parts(project, admin, anna, monkeypatch):
-    monkeypatch.setattr(queue, "VOID_BATCH", 2)
+    monkeypatch.setattr("annotator.assignment.verdicts.VOID_BATCH", 2)
     monkeypatch.setattr(withdrawing, "VOIDED_AT_ONCE", 4)
     for comparison in ComparisonFactory.create_batch(5, project=project):
         make_judgment(comparison, anna, [0], [1])

@@ -158,7 +158,7 @@ def test_the_page_says_before_what_will_happen_and_after_what_carries_the_votes(
 
 
 def test_a_withdrawal_under_way_is_gone_on_with(client, project, anna, export, monkeypatch):
-    monkeypatch.setattr("annotator.assignment.VOID_BATCH", 1)
+    monkeypatch.setattr("annotator.assignment.verdicts.VOID_BATCH", 1)
     monkeypatch.setattr("annotator.withdrawing.VOIDED_AT_ONCE", 1)
     client.force_login(MembershipFactory(project=project, role=Role.ADMIN).user)
     export(anna)

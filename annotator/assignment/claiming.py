@@ -1,0 +1,237 @@
+"""Handing comparisons out: the next one, a certain one, or one moved from somebody else."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from annotator.assignment.finding import find_next, find_old, lock_next
+from annotator.assignment.leases import end_holds, release, release_expired, renew
+from annotator.assignment.showing import (
+    drawn_showing,
+    has_draft,
+    held_by,
+    in_hand,
+    lease_end,
+    lock_both,
+    may_judge,
+    membership_of,
+    payload_hash,
+    take_open_place,
+)
+from annotator.assignment.standing import may_begin_real_work, quota_reached
+from annotator.ballots import Entered, keep
+from annotator.compiled import insert
+from annotator.gold import find_gold, is_qualifying
+from annotator.models import (
+    IN_HAND,
+    Assignment,
+    AssignmentState,
+    Comparison,
+    Membership,
+    Project,
+    User,
+)
+from annotator.protocols import (
+    protocol_of,
+    protocol_shown,
+)
+
+ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
+WAITING_DAYS = 7  # that what was moved to somebody is kept for them
+
+
+class NotHandedOut(Exception):
+    """The comparison has no place for the annotator any more. The message is a sentence."""
+
+
+class NotMoved(Exception):
+    """The comparison stays with whom it is. The message is a sentence for the admin."""
+
+
+class _QuotaReached(Exception):
+    """Takes back what a claim has begun."""
+
+
+def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Assignment | None:
+    """The comparison the annotator holds in this project, or the next one for them, or None.
+
+    The lease of what comes back is fresh. None means that there is nothing for them right now;
+    `queue_state` says why. Who `has_judged` what they held is not expected to hold anything.
+    """
+    membership = membership_of(project, annotator)
+    if not may_judge(project, annotator, membership):
+        return None
+    is_practice = is_qualifying(project, membership)
+    for attempt in range(ATTEMPTS):
+        try:
+            is_looked_for = attempt > 0 or not has_judged
+            if is_looked_for and (held := in_hand(project, annotator)):
+                if _take_up(held):
+                    return held
+                continue  # it has just been answered, given back or taken up in another tab
+            if project.paused:
+                return None
+            found = None
+            if not is_practice:
+                # Without a lock in hand, because whoever is done looks through the whole queue.
+                found = find_next(project, annotator)
+                if found is None:
+                    if release_expired(project) + end_holds(project):
+                        continue
+                    return None
+            with transaction.atomic():
+                if found and attempt > 0:
+                    # Others were faster: now one that nobody can take away. Not in the transaction
+                    # that came too late, which may still hold a lock on what it did not get.
+                    found = lock_next(project, annotator)
+                    if found is None:
+                        continue
+                assignment = _hand_out_next(project, annotator, membership, found)
+            if assignment or is_practice:
+                return assignment
+        except IntegrityError:
+            continue  # the same person claimed in another tab, or clicked twice: it is held now
+        except _QuotaReached:
+            return None
+    return None
+
+
+def _take_up(assignment: Assignment) -> bool:
+    """Start the lease of what is live, or of what waits; False if it is neither any more."""
+    if assignment.state == AssignmentState.LIVE:
+        return renew(assignment)
+    now, lease_until = timezone.now(), lease_end(assignment.project)
+    waiting = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.WAITING)
+    with transaction.atomic():  # it fails if something else has become live meanwhile
+        if not waiting.update(state=AssignmentState.LIVE, created=now, lease_until=lease_until):
+            return False
+    assignment.refresh_from_db(fields=["state", "created", "lease_until"])
+    return True
+
+
+def _hand_out_next(
+    project: Project, annotator: User, membership: Membership | None, found: Comparison | None
+) -> Assignment | None:
+    """In a transaction. Raises _QuotaReached if the annotator may judge no more."""
+    comparison, is_repeat = _choose(project, annotator, found)
+    if comparison is None:
+        return None
+    assignment = _hand_out(comparison, annotator, is_repeat)
+    if assignment is None:
+        return None
+    # Asked last: the new row has waited for whatever this person was doing in another tab.
+    if membership is not None and quota_reached(membership):
+        raise _QuotaReached
+    return assignment
+
+
+def _choose(
+    project: Project, annotator: User, found: Comparison | None
+) -> tuple[Comparison | None, bool]:
+    """What to ask next, and whether it is a repetition: a known answer or something they have
+    judged before in the shares that the project says, if there is any, else what was `found` open.
+    Nothing is looked for where somebody qualifies."""
+    if found is None:
+        return find_gold(project, annotator), False
+    extra = project.gold_percent + project.repeat_percent
+    lot = random.random() * 100 if extra else 100.0
+    if lot < project.gold_percent and (known := find_gold(project, annotator)):
+        return known, False
+    if project.gold_percent <= lot < extra and (old := find_old(project, annotator)):
+        return old, True
+    return found, False
+
+
+def _hand_out(
+    comparison: Comparison, annotator: User, is_repeat: bool = False
+) -> Assignment | None:
+    """Take a place of the comparison, if it is one that is taken, and write down what is shown; None if
+    others took the last."""
+    showing = drawn_showing(comparison, annotator)
+    showing.is_repeat = is_repeat
+    if showing.takes_place and take_open_place(comparison.pk) != 1:
+        return None
+    if has_draft(protocol_of(comparison.project), len(showing.order)):
+        _go_on_with_draft(showing)
+    insert(showing)
+    return showing
+
+
+def _go_on_with_draft(showing: Assignment) -> None:
+    """With order and draft of an earlier showing to the same person, whose lease ran out: moved."""
+    earlier = Assignment.objects.filter(
+        comparison=showing.comparison, annotator=showing.annotator, is_repeat=showing.is_repeat
+    )
+    begun = earlier.exclude(draft={}).order_by("-pk").first()
+    if begun is None:
+        return
+    Assignment.objects.filter(pk=begun.pk).update(draft={})
+    showing.order, showing.draft = begun.order, begun.draft
+    showing.payload_hash = payload_hash(showing.comparison, begun.order)
+
+
+@transaction.atomic
+def hand_out(comparison: Comparison, annotator: User) -> Assignment:
+    """Put this very comparison before this person; what they hold goes back to the queue.
+
+    Raises NotHandedOut, and changes nothing, if it is full or held back, if they have handled it, or
+    if they are handed nothing new: paused, not qualified, quota reached.
+    """
+    if not may_begin_real_work(comparison.project, annotator):
+        raise NotHandedOut("You are handed nothing new at the moment: “Compare” says why.")
+    if held := held_by(comparison.project, annotator):
+        lock_both(held.comparison_id, comparison.pk)
+        release(held)
+    free = Comparison.objects.open().not_handled_by(annotator)
+    locked = free.select_for_update(of=("self",), no_key=True).filter(pk=comparison.pk).first()
+    handed_out = _hand_out(locked, annotator) if locked else None
+    if handed_out is None:
+        raise NotHandedOut(
+            "This comparison is kept for you no longer: others have answered it, or it is held back."
+        )
+    # Again, now that the new row has waited for whatever this person was doing in another tab.
+    membership = membership_of(comparison.project, annotator)
+    if membership is not None and quota_reached(membership):
+        raise NotHandedOut("You have judged as many as you were asked for.")
+    return handed_out
+
+
+def move(assignment: Assignment, to: User) -> Assignment:
+    """Take what is in somebody's hand, and keep it for `to`, who is handed it next. Raises NotMoved.
+
+    The place goes along, so nobody else can take it in between.
+    """
+    project, comparison = assignment.project, assignment.comparison
+    if to == assignment.annotator:
+        raise NotMoved(f"{to} has it already.")
+    if not assignment.takes_place:
+        raise NotMoved("It was to be asked of this person only: it can be given back, not moved.")
+    membership = membership_of(project, to)
+    if not may_judge(project, to, membership) or is_qualifying(project, membership):
+        raise NotMoved(f"{to} is not handed comparisons here.")
+    waiting = drawn_showing(comparison, to)
+    waiting.state = AssignmentState.WAITING
+    waiting.lease_until = timezone.now() + timedelta(days=WAITING_DAYS)
+    try:
+        with transaction.atomic():
+            in_hand = Assignment.objects.filter(IN_HAND, pk=assignment.pk)
+            if in_hand.update(state=AssignmentState.RELEASED) != 1:
+                raise NotMoved(f"{assignment.annotator} no longer has it: it was answered or left.")
+            waiting.save()
+    except IntegrityError:
+        raise NotMoved(f"{to} has it already, or has answered or skipped it.") from None
+    return waiting
+
+
+def save_draft(assignment: Assignment, entered: Entered) -> bool:
+    """Keep what was entered until it is sent, also if the lease has run out; False if a verdict has
+    been given. Of two devices the last one to write wins.
+    """
+    draft = keep(entered, protocol_shown(assignment), len(assignment.order))
+    unsent = [AssignmentState.LIVE, AssignmentState.EXPIRED, AssignmentState.RELEASED]
+    row = Assignment.objects.filter(pk=assignment.pk, state__in=unsent)
+    return row.update(draft=draft) == 1

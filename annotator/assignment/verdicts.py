@@ -1,0 +1,399 @@
+"""What becomes of verdicts: recorded once, taken back, corrected, voided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import F, QuerySet
+from django.utils import timezone
+
+from annotator.assignment.leases import release
+from annotator.assignment.showing import (
+    give_place_back,
+    has_draft,
+    held_by,
+    lease_end,
+    lock_both,
+    may_judge,
+    membership_of,
+    payload_hash,
+    shown,
+    take_place,
+)
+from annotator.assignment.standing import quota_reached
+from annotator.ballots import entered_by, keep
+from annotator.compiled import Changes, compiled_update, insert
+from annotator.gold import is_qualifying, settle_qualification
+from annotator.models import (
+    COUNTED,
+    HANDLED,
+    Assignment,
+    AssignmentState,
+    Comparison,
+    Judgment,
+    Membership,
+    Project,
+    Purpose,
+    User,
+    Verdict,
+)
+from annotator.protocols import (
+    Said,
+    check,
+    check_spans,
+    picks_best,
+    protocol_of,
+    protocol_shown,
+)
+from annotator.webhooks.outbox import tell_judgment
+
+VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
+UNDO_LIMIT = 20  # verdicts taken back one after the other; older ones are changed in the history
+
+
+class NotRecorded(Exception):
+    """The verdict could not be counted. The message is a sentence for the annotator."""
+
+
+class NotUndone(Exception):
+    """The last verdict could not be taken back. The message is a sentence for the annotator."""
+
+
+def record(
+    assignment: Assignment,
+    verdict: Verdict,
+    ranking: Sequence[Sequence[int]] = (),
+    *,
+    payload_hash: str,
+    seconds: float | None = None,
+    strength: int | None = None,
+    criteria: dict[str, dict[str, Any]] | None = None,
+    rationale: str = "",
+    reasons: Sequence[str] = (),
+    flags: dict[str, list[str]] | None = None,
+    spans: Sequence[dict[str, Any]] = (),
+    rewrite: str = "",
+) -> Judgment:
+    """Write the annotator's verdict down, exactly once.
+
+    `ranking` lists tie groups of completion ids, best first; it is empty for other verdicts. The
+    rest is as in `Judgment`, and must be what the protocol of this showing asks for.
+    Sending a verdict again, by a double click or from a second tab, gives back the judgment that
+    stands. A lease that ran out is no harm as long as nobody took the place. Raises NotRecorded.
+    """
+    said = Said(
+        verdict=verdict,
+        ranking=[list(group) for group in ranking],
+        strength=strength,
+        criteria=criteria or {},
+        rationale=rationale,
+        reasons=list(reasons),
+        flags=flags or {},
+        spans=list(spans),
+        rewrite=rewrite,
+    )
+    _check(assignment, said, payload_hash)
+    skipped = verdict == Verdict.SKIPPED
+    with transaction.atomic():
+        # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
+        # And first of all, so that two tabs of one person do not wait for each other.
+        membership = membership_of(assignment.project, assignment.annotator, lock=True)
+        was_live = _end_showing(assignment.pk, skipped=skipped, live_only=True) == 1
+        if not was_live:
+            locked = Assignment.objects.select_for_update(no_key=True).filter(pk=assignment.pk)
+            assignment.state = locked.values_list("state", flat=True).get()
+            if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
+                return assignment.judgments.get(voided=None)
+        if not may_judge(assignment.project, assignment.annotator, membership):
+            raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
+        if not was_live:
+            _revive(assignment, membership)
+            _end_showing(assignment.pk, skipped=skipped, live_only=False)
+        if skipped:
+            give_place_back(assignment)
+        elapsed = (timezone.now() - assignment.created).total_seconds()
+        judgment = Judgment(
+            assignment_id=assignment.pk,
+            comparison_id=assignment.comparison_id,
+            is_repeat=assignment.is_repeat,
+            project_id=assignment.project_id,
+            annotator_id=assignment.annotator_id,
+            **said,
+            strength_of=_strength_of(assignment, said),
+            seconds=elapsed if seconds is None else seconds,
+            guideline_version=assignment.guideline_version,
+        )
+        insert(judgment)
+        tell_judgment(judgment, assignment)
+        if assignment.comparison.purpose == Purpose.GOLD:
+            settle_qualification(assignment.project, assignment.annotator)
+            assignment.annotator.seen_membership = None  # it may have changed
+        return judgment
+
+
+@compiled_update
+def _end_showing(
+    pk: int, *, skipped: bool, live_only: bool
+) -> tuple[QuerySet[Assignment], Changes]:
+    """What had been entered before a skip stays: an undo brings it back."""
+    showing = Assignment.objects.filter(pk=pk)
+    if live_only:
+        showing = showing.filter(state=AssignmentState.LIVE)
+    if skipped:
+        return showing, {"state": AssignmentState.SKIPPED}
+    return showing, {"state": AssignmentState.JUDGED, "draft": {}}
+
+
+def _check(assignment: Assignment, said: Said, payload: str) -> None:
+    if payload != assignment.payload_hash:
+        raise NotRecorded("This verdict is about another text than the one you were shown.")
+    ranking = said["ranking"]
+    if said["verdict"] != Verdict.RANKING and ranking:
+        raise NotRecorded("Only a ranking ranks the answers.")
+    if said["verdict"] == Verdict.RANKING:
+        ranked = sorted(pk for group in ranking for pk in group)
+        if ranked != sorted(assignment.order) or not all(ranking):
+            raise NotRecorded("Every answer must be ranked exactly once.")
+    try:
+        check(protocol_shown(assignment), assignment.order, said)
+        if said["spans"]:
+            lengths = {completion.pk: len(completion.text) for completion in shown(assignment)}
+            check_spans(said["spans"], lengths)
+    except ValueError as error:
+        raise NotRecorded(str(error)) from error
+
+
+def _revive(assignment: Assignment, membership: Membership | None) -> None:
+    """Take a place for an assignment that gave its own back. Raises NotRecorded if none is free."""
+    if assignment.state == AssignmentState.WITHDRAWN:
+        raise NotRecorded("You took this verdict back; the comparison was handed to you anew.")
+    handled = Assignment.objects.filter(
+        HANDLED,
+        comparison=assignment.comparison_id,
+        annotator=assignment.annotator_id,
+        is_repeat=assignment.is_repeat,
+    )
+    if handled.exists():
+        raise NotRecorded("You were handed this comparison a second time; answer it there.")
+    if not take_place(assignment):
+        raise NotRecorded(
+            "This comparison was no longer kept for you, and others have answered it meanwhile."
+        )
+    # In this order, as in a claim: first the place, then what is live. Else two could wait for each
+    # other.
+    if membership is not None and membership.has_quota:
+        _check_quota_of_late(assignment, membership)
+
+
+def _check_quota_of_late(assignment: Assignment, membership: Membership) -> None:
+    """It must be what is on the screen, like any other: as there is only one such at a time, no
+    claim in another tab can use up the last of a quota together with this."""
+    try:
+        with transaction.atomic():
+            Assignment.objects.filter(pk=assignment.pk).update(state=AssignmentState.LIVE)
+    except IntegrityError:
+        raise NotRecorded(
+            "This comparison was no longer kept for you, and you were handed another one."
+        ) from None
+    if quota_reached(membership):
+        raise NotRecorded("This comparison was no longer kept for you, and your quota is reached.")
+
+
+def last_judgment(project: Project, annotator: User) -> Judgment | None:
+    """The annotator's last verdict, or skip, in force: the one that an undo takes back."""
+    return _in_force(project, annotator).first()
+
+
+def _in_force(project: Project, annotator: User) -> QuerySet[Judgment]:
+    """The last one first."""
+    in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    return in_force.order_by("-created", "-pk")
+
+
+def undo_last(
+    project: Project, annotator: User, *, judgment_id: int | None = None
+) -> Assignment | None:
+    """Take back the annotator's last verdict, or skip, and hand them that comparison again.
+
+    They see it as before, in the same order; what they hold now goes back to the queue. None if
+    there is nothing to undo, or if the last one is not `judgment_id`: a request that comes twice
+    takes back one verdict. Raises NotUndone, and changes nothing, if a skipped comparison has no
+    place left, or if the last UNDO_LIMIT are taken back already.
+    """
+    membership = membership_of(project, annotator)
+    if not may_judge(project, annotator, membership):
+        return None
+    with transaction.atomic():
+        last = (
+            _in_force(project, annotator)
+            .select_for_update(of=("self",), no_key=True)
+            .select_related("assignment__comparison__prompt", "assignment__comparison__project")
+            .first()
+        )
+        if last is None or judgment_id not in (None, last.pk):
+            return None
+        if _taken_back_since(last) >= UNDO_LIMIT:
+            raise NotUndone(
+                f"{UNDO_LIMIT} verdicts are taken back: no more at once. "
+                "Answer these first; older ones can be changed under My votes."
+            )
+        comparison = last.assignment.comparison
+        if is_of_qualification(last, membership):
+            raise NotUndone("The verdicts of a qualification cannot be taken back.")
+        if held := held_by(project, annotator):
+            lock_both(held.comparison_id, comparison.pk)
+            release(held)
+        if last.verdict not in COUNTED and not take_place(last.assignment):
+            raise NotUndone("Others have answered the comparison that you skipped.")
+        Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
+        Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
+        return _show_again(last.assignment, _said_again(last))
+
+
+def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignment:
+    """The same answers in the same order, as a new showing."""
+    comparison, project = assignment.comparison, assignment.comparison.project
+    return Assignment.objects.create(
+        comparison=comparison,
+        project=project,
+        annotator_id=assignment.annotator_id,
+        order=assignment.order,
+        payload_hash=payload_hash(comparison, assignment.order),
+        is_repeat=assignment.is_repeat,
+        protocol=project.protocol,
+        draft=draft,
+        guideline_version=project.guideline_version,
+        lease_until=lease_end(project),
+    )
+
+
+def is_of_qualification(judgment: Judgment, membership: Membership | None) -> bool:
+    """Given before it was decided: what was right may have been shown."""
+    if membership is None or judgment.comparison.purpose != Purpose.GOLD:
+        return False
+    is_before = judgment.created <= membership.qualification_changed
+    return is_before or is_qualifying(judgment.project, membership)
+
+
+def _said_again(judgment: Judgment) -> dict[str, list[str]]:
+    """The draft that says the same, as far as the project still asks for it; of a skip, what had been
+    entered before it."""
+    protocol, order = protocol_of(judgment.comparison.project), judgment.assignment.order
+    if not has_draft(protocol, len(order)):
+        return {}
+    if judgment.verdict == Verdict.SKIPPED:
+        return keep(judgment.assignment.draft, protocol, len(order))
+    draft = entered_by(judgment, protocol, order)
+    if picks_best(judgment.assignment):  # whoever picked one has not ranked the others
+        draft = {name: said for name, said in draft.items() if not name.startswith("rank-")}
+    return draft
+
+
+def _taken_back_since(last: Judgment) -> int:
+    """On how many comparisons later verdicts than `last`, now the last one in force, are void."""
+    later = Judgment.objects.filter(
+        project_id=last.project_id, annotator_id=last.annotator_id, created__gt=last.created
+    )
+    return later.values("comparison").distinct().count()
+
+
+def correct(
+    judgment: Judgment, said: Said, *, payload_hash: str, seconds: float | None = None
+) -> Judgment:
+    """Put something else in the place of `judgment`, which stays on record, voided: what comes back
+    supersedes it.
+
+    Sent twice, it gives back the correction that stands. Exports that are frozen keep the old one.
+    Raises NotRecorded, and changes nothing, if the verdict has been taken back or changed to
+    something else meanwhile, or if what was skipped has no place left.
+    """
+    assignment = judgment.assignment
+    _check(assignment, said, payload_hash)
+    with transaction.atomic():
+        # First of all, as in `record`: two tabs of one person do not wait for each other.
+        membership = membership_of(judgment.project, judgment.annotator, lock=True)
+        judgment = (
+            Judgment.objects.select_for_update(of=("self",), no_key=True)
+            .select_related("project", "annotator")
+            .get(pk=judgment.pk)
+        )
+        if judgment.voided:
+            return _same_correction(judgment, said)
+        if not may_judge(judgment.project, judgment.annotator, membership):
+            raise NotRecorded(f"You no longer judge comparisons in {judgment.project}.")
+        counts_more = judgment.verdict not in COUNTED and said["verdict"] in COUNTED
+        if counts_more and membership is not None and quota_reached(membership):
+            raise NotRecorded("You have judged as many as you were asked for: this stays a skip.")
+        if is_of_qualification(judgment, membership):
+            raise NotRecorded("The verdicts of a qualification cannot be changed.")
+        _move_place(judgment, said["verdict"])
+        skipped = said["verdict"] == Verdict.SKIPPED
+        state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
+        Assignment.objects.filter(pk=assignment.pk).update(state=state, draft={})
+        Judgment.objects.filter(pk=judgment.pk).update(voided=timezone.now())
+        correction = Judgment.objects.create(
+            assignment=assignment,
+            comparison_id=judgment.comparison_id,
+            project_id=judgment.project_id,
+            annotator_id=judgment.annotator_id,
+            is_repeat=judgment.is_repeat,
+            supersedes=judgment,
+            **said,
+            strength_of=_strength_of(assignment, said),
+            seconds=seconds,
+            guideline_version=judgment.project.guideline_version,  # it is said under these
+        )
+        tell_judgment(correction, assignment)
+        return correction
+
+
+def _same_correction(judgment: Judgment, said: Said) -> Judgment:
+    """The one that stands in the place of `judgment` and says this. Raises NotRecorded."""
+    correction = Judgment.objects.filter(supersedes=judgment, voided=None).first()
+    if correction and said == {name: getattr(correction, name) for name in said}:
+        return correction
+    raise NotRecorded("You have changed this verdict or taken it back meanwhile.")
+
+
+def _strength_of(assignment: Assignment, said: Said) -> int | None:
+    return None if said["strength"] is None else len(protocol_shown(assignment).strengths)
+
+
+def _move_place(judgment: Judgment, verdict: Verdict) -> None:
+    """A skip that becomes a verdict takes a place, and the other way round. Raises NotRecorded."""
+    had_place, needs_place = judgment.verdict in COUNTED, verdict in COUNTED
+    if had_place == needs_place:
+        return
+    if had_place:
+        give_place_back(judgment.assignment)
+    elif not take_place(judgment.assignment):
+        raise NotRecorded("Others have answered the comparison that you skipped.")
+
+
+def void_some(project: Project, annotator: User) -> int:
+    """Void up to VOID_BATCH of this person's judgments in force, and give their places back.
+
+    How many were voided; 0 when none is left. The rows stay, and so does what they say. Skips and
+    repeats are voided as well, but hold no place. What is on the person's screen is not touched.
+    """
+    with transaction.atomic():
+        in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+        # In the order of the index of those in force: of many thousands, nothing is sorted.
+        batch = list(in_force.order_by("verdict").select_for_update(no_key=True)[:VOID_BATCH])
+        # At most one of them per comparison: `one_judgment_in_force`.
+        holding = [
+            judgment.comparison_id
+            for judgment in batch
+            if judgment.verdict in COUNTED and not judgment.is_repeat
+        ]
+        # In the order in which an undo locks two of them: neither waits for the other.
+        comparisons = Comparison.objects.filter(pk__in=holding).exclude(purpose=Purpose.GOLD)
+        list(comparisons.order_by("pk").select_for_update(no_key=True).values_list("pk"))
+        comparisons.update(taken=F("taken") - 1)
+        Judgment.objects.filter(pk__in=[row.pk for row in batch]).update(voided=timezone.now())
+        Assignment.objects.filter(pk__in=[row.assignment_id for row in batch]).update(
+            state=AssignmentState.WITHDRAWN
+        )
+    return len(batch)
