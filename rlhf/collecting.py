@@ -68,12 +68,17 @@ def collect_merge(run: Run) -> dict[str, Any]:
     return {}
 
 
-def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
-    """A version that comes from the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
+def collect_combine(run: Run) -> dict[str, Any]:
+    return add_version(run, ModelKind.POLICY, "combined", run.config["name"])
+
+
+def add_version(run: Run, kind: ModelKind, stem: str, name: str = "") -> dict[str, Any]:
+    """A version that comes from the run's policy. Example of a name, if none was given: policy-r2-v15,
+    by run 15 of round 2."""
     files = files_of(run)
     version = ModelVersion.objects.create(
         project=run.project,
-        name=unused_name(run.project, f"{stem}-r{run.round_number}-v{run.pk}"),
+        name=unused_name(run.project, name or f"{stem}-r{run.round_number}-v{run.pk}"),
         kind=kind,
         parent=run.policy,
         run=run,
@@ -113,4 +118,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.ORDER_QUEUE: store_order,
     RunKind.CONVERSE: collect_converse,
     RunKind.MERGE: collect_merge,
+    RunKind.COMBINE: collect_combine,
 }

@@ -15,6 +15,8 @@ from typing import Any
 from django.conf import settings
 
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
+from rlhf.combining import find_parts
+from rlhf.downloads import base_of
 from rlhf.endpoints import EndpointRefused, check_version
 from rlhf.generation import prompts_lacking_completions, write_prompts
 from rlhf.integrity import (
@@ -50,6 +52,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.ORDER_QUEUE: ["reward_model"],
     RunKind.CONVERSE: ["policy"],
     RunKind.MERGE: ["policy"],
+    RunKind.COMBINE: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -234,6 +237,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["model"] = order.policy.reference()
     if order.kind == RunKind.MERGE and order.policy is not None:
         references["output"] = str(order.policy.merged_folder)
+    if order.kind == RunKind.COMBINE:
+        references["parts"] = _parts(order)
     if order.rival is not None:
         references["rival"] = order.rival.reference()
     if order.reward_model is not None:
@@ -257,6 +262,19 @@ def _reward(project: Project, rule: Rule) -> Rule:
     return {**rule, "folder": version.path}
 
 
+def _parts(order: Order) -> list[dict[str, Any]]:
+    """The policies that are combined, with their adapters' folders."""
+    parts = find_parts(order.project, order.settings.get("parts") or [])
+    for version, _ in parts:
+        _check_files(version)
+        if (base := base_of(version)) != order.policy:
+            raise ValueError(f"{version} is an adapter of {base}, and not of {order.policy}")
+    return [
+        {"version": str(version), "weight": weight, "adapters": version.reference()["adapters"]}
+        for version, weight in parts
+    ]
+
+
 def _import_output(values: dict[str, Any]) -> str:
     """Models that are the same for everybody are kept once; a local folder is copied per run."""
     source, location = values.get("source", ""), values.get("location", "")
@@ -272,7 +290,13 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         _copy_export(order.export, folder / "data")
     if hashes := _hashes(order):
         write_json(folder / HASHES, hashes)
-    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE):
+    if order.kind in (
+        RunKind.IMPORT_MODEL,
+        RunKind.PROBE,
+        RunKind.CONVERSE,
+        RunKind.MERGE,
+        RunKind.COMBINE,
+    ):
         return
     if order.kind == RunKind.ORDER_QUEUE:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
@@ -299,7 +323,8 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
 
 def _hashes(order: Order) -> dict[str, Files]:
     """What the run's process checks before it begins: {folder: {file: …}}."""
-    asked = [rule.get("version") for rule in order.settings.get("rewards") or []]
+    named = [*(order.settings.get("rewards") or []), *(order.settings.get("parts") or [])]
+    asked = [each.get("version") for each in named]
     versions = [*order.versions.values(), *order.project.model_versions.filter(name__in=asked)]
     folders = [folder for version in versions for folder in folders_of(version)]
     return {**recorded(order.project, folders), **_hashes_of_export(order.export)}

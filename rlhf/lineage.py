@@ -36,7 +36,7 @@ from rlhf.models import (
     Status,
 )
 
-MAKE_VERSIONS = [RunKind.REWARD_MODEL, RunKind.PPO]  # by training
+MAKE_VERSIONS = [RunKind.REWARD_MODEL, RunKind.PPO, RunKind.COMBINE]  # of other versions
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.CONVERSE]
 ANNOTATORS_LISTED = 1000  # of all exports of a lineage together
 
@@ -106,11 +106,13 @@ def _carries(
 
 
 def _used_by(run: Run, by_name: Mapping[str, int]) -> dict[int, str]:
-    """The versions that a run trained with, and as what."""
+    """The versions that a run trained with or combined, and as what."""
     rules = run.config.get("rewards") or []
     asked = [by_name.get(rule.get("version", "")) for rule in rules]
+    parts = [by_name.get(part["version"]) for part in run.config.get("parts") or []]
     used = {
         **dict.fromkeys(asked, "rewarded by"),
+        **dict.fromkeys(parts, "combined from"),
         run.reward_model_id: "rewarded by",
         run.base_id: "made from",
         run.policy_id: "started from",

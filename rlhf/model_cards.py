@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.models import Export, Project
+from rlhf.combining import parts_of
 from rlhf.downloads import adapters_below, base_of
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
@@ -58,14 +59,17 @@ def licence_in(folder: Path) -> str | None:
 
 
 def trainings_of(version: ModelVersion) -> list[Run]:
-    """The runs that trained it and what it comes from, its own first; and their reward models' runs."""
+    """The runs that trained it and what it comes from, its own first; and their reward models' and
+    their parts' runs."""
     found: dict[int, Run] = {}
     for each in [version, *ancestors_of(version)]:
         run = each.run
         while run is not None and run.kind != RunKind.IMPORT_MODEL:
             found.setdefault(run.pk, run)
+            for part in parts_of(run):
+                found |= {of_part.pk: of_part for of_part in trainings_of(part.version)}
             run = run.reward_model.run if run.reward_model else None
-    return list(found.values())
+    return sorted(found.values(), key=lambda run: -run.pk)
 
 
 def evaluations_of(version: ModelVersion) -> list[tuple[Run, WinRate]]:
@@ -127,6 +131,8 @@ def _summary(version: ModelVersion, source: str) -> str:
         return f"{_text(source)}, as the project “{project}” in Preferendum starts from it."
     if version.kind == ModelKind.REWARD:
         what = "A reward model: it gives an answer a number, higher where people liked such answers"
+    elif version.run.kind == RunKind.COMBINE:
+        what = "A policy: a language model that is the adapters of others, added up with weights"
     else:
         what = "A policy: a language model that was trained by PPO against what people preferred"
     return f"{what}, in round {version.run.round_number} of the project “{project}” in Preferendum."
@@ -147,10 +153,9 @@ def _use(version: ModelVersion, base: ModelVersion, source: str) -> list[str]:
     if version.is_whole_model:
         return [whole]
     folders = [f"parents/{n}-{each.name}" for n, each in enumerate(adapters_below(version), 1)]
-    adapters = ", ".join(json.dumps(each, ensure_ascii=False) for each in [*folders, "."])
+    merged = [] if version.has_virtual_tokens else ["The merged weights load by themselves:", whole]
     return [
-        "The merged weights load by themselves:",
-        whole,
+        *merged,
         f"The adapter is loaded onto its base, {_text(source)}"
         f"{'' if base.parent is None else f' as trained in full to {_text(base.name)}'}, from "
         "within its folder:",
@@ -159,10 +164,21 @@ def _use(version: ModelVersion, base: ModelVersion, source: str) -> list[str]:
             "from transformers import AutoModelForCausalLM",
             "",
             f"model = AutoModelForCausalLM.from_pretrained({json.dumps(source, ensure_ascii=False)})",
-            f"for folder in [{adapters}]:",
-            "    model = PeftModel.from_pretrained(model, folder).merge_and_unload()",
+            *_loading(folders, is_merged=not version.has_virtual_tokens),
         ),
     ]
+
+
+def _loading(below: Sequence[str], *, is_merged: bool) -> list[str]:
+    """Virtual tokens are put around the weights, never into them."""
+    folders = [*below, "."] if is_merged else below
+    named = ", ".join(json.dumps(each, ensure_ascii=False) for each in folders)
+    lines = [
+        f"for folder in [{named}]:",
+        "    model = PeftModel.from_pretrained(model, folder).merge_and_unload()",
+    ]
+    around = [] if is_merged else ['model = PeftModel.from_pretrained(model, ".")']
+    return [*(lines if folders else []), *around]
 
 
 def _code(*lines: str) -> str:
@@ -228,6 +244,7 @@ def _training(runs: Sequence[Run]) -> list[str]:
         used = [f"{label}: {_text(each.name)}" for label, each in models.items() if each]
         if run.export_id:
             used.append(f"Export: {run.export_id}")
+        used += [f"Part: {part.weight:g} × {_text(part.version.name)}" for part in parts_of(run)]
         lines.append("; ".join(used))
         lines += _quality(run)
         lines.append(_table(["Setting", "Value"], list(_settings(run.config))))

@@ -206,7 +206,7 @@ def next_round(
         return project.rounds.get(number=run.round_number)
     latest = project.rounds.order_by("-number").first()
     number = latest.number + 1 if latest else 1
-    beside = [RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE]  # of no step of the round
+    beside = [RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE, RunKind.COMBINE]  # of no step
     of_latest = project.runs.active().exclude(kind__in=beside)
     if latest and (active := of_latest.filter(round_number=latest.number).first()):
         raise RunRefused(f"Round {latest.number} is not over: {active} is active.")

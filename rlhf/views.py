@@ -36,6 +36,7 @@ from rlhf import (
 )
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
+from rlhf.combining import can_be_part, parts_of
 from rlhf.endpoints import spent_on
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
 from rlhf.inputs import Order, config_of
@@ -404,6 +405,8 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "ancestors": rounds.ancestors_of(version),
         "files": model_pages.files_of(version) if may_take_along else None,
         "children": version.children.select_related("run"),
+        "parts": parts_of(version.run),
+        "can_be_part": can_be_part(version),
         "rounds": version.rounds.all(),
         "spent": spent_on(version.endpoint) if version.kind == ModelKind.ENDPOINT else None,
         "evaluations": [(run, rates[run.pk]) for run in evaluations],

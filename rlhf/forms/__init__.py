@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf.forms.answers import EvaluateForm, GenerateForm
 from rlhf.forms.base import RunForm
+from rlhf.forms.combining import CombineForm
 from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
@@ -19,6 +20,7 @@ from rlhf.training.reward_rules import format_lines
 
 __all__ = [
     "FORMS",
+    "CombineForm",
     "ConverseForm",
     "EvaluateForm",
     "GenerateForm",
@@ -44,6 +46,7 @@ FORMS: dict[str, type[RunForm]] = {
         OrderQueueForm,
         ConverseForm,
         MergeForm,
+        CombineForm,
     )
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf.training.config import Config, _require
+from rlhf.training.config_base import Config, _require
 
 METHODS = ("lora", "full", "ia3", "prompt", "prefix")
 VIRTUAL = ("prompt", "prefix")  # learn tokens that nobody reads, before each prompt; no weights
