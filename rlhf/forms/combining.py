@@ -35,19 +35,22 @@ class CombineForm(RunForm):
     way = forms.ChoiceField(
         label="How they are added up",
         choices=[
-            ("cat", "Side by side: exactly the weighted sum, ranks add up"),
-            ("svd", "SVD: the weighted sum, as well as one rank can say it"),
-            ("linear", "Linear: sum of the factors, of one rank"),
-            ("ties", "TIES: only where most agree on the sign, of one rank"),
-            ("ties_svd", "TIES on whole weights, then SVD"),
-            ("dare_linear", "DARE: a random share, scaled up, of one rank"),
-            ("dare_linear_svd", "DARE on whole weights, then SVD"),
-            ("dare_ties", "DARE and TIES, of one rank"),
-            ("dare_ties_svd", "DARE and TIES on whole weights, then SVD"),
-            ("magnitude_prune", "The largest numbers alone, of one rank"),
-            ("magnitude_prune_svd", "The largest numbers of whole weights, then SVD"),
+            ("cat", "Side by side"),
+            ("svd", "SVD"),
+            ("linear", "Linear"),
+            ("ties", "TIES"),
+            ("ties_svd", "TIES, then SVD"),
+            ("dare_linear", "DARE"),
+            ("dare_linear_svd", "DARE, then SVD"),
+            ("dare_ties", "DARE and TIES"),
+            ("dare_ties_svd", "DARE and TIES, then SVD"),
+            ("magnitude_prune", "Largest numbers"),
+            ("magnitude_prune_svd", "Largest numbers, then SVD"),
         ],
         initial=CombineConfig.way,
+        help_text="Side by side is exactly the weighted sum, and the ranks add up; SVD says it in one rank "
+        "as well as it can. TIES and DARE leave out what contradicts or is small; without SVD they and "
+        "“Linear” want adapters of one rank.",
     )
     name = forms.CharField(
         label="Name of the new policy",

@@ -5,6 +5,7 @@ from peft import PeftModel
 from torch.nn import functional as F
 from trl import SFTConfig, SFTTrainer
 
+from rlhf.training.artifacts import RunError
 from rlhf.training.forward import layers_of
 from rlhf.training.models import adapted_modules, load_policy
 from rlhf.training.parameter_settings import ParameterSettings
@@ -16,6 +17,7 @@ from rlhf.training.parameters import (
     layers_moving,
     load,
     make_trainable,
+    save,
     token_kl,
     trainable,
 )
@@ -181,3 +183,31 @@ def test_l2_sp_holds_the_product_of_loras_factors(tiny_reference):
     deltas = [module.get_delta_weight("default") for module in adapted_modules(model)]
     expected = sum(delta.pow(2).sum() for delta in deltas) / 2
     torch.testing.assert_close(l2_sp(model, start), expected)
+
+
+# --- QLoRA --------------------------------------------------------------------------------------
+FOUR_BIT = ParameterSettings(lora_rank=4, four_bit=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_base_in_4_bit_is_refused_without_cuda_before_anything_is_loaded():
+    with pytest.raises(RunError, match="needs a GPU with CUDA, and this machine has none"):
+        load({"base": "/nowhere", "adapters": []}, FOUR_BIT)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_base_in_4_bit_learns_by_its_adapter(tiny_reference, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    model, tokenizer = load(tiny_reference, FOUR_BIT)
+    model = make_trainable(model, FOUR_BIT)
+    ids = torch.tensor([[5, 6, 7, 8]], device=model.device)
+
+    model(input_ids=ids, labels=ids).loss.backward()
+
+    packed = [p for p in model.parameters() if p.dtype == torch.uint8]
+    assert packed
+    assert all(p.grad is not None for p in trainable(model).values())
+    save(model, tokenizer, tmp_path, FOUR_BIT)
+    assert load_policy(
+        {**tiny_reference, "adapters": [str(tmp_path)]}
+    )  # merges into the whole base
