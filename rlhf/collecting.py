@@ -113,4 +113,6 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.ORDER_QUEUE: store_order,
     RunKind.CONVERSE: collect_converse,
     RunKind.MERGE: collect_merge,
+    RunKind.SUPERVISED: collect_ppo,
+    RunKind.DOMAIN: collect_ppo,
 }

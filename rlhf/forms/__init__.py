@@ -14,12 +14,14 @@ from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.reward_model import RewardModelForm
+from rlhf.forms.supervised import DomainForm, SupervisedForm
 from rlhf.models import Run
 from rlhf.training.reward_rules import format_lines
 
 __all__ = [
     "FORMS",
     "ConverseForm",
+    "DomainForm",
     "EvaluateForm",
     "GenerateForm",
     "ImportModelForm",
@@ -29,6 +31,7 @@ __all__ = [
     "ProbeForm",
     "RewardModelForm",
     "RunForm",
+    "SupervisedForm",
     "settings_like",
 ]
 
@@ -44,6 +47,8 @@ FORMS: dict[str, type[RunForm]] = {
         OrderQueueForm,
         ConverseForm,
         MergeForm,
+        SupervisedForm,
+        DomainForm,
     )
 }
 
@@ -54,6 +59,7 @@ def settings_like(run: Run) -> dict[str, Any]:
         name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "export")
     }
     rewards = format_lines(run.config.get("rewards", []))
+    rows["datasets"] = list(run.datasets.all())
     return {**run.config, **rows, "rewards": rewards, "max_prompts": _number_of_prompts(run)}
 
 
