@@ -9,8 +9,10 @@ from django.db.models import QuerySet
 
 from rlhf.forms.base import RunForm
 from rlhf.forms.fields import decimal, seed, version, whole
+from rlhf.forms.parameters import PARAMETER_FIELDS, ParameterFields
 from rlhf.models import Dataset, DatasetKind, RunKind
 from rlhf.training.supervised_config import (
+    PROMPT_LEARNING,
     DomainConfig,
     SupervisedConfig,
     format_weights,
@@ -70,7 +72,7 @@ def mixing() -> Any:
     )
 
 
-class SupervisedForm(RunForm):
+class SupervisedForm(ParameterFields, RunForm):
     kind = RunKind.SUPERVISED
     intro = (
         "Teaches a policy to answer as demonstrations do: what people rewrote, their best answers, or "
@@ -78,7 +80,7 @@ class SupervisedForm(RunForm):
     )
     arguments = ("policy", "datasets")
     advanced: tuple[str, ...] = (
-        "weights", "mixing", "packing", "batch_size", "micro_batch_tokens",
+        "weights", "mixing", *PARAMETER_FIELDS, "packing", "batch_size", "micro_batch_tokens",
         "max_tokens", "warmup_steps", "seed",
     )  # fmt: skip
 
@@ -147,6 +149,8 @@ class SupervisedForm(RunForm):
 
     def clean(self) -> None:
         super().clean()
+        if self.cleaned_data.get("packing") and self.cleaned_data.get("method") in PROMPT_LEARNING:
+            self.add_error("packing", "Packing does not go with virtual tokens: switch it off.")
         chosen = {dataset.name for dataset in self.cleaned_data.get("datasets") or ()}
         for name in self.cleaned_data.get("weights") or {}:
             if chosen and name not in chosen:
