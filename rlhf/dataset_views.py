@@ -18,8 +18,10 @@ from django.core.exceptions import RequestDataTooBig
 from django.core.paginator import Paginator
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_safe
+from django_htmx.http import HttpResponseClientRedirect
 
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.audit import Action, record
@@ -65,7 +67,8 @@ def _receive(request: HtmxRequest, access: Access, upload: LimitedUpload) -> Htt
     is_of_export = request.POST.get("from") == "export"
     form: Any = ExportForm(project, request.POST) if is_of_export else FilesForm(request.POST, request.FILES)  # fmt: skip
     if upload.problem:
-        form.add_error("files", upload.problem)
+        problem = upload.problem.replace("import_comparisons", "import_dataset")
+        form.add_error(None if is_of_export else "file", problem)
     if form.is_valid():
         values = form.cleaned_data
         try:
@@ -79,7 +82,8 @@ def _receive(request: HtmxRequest, access: Access, upload: LimitedUpload) -> Htt
             form.add_error(None, _not_written(error))
         else:
             messages.success(request, f"“{made}” has {made.n_rows:,} rows, and stays as it is now.")
-            return redirect("rlhf:dataset", project.slug, made.pk)
+            address = reverse("rlhf:dataset", args=[project.slug, made.pk])
+            return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
     other = FilesForm() if is_of_export else ExportForm(project)
     return _render(request, access, *((other, form) if is_of_export else (form, other)))
 
@@ -96,7 +100,7 @@ def _of_files(access: Access, request: HtmxRequest, values: dict[str, Any]) -> D
 @contextmanager
 def _sources(values: dict[str, Any], kind: DatasetKind) -> Iterator[list[Source]]:
     """The files that were sent, or what was pasted as one, for as long as the block runs."""
-    if files := values["files"]:
+    if files := values["file"]:
         yield [Source(file.name, Path(file.temporary_file_path())) for file in files]
         return
     with tempfile.TemporaryDirectory(dir=settings.DATA_DIR) as folder:

@@ -23,7 +23,7 @@ MOST_EVALUATIONS = 50
 EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 TINY = ("a toy model trained on made-up small talk", "apache-2.0")
 
-TRAINED = {
+TRAINED: dict[str, str] = {
     RunKind.PPO: "trained by PPO against what people preferred",
     RunKind.SUPERVISED: "fine-tuned on demonstrations of good answers",
     RunKind.DOMAIN: "pre-trained further on running text of a field",

@@ -23,7 +23,7 @@ class ExportField(forms.ModelChoiceField):
         return f"{export}, no pair held out" if counts.get("rows_test") == 0 else str(export)
 
 
-def _first_of(field: forms.ModelChoiceField) -> Any:
+def _first_of(field: Any) -> Any:
     """The newest row, as the field's initial value; None if there is none."""
     if isinstance(field, forms.ModelMultipleChoiceField):
         return list(field.queryset[:1]) or None

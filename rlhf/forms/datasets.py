@@ -47,7 +47,8 @@ class FilesForm(forms.Form):
         initial=DatasetKind.DEMONSTRATIONS,
         widget=forms.RadioSelect,
     )
-    files = FilesField(
+    file = FilesField(
+        label="Files",
         required=False,
         help_text="One or several: JSON lines, CSV, Parquet, also packed with gzip; for text also .txt "
         "and .md.",
@@ -70,16 +71,17 @@ class FilesForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.label_suffix = ""
-        self.fields["files"].widget.attrs["data-max-bytes"] = settings.IMPORT_MAX_BYTES
+        attrs = self.fields["file"].widget.attrs
+        attrs |= {"data-max-bytes": settings.IMPORT_MAX_BYTES, "data-command": "import_dataset"}
 
     def clean(self) -> None:
         super().clean()
         has_files, has_text = (
-            self.cleaned_data.get("files"),
+            self.cleaned_data.get("file"),
             self.cleaned_data.get("text", "").strip(),
         )
-        if bool(has_files) == bool(has_text) and "files" not in self.errors:
-            self.add_error("files", "Choose files, or paste something: one of the two.")
+        if bool(has_files) == bool(has_text) and "file" not in self.errors:
+            self.add_error("file", "Choose files, or paste something: one of the two.")
 
 
 class ExportForm(forms.Form):

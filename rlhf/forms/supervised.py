@@ -97,7 +97,7 @@ class SupervisedForm(ParameterFields, RunForm):
     )
     weights = weights()
     mixing = mixing()
-    packing = forms.BooleanField(
+    packing: Any = forms.BooleanField(
         label="Packing",
         required=False,
         initial=SupervisedConfig.packing,
@@ -132,7 +132,7 @@ class SupervisedForm(ParameterFields, RunForm):
         return super()._rows(project, name)
 
     def _datasets(self, rows: QuerySet[Dataset]) -> QuerySet[Dataset]:
-        return rows
+        return rows.order_by("kind", "-pk")  # demonstrations first: without any, nothing is learnt
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -147,14 +147,15 @@ class SupervisedForm(ParameterFields, RunForm):
         except ValueError as error:
             raise forms.ValidationError(str(error)) from error
 
-    def clean(self) -> None:
-        super().clean()
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
         if self.cleaned_data.get("packing") and self.cleaned_data.get("method") in PROMPT_LEARNING:
             self.add_error("packing", "Packing does not go with virtual tokens: switch it off.")
         chosen = {dataset.name for dataset in self.cleaned_data.get("datasets") or ()}
         for name in self.cleaned_data.get("weights") or {}:
             if chosen and name not in chosen:
                 self.add_error("weights", f"“{name}” is none of the datasets chosen above.")
+        return values
 
 
 class DomainForm(SupervisedForm):

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-
-Numbers = NDArray[np.float64]
 
 LEAST_POINTS = 4
-EXPONENTS: Numbers = np.geomspace(0.02, 2.0, 80)
+EXPONENTS = np.geomspace(0.02, 2.0, 80)
 RESAMPLES = 400
 AHEAD = (2, 4, 10)  # times the largest size
 LINE_POINTS = 24
@@ -25,15 +22,14 @@ LEVEL = 0.95
 
 
 class Law(NamedTuple):
-    floor: Numbers  # (R,), at least 0
-    scale: Numbers  # (R,), at least 0
-    exponent: Numbers  # (R,)
+    floor: np.ndarray  # (R,), at least 0
+    scale: np.ndarray  # (R,), at least 0
+    exponent: np.ndarray  # (R,)
 
-    def at(self, sizes: Numbers) -> Numbers:
+    def at(self, sizes: np.ndarray) -> np.ndarray:
         """(N,) -> (R, N)."""
         powers = sizes ** -self.exponent[:, None]
-        found: Numbers = self.floor[:, None] + self.scale[:, None] * powers
-        return found
+        return self.floor[:, None] + self.scale[:, None] * powers
 
 
 def forecast(
@@ -73,7 +69,7 @@ def forecast(
     }
 
 
-def why_not(n: Numbers, y: Numbers, error: Numbers) -> str:
+def why_not(n: np.ndarray, y: np.ndarray, error: np.ndarray) -> str:
     """A sentence, or nothing if the law can be fitted."""
     if len(np.unique(n)) < LEAST_POINTS:
         return (
@@ -91,7 +87,7 @@ def why_not(n: Numbers, y: Numbers, error: Numbers) -> str:
     return ""
 
 
-def fit(n: Numbers, y: Numbers, error: Numbers) -> Law:
+def fit(n: np.ndarray, y: np.ndarray, error: np.ndarray) -> Law:
     """The law with the least squared error, weighted, for each row of y, (R, N).
 
     For each exponent the other two have a closed form; the best of a grid of exponents is taken, which
@@ -114,7 +110,7 @@ def fit(n: Numbers, y: Numbers, error: Numbers) -> Law:
     return Law(floor[rows, best], slope[rows, best], EXPONENTS[best])
 
 
-def _points(law: Law, others: Law, sizes: Numbers) -> list[dict[str, float]]:
+def _points(law: Law, others: Law, sizes: np.ndarray) -> list[dict[str, float]]:
     low, high = np.quantile(others.at(sizes), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     value = law.at(sizes)[0]
     return [

@@ -116,6 +116,7 @@ def carry_out(
         each.n_steps for each in itertools.takewhile(lambda each: each is not training, trainings)
     )
     is_policy = training.name == WHOLE
+    held_out: HeldOut  # measured by the trainer, whose reporter tells it when
     reporter = Reporter(
         folder,
         first_step,

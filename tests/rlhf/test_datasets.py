@@ -338,7 +338,7 @@ def test_files_are_sent_and_the_first_rows_shown(client, admin, project):
         SimpleUploadedFile(f"{n}.jsonl", json.dumps({**ROW, "prompt": f"{n}?"}).encode())
         for n in range(2)
     ]
-    sent = {"name": "polite", "kind": "demonstrations", "files": files, "from": "files"}
+    sent = {"name": "polite", "kind": "demonstrations", "file": files, "from": "files"}
 
     response = client.post(url("datasets"), sent, follow=True)
 
