@@ -25,9 +25,9 @@ class ExportField(forms.ModelChoiceField):
 
 def _first_of(field: Any) -> Any:
     """The newest row, as the field's initial value; None if there is none."""
-    if isinstance(field, forms.ModelMultipleChoiceField):
-        return list(field.queryset[:1]) or None
-    return field.queryset.first()
+    newest = field.queryset.first()
+    is_of_several = isinstance(field, forms.ModelMultipleChoiceField)
+    return [newest] if newest and is_of_several else newest
 
 
 class RunForm(forms.Form):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf.training.artifacts import RunError, Stopped, write_json
+from rlhf.training import reward_trainer
+from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
 from rlhf.training.models import load_policy
 from rlhf.training.supervised import evaluation_steps, plan, run, start
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
@@ -198,18 +199,20 @@ def test_the_standard_error_is_over_rows():
 
 
 # --- stopped and resumed ----------------------------------------------------------------------
-class StopsAfter:
-    """Asks to stop after so many steps, which is when the run's folder says so."""
+class Ends:
+    """Ends a run after a step, as a request to stop or a kill would."""
 
-    def __init__(self, folder, step):
-        self.folder, self.step = folder, step
+    def __init__(self, folder, step, how):
+        self.folder, self.step, self.how = folder, step, how
         self.progress = folder.progress
 
     def __enter__(self):
         def progress(step, *args):
             self.progress(step, *args)
-            if step == self.step:
+            if step == self.step and self.how == Stopped:
                 self.folder.interrupt()
+            elif step == self.step:
+                raise Killed
 
         self.folder.progress = progress
 
@@ -217,31 +220,40 @@ class StopsAfter:
         self.folder.progress, self.folder._interrupted = self.progress, False
 
 
+class Killed(BaseException):
+    pass
+
+
 def weights(folder):
     return load_file(folder.path / "artifact" / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize(
-    "step",
-    [2, pytest.param(5, marks=pytest.mark.slow)],  # 5 is in the learning curve's
+    ("how", "step"),
+    [
+        (Stopped, 2),
+        pytest.param(Killed, 2, marks=pytest.mark.slow),  # after the checkpoint of step 1
+        pytest.param(Stopped, 5, marks=pytest.mark.slow),  # in the training for the learning curve
+        pytest.param(Killed, 5, marks=pytest.mark.slow),
+    ],
 )
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    tiny_reference, folder, polite, tmp_path_factory, step
+def test_a_run_that_ended_early_goes_on_as_if_it_had_not(
+    tiny_reference, folder, polite, tmp_path, monkeypatch, how, step
 ):
-    config = config_of(tiny_reference, polite, epochs=1, learning_curve=True)
-    whole = run(config, folder)
-    expected = weights(folder)
-    for name in ("artifact", "trained", "checkpoint-3", "checkpoint-4", "checkpoint-5", "checkpoint-6", "checkpoint-7"):  # fmt: skip
-        if (folder.path / name).exists():
-            (folder.path / name).rename(tmp_path_factory.mktemp("first") / name)
+    monkeypatch.setattr(reward_trainer, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)  # after each step
+    config = config_of(tiny_reference, polite, epochs=1, learning_curve=step > 3)
+    (tmp_path / "other").mkdir()
+    other = RunFolder(tmp_path / "other")
+    (other.path / "polite").symlink_to(folder.path / "polite")
+    whole = run(config, other)
 
-    with StopsAfter(folder, step), pytest.raises(Stopped):
+    with Ends(folder, step, how), pytest.raises(how):
         run(config, folder)
     resumed = run(config, folder)
 
     assert resumed == whole
     for name, tensor in weights(folder).items():
-        torch.testing.assert_close(tensor, expected[name], atol=0, rtol=0)
+        torch.testing.assert_close(tensor, weights(other)[name], atol=0, rtol=0)
 
 
 def test_a_killed_run_measures_what_was_before_only_once(tiny_reference, folder, polite):
