@@ -148,7 +148,8 @@ class Part(NamedTuple):
     left_out: dict[str, int]
 
     def lengths(self) -> list[int]:
-        return self.train.data.column("input_ids").combine_chunks().value_lengths().to_pylist()
+        chunks = self.train.data.column("input_ids").chunks  # one by one: together they are copied
+        return [length for chunk in chunks for length in chunk.value_lengths().to_pylist()]
 
 
 def read_parts(
