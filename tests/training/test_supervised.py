@@ -77,7 +77,7 @@ def test_held_out_answers_become_likely_and_the_adapter_loads(tiny_reference, fo
 
 def test_whole_weights_learn_too_and_make_a_model_of_their_own(tiny_reference, folder, polite):
     result = run(
-        config_of(tiny_reference, polite, method="full", learning_rate=1e-3, epochs=2), folder
+        config_of(tiny_reference, polite, method="full", learning_rate=1e-3, epochs=1), folder
     )
 
     assert result["is_whole"]
@@ -267,6 +267,7 @@ def test_a_killed_run_measures_what_was_before_only_once(tiny_reference, folder,
 
 
 # --- the learning curve -----------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_learning_curve_trains_on_parts_of_the_rows_each_from_the_start(
     tiny_reference, folder, polite
 ):
