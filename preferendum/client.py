@@ -190,6 +190,33 @@ class Project:
         for row in self.transport.rows(f"{self.path}imports/"):
             yield Import(self, row)
 
+    def create_dataset(
+        self,
+        name: str,
+        source: str | os.PathLike[str] | Export | Iterable[Mapping[str, Any]],
+        **options: str,
+    ) -> Row:
+        """What supervised and domain tuning learn from: of a file, of an export's rewrites and best
+        answers, or of rows such as {"messages": […]}; all of it, or nothing.
+
+        Options: `kind` ("demonstrations" or "text"), `column`; of an export `taken` ("both", "rewrites"
+        or "best"). Launch runs with it: `datasets=[dataset["id"]]`.
+        """
+        address = f"{self.path}datasets/"
+        if isinstance(source, Export):
+            return self.transport.post(address, {"name": name, "export": source.id, **options})
+        fields = {"name": name, **options}
+        if isinstance(source, str | os.PathLike):
+            with Path(source).open("rb") as file:
+                return self.transport.upload(address, (Path(source).name, file), fields)
+        lines = (json.dumps(dict(row), ensure_ascii=False).encode() + b"\n" for row in source)
+        packed = gzip.compress(b"".join(lines), mtime=0)
+        return self.transport.upload(address, ("rows.jsonl.gz", packed), fields)
+
+    def datasets(self, **chosen: Any) -> Iterator[Row]:
+        """The newest first. Chosen by `kind`: "demonstrations" or "text"."""
+        return self.transport.rows(f"{self.path}datasets/", **chosen)
+
     def prompts(self, **chosen: Any) -> Iterator[Row]:
         return self.transport.rows(f"{self.path}prompts/", **chosen)
 

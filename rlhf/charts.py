@@ -270,6 +270,44 @@ PPO_CHARTS = [
     ),
 ]
 
+SUPERVISED_CHARTS = [
+    Section(
+        "Does it learn?",
+        [
+            Chart(
+                "Loss",
+                "How surprised it is by each token that counts; only the held-out line says what it "
+                "does on rows that it has not learnt from.",
+                [Series("loss", "training"), Series("eval_loss", "held out")],
+                "nats per token",
+            ),
+            Chart(
+                "Accuracy",
+                "Share of tokens that it would have written by itself, in training.",
+                [Series("accuracy", "training")],
+            ),
+            Chart(
+                "Entropy",
+                "How undecided it is at each token, in training; near 0 it learns by heart.",
+                [Series("entropy", "entropy")],
+                "nats per token",
+            ),
+            Chart(
+                "Pull towards the start",
+                "What the distance from where it began costs, as part of the training loss; nothing "
+                "without an anchor.",
+                [Series("anchor", "anchor")],
+            ),
+            Chart(
+                "Gradient norm",
+                "Length of the gradient before clipping; spikes come before trouble.",
+                [Series("grad_norm", "gradient norm")],
+            ),
+            LEARNING_RATE,
+        ],
+    ),
+]
+
 CHARTS: dict[str, list[Section]] = {
     RunKind.IMPORT_MODEL: [],
     RunKind.GENERATE: SAMPLING_CHARTS,
@@ -281,6 +319,8 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.CONVERSE: CONVERSE_CHARTS,
     RunKind.MERGE: [],
     RunKind.COMBINE: [],
+    RunKind.SUPERVISED: SUPERVISED_CHARTS,
+    RunKind.DOMAIN: SUPERVISED_CHARTS,
 }
 
 
@@ -288,6 +328,8 @@ def sections_of(run: Run) -> list[Section]:
     """The charts of its kind, in the units of what gave the score, and one of the score's parts
     where it has several sources."""
     sections = CHARTS[run.kind]
+    if len(run.config.get("datasets", [])) > 1:
+        return [_with_each_dataset(sections[0], run.config["datasets"]), *sections[1:]]
     names = reward_names(run)
     if names in ([], [FIRST_NAME]):
         return sections
@@ -307,6 +349,17 @@ def sections_of(run: Run) -> list[Section]:
         [Series(f"score/{name}", name) for name in names],
     )
     return [first._replace(charts=[score, by_source, *rest]), *others]
+
+
+def _with_each_dataset(section: Section, datasets: list[dict[str, str]]) -> Section:
+    by_dataset = Chart(
+        "Held out, by dataset",
+        "The held-out loss of each dataset: one that climbs while the others fall is being forgotten.",
+        [Series(f"eval_loss/{each['name']}", each["name"]) for each in datasets],
+        "nats per token",
+    )
+    first, *rest = section.charts
+    return section._replace(charts=[first, by_dataset, *rest])
 
 
 def reward_names(run: Run) -> list[str]:

@@ -119,4 +119,6 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.CONVERSE: collect_converse,
     RunKind.MERGE: collect_merge,
     RunKind.COMBINE: collect_combine,
+    RunKind.SUPERVISED: collect_ppo,
+    RunKind.DOMAIN: collect_ppo,
 }

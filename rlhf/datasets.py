@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from annotator.audit import Action, record
 from annotator.models import Export, Project, User
 from rlhf.models import Dataset, DatasetKind, Run
 from rlhf.training.hashes import files_in
@@ -40,6 +41,7 @@ def create_dataset(
     Raises DatasetRefused if there are none, or the project has the name already; whatever `rows` raises
     passes through, and nothing is left behind.
     """
+    refuse_taken(project, name)
     folder = Path(settings.DATASETS_DIR) / str(uuid.uuid4())
     folder.mkdir(parents=True)
     try:
@@ -48,7 +50,7 @@ def create_dataset(
             raise DatasetRefused(f"“{name}” would be empty: there is no row to learn from.")
         files = files_in(folder)
         with transaction.atomic():
-            return Dataset.objects.create(
+            dataset = Dataset.objects.create(
                 project=project,
                 name=name,
                 kind=kind,
@@ -62,12 +64,21 @@ def create_dataset(
                 export=export,
                 created_by=user,
             )
-    except IntegrityError as error:
+            record(user, Action.CREATED, dataset, project=project, rows=n_rows, origin=origin)
+            return dataset
+    except IntegrityError:  # the same name twice at once
         shutil.rmtree(folder, ignore_errors=True)
-        raise DatasetRefused(f"This project has a dataset “{name}” already.") from error
+        refuse_taken(project, name)
+        raise
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def refuse_taken(project: Project, name: str) -> None:
+    """Raises DatasetRefused if the project has a dataset of this name."""
+    if project.datasets.filter(name=name).exists():
+        raise DatasetRefused(f"This project has a dataset “{name}” already: take another name.")
 
 
 def _write(path: Path, rows: Iterable[Row]) -> int:

@@ -16,6 +16,7 @@ from django.conf import settings
 
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
 from rlhf.combining import find_parts
+from rlhf.dataset_inputs import check_datasets, hashes_of_datasets, link_datasets, references_of
 from rlhf.downloads import base_of
 from rlhf.endpoints import EndpointRefused, check_version
 from rlhf.generation import prompts_lacking_completions, write_prompts
@@ -27,7 +28,7 @@ from rlhf.integrity import (
     recorded,
     refuse_changed,
 )
-from rlhf.models import ModelKind, ModelVersion, RunKind
+from rlhf.models import Dataset, ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
 from rlhf.questions import write_comparisons
 from rlhf.training.artifacts import write_json
@@ -53,12 +54,15 @@ NEEDED: dict[str, list[str]] = {
     RunKind.CONVERSE: ["policy"],
     RunKind.MERGE: ["policy"],
     RunKind.COMBINE: ["policy"],
+    RunKind.SUPERVISED: ["policy", "datasets"],
+    RunKind.DOMAIN: ["policy", "datasets"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
     "rival": "There is no second policy to compare with.",
     "export": "There is no export to learn from: create one first.",
     "reward_model": "There is no reward model to ask by: train one first.",
+    "datasets": "There is no dataset to learn from: make one first.",
 }
 VERSION_KINDS = {
     "policy": [ModelKind.POLICY],
@@ -67,6 +71,10 @@ VERSION_KINDS = {
     "base": [ModelKind.POLICY, ModelKind.BASE],
 }
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE]  # by our own decoder
+READ_NO_PROMPTS = (
+    RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE, RunKind.COMBINE,
+    RunKind.SUPERVISED, RunKind.DOMAIN,
+)  # fmt: skip
 ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
 
 
@@ -90,6 +98,7 @@ class Order:
     base: ModelVersion | None = None  # of a reward model; None: the policy
     export: Export | None = None
     max_prompts: int | None = None  # a sample of so many; None: all
+    datasets: tuple[Dataset, ...] = ()
 
     @property
     def versions(self) -> dict[str, ModelVersion]:
@@ -114,7 +123,7 @@ def config_of(order: Order) -> Config:
 
 def _check(order: Order) -> None:
     for name in NEEDED[order.kind]:
-        if getattr(order, name) is None:
+        if not getattr(order, name):
             raise RunRefused(MISSING_SENTENCES[name])
     _check_versions(order)
     if order.export is not None:
@@ -122,6 +131,8 @@ def _check(order: Order) -> None:
         _check_votes(order.export, order.settings.get("min_pairs", RewardModelConfig.min_pairs))
     if order.kind == RunKind.PPO and not (order.reward_model or order.settings.get("rewards")):
         raise RunRefused("There is nothing to reward: train a reward model first, or add a rule.")
+    if problem := check_datasets(order.project, order.kind, order.datasets):
+        raise RunRefused(problem)
     is_single = order.settings.get("best_of", 1) == 1
     if order.kind == RunKind.EVALUATE and order.policy == order.rival and is_single:
         raise RunRefused(
@@ -245,6 +256,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["reward_model"] = order.reward_model.path
     if order.base is not None and order.base != order.policy:
         references["base"] = order.base.reference()
+    if order.datasets:
+        references["datasets"] = references_of(order.datasets)
     if order.settings.get("rewards"):
         references["rewards"] = [_reward(order.project, rule) for rule in order.settings["rewards"]]
     return references
@@ -288,15 +301,10 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
     """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
     if order.export is not None:
         _copy_export(order.export, folder / "data")
+    link_datasets(order.datasets, folder)
     if hashes := _hashes(order):
         write_json(folder / HASHES, hashes)
-    if order.kind in (
-        RunKind.IMPORT_MODEL,
-        RunKind.PROBE,
-        RunKind.CONVERSE,
-        RunKind.MERGE,
-        RunKind.COMBINE,
-    ):
+    if order.kind in READ_NO_PROMPTS:
         return
     if order.kind == RunKind.ORDER_QUEUE:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
@@ -327,7 +335,11 @@ def _hashes(order: Order) -> dict[str, Files]:
     asked = [each.get("version") for each in named]
     versions = [*order.versions.values(), *order.project.model_versions.filter(name__in=asked)]
     folders = [folder for version in versions for folder in folders_of(version)]
-    return {**recorded(order.project, folders), **_hashes_of_export(order.export)}
+    return {
+        **recorded(order.project, folders),
+        **_hashes_of_export(order.export),
+        **hashes_of_datasets(order.datasets),
+    }
 
 
 def _hashes_of_export(export: Export | None) -> dict[str, Files]:

@@ -92,6 +92,8 @@ def carry_out(check: FileCheck, graph: Graph) -> None:
     exports = check.project.exports.filter(pk__in=_numbers(graph, "export"))
     for export in exports.order_by("pk"):
         _look(export.folder, files_of_export(export), found)
+    for dataset in check.project.datasets.filter(pk__in=_numbers(graph, "dataset")).order_by("pk"):
+        _look(Path(dataset.path), dataset.files, found)
     versions = check.project.model_versions.filter(pk__in=_numbers(graph, "version"))
     for version in versions.order_by("pk"):
         if version.kind == ModelKind.ENDPOINT:

@@ -28,6 +28,7 @@ from annotator.withdrawing import known_here
 from rlhf.models import (
     ACTIVE,
     RESUMABLE,
+    Dataset,
     GeneratedCompletion,
     ModelKind,
     ModelVersion,
@@ -36,7 +37,9 @@ from rlhf.models import (
     Status,
 )
 
-MAKE_VERSIONS = [RunKind.REWARD_MODEL, RunKind.PPO, RunKind.COMBINE]  # of other versions
+MAKE_VERSIONS = [  # of other versions
+    RunKind.REWARD_MODEL, RunKind.PPO, RunKind.COMBINE, RunKind.SUPERVISED, RunKind.DOMAIN,
+]  # fmt: skip
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.CONVERSE]
 ANNOTATORS_LISTED = 1000  # of all exports of a lineage together
 
@@ -56,7 +59,7 @@ class Carriers(NamedTuple):
 
 
 def carriers_of(project: Project, annotator: User) -> Carriers:
-    """Three queries, however long the loop has gone on; no file is read."""
+    """A few queries, however long the loop has gone on; no file is read."""
     exports = list(
         ExportAnnotator.objects.filter(export__project=project, annotator=annotator)
         .select_related("export")
@@ -64,10 +67,11 @@ def carriers_of(project: Project, annotator: User) -> Carriers:
     )
     numbers = {row.export_id for row in exports}
     versions = _versions_of(project)
+    learnt = exports_by_datasets(project)
     by_name = {version.name: version.pk for version in versions}
     carrying: set[int] = set()
     for version in versions:  # what a version comes from was there before it
-        if _carries(version.parent_id, version.run, numbers, carrying, by_name):
+        if _carries(version.parent_id, version.run, numbers, carrying, by_name, learnt):
             carrying.add(version.pk)
     carriers = [version for version in reversed(versions) if version.pk in carrying]
     return Carriers(
@@ -79,7 +83,7 @@ def carriers_of(project: Project, annotator: User) -> Carriers:
             for run in project.runs.filter(
                 status__in=[*ACTIVE, *RESUMABLE], kind__in=MAKE_VERSIONS
             ).select_related("project")
-            if _carries(None, run, numbers, carrying, by_name)
+            if _carries(None, run, numbers, carrying, by_name, learnt)
         ],
     )
 
@@ -97,12 +101,24 @@ def _carries(
     exports: set[int],
     carrying: set[int],
     by_name: Mapping[str, int],
+    learnt: Mapping[int, set[int]],
 ) -> bool:
     if parent_id in carrying:
         return True
     if run is None:
         return False
-    return run.export_id in exports or not carrying.isdisjoint(_used_by(run, by_name))
+    if run.export_id in exports or not exports.isdisjoint(learnt.get(run.pk, ())):
+        return True
+    return not carrying.isdisjoint(_used_by(run, by_name))
+
+
+def exports_by_datasets(project: Project) -> dict[int, set[int]]:
+    """Of each run that learnt from datasets, the exports that these were made of; one query."""
+    rows = Dataset.objects.filter(project=project, runs__isnull=False, export__isnull=False)
+    found: dict[int, set[int]] = defaultdict(set)
+    for run, export in rows.order_by().values_list("runs", "export"):
+        found[run].add(export)
+    return found
 
 
 def _used_by(run: Run, by_name: Mapping[str, int]) -> dict[int, str]:
@@ -187,8 +203,13 @@ def export_key(pk: int) -> str:
     return f"export-{pk}"
 
 
+def dataset_key(pk: int) -> str:
+    return f"dataset-{pk}"
+
+
 def graph_of(project: Project) -> Graph:
-    """All of it but people, in three queries: it grows with exports and versions, not with votes."""
+    """All of it but people, in a few queries: it grows with exports, datasets and versions, not with
+    votes."""
     versions = _versions_of(project)
     exports = list(project.exports.order_by("pk"))
     writers = _runs_that_wrote(project, exports)
@@ -204,6 +225,37 @@ def graph_of(project: Project) -> Graph:
         if version.run is not None:
             nodes.append(_run_node(version.run))
         nodes.append(_version_node(version))
+    of_datasets = _datasets_of(project)
+    return _plus(
+        Graph({node.key: node for node in nodes}, edges),
+        of_datasets.nodes.values(),
+        of_datasets.edges,
+    )
+
+
+def _datasets_of(project: Project) -> Graph:
+    """The datasets, what each was made of, and the runs that learnt from it and have made something."""
+    nodes, edges = [], []
+    for dataset in project.datasets.order_by("pk").select_related("run", "export"):
+        key = dataset_key(dataset.pk)
+        made_in = dataset.run or dataset.export
+        number = made_in.round_number if made_in else 0
+        facts = {"rows": dataset.n_rows, "origin": dataset.origin}
+        nodes.append(Node(key, "dataset", dataset.pk, dataset.name, number, facts))
+        if dataset.export_id is not None:
+            edges.append(Edge(export_key(dataset.export_id), key, "made from"))
+        if dataset.run is not None:
+            nodes.append(_run_node(dataset.run))
+            edges.append(Edge(f"run-{dataset.run.pk}", key, "made by"))
+            if dataset.run.policy_id is not None:
+                edges.append(
+                    Edge(
+                        version_key(dataset.run.policy_id), f"run-{dataset.run.pk}", "started from"
+                    )
+                )
+    learnt = ModelVersion.objects.filter(project=project, run__datasets__isnull=False)
+    pairs = learnt.order_by("pk").values_list("run", "run__datasets").distinct()
+    edges += [Edge(dataset_key(dataset), f"run-{run}", "learned from") for run, dataset in pairs]
     return Graph({node.key: node for node in nodes}, edges)
 
 
@@ -307,11 +359,13 @@ class Lineage(NamedTuple):
 
 
 def find(project: Project, kind: str, number: str | int) -> Lineage | None:
-    """Of what an address or a check names: version 7, export 3, judgment, completion or annotator."""
+    """Of what an address or a check names: version 7, export 3, dataset 2, judgment, completion or annotator."""
     if kind == "version" and (version := project.model_versions.filter(pk=number).first()):
         return of_version(version)
     if kind == "export" and (export := project.exports.filter(pk=number).first()):
         return of_export(export)
+    if kind == "dataset" and (dataset := project.datasets.filter(pk=number).first()):
+        return of_dataset(dataset)
     if kind == "judgment" and (judgment := project.judgments.filter(pk=number).first()):
         return of_judgment(judgment)
     if kind == "completion":
@@ -335,6 +389,12 @@ def of_export(export: Export) -> Lineage:
     key = export_key(export.pk)
     forward = graph.descendants([key], without=WROTE)
     return Lineage(graph.nodes[key], _with_people(graph.ancestors([key])), forward)
+
+
+def of_dataset(dataset: Dataset) -> Lineage:
+    graph = graph_of(dataset.project)
+    key = dataset_key(dataset.pk)
+    return Lineage(graph.nodes[key], _with_people(graph.ancestors([key])), graph.descendants([key]))
 
 
 def of_annotator(project: Project, annotator: User) -> Lineage:
@@ -461,7 +521,7 @@ def describe(version: ModelVersion) -> dict[str, Any]:
     back = lineage.back.nodes.values()
     named = {
         kind: [node.name for node in back if node.kind == kind and node != lineage.of]
-        for kind in ("policy", "base", "reward", "run", "source")
+        for kind in ("policy", "base", "reward", "run", "source", "dataset")
     }
     exports = [node for node in back if node.kind == "export"]
     votes = [node for node in back if node.kind == "votes"]
@@ -473,6 +533,7 @@ def describe(version: ModelVersion) -> dict[str, Any]:
         "bases": named["base"],
         "reward_models": named["reward"],
         "runs": named["run"],
+        "datasets": named["dataset"],
         "sources": named["source"],
         "exports": [{"number": node.number, **node.facts} for node in exports],
         "judgments": most.facts["judgments"] if most else 0,  # each export has those before it
@@ -495,6 +556,8 @@ def as_markdown(described: Mapping[str, Any]) -> str:
         lines.append(f"- reward models: {', '.join(described['reward_models'])}")
     if described["runs"]:
         lines.append(f"- runs: {', '.join(described['runs'])}")
+    if described["datasets"]:
+        lines.append(f"- datasets: {', '.join(described['datasets'])}")
     for export in described["exports"]:
         lines.append(
             f"- export {export['number']}: {export['pairs']:,} pairs, SHA-256 `{export['sha256']}`"

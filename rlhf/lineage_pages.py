@@ -21,10 +21,16 @@ from rlhf.lineage import Edge, Graph, Lineage, Node
 from rlhf.lineage_picture import draw
 from rlhf.models import FileCheck, RunKind
 
-KINDS = ("version", "export", "judgment", "completion", "annotator")
+KINDS = ("version", "export", "dataset", "judgment", "completion", "annotator")
 PEOPLE_SHOWN = 50
 LISTED = 400  # things, in words; the JSON has all
-RANK = {"policy": 3, "endpoint": 3, "reward": 2, "export": 1}  # in a round, the last made first
+RANK = {
+    "policy": 3,
+    "endpoint": 3,
+    "reward": 2,
+    "dataset": 2,
+    "export": 1,
+}  # in a round, the last made first
 
 
 @require_safe
@@ -120,6 +126,8 @@ def _link(project: Project, node: Node) -> str:
 def _own_page(project: Project, node: Node) -> str:
     if node.key.startswith("version"):
         return reverse("rlhf:model_version", args=[project.slug, node.number])
+    if node.kind == "dataset":
+        return reverse("rlhf:dataset", args=[project.slug, node.number])
     return reverse("annotator:exports", args=[project.slug]) if node.kind == "export" else ""
 
 

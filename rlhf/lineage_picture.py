@@ -17,16 +17,17 @@ from rlhf.models import ModelKind, RunKind
 COLUMNS = {
     "votes": 0, "judgment": 0, "completion": 0, "annotator": 0,
     "export": 1,
-    "reward": 2, "base": 2,
+    "reward": 2, "base": 2, "dataset": 2,
     "policy": 3, "endpoint": 3,
 }  # fmt: skip
-ALWAYS_DRAWN = ("votes", "export", "reward", "base", "policy", "endpoint")
+ALWAYS_DRAWN = ("votes", "export", "dataset", "reward", "base", "policy", "endpoint")
 KINDS = {
     "votes": ("Votes", "votes"),
     "judgment": ("Vote", "votes"),
     "completion": ("Answer", "answers"),
     "annotator": ("Annotator", "annotators"),
     "export": ("Export", "exports"),
+    "dataset": ("Dataset", "datasets"),
     "reward": ("Reward model", "reward models"),
     "base": ("Base of reward models", "bases of reward models"),
     "policy": ("Policy", "policies"),
@@ -150,7 +151,7 @@ def _span(n: int) -> float:
 
 def _row_name(row: Row) -> str:
     number, part = row
-    if row == BEFORE_ALL or part == ANSWERS:
+    if row == BEFORE_ALL or part == ANSWERS or row == (0, MADE):  # of no round
         return ""
     return "Imported" if part == IMPORTED else f"Round {number}"
 
@@ -200,6 +201,9 @@ def _notes(node: Node) -> list[str]:
     if node.kind == "export":
         n = node.facts["pairs"]
         return [f"{n:,} pair{'s' if n != 1 else ''}"]
+    if node.kind == "dataset":
+        n = node.facts["rows"]
+        return [f"{n:,} row{'s' if n != 1 else ''}"]
     if node.kind == "votes":
         people = node.facts["annotators"]
         by = [] if people is None else [f"{people:,} {'people' if people != 1 else 'person'}"]

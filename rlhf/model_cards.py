@@ -14,7 +14,7 @@ from annotator.models import Export, Project
 from rlhf.combining import parts_of
 from rlhf.downloads import adapters_below, base_of
 from rlhf.evaluation import WinRate, win_rates
-from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
+from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.rounds import ancestors_of
 from rlhf.templatetags.quantities import decimals, percent
 
@@ -24,9 +24,15 @@ MOST_EVALUATIONS = 50
 EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 TINY = ("a toy model trained on made-up small talk", "apache-2.0")
 
+TRAINED: dict[str, str] = {
+    RunKind.PPO: "trained by PPO against what people preferred",
+    RunKind.SUPERVISED: "fine-tuned on demonstrations of good answers",
+    RunKind.DOMAIN: "pre-trained further on running text of a field",
+}
+
 HIDDEN = {  # where things lie, and what is said elsewhere
     "model", "rival", "reward_model", "base", "prompts", "held_out", "data", "output", "rewards",
-    "accelerate_config", "comparisons",
+    "accelerate_config", "comparisons", "datasets",
 }  # fmt: skip
 
 
@@ -87,7 +93,9 @@ def card_of(version: ModelVersion) -> str:
     base = base_of(version)
     source, licence = source_of(base.root())
     trainings = trainings_of(version)
-    exports = {run.export_id: run.export for run in trainings if run.export}
+    datasets = [each for run in trainings for each in run.datasets.select_related("export")]
+    learnt = [run.export for run in trainings] + [each.export for each in datasets]
+    exports = {export.pk: export for export in learnt if export}
     parts = [
         _header(version, source, licence),
         f"# {_text(version.name)}",
@@ -96,6 +104,7 @@ def card_of(version: ModelVersion) -> str:
         _section("Descent", _descent(version, source)),
         _section("Licence", [_licence(source, licence)]),
         _section("Votes it learned from", _votes(exports.values())),
+        _section("Datasets it learned from", _datasets(datasets)),
         _section("Training", _training(trainings)),
         _section("Evaluation", _evaluation(version)),
         _section("Limits", _limits(version)),
@@ -134,7 +143,7 @@ def _summary(version: ModelVersion, source: str) -> str:
     elif version.run.kind == RunKind.COMBINE:
         what = "A policy: a language model that is the adapters of others, added up with weights"
     else:
-        what = "A policy: a language model that was trained by PPO against what people preferred"
+        what = f"A policy: a language model that was {TRAINED.get(version.run.kind, 'trained')}"
     return f"{what}, in round {version.run.round_number} of the project “{project}” in Preferendum."
 
 
@@ -235,6 +244,16 @@ def _votes(exports: Iterable[Export]) -> list[str]:
     return [_table(names, rows)]
 
 
+def _datasets(datasets: Iterable[Dataset]) -> list[str]:
+    rows = [
+        [_text(each.name), each.get_kind_display(), str(each.n_rows), _text(each.origin),
+         f"`{each.files['data.jsonl']['sha256']}`"]
+        for each in {each.pk: each for each in datasets}.values()
+    ]  # fmt: skip
+    names = ["Dataset", "Holds", "Rows", "From", "SHA-256 of data.jsonl"]
+    return [_table(names, rows)] if rows else []
+
+
 def _training(runs: Sequence[Run]) -> list[str]:
     lines = []
     for run in runs:
@@ -247,6 +266,7 @@ def _training(runs: Sequence[Run]) -> list[str]:
         used += [f"Part: {part.weight:g} × {_text(part.version.name)}" for part in parts_of(run)]
         lines.append("; ".join(used))
         lines += _quality(run)
+        lines += _held_out(run)
         lines.append(_table(["Setting", "Value"], list(_settings(run.config))))
     return lines
 
@@ -260,6 +280,18 @@ def _quality(run: Run) -> list[str]:
     return [
         f"Right on {percent(accuracy)} of held-out votes (95 % interval {percent(low)} to "
         f"{percent(high)})."
+    ]
+
+
+def _held_out(run: Run) -> list[str]:
+    """What a supervised or domain run came to."""
+    held_out = run.result.get("held_out") or {}
+    before, after = held_out.get("perplexity_before"), held_out.get("perplexity_after")
+    if before is None or after is None:
+        return []
+    return [
+        f"Perplexity on {held_out['n_rows']} held-out rows: {decimals(before, 2)} before, "
+        f"{decimals(after, 2)} after."
     ]
 
 

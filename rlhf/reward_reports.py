@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf.learning_curves import curve_of
 from rlhf.models import Run
 from rlhf.rollouts import as_text
 from rlhf.templatetags.quantities import decimals, percent
@@ -291,6 +292,7 @@ def page_of(run: Run) -> dict[str, Any]:
         "reliability": reliability_diagram(calibration["bins"]),
         "curve": curve,
         "learning": learning_diagram(curve),
+        "forecast": curve_of(run) if run.result.get("forecast") else None,
         "mistakes": mistakes_of(run),
         "duplicates": report.get("duplicates"),
     }

@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -33,6 +33,7 @@ from rlhf.models import (
     RESUMABLE,
     STARTED,
     UNWATCHED_AFTER,
+    Dataset,
     ModelVersion,
     Round,
     Run,
@@ -68,6 +69,7 @@ def launch(
     base: ModelVersion | None = None,
     export: Export | None = None,
     max_prompts: int | None = None,
+    datasets: Iterable[Dataset] = (),
 ) -> Run:
     """Queue a run. The same token again gives back the run that it started.
 
@@ -88,6 +90,7 @@ def launch(
         base,
         export,
         max_prompts,
+        tuple(datasets),
     )
     config = config_of(order)
     expected = _estimate(order, config)
@@ -153,7 +156,8 @@ def _create(
                 export=order.export,
                 created_by=user,
             )
-            record(user, Action.LAUNCHED, run, project=run.project, **_told(run))
+            run.datasets.set(order.datasets)
+            record(user, Action.LAUNCHED, run, project=run.project, **_told(run, order))
             _move_aside(run.folder)
             staged.rename(run.folder)
             _send_on_commit(run.pk)
@@ -165,11 +169,15 @@ def _create(
         raise
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _told(run: Run, order: Order) -> dict[str, Any]:
     """What the audit log says of a launch; the run itself has all its settings."""
     models = {name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base")}
-    told = {name: str(version) for name, version in models.items() if version}
-    return {"round": run.round_number, **told, **({"export": run.export_id} if run.export else {})}
+    told: dict[str, Any] = {name: str(version) for name, version in models.items() if version}
+    if run.export_id:
+        told["export"] = run.export_id
+    if order.datasets:
+        told["datasets"] = ", ".join(each.name for each in order.datasets)
+    return {"round": run.round_number, **told}
 
 
 def _move_aside(folder: Path) -> None:

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import chat, endpoint_views, lineage_pages, model_pages, playground, views
+from rlhf import chat, dataset_views, endpoint_views, lineage_pages, model_pages, playground, views
 from rlhf.chat_completions import ChatCompletions
 
 app_name = "rlhf"
@@ -43,6 +43,10 @@ project_urls: list[URLPattern | URLResolver] = [
     path("runs/", include(run_urls)),
     path("chat/", include(chat_urls)),
     path("playground/", playground.playground, name="playground"),
+    path("fine-tune/", dataset_views.fine_tune, name="fine_tune"),
+    path("datasets/", dataset_views.datasets, name="datasets"),
+    path("datasets/<int:pk>/", dataset_views.dataset, name="dataset"),
+    path("datasets/<int:pk>/data.jsonl", dataset_views.download_dataset, name="download_dataset"),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
     path("models/<int:pk>/card/", model_pages.model_card, name="model_card"),

@@ -27,6 +27,7 @@ from rlhf import (
     conversations,
     estimates,
     evaluation,
+    learning_curves,
     lineage,
     loop,
     model_pages,
@@ -143,7 +144,11 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
     if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
         return rounds.best_of_n(project, n, _number(request, "reward_model"))
     if like is None:
-        return {**rounds.suggestions(project, kind), **_asked_versions(request, project)}
+        return {
+            **rounds.suggestions(project, kind),
+            **_asked_versions(request, project),
+            **_asked_dataset(request, project),
+        }
     rows = project.runs.select_related("policy", "rival", "reward_model", "base", "export")
     return settings_like(get_object_or_404(rows, pk=like, kind=kind))
 
@@ -154,6 +159,13 @@ def _asked_versions(request: HtmxRequest, project: Project) -> dict[str, ModelVe
     asked = {name: _number(request, name) for name in ("policy", "base")}
     found = {name: versions.filter(pk=pk).first() for name, pk in asked.items() if pk}
     return {name: version for name, version in found.items() if version}
+
+
+def _asked_dataset(request: HtmxRequest, project: Project) -> dict[str, Any]:
+    """That which the address names: `?dataset=3`."""
+    asked = _number(request, "dataset")
+    found = list(project.datasets.filter(pk=asked)) if asked else []
+    return {"datasets": found} if found else {}
 
 
 def _render_form(
@@ -346,6 +358,7 @@ def _after_action(request: HtmxRequest, access: Access, run: Run) -> HttpRespons
 def _status_context(access: Access, run: Run) -> dict[str, Any]:
     is_done = run.status == Status.SUCCEEDED
     is_judged = run.kind == RunKind.EVALUATE and is_done
+    learns_from_data = run.kind in (RunKind.SUPERVISED, RunKind.DOMAIN)
     return {
         **access._asdict(),
         "run": run,
@@ -357,6 +370,7 @@ def _status_context(access: Access, run: Run) -> dict[str, Any]:
         "measured": run.result.get("probe"),
         "probe": estimates.probe_in(run.result) if is_done else None,
         "summary": reward_reports.summary(run) if is_done else "",
+        "learning": learning_curves.curve_of(run) if is_done and learns_from_data else None,
     }
 
 

@@ -5,7 +5,7 @@ document.addEventListener("change", ({ target }) => {
   if (!target.dataset.maxBytes) return;
   const limit = Number(target.dataset.maxBytes);
   const size = target.files[0]?.size ?? 0;
-  const problem = `The file has ${mib(size)} MiB; the limit here is ${mib(limit)}. The command import_comparisons has none.`;
+  const problem = `The file has ${mib(size)} MiB; the limit here is ${mib(limit)}. The command ${target.dataset.command ?? "import_comparisons"} has none.`;
   target.setCustomValidity(size > limit ? problem : "");
   target.reportValidity();
 });

@@ -22,6 +22,7 @@ def data_dir(settings, tmp_path):
     settings.EXPORTS_DIR = tmp_path / "exports"
     settings.RUNS_DIR = tmp_path / "runs"
     settings.MODELS_DIR = tmp_path / "models"
+    settings.DATASETS_DIR = tmp_path / "datasets"
     settings.SECURE_SSL_REDIRECT = False
     settings.SECURE_SSL_REDIRECT = False
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -122,6 +122,8 @@ def field_of(field: forms.Field) -> serializers.Field:
         about["label"] = str(field.label)
     may_be_null = {"allow_null": not field.required}
     match field:
+        case forms.ModelMultipleChoiceField():
+            return serializers.ListField(child=row_id(), **about)
         case forms.ModelChoiceField():
             return row_id(**about, **may_be_null)
         case forms.BooleanField():

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import models, runs
+from rlhf.api import datasets, models, runs
 
 app_name = "rlhf_api"
 
@@ -17,6 +17,9 @@ run_urls = [
 project_urls: list[URLPattern | URLResolver] = [
     path("runs/", include(run_urls)),
     path("models/", models.models, name="models"),
+    path("datasets/", datasets.datasets, name="datasets"),
+    path("datasets/<int:pk>/", datasets.dataset, name="dataset"),
+    path("datasets/<int:pk>/data.jsonl", datasets.dataset_file, name="dataset_file"),
     path("rounds/", models.project_rounds, name="rounds"),
 ]
 

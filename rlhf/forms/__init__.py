@@ -15,6 +15,7 @@ from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.reward_model import RewardModelForm
+from rlhf.forms.supervised import DomainForm, SupervisedForm
 from rlhf.models import Run
 from rlhf.training.reward_rules import format_lines
 
@@ -22,6 +23,7 @@ __all__ = [
     "FORMS",
     "CombineForm",
     "ConverseForm",
+    "DomainForm",
     "EvaluateForm",
     "GenerateForm",
     "ImportModelForm",
@@ -31,6 +33,7 @@ __all__ = [
     "ProbeForm",
     "RewardModelForm",
     "RunForm",
+    "SupervisedForm",
     "settings_like",
 ]
 
@@ -47,6 +50,8 @@ FORMS: dict[str, type[RunForm]] = {
         ConverseForm,
         MergeForm,
         CombineForm,
+        SupervisedForm,
+        DomainForm,
     )
 }
 
@@ -57,6 +62,7 @@ def settings_like(run: Run) -> dict[str, Any]:
         name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "export")
     }
     rewards = format_lines(run.config.get("rewards", []))
+    rows["datasets"] = list(run.datasets.all())
     return {**run.config, **rows, "rewards": rewards, "max_prompts": _number_of_prompts(run)}
 
 

@@ -23,6 +23,13 @@ class ExportField(forms.ModelChoiceField):
         return f"{export}, no pair held out" if counts.get("rows_test") == 0 else str(export)
 
 
+def _first_of(field: Any) -> Any:
+    """The newest row, as the field's initial value; None if there is none."""
+    newest = field.queryset.first()
+    is_of_several = isinstance(field, forms.ModelMultipleChoiceField)
+    return [newest] if newest and is_of_several else newest
+
+
 class RunForm(forms.Form):
     """The token, drawn when the form is shown, makes a form that is sent twice start one run."""
 
@@ -46,7 +53,7 @@ class RunForm(forms.Form):
             if isinstance(field, forms.ModelChoiceField):
                 field.queryset = self._rows(project, name)
                 if field.required and name not in self.initial:
-                    self.initial[name] = field.queryset.first()
+                    self.initial[name] = _first_of(field)
 
     @classmethod
     def filled_in(

@@ -13,6 +13,7 @@ from typing import Any
 from rlhf.training.combine_config import CombineConfig
 from rlhf.training.config_base import Config, _require
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
+from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -429,4 +430,6 @@ CONFIGS: dict[str, type[Config]] = {
     "converse": ConverseConfig,
     "merge": MergeConfig,
     "combine": CombineConfig,
+    "supervised": SupervisedConfig,
+    "domain": DomainConfig,
 }

@@ -58,6 +58,7 @@ from rlhf.training.classifiers import (
 )
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.data import Pair, n_votes, read_pairs, read_prompts
+from rlhf.training.forecast import forecast_accuracy
 from rlhf.training.generate import EncodedPrompt, encode_prompts, generate_all
 from rlhf.training.models import (
     RewardStatistics,
@@ -155,6 +156,11 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     scores = mean_scores([member["test"] for member in members], scales)
     ties = mean_ties(config.ties, [member["tie_share"] for member in members])
     evaluation = held_out.evaluation(scores, ties)
+    curve = (
+        learning_curve(trainings, found, held_out, evaluation, encoded.train)
+        if config.learning_curve
+        else None
+    )
     return {
         **evaluation,
         "score_mean": scales[0].mean,
@@ -167,11 +173,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "tie_share": None if ties == HALF else ties.share,  # of two completions with equal scores
         "annotators": members[0]["annotators"],
         "report": report(held_out.judged(scores, pairs), ties) | {"duplicates": duplicates(pairs)},
-        "learning_curve": (
-            learning_curve(trainings, found, held_out, evaluation, encoded.train)
-            if config.learning_curve
-            else None
-        ),
+        "learning_curve": curve,
+        "forecast": forecast_accuracy(curve) if curve else None,
         "arms": (
             compare_arms(parts, partial(measured, found, held_out)) if config.compare_arms else None
         ),

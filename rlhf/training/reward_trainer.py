@@ -294,8 +294,11 @@ class Reporter(TrainerCallback):
             raise Stopped
 
 
-def train(trainer: PreferenceTrainer) -> None:
-    """Train, from its newest checkpoint if there is one. Raises Stopped with all of it saved."""
+def train(trainer: Any) -> None:
+    """Train, from its newest checkpoint if there is one. Raises Stopped with all of it saved.
+
+    A trainer with `batches`, a `folder` and a `reporter`, as the one above and SupervisedTrainer.
+    """
     first = trainer.reporter.first_step
     last = first + len(trainer.batches)
     checkpoints = [

@@ -11,6 +11,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from annotator.imports import jobs
 from annotator.models import Assignment, Judgment
+from annotator.models import Project as ProjectRow
 from annotator.tokens import make_token
 from preferendum import ApiError, Client, Import, ImportEnded, PreferendumError, Run, RunEnded
 from rlhf.models import Run as RunRow
@@ -250,3 +251,15 @@ def test_the_lines_of_the_readme_lead_from_a_dataset_to_a_policy(
     assert adapter.with_name("README.md").is_file()
     assert Judgment.objects.filter(verdict="ranking").count() == 30
     names["project"].transport.http.close()
+
+
+def test_datasets_are_made_of_rows_and_files_and_learnt_from(project, tmp_path):
+    PolicyFactory(project=ProjectRow.objects.get())
+    (tmp_path / "tales.txt").write_text("Once upon a time.")
+
+    polite = project.create_dataset("polite", [{"prompt": "Hi", "completion": "Hello."}])
+    tales = project.create_dataset("tales", tmp_path / "tales.txt", kind="text")
+    run = project.launch("supervised", datasets=[polite["id"], tales["id"]])
+
+    assert [row["name"] for row in project.datasets(kind="text")] == ["tales"]
+    assert {each["name"] for each in run.fields["config"]["datasets"]} == {"polite", "tales"}

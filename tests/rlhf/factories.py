@@ -9,7 +9,8 @@ from django.conf import settings
 from django.utils import timezone
 
 from annotator.models import Assignment, Comparison, Completion, Export, Judgment
-from rlhf.models import Endpoint, ModelKind, ModelVersion, Round, Run, RunKind, Status
+from rlhf.datasets import create_dataset
+from rlhf.models import DatasetKind, Endpoint, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from tests.factories import ProjectFactory, UserFactory
 
 PAIR = '{"chosen": 1}\n'
@@ -52,6 +53,10 @@ class ExportFactory(factory.django.DjangoModelFactory):
         export.folder.mkdir(parents=True)
         (export.folder / "data.jsonl").write_text(PAIR)
         (export.folder / "manifest.json").write_text("{}")
+
+
+def make_dataset(project, name="tales", kind=DatasetKind.TEXT, rows=({"text": "Once."},)):
+    return create_dataset(project, name, kind, rows, origin="a test")
 
 
 class RoundFactory(factory.django.DjangoModelFactory):

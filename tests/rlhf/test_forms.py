@@ -19,6 +19,7 @@ from tests.rlhf.factories import (
     PolicyFactory,
     RewardModelFactory,
     RunFactory,
+    make_dataset,
 )
 
 pytestmark = pytest.mark.django_db
@@ -44,6 +45,7 @@ def filled_in(form, **changes):
 def test_form_as_shown_is_complete_and_says_what_the_config_says(project, kind):
     RewardModelFactory(project=project)
     ExportFactory(project=project)
+    make_dataset(project)
     sent = filled_in(FORMS[kind](project))
 
     form = FORMS[kind](project, sent)

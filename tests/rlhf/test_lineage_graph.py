@@ -187,7 +187,7 @@ def test_a_lineage_costs_the_same_for_one_round_and_three(n_rounds, django_asser
     chain = make_chain(ProjectFactory(overlap=2), n_rounds)
     version = ModelVersion.objects.select_related("project").get(pk=chain.turns[-1].policy.pk)
 
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(5):
         found = lineage.of_version(version)
 
     assert len([node for node in found.back.nodes.values() if node.kind == "reward"]) == n_rounds
