@@ -1,0 +1,158 @@
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from trl import SFTConfig, SFTTrainer
+
+from rlhf.training.forward import layers_of
+from rlhf.training.models import adapted_modules, load_policy
+from rlhf.training.parameter_settings import ParameterSettings
+from rlhf.training.parameters import (
+    Anchored,
+    callbacks,
+    count,
+    l2_sp,
+    layers_moving,
+    load,
+    make_trainable,
+    trainable,
+)
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+LORA = ParameterSettings(lora_rank=4)
+METHODS = {
+    "lora": LORA,
+    "dora": ParameterSettings(lora_rank=4, dora=True),
+    "rslora": ParameterSettings(lora_rank=4, rslora=True),
+    "ia3": ParameterSettings(method="ia3"),
+    "prompt": ParameterSettings(method="prompt", virtual_tokens=3),
+    "prefix": ParameterSettings(method="prefix", virtual_tokens=3),
+    "full": ParameterSettings(method="full"),
+}
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": f"What is a {noun}?"}],
+        "completion": [{"role": "assistant", "content": f"Try the {noun}."}],
+    }
+    for noun in ("door", "lamp", "cup", "box")
+]
+
+
+class AnchoredSFT(Anchored, SFTTrainer):
+    pass
+
+
+@pytest.fixture
+def learn(tiny_reference, tmp_path):
+    def train(settings, **options):
+        torch.manual_seed(0)
+        model, tokenizer = load(tiny_reference, settings)
+        model = make_trainable(model, settings)
+        arguments = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
+        trainer = AnchoredSFT(
+            model=model,
+            settings=settings,
+            train_dataset=Dataset.from_list(ROWS),
+            processing_class=tokenizer,
+            callbacks=callbacks(settings, 2, steps=2),
+            args=SFTConfig(
+                output_dir=str(tmp_path / "out"),
+                report_to=[],
+                use_cpu=True,
+                bf16=False,
+                save_strategy="no",
+                gradient_checkpointing=False,
+                logging_steps=1,
+                **arguments | options,
+            ),
+        )
+        trainer.train()
+        return trainer
+
+    return train
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_what_the_method_moves_has_moved(name, tiny_reference, learn):
+    before, _ = load_policy(tiny_reference)
+
+    model = learn(METHODS[name]).model
+
+    moved = trainable(model)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    kept = {
+        path.replace(".base_layer", ""): parameter
+        for path, parameter in base.named_parameters()
+        if all(parameter is not each for each in moved.values())
+    }
+    old = dict(before.named_parameters())
+    assert all(torch.equal(kept[path], old[path]) for path in kept if path in old)
+    assert not torch.allclose(logits(model)[:, -4:], logits(before))
+
+
+def test_the_top_layer_alone_moves_if_so_wished(tiny_reference):
+    for method in ("lora", "ia3", "full"):
+        settings = ParameterSettings(method=method, lora_rank=4, adapter_layers=1)
+
+        model = make_trainable(load(tiny_reference, settings)[0], settings)
+
+        places = {name.partition(".layers.")[2][:1] for name in trainable(model)}
+        assert places - {""} == {"1"}  # "": the last norm
+
+
+def test_count_tells_how_much_of_the_model_moves(tiny_reference):
+    model = make_trainable(load(tiny_reference, METHODS["prompt"])[0], METHODS["prompt"])
+
+    total = sum(p.numel() for p in model.parameters())
+    assert count(model) == {"trainable": 3 * 64, "total": total, "share": 3 * 64 / total}
+
+
+def test_one_more_layer_moves_every_so_many_steps():
+    assert [layers_moving(step, every=2, most=3) for step in range(7)] == [1, 1, 2, 2, 3, 3, 3]
+
+
+def test_lower_layers_wait_for_their_turn(tiny_reference, learn):
+    old = load_policy(tiny_reference)[0]
+
+    model = learn(
+        ParameterSettings(method="full", unfreeze_every=1.0), max_steps=2
+    ).model  # 1 epoch
+
+    def has_moved(number):
+        layers = [layers_of(each.base_model)[1][number].parameters() for each in (model, old)]
+        return not all(torch.equal(new, before) for new, before in zip(*layers, strict=True))
+
+    assert [has_moved(0), has_moved(1)] == [False, True]
+    assert count(model) == count(make_trainable(old, METHODS["full"]))  # all is as it was found
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("anchor", ["l2_sp", "kl"])
+def test_an_anchor_keeps_the_policy_nearer_to_the_base(method, anchor, tiny_reference, learn):
+    before = logits(load_policy(tiny_reference)[0])
+
+    def distance(coefficient):
+        settings = ParameterSettings(
+            method=method, lora_rank=4, anchor=anchor, anchor_coefficient=coefficient
+        )
+        model = learn(settings, max_steps=6, learning_rate=0.03, optim="sgd").model
+        return (logits(model) - before).norm()
+
+    assert distance(10.0) < 0.9 * distance(0.0)
+
+
+def test_l2_sp_holds_the_product_of_loras_factors(tiny_reference):
+    model = make_trainable(load(tiny_reference, LORA)[0], LORA)
+    start = {name: p.detach().clone() for name, p in trainable(model).items()}
+    assert l2_sp(model, start).item() == 0
+    for name, parameter in trainable(model).items():
+        torch.nn.init.normal_(parameter, std=0.1)
+
+    deltas = [module.get_delta_weight("default") for module in adapted_modules(model)]
+    expected = sum(delta.pow(2).sum() for delta in deltas) / 2
+    torch.testing.assert_close(l2_sp(model, start), expected)
