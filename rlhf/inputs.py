@@ -25,7 +25,7 @@ from rlhf.integrity import (
     recorded,
     refuse_changed,
 )
-from rlhf.models import ModelKind, ModelVersion, RunKind
+from rlhf.models import FROM_PAIRS, ONLINE, ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
 from rlhf.questions import write_comparisons
 from rlhf.training.artifacts import write_json
@@ -50,6 +50,10 @@ NEEDED: dict[str, list[str]] = {
     RunKind.ORDER_QUEUE: ["reward_model"],
     RunKind.CONVERSE: ["policy"],
     RunKind.MERGE: ["policy"],
+    RunKind.RLOO: ["policy"],
+    RunKind.GRPO: ["policy"],
+    RunKind.DPO: ["policy", "export"],
+    RunKind.KTO: ["policy", "export"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -116,7 +120,7 @@ def _check(order: Order) -> None:
     if order.export is not None:
         _check_export(order.project, order.export)
         _check_votes(order.export, order.settings.get("min_pairs", RewardModelConfig.min_pairs))
-    if order.kind == RunKind.PPO and not (order.reward_model or order.settings.get("rewards")):
+    if order.kind in ONLINE and not (order.reward_model or order.settings.get("rewards")):
         raise RunRefused("There is nothing to reward: train a reward model first, or add a rule.")
     is_single = order.settings.get("best_of", 1) == 1
     if order.kind == RunKind.EVALUATE and order.policy == order.rival and is_single:
@@ -266,7 +270,8 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         _copy_export(order.export, folder / "data")
     if hashes := _hashes(order):
         write_json(folder / HASHES, hashes)
-    if order.kind in (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE):
+    reads_no_prompts = (RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE)
+    if order.kind in (*reads_no_prompts, *FROM_PAIRS):
         return
     if order.kind == RunKind.ORDER_QUEUE:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
@@ -284,7 +289,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         prompts = prompts.filter(split=Split.TRAIN)
     if order.kind == RunKind.REWARD_MODEL:
         limit = values["policy_samples"]
-    if order.kind == RunKind.PPO:
+    if order.kind in ONLINE:
         held_out = Prompt.objects.filter(project=order.project, split=Split.TEST)
         write_prompts(folder / values["held_out"], held_out, values["eval_prompts"])
     if not write_prompts(folder / "prompts.jsonl", prompts, limit):

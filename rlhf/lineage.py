@@ -27,6 +27,7 @@ from annotator.tracing import exports_with_completion, exports_with_judgment
 from annotator.withdrawing import known_here
 from rlhf.models import (
     ACTIVE,
+    MAKE_POLICIES,
     RESUMABLE,
     GeneratedCompletion,
     ModelKind,
@@ -36,7 +37,7 @@ from rlhf.models import (
     Status,
 )
 
-MAKE_VERSIONS = [RunKind.REWARD_MODEL, RunKind.PPO]  # by training
+MAKE_VERSIONS = [RunKind.REWARD_MODEL, *MAKE_POLICIES]  # by training
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.CONVERSE]
 ANNOTATORS_LISTED = 1000  # of all exports of a lineage together
 

@@ -128,7 +128,8 @@ def _summary(version: ModelVersion, source: str) -> str:
     if version.kind == ModelKind.REWARD:
         what = "A reward model: it gives an answer a number, higher where people liked such answers"
     else:
-        what = "A policy: a language model that was trained by PPO against what people preferred"
+        how = version.run.get_kind_display()
+        what = f"A policy: a language model that was trained by {how} on what people preferred"
     return f"{what}, in round {version.run.round_number} of the project “{project}” in Preferendum."
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf.forms.answers import EvaluateForm, GenerateForm
 from rlhf.forms.base import RunForm
+from rlhf.forms.group import GRPOForm, RLOOForm
 from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
@@ -44,6 +45,8 @@ FORMS: dict[str, type[RunForm]] = {
         OrderQueueForm,
         ConverseForm,
         MergeForm,
+        RLOOForm,
+        GRPOForm,
     )
 }
 

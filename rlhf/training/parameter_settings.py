@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf.training.config import Config, _require
+from rlhf.training.config_base import Config, _require
 
 METHODS = ("lora", "full", "ia3", "prompt", "prefix")
 ANCHORS = ("none", "l2_sp", "kl")
