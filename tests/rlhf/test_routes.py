@@ -1,6 +1,7 @@
 from datetime import timedelta
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 from django.utils import timezone
 
@@ -218,3 +219,22 @@ def test_exports_that_nothing_was_trained_on_are_not_offered(project, export, re
     ExportFactory(project=project, round_number=2)
 
     assert exports_with_routes(project) == [export]
+
+
+# --- the command --------------------------------------------------------------------------------
+def test_the_command_prints_a_line_a_route(export, base, capsys):
+    evaluated(trained(base, RunKind.DPO, export=export, result={"kl": 2.0}), wins=1, losses=1)
+
+    call_command("routes", "tea")
+
+    start, route = capsys.readouterr().out.splitlines()
+    assert start.startswith("From base, by export")
+    assert route.startswith("  DPO, by-dpo: win rate 50\xa0% (9\xa0% to 91\xa0%), reward ")
+    assert ", KL 2.0, " in route
+
+
+def test_the_command_says_where_nothing_was_trained(project, export):
+    with pytest.raises(CommandError, match="Nothing was trained on an export of Tea yet"):
+        call_command("routes", "tea")
+    with pytest.raises(CommandError, match="There is no project coffee"):
+        call_command("routes", "coffee")
