@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rlhf.training.config_base import Config, _require
 
 METHODS = ("lora", "full", "ia3", "prompt", "prefix")
+VIRTUAL = ("prompt", "prefix")  # learn tokens that nobody reads, before each prompt; no weights
 ANCHORS = ("none", "l2_sp", "kl")
 
 
@@ -24,8 +25,8 @@ class ParameterSettings(Config):
     adapter_layers: int | None = None  # only this many top layers move; None: all
     unfreeze_every: float | None = None  # epochs after which one more layer moves, from the top
     virtual_tokens: int = 16  # of prompt and prefix tuning
-    anchor: str = "none"  # pull towards the starting weights ("l2_sp") or its distribution ("kl")
-    anchor_coefficient: float = 0.0
+    anchor: str = "none"  # a pull towards the starting weights ("l2_sp") or distribution ("kl")
+    anchor_coefficient: float = 0.0  # of half the squared way, or of nats per token
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, f"method={self.method!r} must be one of {METHODS}")
@@ -44,4 +45,26 @@ class ParameterSettings(Config):
         _require(
             self.anchor_coefficient >= 0,
             f"anchor_coefficient={self.anchor_coefficient} must be at least 0",
+        )
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """What is set would otherwise be passed over in silence."""
+        for name in ("dora", "rslora", "four_bit"):
+            _require(
+                self.method == "lora" or not getattr(self, name),
+                f"{name} is an option of LoRA: it does not go with method={self.method!r}",
+            )
+        for name in ("adapter_layers", "unfreeze_every"):
+            value = getattr(self, name)
+            _require(
+                value is None or self.method not in VIRTUAL,
+                f"{name}={value} is about layers, and method={self.method!r} moves none of them: leave "
+                "it empty",
+            )
+        coefficient = self.anchor_coefficient
+        _require(
+            (self.anchor == "none") == (coefficient == 0),
+            f"anchor={self.anchor!r} and anchor_coefficient={coefficient} do not fit: a pull needs both, "
+            "none needs neither",
         )

@@ -309,7 +309,7 @@ class Anchored:
         width = counts.shape[1] + 1
         policy = outputs[:, -width:][:, :-1][counts]  # (N, D); virtual tokens come first
         base_states = base.last_hidden_state[:, :-1][counts]
-        kl = _TokenKL.apply(policy, base_states, vocabulary_head(model))
+        kl = token_kl(policy, base_states, vocabulary_head(model))
         return settings.anchor_coefficient * kl.sum() / max(1, len(kl))
 
 
@@ -392,12 +392,17 @@ def at_start(model: nn.Module, start: Mapping[str, Tensor]) -> Iterator[None]:
             parameters[name].data = data
 
 
-class _TokenKL(torch.autograd.Function):
-    """KL(policy ‖ base) of each next token, (N,), from hidden states (N, D) of both.
+def token_kl(policy: Tensor, base: Tensor, head: nn.Linear) -> Tensor:
+    """KL(policy ‖ base) in nats of each next token, (N,), fp32, from hidden states (N, D) of both.
 
-    As in `forward.token_logprobs`: the gradient with regard to a hidden state is known as soon as the
-    logits are, p·(log p/q - KL) · W, and D numbers are kept in its place. The head is frozen.
+    At most LOGITS_AT_ONCE logits of each exist at a time. Gradients flow to `policy`; the head is frozen.
     """
+    return _TokenKL.apply(policy, base, head)
+
+
+class _TokenKL(torch.autograd.Function):
+    """As in `forward.token_logprobs`: the gradient with regard to a hidden state is known as soon as the
+    logits are, p·(log p/q - KL) · W, and D numbers are kept in its place."""
 
     @staticmethod
     def forward(ctx: Any, policy: Tensor, base: Tensor, head: nn.Linear) -> Tensor:
