@@ -67,6 +67,7 @@ VERSION_KINDS = {
     "reward_model": [ModelKind.REWARD],
     "base": [ModelKind.POLICY, ModelKind.BASE],
 }
+WRITE_ANSWERS = [RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE]  # by our own decoder
 ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
 
 
@@ -156,6 +157,11 @@ def _check_versions(order: Order) -> None:
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
             raise RunRefused(f"{version} is no {wanted} of this project.")
+        if version.has_virtual_tokens and order.kind not in WRITE_ANSWERS:
+            raise RunRefused(
+                f"{version} is virtual tokens before the prompt, which cannot be merged into weights: it "
+                "can write answers, talk and be evaluated. Choose the policy that it was trained from."
+            )
         if version.kind == ModelKind.ENDPOINT:
             _check_endpoint(version)
         else:

@@ -102,7 +102,9 @@ def files_of(version: ModelVersion) -> dict[str, Any]:
         if is_adapter
         else 0,
         "weights_bytes": downloads.total_bytes(folder) if folder else 0,
-        "can_be_merged": version.kind == ModelKind.POLICY and not version.is_whole_model,
+        "can_be_merged": version.kind == ModelKind.POLICY
+        and not version.is_whole_model
+        and not version.has_virtual_tokens,
         "merging": merging_run(version),
     }
 

@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotator.models import Comparison, Completion, Export, Message, Project, User
+from rlhf.training.parameter_settings import VIRTUAL
 
 
 class RunKind(models.TextChoices):
@@ -118,6 +119,11 @@ class ModelVersion(models.Model):
     def is_whole_model(self) -> bool:
         is_whole = self.details.get("is_whole") or self.details.get("train") == "full"
         return self.parent_id is None or is_whole
+
+    @property
+    def has_virtual_tokens(self) -> bool:
+        """Learned by prompt or prefix tuning: it writes answers, and can be neither merged nor trained."""
+        return self.details.get("method") in VIRTUAL
 
     @property
     def merged_folder(self) -> Path:

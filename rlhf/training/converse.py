@@ -98,9 +98,9 @@ def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
 
 def load_speakers(config: ConverseConfig) -> list[Speaker]:
     if not config.rival:
-        return [Speaker("policy", *load_policy(config.model), n_answers=2)]
+        return [Speaker("policy", *load_policy(config.model, may_wrap=True), n_answers=2)]
     return [
-        Speaker(side, *load_policy(reference), n_answers=1)
+        Speaker(side, *load_policy(reference, may_wrap=True), n_answers=1)
         for side, reference in (("policy", config.model), ("rival", config.rival))
     ]
 

@@ -113,7 +113,7 @@ def _answers(
         asked = short_enough(lines, config.max_prompt_tokens)
         prompts = [EncodedPrompt(line, []) for line in asked]
     else:
-        policy, tokenizer = load_policy(reference)
+        policy, tokenizer = load_policy(reference, may_wrap=True)
         prompts, _ = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
     sizes = {
         side: len(prompts) * n

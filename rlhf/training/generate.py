@@ -31,6 +31,7 @@ from rlhf.training.models import (
     stop_ids,
 )
 from rlhf.training.trunk import TrunkStates
+from rlhf.training.virtual_tokens import begun, prefix_of
 
 PREFILL = 8  # prompts of similar length computed together
 
@@ -77,7 +78,7 @@ def sample(
     with watching(watch) as watched:
         lengths = [len(prompt) + max_new_tokens for prompt in prompts for _ in range(n)]
         room = partial(TrunkStates, lengths, file=states_file)
-        decoding = Decoding(model, prompts, n, device, watched, room)
+        decoding = Decoding(model, prompts, n, device, watched, room, prefix_of(model))
         for step in range(max_new_tokens):
             if should_stop():
                 raise Stopped
@@ -148,10 +149,12 @@ class Decoding:
         device: torch.device,
         watched: Watch | None = None,
         room: Callable[[Tensor], TrunkStates] | None = None,
+        prefix: DynamicCache | None = None,
     ) -> None:
-        """`room` makes the room for what enters the watched layer, given a first state."""
+        """`room` makes the room for what enters the watched layer, given a first state; `prefix` are
+        the keys and values of virtual tokens before every prompt."""
         self.backbone, self.head, self.watched = backbone_of(model), vocabulary_head(model), watched
-        self.prompts, self.n, self.room = prompts, n, room
+        self.prompts, self.n, self.room, self.prefix = prompts, n, room, prefix
         self.states: TrunkStates | None = None  # of each completion, if a layer is watched
         order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
         groups = [order[start : start + PREFILL] for start in range(0, len(order), PREFILL)]
@@ -162,7 +165,9 @@ class Decoding:
         self.hidden = torch.cat([hidden for hidden, _ in prefilled]).repeat_interleave(n, 0)
         lengths = torch.tensor([len(prompts[place]) for place in order], device=device)
         column = torch.arange(int(lengths.max()), device=device)
-        self.mask = (column < lengths.unsqueeze(1)).long().repeat_interleave(n, 0)  # (rows, width)
+        mask = (column < lengths.unsqueeze(1)).long()
+        virtual = mask.new_ones(len(mask), prefix.get_seq_length() if prefix else 0)
+        self.mask = torch.cat([virtual, mask], 1).repeat_interleave(n, 0)  # (rows, width)
         # Which completion a line of the batch is.
         self.rows = torch.tensor(
             [place * n + k for place in order for k in range(n)], device=device
@@ -170,7 +175,7 @@ class Decoding:
 
     def _prefill(self, places: Sequence[int], device: torch.device) -> tuple[Tensor, DynamicCache]:
         """The last token's hidden state and the cache of these prompts."""
-        cache = DynamicCache()
+        cache = begun(self.prefix, len(places))
         ids = [torch.tensor(self.prompts[place]) for place in places]
         hidden = self.backbone(
             input_ids=pad_sequence(ids, batch_first=True).to(device),
@@ -393,7 +398,7 @@ def read_kept(path: Path) -> dict[int, list[Generated]]:
 def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
     """The run: prompts.jsonl in, artifact/completions.jsonl out."""
     folder.phase("loading the model")
-    model, tokenizer = load_policy(config.model, default_device())
+    model, tokenizer = load_policy(config.model, default_device(), may_wrap=True)
     prompts, too_long = encode_prompts(
         tokenizer, read_prompts(folder.path / config.prompts), config.max_prompt_tokens
     )

@@ -34,6 +34,7 @@ from transformers.models.auto.modeling_auto import (
 
 from rlhf.training.artifacts import RunError, read_json, write_json
 from rlhf.training.forward import backbone_of, is_trunk_reusable, layers_of
+from rlhf.training.virtual_tokens import is_virtual
 
 Message = dict[str, str]
 
@@ -69,11 +70,15 @@ def load_policy(
     reference: dict[str, Any],
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    may_wrap: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of `{"base": folder, "adapters": [folder, …]}`, frozen, without dropout.
 
     Adapters are merged in fp32, oldest first, before the model is cast: "no adapter" then *is*
-    that policy, so that it can serve as PPO's reference. Raises RunError for missing files.
+    that policy, so that it can serve as PPO's reference. Virtual tokens cannot be merged: who can do
+    with a PeftModel around the weights, as `generate.sample` can, says `may_wrap`. Raises RunError for
+    missing files, and for virtual tokens where they cannot be.
     """
     device = device or default_device()
     check_folders(reference)
@@ -85,7 +90,14 @@ def load_policy(
     tokenizer = AutoTokenizer.from_pretrained(reference["base"])
     model = AutoModelForCausalLM.from_pretrained(reference["base"], dtype=torch.float32)
     for adapter in reference["adapters"]:
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        if is_virtual(adapter) and not (may_wrap and adapter == reference["adapters"][-1]):
+            raise RunError(
+                f"The policy in {adapter} is virtual tokens, which cannot be merged into weights: it can "
+                "write answers and be evaluated, and nothing can be trained on top of it."
+            )
+        model = PeftModel.from_pretrained(model, adapter)
+        if not is_virtual(adapter):
+            model = model.merge_and_unload()
     model.to(device=device, dtype=dtype or default_dtype(device))
     model.requires_grad_(False)
     disable_dropout(model)

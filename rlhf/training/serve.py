@@ -234,12 +234,12 @@ def begin(
 ) -> list[Batch]:
     """Load what these ask for, and read their messages. Who finds no room waits for those that write."""
     from rlhf.training.serve_batch import Batch, grouped  # noqa: PLC0415 (imports torch)
-    from rlhf.training.serve_models import NoRoom  # noqa: PLC0415 (imports torch)
+    from rlhf.training.serve_models import NoRoom, key_of  # noqa: PLC0415 (imports torch)
 
     begun: list[Batch] = []
     for group in grouped(tickets):
         reference = group[0].request.reference
-        in_use = {batch.reference["base"] for batch in [*batches, *begun]}
+        in_use = {key_of(batch.reference) for batch in [*batches, *begun]}
         try:
             base = models.base_of(reference, in_use)
             readable = _readable(group, base)

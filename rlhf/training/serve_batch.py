@@ -37,7 +37,7 @@ def encode_messages(base: Base, ticket: Ticket) -> list[int]:
         ids = encode(base.tokenizer, ticket.request.messages)
     except Exception as error:  # templates are programs, and raise what they like
         raise RunError(f"The model's chat template does not take these messages: {error}") from None
-    limit = base.context_tokens
+    limit = base.context_for(ticket.request.reference["adapters"])
     if limit is not None and len(ids) >= limit:
         raise TooLong(
             f"The messages have {len(ids)} tokens, and the model reads {limit} with its answer: "
@@ -71,7 +71,8 @@ class Batch:
             for name in ("temperature", "top_p")
         )  # (rows, 1) each
         self.generators = {ticket: _generator(ticket, device) for ticket in tickets}
-        self.decoding = Decoding(model, prompts, n, device)
+        prefix = base.prefix(reference["adapters"])
+        self.decoding = Decoding(model, prompts, n, device, prefix=prefix)
 
     @property
     def is_going(self) -> bool:
@@ -137,8 +138,9 @@ def _writing(base: Base, ticket: Ticket, prompt_tokens: int) -> Writing:
     """An empty answer, as long as asked for, or as the model's context allows."""
     request = ticket.request
     limits = [request.max_tokens]
-    if base.context_tokens is not None:
-        limits.append(base.context_tokens - prompt_tokens)
+    context = base.context_for(request.reference["adapters"])
+    if context is not None:
+        limits.append(context - prompt_tokens)
     return Writing(
         partial(decode, base.tokenizer),
         end_tokens=base.stop,

@@ -1,0 +1,111 @@
+"""What each method of fine-tuning leaves behind is loaded, written with, and served."""
+
+import pytest
+import torch
+from peft import PeftModel
+
+from rlhf.training.artifacts import RunError
+from rlhf.training.generate import Decoding
+from rlhf.training.models import load_policy
+from rlhf.training.parameter_settings import ParameterSettings
+from rlhf.training.parameters import load, make_trainable, save, trainable
+from rlhf.training.serve_models import Models
+from rlhf.training.virtual_tokens import n_virtual_tokens, prefix_of
+
+METHODS = {
+    "lora": {"lora_rank": 4},
+    "dora": {"lora_rank": 4, "dora": True},
+    "rslora": {"lora_rank": 4, "rslora": True},
+    "ia3": {"method": "ia3"},
+    "prompt": {"method": "prompt", "virtual_tokens": 3},
+    "prefix": {"method": "prefix", "virtual_tokens": 3},
+}
+PROMPTS = [[5, 6, 7, 8], [9, 10]]
+
+
+@pytest.fixture(scope="module")
+def versions(tiny_reference, tmp_path_factory):
+    """A policy of each method on the tiny model, that says other things."""
+    found = {}
+    for name, settings in METHODS.items():
+        torch.manual_seed(3)
+        chosen = ParameterSettings(**settings)
+        model, tokenizer = load(tiny_reference, chosen)
+        model = make_trainable(model, chosen)
+        for parameter in trainable(model).values():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        folder = tmp_path_factory.mktemp(name)
+        save(model, tokenizer, folder, chosen)
+        found[name] = {**tiny_reference, "adapters": [str(folder)]}
+    return found
+
+
+def as_peft_says(reference, ids):
+    """The last token's logits, (V,)."""
+    base, _ = load_policy({**reference, "adapters": []})
+    model = PeftModel.from_pretrained(base, reference["adapters"][0]).eval()
+    return model(input_ids=torch.tensor([ids])).logits[0, -1]
+
+
+def as_we_decode(model, prefix):
+    """The logits after each prompt and one more token, (2, V)."""
+    decoding = Decoding(model, PROMPTS, 1, torch.device("cpu"), prefix=prefix)
+    decoding.advance(torch.tensor([[11], [11]]))
+    return decoding.logits(1.0)[decoding.rows.argsort()]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", METHODS)
+def test_a_policy_of_each_method_writes_as_peft_would(name, versions):
+    model, _ = load_policy(versions[name], may_wrap=True)
+
+    found = as_we_decode(model, prefix_of(model))
+
+    expected = torch.stack([as_peft_says(versions[name], [*ids, 11]) for ids in PROMPTS])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_server_goes_from_one_to_another_without_loading_the_base_again(
+    versions, tiny_reference
+):
+    models = Models(free_bytes=lambda: 10**9)
+    first = models.base_of(tiny_reference)
+    weights = first.model.get_input_embeddings().weight
+
+    for name in ("lora", "prefix", "dora", "prompt", "rslora", "lora"):
+        reference = versions[name]
+        base = models.base_of(reference)
+        found = as_we_decode(base.use(reference["adapters"]), base.prefix(reference["adapters"]))
+
+        expected = torch.stack([as_peft_says(reference, [*ids, 11]) for ids in PROMPTS])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        assert base is first
+        assert base.model.get_input_embeddings().weight is weights
+
+
+@torch.no_grad()
+def test_what_cannot_be_added_has_a_base_of_its_own(versions, tiny_reference):
+    models = Models(free_bytes=lambda: 10**9)
+    shared = models.base_of(tiny_reference)
+
+    base = models.base_of(versions["ia3"])
+
+    found = as_we_decode(base.use(versions["ia3"]["adapters"]), None)
+    expected = torch.stack([as_peft_says(versions["ia3"], [*ids, 11]) for ids in PROMPTS])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert base is not shared
+    assert base is models.base_of(versions["ia3"])
+
+
+def test_virtual_tokens_are_not_taken_for_weights(versions):
+    with pytest.raises(RunError, match="virtual tokens, which cannot be merged into weights"):
+        load_policy(versions["prompt"])
+
+
+def test_virtual_tokens_take_room_in_the_context(versions, tiny_reference):
+    base = Models(free_bytes=lambda: 10**9).base_of(tiny_reference)
+
+    assert n_virtual_tokens(versions["prefix"]["adapters"]) == 3
+    assert base.context_for(versions["prefix"]["adapters"]) == base.context_tokens - 3
+    assert base.context_for(versions["lora"]["adapters"]) == base.context_tokens
