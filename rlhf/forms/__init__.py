@@ -14,6 +14,7 @@ from rlhf.forms.group import GRPOForm, RLOOForm
 from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
+from rlhf.forms.preference import DPOForm, KTOForm
 from rlhf.forms.reward_model import RewardModelForm
 from rlhf.models import Run
 from rlhf.training.reward_rules import format_lines
@@ -47,6 +48,8 @@ FORMS: dict[str, type[RunForm]] = {
         MergeForm,
         RLOOForm,
         GRPOForm,
+        DPOForm,
+        KTOForm,
     )
 }
 

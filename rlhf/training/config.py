@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from rlhf.training.config_base import Config, _require
+from rlhf.training.preference_config import DPOConfig, KTOConfig
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
 
 
@@ -485,4 +486,6 @@ CONFIGS: dict[str, type[Config]] = {
     "merge": MergeConfig,
     "rloo": RLOOConfig,
     "grpo": GRPOConfig,
+    "dpo": DPOConfig,
+    "kto": KTOConfig,
 }
