@@ -104,7 +104,7 @@ class DPOForm(PreferenceForm):
             ("apo_zero", "APO: chosen up, rejected down"),
         ],
         initial=DPOConfig.loss,
-        help_text="IPO and “per token” divide by their lengths, and so take other values of beta.",
+        help_text="IPO and “per token” divide by how long an answer is, and so take other values of beta.",
     )
     label_smoothing = decimal(
         "Wrong votes",

@@ -198,11 +198,11 @@ def test_full_fine_tuning_makes_a_whole_model(make_config, folder):
 
 def test_a_learnt_prefix_starts_some_way_from_the_policy_without_it(make_config, folder):
     write_votes(folder)
-    config = make_config(DPOConfig, method="prefix", virtual_tokens=2, learning_rate=1e-9)
+    config = make_config(DPOConfig, method="prefix", virtual_tokens=16, learning_rate=1e-9)
 
     result = dpo.run(config, folder)
 
-    assert result["kl_k3"] > 0.01
+    assert result["kl_k3"] > 1e-3
     assert events(folder, "metrics")[0]["values"]["margin"] != pytest.approx(0.0, abs=1e-3)
 
 
