@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from annotator.access import get_access
+from annotator.access import HtmxRequest, get_access
 from annotator.models import Role
 from rlhf import rounds
 from rlhf.models import ModelKind
@@ -20,7 +20,7 @@ from rlhf.runs import RunRefused
 
 @require_safe
 @login_required
-def routes(request: HttpRequest, slug: str) -> HttpResponse:
+def routes(request: HtmxRequest, slug: str) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
     exports = exports_with_routes(project)
     asked = request.GET.get("export", "")
@@ -44,7 +44,7 @@ def routes(request: HttpRequest, slug: str) -> HttpResponse:
 
 @require_POST
 @login_required
-def evaluate_route(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def evaluate_route(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     """Launch the evaluation of a version against its start, and show its run."""
     project, _ = get_access(request, slug, Role.ADMIN)
     versions = project.model_versions.filter(kind=ModelKind.POLICY).select_related("parent")

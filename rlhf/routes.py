@@ -83,11 +83,13 @@ def starts_of(export: Export, sort: str = "rate") -> list[Start]:
     rates = win_rates(
         [*best_of, *(e for e in evaluations.values() if e.status == Status.SUCCEEDED)]
     )
-    routes = defaultdict(list)
+    routes: dict[ModelVersion, list[Route]] = defaultdict(list)
     for run in made:
+        assert run.policy is not None
         evaluation = evaluations.get(outputs[run.pk].pk) if run.pk in outputs else None
         routes[run.policy].append(_trained(run, outputs.get(run.pk), evaluation, rates))
     for run in best_of:
+        assert run.policy is not None
         routes[run.policy].append(_chosen(run, rates[run.pk]))
     starts = sorted(routes.items(), key=lambda item: -item[0].pk)
     return [Start(policy, in_order(found, sort)) for policy, found in starts]
@@ -184,8 +186,8 @@ def minutes_of(run: Run) -> float | None:
 
 
 def _difference(result: dict[str, Any], last: str, first: str) -> float | None:
-    values = result.get(last), result.get(first)
-    return None if None in values else values[0] - values[1]
+    after, before = result.get(last), result.get(first)
+    return None if after is None or before is None else after - before
 
 
 # --- the missing evaluation -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from annotator.access import get_access
 from annotator.api.fields import asked_by, number
 from annotator.api.schema import documented, number_parameter
-from annotator.models import Role
+from annotator.models import Export, Role
 from rlhf.api.models import WinRateSerializer
 from rlhf.routes import exports_with_routes, starts_of
 
@@ -58,6 +58,7 @@ class RoutesAsked(serializers.Serializer):
 def routes(request: Request, slug: str) -> Response:
     project = get_access(request, slug, Role.REVIEWER).project
     asked = asked_by(request, RoutesAsked).get("export")
+    export: Export | None
     if asked:
         export = get_object_or_404(project.exports, pk=asked)
     else:

@@ -22,7 +22,7 @@ class GroupForm(PPOForm):
     }
     advanced = tuple(name for name in PPOForm.advanced if name not in OF_THE_CRITIC)
     # Names of fields that a subclass does not have, as Django wants it.
-    critic = None
+    critic = None  # type: ignore[assignment]
     value_learning_rate = None
     critic_warmup_steps = None
     lam = None
@@ -53,7 +53,7 @@ class GRPOForm(GroupForm):
         "prompt are graded on a curve, and the distance from the reference is a part of the loss."
     )
     advanced = ("scale_advantages", *(n for n in GroupForm.advanced if n != "kl_estimator"))
-    kl_estimator = None  # k3, in the loss
+    kl_estimator = None  # type: ignore[assignment]  # k3, in the loss
 
     kl_coefficient = decimal(
         "KL coefficient",

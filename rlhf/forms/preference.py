@@ -129,7 +129,7 @@ class KTOForm(PreferenceForm):
         "Learns from the votes directly: each chosen answer is a good one and each rejected one a bad one, "
         "by itself. It needs no reward model and writes no answers while it learns."
     )
-    advanced = (
+    advanced: tuple[str, ...] = (
         "desirable_weight", "undesirable_weight", *FOLDED, *PARAMETER_FIELDS,
     )  # fmt: skip
 

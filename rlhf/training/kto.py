@@ -76,7 +76,11 @@ def dataset_of(rows: Sequence[Row], config: KTOConfig) -> Dataset:
     if config.loss == "kto" and len(examples) % size == 1:
         del examples[-1]
     prompts, completions, labels = zip(*examples, strict=True)
-    columns = {"prompt_ids": prompts, "completion_ids": completions, "label": labels}
+    columns: dict[str, Sequence[Any]] = {
+        "prompt_ids": prompts,
+        "completion_ids": completions,
+        "label": labels,
+    }
     if config.loss == "kto":
         batches = [completions[at : at + size] for at in range(0, len(completions), size)]
         columns["KL_completion_ids"] = [ids for batch in batches for ids in rotated(batch)]
