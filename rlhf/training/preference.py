@@ -87,12 +87,14 @@ def encode_rows(
     """
     found: dict[str, list[Row]] = {"train": [], "test": []}
     prompts: dict[str, list[list[dict[str, str]]]] = {"train": [], "test": []}
-    left_out = {"too_long": 0, "ties": 0}
+    left_out = {"too_long": 0, "ties": 0, "of_no_weight": 0}
     n_learnt = 0
     for pair in pairs:
         row = encode_row(tokenizer, pair)
-        if pair.p_chosen == 0.5 or pair.weight == 0:
+        if pair.p_chosen == 0.5:
             left_out["ties"] += 1
+        elif pair.weight == 0:
+            left_out["of_no_weight"] += 1
         elif row.n_tokens > config.max_tokens:
             left_out["too_long"] += 1
         else:
