@@ -51,6 +51,7 @@ class Preset(NamedTuple):
     generate: dict[str, Any]
     reward_model: dict[str, Any]
     pairs: dict[str, Any]  # DPO and KTO
+    kto: dict[str, Any]  # whose batches count answers
     online: dict[str, Any]  # PPO, RLOO and GRPO
     ppo: dict[str, Any]
     evaluate: dict[str, Any]
@@ -67,6 +68,7 @@ TINY = Preset(
         "epochs": 3, "learning_rate": 1e-3, "batch_size": 16, "micro_batch_size": 16, "samples": 32,
         "max_new_tokens": 32,
     },
+    kto={"batch_size": 32, "epochs": 2},
     online={
         "steps": 15, "batch_size": 64, "micro_batch_tokens": 4096, "max_new_tokens": 32,
         "learning_rate": 3e-3, "kl_coefficient": 0.02, "evaluate_every": 5,
@@ -85,6 +87,7 @@ WHOLE = Preset(
         "epochs": 2, "learning_rate": 2e-4, "batch_size": 8, "micro_batch_size": 4, "samples": 16,
         "max_new_tokens": 64, "adapter_layers": 10,
     },
+    kto={"batch_size": 16},
     online={
         "steps": 10, "batch_size": 32, "max_new_tokens": 64, "epochs": 1, "minibatches": 4,
         "learning_rate": 8e-4, "kl_coefficient": 0.02, "adapter_layers": 10, "evaluate_every": 5,
@@ -257,7 +260,8 @@ def measure(
         return {"route": f"best of {BEST_OF}", **found, "seconds": 0.0, **needs, "peak_mib": None}
     if route in FROM_PAIRS:
         needs = {}
-        run = bench.train_by(route, route, preset.pairs, data=data)
+        settings = preset.pairs | (preset.kto if route == "kto" else {})
+        run = bench.train_by(route, route, settings, data=data)
     else:
         settings = preset.online | (preset.ppo if route == "ppo" else {})
         settings["reward_model"] = str(reward.artifact)
