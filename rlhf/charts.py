@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import F, Max, Min, Q
 
-from rlhf.models import Metrics, Run, RunKind, Sample
+from rlhf.models import ONLINE, Metrics, Run, RunKind, Sample
 from rlhf.training.reward_rules import FIRST_NAME, names_of
 
 MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th, and those with an alarm
@@ -308,6 +308,67 @@ SUPERVISED_CHARTS = [
     ),
 ]
 
+
+def _without_critic(sections: list[Section]) -> list[Section]:
+    """What is left of the charts where there is no value function."""
+    kept = []
+    for section in sections:
+        charts = [
+            chart._replace(series=[each for each in chart.series if "value" not in each.metric])
+            for chart in section.charts
+        ]
+        kept.append(section._replace(charts=[chart for chart in charts if chart.series]))
+    return [section for section in kept if section.charts]
+
+
+GROUP_CHARTS = _without_critic(PPO_CHARTS)
+
+PREFERENCE_CHARTS = [
+    Section(
+        "Does it learn the votes?",
+        [
+            Chart(
+                "Loss",
+                "What the optimiser minimises; with the sigmoid loss 0.69 is a coin toss, and lower is "
+                "better.",
+                [Series("loss", "training")],
+            ),
+            Chart(
+                "Accuracy",
+                "Share of pairs whose chosen answer has become likelier than the rejected one, against "
+                "the policy before training; only the held-out line says how good it is on new prompts.",
+                [Series("accuracy", "training"), Series("eval_accuracy", "held out")],
+            ),
+            Chart(
+                "Margin",
+                "How much likelier the chosen answer has become than the rejected one; a training line "
+                "that runs away from the held-out one has learnt these pairs by heart.",
+                [Series("margin", "training"), Series("eval_margin", "held out")],
+                "nats",
+            ),
+        ],
+    ),
+    Section(
+        "Is the update healthy?",
+        [
+            Chart(
+                "Change of the answers",
+                "Logarithm of how much likelier each side has become. Both falling is usual: it unlearns "
+                "the rejected ones, and the chosen ones with them; too far, and it writes something else "
+                "altogether.",
+                [Series("logratio/chosen", "chosen"), Series("logratio/rejected", "rejected")],
+                "nats",
+            ),
+            Chart(
+                "Gradient norm",
+                "Length of the gradients before clipping; spikes come before trouble.",
+                [Series("grad_norm", "gradient")],
+            ),
+            LEARNING_RATE,
+        ],
+    ),
+]
+
 CHARTS: dict[str, list[Section]] = {
     RunKind.IMPORT_MODEL: [],
     RunKind.GENERATE: SAMPLING_CHARTS,
@@ -321,6 +382,10 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.COMBINE: [],
     RunKind.SUPERVISED: SUPERVISED_CHARTS,
     RunKind.DOMAIN: SUPERVISED_CHARTS,
+    RunKind.RLOO: GROUP_CHARTS,
+    RunKind.GRPO: GROUP_CHARTS,
+    RunKind.DPO: PREFERENCE_CHARTS,
+    RunKind.KTO: PREFERENCE_CHARTS,
 }
 
 
@@ -363,7 +428,7 @@ def _with_each_dataset(section: Section, datasets: list[dict[str, str]]) -> Sect
 
 
 def reward_names(run: Run) -> list[str]:
-    if run.kind != RunKind.PPO:
+    if run.kind not in ONLINE:
         return []
     return names_of(bool(run.config.get("reward_model")), run.config.get("rewards", []))
 

@@ -53,7 +53,7 @@ def collect_reward_model(run: Run) -> dict[str, Any]:
     return add_version(run, ModelKind.REWARD, "reward")
 
 
-def collect_ppo(run: Run) -> dict[str, Any]:
+def collect_policy(run: Run) -> dict[str, Any]:
     return add_version(run, ModelKind.POLICY, "policy")
 
 
@@ -112,13 +112,17 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.IMPORT_MODEL: collect_import_model,
     RunKind.GENERATE: store_completions,
     RunKind.REWARD_MODEL: collect_reward_model,
-    RunKind.PPO: collect_ppo,
+    RunKind.PPO: collect_policy,
     RunKind.EVALUATE: store_pairs,
     RunKind.PROBE: collect_probe,
     RunKind.ORDER_QUEUE: store_order,
     RunKind.CONVERSE: collect_converse,
     RunKind.MERGE: collect_merge,
     RunKind.COMBINE: collect_combine,
-    RunKind.SUPERVISED: collect_ppo,
-    RunKind.DOMAIN: collect_ppo,
+    RunKind.SUPERVISED: collect_policy,
+    RunKind.DOMAIN: collect_policy,
+    RunKind.RLOO: collect_policy,
+    RunKind.GRPO: collect_policy,
+    RunKind.DPO: collect_policy,
+    RunKind.KTO: collect_policy,
 }

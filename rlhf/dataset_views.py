@@ -30,10 +30,10 @@ from annotator.imports.uploads import LimitedUpload
 from annotator.models import Role
 from rlhf.dataset_reading import Source
 from rlhf.datasets import DatasetRefused
+from rlhf.fine_tuning import cards_of
 from rlhf.forms.datasets import ExportForm, FilesForm
 from rlhf.making_datasets import dataset_of_export, dataset_of_files
 from rlhf.models import Dataset, DatasetKind
-from rlhf.routes import cards_of
 from rlhf.training.hashes import find_problems
 
 PAGE_SIZE = 50

@@ -1,4 +1,4 @@
-"""What a PPO run will take on this machine, before it starts: memory, minutes, tokens.
+"""What a run of PPO, RLOO or GRPO will take on this machine, before it starts: memory, minutes, tokens.
 
 `estimate` is arithmetic on a probe, the seconds and bytes that rlhf/training/probe.py has measured
 of the model; `estimate_run` finds what it needs to know in the database.
@@ -121,7 +121,7 @@ def estimate(
                  each adapter of a reward model; X·top·f + v·c for an adapter critic, X·L·f for a
                  full one
         update   epochs · (X·((top - k)·f + k·g) + M·u), and for the critic X·((top - v)·f + v·g)
-                 (adapter), X·L·1.5·g (full) or nothing (head); g includes merging the layer
+                 (adapter), X·L·1.5·g (full) or nothing (head, none); g includes merging the layer
 
     A run is its steps, the rollout and score of each evaluation in batches of B, one answer per
     prompt (or of one batch that measures the result, if no prompt is held out), and loading.
@@ -185,7 +185,7 @@ class _Cost:
         policy = 0.0 if probe.is_exact else reference
         rewards = sum(one + layers * self.merge for layers in self.rewards)
         adapter, full = one + self.v * self.merge, probe.layers * of_layer
-        values = {"head": 0.0, "adapter": adapter, "full": full}[self.config.critic]
+        values = {"none": 0.0, "head": 0.0, "adapter": adapter, "full": full}[self.config.critic]
         return reference + policy + rewards + values
 
     def update(self) -> float:
@@ -193,7 +193,8 @@ class _Cost:
         policy = self._train(self.k) * (FULL if config.train == "full" else 1.0)
         policy += self.of_answers * probe.head_train
         full = self.x * probe.layers * FULL * probe.layer_train
-        critic = {"head": 0.0, "adapter": self._train(self.v), "full": full}[config.critic]
+        adapter = self._train(self.v)
+        critic = {"none": 0.0, "head": 0.0, "adapter": adapter, "full": full}[config.critic]
         return config.epochs * (policy + critic)
 
     def _train(self, adapted: int) -> float:
@@ -207,7 +208,8 @@ class _Cost:
         """What comes to the loaded model."""
         config, probe = self.config, self.probe
         of_adapter = config.lora_rank * probe.adapter_parameters
-        critic = {"head": 0.0, "adapter": of_adapter * self.v, "full": probe.parameters}
+        adapter = of_adapter * self.v
+        critic = {"none": 0.0, "head": 0.0, "adapter": adapter, "full": probe.parameters}
         policy = of_adapter if config.train == "adapter" else probe.layer_parameters
         learned = policy * self.k + critic[config.critic]
         merged = (
@@ -226,7 +228,12 @@ class _Cost:
     def _activations(self) -> float:
         config, probe = self.config, self.probe
         tokens = max(config.micro_batch_tokens, self.p + self.m)
-        layers = {"head": self.k, "adapter": max(self.k, self.v), "full": probe.layers}
+        layers = {
+            "none": self.k,
+            "head": self.k,
+            "adapter": max(self.k, self.v),
+            "full": probe.layers,
+        }
         n = layers[config.critic]
         if config.gradient_checkpointing:  # what enters each layer, and one layer computed again
             return tokens * (n * probe.hidden_size * probe.element_bytes + probe.activation_bytes)

@@ -28,7 +28,7 @@ from rlhf.integrity import (
     recorded,
     refuse_changed,
 )
-from rlhf.models import Dataset, ModelKind, ModelVersion, RunKind
+from rlhf.models import FROM_PAIRS, ONLINE, Dataset, ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
 from rlhf.questions import write_comparisons
 from rlhf.training.artifacts import write_json
@@ -56,6 +56,10 @@ NEEDED: dict[str, list[str]] = {
     RunKind.COMBINE: ["policy"],
     RunKind.SUPERVISED: ["policy", "datasets"],
     RunKind.DOMAIN: ["policy", "datasets"],
+    RunKind.RLOO: ["policy"],
+    RunKind.GRPO: ["policy"],
+    RunKind.DPO: ["policy", "export"],
+    RunKind.KTO: ["policy", "export"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -73,7 +77,7 @@ VERSION_KINDS = {
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE]  # by our own decoder
 READ_NO_PROMPTS = (
     RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE, RunKind.COMBINE,
-    RunKind.SUPERVISED, RunKind.DOMAIN,
+    RunKind.SUPERVISED, RunKind.DOMAIN, *FROM_PAIRS,
 )  # fmt: skip
 ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
 
@@ -129,7 +133,7 @@ def _check(order: Order) -> None:
     if order.export is not None:
         _check_export(order.project, order.export)
         _check_votes(order.export, order.settings.get("min_pairs", RewardModelConfig.min_pairs))
-    if order.kind == RunKind.PPO and not (order.reward_model or order.settings.get("rewards")):
+    if order.kind in ONLINE and not (order.reward_model or order.settings.get("rewards")):
         raise RunRefused("There is nothing to reward: train a reward model first, or add a rule.")
     if problem := check_datasets(order.project, order.kind, order.datasets):
         raise RunRefused(problem)
@@ -322,7 +326,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         prompts = prompts.filter(split=Split.TRAIN)
     if order.kind == RunKind.REWARD_MODEL:
         limit = values["policy_samples"]
-    if order.kind == RunKind.PPO:
+    if order.kind in ONLINE:
         held_out = Prompt.objects.filter(project=order.project, split=Split.TEST)
         write_prompts(folder / values["held_out"], held_out, values["eval_prompts"])
     if not write_prompts(folder / "prompts.jsonl", prompts, limit):

@@ -27,6 +27,7 @@ from annotator.tracing import exports_with_completion, exports_with_judgment
 from annotator.withdrawing import known_here
 from rlhf.models import (
     ACTIVE,
+    MAKE_POLICIES,
     RESUMABLE,
     Dataset,
     GeneratedCompletion,
@@ -38,7 +39,7 @@ from rlhf.models import (
 )
 
 MAKE_VERSIONS = [  # of other versions
-    RunKind.REWARD_MODEL, RunKind.PPO, RunKind.COMBINE, RunKind.SUPERVISED, RunKind.DOMAIN,
+    RunKind.REWARD_MODEL, RunKind.COMBINE, RunKind.SUPERVISED, RunKind.DOMAIN, *MAKE_POLICIES,
 ]  # fmt: skip
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.CONVERSE]
 ANNOTATORS_LISTED = 1000  # of all exports of a lineage together

@@ -27,7 +27,15 @@ from annotator.models import (
     Role,
     Split,
 )
-from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
+from rlhf.models import (
+    FROM_PAIRS,
+    MAKE_POLICIES,
+    ModelKind,
+    ModelVersion,
+    Run,
+    RunKind,
+    Status,
+)
 from rlhf.rounds import current_round
 from rlhf.templatetags.quantities import COUNT_CAP, counted, decimals, percent, remaining
 
@@ -152,7 +160,7 @@ def facts_of(project: Project) -> Facts:
     latest, succeeded = _runs_by_kind(project, number)
     export = project.exports.filter(round_number__gte=number).order_by("-pk").first()
     policies = project.model_versions.filter(kind=ModelKind.POLICY)
-    ppo = succeeded.get(RunKind.PPO)
+    made = _newest_policy_run(succeeded)
     prompts = Prompt.objects.filter(project=project).exclude(split=Split.GOLD)
     return Facts(
         slug=project.slug,
@@ -165,7 +173,7 @@ def facts_of(project: Project) -> Facts:
         n_newer_votes=_newer_votes(project, number, export) if export else 0,
         latest=latest,
         succeeded=succeeded,
-        new_policy=policies.filter(run=ppo).first() if ppo else None,
+        new_policy=policies.filter(run=made).first() if made else None,
     )
 
 
@@ -288,8 +296,9 @@ def _reward_model(facts: Facts) -> Step:
 def _ppo(facts: Facts) -> Step:
     step = Step("ppo", "PPO", State.TODO, "not started")
     reward_model = facts.succeeded.get(RunKind.REWARD_MODEL)
-    done = facts.succeeded.get(RunKind.PPO)
-    if done and _is_after(done, reward_model):
+    done = _newest_policy_run(facts.succeeded)
+    if done and _is_of_newest_votes(done, facts):
+        step = step._replace(label=done.get_kind_display())
         summary = f"KL {decimals(done.result.get('kl'), 1)} nats"
         step = step._replace(state=State.DONE, summary=summary, url=done.get_absolute_url())
     return _of_run(
@@ -311,11 +320,11 @@ def _new_policy(facts: Facts) -> Step:
 
 def _evaluation(facts: Facts) -> Step:
     step = Step("evaluation", "Blind evaluation", State.TODO, "not started")
-    ppo = facts.succeeded.get(RunKind.PPO)
+    made = _newest_policy_run(facts.succeeded)
     done = facts.succeeded.get(RunKind.EVALUATE)
-    if done is None or not _is_after(done, ppo) or facts.latest[RunKind.EVALUATE].is_active:
+    if done is None or not _is_after(done, made) or facts.latest[RunKind.EVALUATE].is_active:
         is_ready = _new_policy(facts).state == State.DONE
-        return _of_run(step, facts, RunKind.EVALUATE, "Evaluate", is_ready=is_ready, after=ppo)
+        return _of_run(step, facts, RunKind.EVALUATE, "Evaluate", is_ready=is_ready, after=made)
     held = f", {counted(facts.evaluation.held, 'pair')} held back" if facts.evaluation.held else ""
     step = step._replace(summary=f"{facts.evaluation}{held}", url=done.get_absolute_url())
     if facts.evaluation.votes < facts.evaluation.places:
@@ -364,6 +373,18 @@ def _accuracy(run: Run) -> str:
 
 def _is_after(run: Run, other: Run | None) -> bool:
     return other is None or run.pk > other.pk
+
+
+def _newest_policy_run(succeeded: Mapping[str, Run]) -> Run | None:
+    """By whatever route: PPO is the one that the strip suggests."""
+    made = [succeeded[kind] for kind in MAKE_POLICIES if kind in succeeded]
+    return max(made, key=lambda run: run.pk, default=None)
+
+
+def _is_of_newest_votes(made: Run, facts: Facts) -> bool:
+    if made.kind in FROM_PAIRS:
+        return _is_for_export(made, facts.export)
+    return _is_after(made, facts.succeeded.get(RunKind.REWARD_MODEL))
 
 
 def _is_for_export(run: Run, export: Export | None) -> bool:

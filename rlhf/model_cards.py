@@ -25,7 +25,6 @@ EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 TINY = ("a toy model trained on made-up small talk", "apache-2.0")
 
 TRAINED: dict[str, str] = {
-    RunKind.PPO: "trained by PPO against what people preferred",
     RunKind.SUPERVISED: "fine-tuned on demonstrations of good answers",
     RunKind.DOMAIN: "pre-trained further on running text of a field",
 }
@@ -143,8 +142,13 @@ def _summary(version: ModelVersion, source: str) -> str:
     elif version.run.kind == RunKind.COMBINE:
         what = "A policy: a language model that is the adapters of others, added up with weights"
     else:
-        what = f"A policy: a language model that was {TRAINED.get(version.run.kind, 'trained')}"
+        what = f"A policy: a language model that was {_how_trained(version.run)}"
     return f"{what}, in round {version.run.round_number} of the project “{project}” in Preferendum."
+
+
+def _how_trained(run: Run) -> str:
+    by_votes = f"trained by {run.get_kind_display()} on what people preferred"
+    return TRAINED.get(run.kind, by_votes)
 
 
 def _use(version: ModelVersion, base: ModelVersion, source: str) -> list[str]:

@@ -42,6 +42,11 @@ class RunKind(models.TextChoices):
     SCREEN = "screen", "Screen data"
 
 
+ONLINE = [RunKind.PPO, RunKind.RLOO, RunKind.GRPO]  # learn from answers that they write themselves
+FROM_PAIRS = [RunKind.DPO, RunKind.KTO]  # learn from an export without a reward model
+MAKE_POLICIES = [*ONLINE, *FROM_PAIRS]  # from votes, one way or the other
+
+
 class Status(models.TextChoices):
     QUEUED = "queued", "Queued"
     RUNNING = "running", "Running"

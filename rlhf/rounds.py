@@ -10,7 +10,7 @@ from django.db.models import Count, Max
 from annotator.agreement import Agreement, alpha_by_round
 from annotator.models import Judgment, Project, Purpose, User
 from rlhf.evaluation import WinRate, win_rates
-from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind, Status
+from rlhf.models import MAKE_POLICIES, ONLINE, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from rlhf.runs import RunRefused, next_round
 
 ROUNDS_SHOWN = 20
@@ -111,14 +111,14 @@ def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int,
 
 
 def start_next_round(project: Project, user: User | None, *, after: int) -> None:
-    """Begin the round after this one from the policy that PPO made in it.
+    """Begin the round after this one from the newest policy that was made from votes in it.
 
     Does nothing if that round has begun: a button pressed twice starts one. Raises RunRefused.
     """
     if current_number(project) != after:
         return
     made = project.model_versions.filter(
-        kind=ModelKind.POLICY, run__kind=RunKind.PPO, run__round_number=after
+        kind=ModelKind.POLICY, run__kind__in=MAKE_POLICIES, run__round_number=after
     )
     new_policy = made.order_by("-pk").first()
     if new_policy is None:
@@ -133,7 +133,7 @@ def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
         project.model_versions.filter(kind=ModelKind.REWARD).select_related("parent").first()
     )
     chosen: dict[str, ModelVersion | None] = {"policy": current.policy if current else None}
-    if kind == RunKind.PPO and reward_model:
+    if kind in ONLINE and reward_model:
         chosen = {"policy": reward_model.parent, "reward_model": reward_model}
     if kind == RunKind.EVALUATE:
         newest = project.model_versions.filter(kind=ModelKind.POLICY).exclude(parent=None)

@@ -1,105 +1,219 @@
-"""The ways to a better policy, side by side: when to take which, what it needs, where it begins."""
+"""The routes from the same votes to a policy, side by side: PPO, RLOO, GRPO, DPO, KTO, best of n.
+
+A policy comes from an export if its run learnt from it, or by a reward model that did. All of one export and
+one start are compared with that start: what people say of them, blind, and what each has cost. Best of n
+trains nothing; its row is the evaluation itself.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from django.db.models import Count
-from django.urls import reverse
+from django.db.models import F, QuerySet
 
-from annotator.models import Project
-from rlhf.models import DatasetKind, ModelKind, RunKind, Status
+from annotator.models import Export, Project, User
+from rlhf.evaluation import WinRate, win_rates
+from rlhf.models import (
+    ACTIVE,
+    MAKE_POLICIES,
+    ModelKind,
+    ModelVersion,
+    Run,
+    RunKind,
+    Status,
+)
+from rlhf.runs import RunRefused, launch
+
+SORTS = {
+    "rate": "Win rate",
+    "reward": "Reward",
+    "kl": "KL",
+    "length": "Length",
+    "minutes": "Minutes",
+    "memory_mib": "Memory",
+}
+HIGHEST_FIRST = ("rate", "reward")
 
 
 class Route(NamedTuple):
-    title: str
-    when: str  # one sentence
-    kind: RunKind  # whose form it begins with
-    needs: tuple[str, ...] = ("policy",)  # keys of NEEDS
-    query: str = ""  # of the form's address
+    """One way from the votes to answers. None where something has not been measured."""
 
-
-class Need(NamedTuple):
     label: str
-    is_there: bool
-    url: str  # where one gets it
+    run: Run  # that made the policy; of best of n, its evaluation
+    version: ModelVersion | None  # None: nothing was trained
+    evaluation: Run | None  # the newest against the start, with people or still under way
+    win_rate: WinRate | None
+    reward: float | None  # mean score less that of the start, in the reward's own unit
+    kl: float | None  # nats per answer, from the start
+    length: float | None  # tokens per answer
+    minutes: float | None  # None: nothing was trained, or not in one go
+    reward_minutes: float | None  # of the reward model that it needs
+    memory_mib: int | None
+
+    @property
+    def rate(self) -> float | None:
+        return self.win_rate.rate if self.win_rate else None
 
 
-class Card(NamedTuple):
-    route: Route
-    url: str
-    needs: list[Need]
-    n_done: int  # runs of the kind that succeeded
+class Start(NamedTuple):
+    """A policy, and what was made of it by the export's votes."""
+
+    policy: ModelVersion
+    routes: list[Route]
 
 
-# In the order in which to try them.
-ROUTES = [
-    Route(
-        "Domain tuning",
-        "The model does not know your field's words: let it read your texts, as it was pre-trained.",
-        RunKind.DOMAIN,
-        ("policy", "text"),
-    ),
-    Route(
-        "Supervised fine-tuning",
-        "You can show what a good answer looks like: rewrites, best answers, or conversations from "
-        "elsewhere.",
-        RunKind.SUPERVISED,
-        ("policy", "demonstrations"),
-    ),
-    Route(
-        "Reward model",
-        "People can say which answer is better, more easily than write it: the first step to PPO, and "
-        "to the best of n.",
-        RunKind.REWARD_MODEL,
-        ("policy", "export"),
-    ),
-    Route(
-        "Best of n",
-        "You have a reward model and time at each answer, and want no training: the best of several "
-        "answers is shown.",
-        RunKind.EVALUATE,
-        ("policy", "reward_model"),
-        "?best_of=16",
-    ),
-    Route(
-        "PPO",
-        "You have a reward model or rules, and want a policy that is better at every answer.",
-        RunKind.PPO,
-        ("policy", "reward_model"),
-    ),
-]
+def exports_with_routes(project: Project) -> list[Export]:
+    """Those that a policy was learnt from, or may be: with a reward model. Newest first."""
+    learnt = project.runs.filter(
+        status=Status.SUCCEEDED, kind__in=[RunKind.REWARD_MODEL, *MAKE_POLICIES]
+    ).exclude(export=None)
+    return list(project.exports.filter(pk__in=learnt.values("export")).order_by("-pk"))
 
 
-def cards_of(project: Project) -> list[Card]:
-    """Each route with what the project has for it; four queries, however many routes there are."""
-    needs = _needs(project)
-    succeeded = project.runs.filter(status=Status.SUCCEEDED).order_by().values("kind")
-    done = dict(succeeded.annotate(n=Count("pk")).values_list("kind", "n"))
-    return [
-        Card(
-            route,
-            reverse("rlhf:new_run", args=[project.slug, route.kind]) + route.query,
-            [needs[name] for name in route.needs],
-            0 if route.query else done.get(route.kind, 0),
+def starts_of(export: Export, sort: str = "rate") -> list[Start]:
+    """By the policy that was started from, the newest first. The number of queries does not depend on
+    how many routes there are."""
+    made = [run for run in _runs_from(export) if run.policy_id]
+    outputs = {run.pk: version for run in made for version in run.outputs.all()}
+    evaluations = _evaluations(export.project, outputs.values())
+    best_of = list(_best_of_runs(export))
+    rates = win_rates(
+        [*best_of, *(e for e in evaluations.values() if e.status == Status.SUCCEEDED)]
+    )
+    routes: dict[ModelVersion, list[Route]] = defaultdict(list)
+    for run in made:
+        assert run.policy is not None
+        evaluation = evaluations.get(outputs[run.pk].pk) if run.pk in outputs else None
+        routes[run.policy].append(_trained(run, outputs.get(run.pk), evaluation, rates))
+    for run in best_of:
+        assert run.policy is not None
+        routes[run.policy].append(_chosen(run, rates[run.pk]))
+    starts = sorted(routes.items(), key=lambda item: -item[0].pk)
+    return [Start(policy, in_order(found, sort)) for policy, found in starts]
+
+
+def in_order(routes: Iterable[Route], sort: str) -> list[Route]:
+    """The best of what is sorted by first; what is not known last, and the newest first among equals."""
+    sign = -1 if sort in HIGHEST_FIRST else 1
+
+    def key(route: Route) -> tuple[bool, float, int]:
+        value = getattr(route, sort)
+        return value is None, sign * (value or 0.0), -route.run.pk
+
+    return sorted(routes, key=key)
+
+
+def _runs_from(export: Export) -> QuerySet[Run]:
+    of_export = export.runs.filter(kind=RunKind.REWARD_MODEL).values("outputs")
+    made = export.project.runs.filter(kind__in=MAKE_POLICIES, status=Status.SUCCEEDED)
+    return (
+        (made.filter(export=export) | made.filter(reward_model__in=of_export))
+        .select_related("project", "policy", "reward_model__run")
+        .prefetch_related("outputs")
+    )
+
+
+def _best_of_runs(export: Export) -> QuerySet[Run]:
+    """Only those against the same policy: they say what choosing alone is worth."""
+    of_export = export.runs.filter(kind=RunKind.REWARD_MODEL).values("outputs")
+    chosen = export.project.runs.filter(
+        kind=RunKind.EVALUATE, status=Status.SUCCEEDED, reward_model__in=of_export
+    ).select_related("project", "policy", "rival", "reward_model__run")
+    return chosen.filter(config__best_of__gt=1, policy=F("rival"))
+
+
+def _evaluations(project: Project, versions: Iterable[ModelVersion]) -> dict[int, Run]:
+    """By version: the newest evaluation against its parent that has succeeded or is under way."""
+    found = (
+        project.runs.without_best_of()
+        .filter(
+            kind=RunKind.EVALUATE,
+            status__in=[Status.SUCCEEDED, *ACTIVE],
+            policy__in=list(versions),
+            rival=F("policy__parent"),
         )
-        for route in ROUTES
-    ]
+        .select_related("project", "policy", "rival")
+    )
+    return {run.policy_id: run for run in found.order_by("pk") if run.policy_id}
 
 
-def _needs(project: Project) -> dict[str, Need]:
-    versions = set(project.model_versions.order_by().values_list("kind", flat=True).distinct())
-    kinds = set(project.datasets.order_by().values_list("kind", flat=True).distinct())
-    datasets = reverse("rlhf:datasets", args=[project.slug])
-    importing = reverse("rlhf:new_run", args=[project.slug, RunKind.IMPORT_MODEL])
-    exports = reverse("annotator:exports", args=[project.slug])
-    reward = reverse("rlhf:new_run", args=[project.slug, RunKind.REWARD_MODEL])
-    return {
-        "policy": Need("a policy", ModelKind.POLICY in versions, importing),
-        "reward_model": Need("a reward model", ModelKind.REWARD in versions, reward),
-        "export": Need("an export", project.exports.exists(), exports),
-        "demonstrations": Need(
-            "a dataset of demonstrations", DatasetKind.DEMONSTRATIONS in kinds, datasets
-        ),
-        "text": Need("a dataset of text", DatasetKind.TEXT in kinds, datasets),
-    }
+def _trained(
+    run: Run, version: ModelVersion | None, evaluation: Run | None, rates: dict[int, WinRate]
+) -> Route:
+    judged = evaluation.result if evaluation else {}
+    margin, gain = judged.get("reward_margin"), _difference(run.result, "score_last", "score_first")
+    asked = run.reward_model.run if run.reward_model else None
+    return Route(
+        label=run.get_kind_display(),
+        run=run,
+        version=version,
+        evaluation=evaluation,
+        win_rate=rates.get(evaluation.pk) if evaluation else None,
+        reward=gain if margin is None else margin,
+        kl=run.result.get("kl"),
+        length=judged.get("length_new", run.result.get("length_last")),
+        minutes=minutes_of(run),
+        reward_minutes=minutes_of(asked) if asked else None,
+        memory_mib=run.result.get("peak_mib"),
+    )
+
+
+def _chosen(run: Run, rate: WinRate) -> Route:
+    assert run.reward_model is not None
+    return Route(
+        label=f"Best of {run.best_of}",
+        run=run,
+        version=None,
+        evaluation=run,
+        win_rate=rate,
+        reward=_difference(run.result, "score_best", "score_first"),
+        kl=run.result.get("kl"),
+        length=run.result.get("length_new"),
+        minutes=None,
+        reward_minutes=minutes_of(run.reward_model.run) if run.reward_model.run else None,
+        memory_mib=run.result.get("peak_mib"),
+    )
+
+
+def minutes_of(run: Run) -> float | None:
+    """None if it was resumed: what it took before is not known."""
+    if run.started is None or run.finished is None or run.attempts:
+        return None
+    return (run.finished - run.started).total_seconds() / 60
+
+
+def _difference(result: dict[str, Any], last: str, first: str) -> float | None:
+    after, before = result.get(last), result.get(first)
+    return None if after is None or before is None else after - before
+
+
+# --- the missing evaluation -----------------------------------------------------------------------
+def evaluate(
+    version: ModelVersion, user: User | None, round_number: int, token: uuid.UUID | None = None
+) -> Run:
+    """Have people compare a version with the policy it was made from.
+
+    Answers are sampled as in the newest evaluation of the project, so that routes are judged alike, and
+    the newest reward model gives its opinion. Raises RunRefused.
+    """
+    if version.parent is None:
+        raise RunRefused(f"{version} was imported: there is no policy that it was made from.")
+    project = version.project
+    latest = project.runs.without_best_of().filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED)
+    before = latest.first()
+    left_out = ("model", "rival", "reward_model", "prompts")
+    settings = before.config if before else {}
+    return launch(
+        project,
+        RunKind.EVALUATE,
+        {name: value for name, value in settings.items() if name not in left_out},
+        round_number=round_number,
+        user=user,
+        token=token,
+        policy=version,
+        rival=version.parent,
+        reward_model=project.model_versions.filter(kind=ModelKind.REWARD).first(),
+    )

@@ -29,7 +29,7 @@ from rlhf.alarms import as_json, find_alarms
 from rlhf.collecting import COLLECT
 from rlhf.endpoints import EndpointRefused, grants_of
 from rlhf.events import end_last_line, load_line, read_reports, store_reports
-from rlhf.models import STARTED, Run, RunKind, Status
+from rlhf.models import ONLINE, STARTED, Run, RunKind, Status
 from rlhf.processes import (
     RunProcess,
     attempt_header,
@@ -259,7 +259,7 @@ def _copy_all_reports(run: Run) -> None:
 
 def _raise_alarms(run: Run) -> None:
     """What all metrics so far say. They are read outside of the transaction that writes."""
-    if run.kind == RunKind.PPO:
+    if run.kind in ONLINE:
         alarms = as_json(find_alarms(run.metrics.values_list("step", "values")))
         if alarms != run.alarms:
             _write(run, alarms=alarms)

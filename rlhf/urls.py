@@ -1,6 +1,15 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import chat, dataset_views, endpoint_views, lineage_pages, model_pages, playground, views
+from rlhf import (
+    chat,
+    dataset_views,
+    endpoint_views,
+    lineage_pages,
+    model_pages,
+    playground,
+    route_pages,
+    views,
+)
 from rlhf.chat_completions import ChatCompletions
 
 app_name = "rlhf"
@@ -42,6 +51,8 @@ project_urls: list[URLPattern | URLResolver] = [
     path("rounds/next/", views.next_round, name="next_round"),
     path("runs/", include(run_urls)),
     path("chat/", include(chat_urls)),
+    path("routes/", route_pages.routes, name="routes"),
+    path("routes/<int:pk>/evaluate/", route_pages.evaluate_route, name="evaluate_route"),
     path("playground/", playground.playground, name="playground"),
     path("fine-tune/", dataset_views.fine_tune, name="fine_tune"),
     path("datasets/", dataset_views.datasets, name="datasets"),

@@ -41,7 +41,7 @@ from rlhf.combining import can_be_part, parts_of
 from rlhf.endpoints import spent_on
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
 from rlhf.inputs import Order, config_of
-from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status
+from rlhf.models import ONLINE, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.training.config import PPOConfig
 from rlhf.training.reward_rules import format_lines
 
@@ -182,18 +182,21 @@ def _render_form(
 @login_required
 def estimate(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
-    outlook = _outlook(project, PPOForm(project, request.POST))
+    asked = FORMS.get(request.GET.get("kind", ""), PPOForm)
+    if not issubclass(asked, PPOForm):
+        raise Http404("no estimate for this kind of run")
+    outlook = _outlook(project, asked(project, request.POST))
     return render(request, "rlhf/_estimate.html", {"project": project, "outlook": outlook})
 
 
 def _outlook(project: Project, form: PPOForm) -> dict[str, Any]:
     """The estimate for what the form holds, or a sentence why there is none."""
     # A form of its own: that a run was refused says nothing about the settings.
-    form = PPOForm(project, form.data) if form.is_bound else form.as_sent()
+    form = type(form)(project, form.data) if form.is_bound else form.as_sent()
     if not form.is_valid():
         return {"problem": "The estimate appears when the settings are complete."}
     policy, reward_model = form.cleaned_data["policy"], form.cleaned_data["reward_model"]
-    order = Order(project, RunKind.PPO, 1, form.settings, policy=policy, reward_model=reward_model)
+    order = Order(project, form.kind, 1, form.settings, policy=policy, reward_model=reward_model)
     try:
         config = config_of(order)
     except run_control.RunRefused as refusal:
@@ -231,7 +234,7 @@ def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "samples": charts.samples_of(run, _step_asked(request)),
         "table": table,
         "log": charts.log_tail(run.folder / "log.txt"),
-        "second_models": charts.second_models(run) if run.kind == RunKind.PPO else [],
+        "second_models": charts.second_models(run) if run.kind in ONLINE else [],
         "reward_lines": format_lines(run.config.get("rewards", [])).splitlines(),
     }
     return render(request, "rlhf/run.html", context)
@@ -273,8 +276,8 @@ def run_samples(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def rollouts(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     access, run = _get_run(request, slug, pk, Role.REVIEWER)
-    if run.kind != RunKind.PPO:
-        raise Http404("only PPO keeps its answers step by step")
+    if run.kind not in ONLINE:
+        raise Http404("only PPO, RLOO and GRPO keep its answers step by step")
     choice = _answers_asked(request)
     lines = answers.find_lines(run.folder, choice)
     page = Paginator(lines, ANSWERS_PER_PAGE).get_page(request.GET.get("page"))

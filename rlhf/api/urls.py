@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import datasets, models, runs
+from rlhf.api import datasets, models, routes, runs
 
 app_name = "rlhf_api"
 
@@ -20,6 +20,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("datasets/", datasets.datasets, name="datasets"),
     path("datasets/<int:pk>/", datasets.dataset, name="dataset"),
     path("datasets/<int:pk>/data.jsonl", datasets.dataset_file, name="dataset_file"),
+    path("routes/", routes.routes, name="routes"),
     path("rounds/", models.project_rounds, name="rounds"),
 ]
 

@@ -11,9 +11,11 @@ from typing import Any
 from rlhf.forms.answers import EvaluateForm, GenerateForm
 from rlhf.forms.base import RunForm
 from rlhf.forms.combining import CombineForm
+from rlhf.forms.group import GRPOForm, RLOOForm
 from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
+from rlhf.forms.preference import DPOForm, KTOForm
 from rlhf.forms.reward_model import RewardModelForm
 from rlhf.forms.supervised import DomainForm, SupervisedForm
 from rlhf.models import Run
@@ -52,6 +54,10 @@ FORMS: dict[str, type[RunForm]] = {
         CombineForm,
         SupervisedForm,
         DomainForm,
+        RLOOForm,
+        GRPOForm,
+        DPOForm,
+        KTOForm,
     )
 }
 

@@ -37,7 +37,7 @@ class PPOForm(RunForm):
     presets = PRESETS
     intro = "Trains the policy to write answers that the reward model scores higher."
     arguments = ("policy", "reward_model")
-    advanced = (
+    advanced: tuple[str, ...] = (
         "rewards", "reward_weight", "ensemble", "uncertainty_coefficient", "completions_per_prompt",
         "epochs", "minibatches", "micro_batch_tokens", "value_learning_rate", "train", "lora_rank",
         "adapter_layers", "critic", "temperature", "max_prompt_tokens", "target_kl",

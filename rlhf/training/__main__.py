@@ -4,7 +4,7 @@ Reads RUN_DIR/config.json, calls the function of its kind, and ends with result.
 status 0, or with a sentence (an error event, and the last line of the log) and one of the exit
 codes that artifacts.py lists. SIGTERM is a request to stop, like the file RUN_DIR/stop.
 
-`accelerate launch -m rlhf.training RUN_DIR` starts several such processes for one run of PPO, which
+`accelerate launch -m rlhf.training RUN_DIR` starts several such processes for one run of PPO, RLOO or GRPO, which
 find one another (parallel.py). The first one writes; the others only compute.
 """
 
@@ -51,7 +51,10 @@ LOST_CONNECTION_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connectio
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
-MAKE_MODELS = ("import_model", "reward_model", "ppo", "combine", "supervised", "domain")
+ONLINE = ("ppo", "rloo", "grpo")  # their processes share the work of a step
+MAKE_MODELS = (
+    "import_model", "reward_model", *ONLINE, "dpo", "kto", "supervised", "domain", "combine",
+)  # fmt: skip
 
 # In the order in which to make them smaller. The last is left out for the reward model, where it
 # only says how many micro-batches make a step.
@@ -94,7 +97,7 @@ def _carry_out(folder: RunFolder) -> int:
     config: Config | None = None
     try:
         kind, config = _read_config(folder)
-        if kind != "ppo" and not is_first():
+        if kind not in ONLINE and not is_first():
             return 0  # the other kinds need one process
         folder.write_result(**_outcome(kind, config, folder))
     except RunError as error:

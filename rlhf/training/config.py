@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from rlhf.training.combine_config import CombineConfig
 from rlhf.training.config_base import Config, _require
+from rlhf.training.preference_config import DPOConfig, KTOConfig
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
 
@@ -174,7 +175,7 @@ class RewardModelConfig(Config):
             _require(value >= 0, f"{name}={value} must be at least 0")
 
 
-CRITICS = ("head", "adapter", "full")
+CRITICS = ("head", "adapter", "full", "none")
 DTYPES = ("auto", "float32", "bfloat16")
 KEPT = ("best", "last")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -184,6 +185,8 @@ MISSING_EOS = ("penalty", "replace", "ramp")
 @dataclass(frozen=True)
 class PPOConfig(Config):
     """Defaults are for one small box; docs/ppo.md gives the source of each."""
+
+    estimator: ClassVar[str] = "gae"  # of advantages; "rloo" and "grpo" have no critic
 
     model: dict[str, Any]  # the starting policy, which is also the reference
     reward_model: str = ""  # folder of the reward adapter, head and score statistics; or rewards
@@ -268,6 +271,10 @@ class PPOConfig(Config):
         for name, known in choices.items():
             value = getattr(self, name)
             _require(value in known, f"{name}={value!r} must be one of {known}")
+        _require(
+            (self.critic == "none") == (self.estimator != "gae"),
+            f"critic={self.critic!r} does not go with advantages by {self.estimator}",
+        )
 
     def _check_sizes(self) -> None:
         for name in (
@@ -322,6 +329,56 @@ class PPOConfig(Config):
             return []
         every = self.evaluate_every or math.ceil(self.steps / 4)
         return [*range(every, self.steps, every), self.steps]
+
+
+OF_THE_CRITIC = (
+    "critic", "value_learning_rate", "critic_warmup_steps", "gamma", "lam", "value_clip_range",
+    "value_coefficient",
+)  # fmt: skip
+SCALES = ("group", "batch", "none")
+
+
+@dataclass(frozen=True)
+class GroupConfig(PPOConfig):
+    """Several completions a prompt, each judged against the others."""
+
+    completions_per_prompt: int = 4
+    epochs: int = 1  # a batch is learnt from once, as both papers do
+    critic: str = "none"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        if of_critic := [name for name in OF_THE_CRITIC if name in values]:
+            raise ValueError(f"unknown setting {of_critic[0]!r}: there is no critic")
+        config = super().from_dict(values)
+        n = config.completions_per_prompt
+        _require(n >= 2, f"completions_per_prompt={n} must be at least 2: they are compared")
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: v for name, v in super().to_dict().items() if name not in OF_THE_CRITIC}
+
+
+@dataclass(frozen=True)
+class RLOOConfig(GroupConfig):
+    """REINFORCE with the mean reward of the prompt's other completions as its baseline."""
+
+    estimator: ClassVar[str] = "rloo"
+
+
+@dataclass(frozen=True)
+class GRPOConfig(GroupConfig):
+    """Scores in standard deviations of their group; the KL is in the loss, not in the reward."""
+
+    estimator: ClassVar[str] = "grpo"
+
+    kl_coefficient: float = 0.04  # Shao et al. 2024
+    scale_advantages: str = "group"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        scale = self.scale_advantages
+        _require(scale in SCALES, f"scale_advantages={scale!r} must be one of {SCALES}")
 
 
 MOST_COMPLETIONS = 64  # of which the best is taken
@@ -432,4 +489,8 @@ CONFIGS: dict[str, type[Config]] = {
     "combine": CombineConfig,
     "supervised": SupervisedConfig,
     "domain": DomainConfig,
+    "rloo": RLOOConfig,
+    "grpo": GRPOConfig,
+    "dpo": DPOConfig,
+    "kto": KTOConfig,
 }

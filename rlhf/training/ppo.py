@@ -8,6 +8,8 @@ a rollout holds, ppo_checkpoint.py what is kept of a run, ppo_selection.py which
 B completions of up to T tokens; a rollout is one batch of them, N the tokens of some of them in a
 row. Everything random in a step comes from the seed and the step's number, so a resumed run repeats
 exactly what it would have done. Several processes share the work of a step (parallel.py).
+
+RLOO and GRPO are the same loop without a critic, with advantages of their own (group_advantages.py).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ from rlhf.training.artifacts import (
     Stopped,
     writing_folder,
 )
-from rlhf.training.config import PPOConfig
+from rlhf.training.config import GRPOConfig, PPOConfig
 from rlhf.training.data import read_prompts
 from rlhf.training.forward import (
     Batch,
@@ -47,6 +49,7 @@ from rlhf.training.forward import (
     vocabulary_head,
 )
 from rlhf.training.generate import EncodedPrompt, Sampled, encode_prompts, sample
+from rlhf.training.group_advantages import group_relative, kl_loss, leave_one_out
 from rlhf.training.models import decode, save_adapter
 from rlhf.training.ppo_checkpoint import State, copied, restore, save_checkpoint, snapshot
 from rlhf.training.ppo_math import (
@@ -237,7 +240,8 @@ def score_rollout(
     fill(rollout.ref_logprobs, None, partial(logprobs_of, models.model))
     if not models.is_exact:
         fill(rollout.logprobs, "policy", partial(logprobs_of, models.writer))
-    if with_values and (config.critic != "head" or not models.is_exact):
+    has_critic = with_values and config.critic != "none"
+    if has_critic and (config.critic != "head" or not models.is_exact):
         role = "policy" if config.critic == "head" else "value"
         fill(rollout.values, role, partial(state_values, head=models.value_head))
     said = conversations(models, prompts, completions)
@@ -298,10 +302,15 @@ def micro_batches(rows: Tensor, rollout: Rollout, tokens: int) -> Iterator[Tenso
         yield rows[group]
 
 
-def make_targets(
-    rollout: Rollout, sources: Sequence[Source], kl_coefficient: float, config: PPOConfig
-) -> Targets:
-    """Scores to rewards to advantages and returns."""
+class Weighed(NamedTuple):
+    """What the sources of rewards say of a rollout."""
+
+    parts: dict[str, Tensor]  # (B,) the normalised, clipped scores by source
+    scores: Tensor  # (B,) their weighted sum, with the penalty for missing ends
+    disagreement: Tensor | None  # (B,) of the first source with several members
+
+
+def weigh(rollout: Rollout, sources: Sequence[Source], config: PPOConfig) -> Weighed:
     members = {
         source.name: normalise_scores(rollout.raw_scores[source.name], source.statistics)
         for source in sources
@@ -317,25 +326,42 @@ def make_targets(
         limit=config.max_new_tokens,
         ramp=config.missing_eos_ramp,
     )
+    return Weighed(parts, scores, None if ensemble is None else disagreement_of(ensemble))
+
+
+def make_targets(
+    rollout: Rollout, sources: Sequence[Source], kl_coefficient: float, config: PPOConfig
+) -> Targets:
+    """Scores to rewards to advantages and returns."""
+    parts, scores, disagreement = weigh(rollout, sources, config)
+    is_in_loss = config.estimator == "grpo"
     rewards = shape_rewards(
         scores,
         rollout.logprobs,
         rollout.ref_logprobs,
         rollout.mask,
-        kl_coefficient,
+        0.0 if is_in_loss else kl_coefficient,
         config.kl_estimator,
     )
-    advantages, returns = estimate_advantages(
-        rewards, rollout.values, rollout.mask, config.gamma, config.lam
-    )
-    return Targets(
-        parts,
-        scores,
-        rewards,
-        whiten(advantages, rollout.mask),
-        returns,
-        None if ensemble is None else disagreement_of(ensemble),
-    )
+    advantages, returns = advantages_of(rewards, rollout, config)
+    kl_in_loss = kl_coefficient if is_in_loss else 0.0
+    return Targets(parts, scores, rewards, advantages, returns, disagreement, kl_in_loss)
+
+
+def advantages_of(rewards: Tensor, rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, (B, T) each, from rewards (B, T). Without a critic all tokens of a
+    completion share one advantage, and there are no returns to predict."""
+    if config.estimator == "gae":
+        advantages, returns = estimate_advantages(
+            rewards, rollout.values, rollout.mask, config.gamma, config.lam
+        )
+        return whiten(advantages, rollout.mask), returns
+    totals, n = rewards.sum(1), config.completions_per_prompt
+    if isinstance(config, GRPOConfig):
+        of_completions = group_relative(totals, n, config.scale_advantages)
+    else:
+        of_completions = leave_one_out(totals, n)
+    return of_completions.unsqueeze(1) * rollout.mask, torch.zeros_like(rewards)
 
 
 # --- update -----------------------------------------------------------------------------------
@@ -386,8 +412,8 @@ def update(
         "policy/ratio_first": total["ratio_first"],
         "policy/updates_left_out": left,
         "policy/approx_kl_first": total["approx_kl_first"],
-        "value/loss": total["value_loss"] / n,
-        "value/clip_fraction": total["value_clipped"] / n,
+        "value/loss": total.get("value_loss", 0.0) / n,
+        "value/clip_fraction": total.get("value_clipped", 0.0) / n,
         "log_ratio_clamped": total["clamped"],
         "nonfinite_steps": state.nonfinite_steps,
         **norms,
@@ -449,6 +475,10 @@ def accumulate(
                 dual_clip=config.dual_clip,
             )
             loss = policy.loss / tokens
+            if targets.kl_in_loss:
+                ref = on(rollout.ref_logprobs, rows)
+                distance = kl_loss(logprobs, ref, config.log_ratio_clamp)
+                loss = loss + targets.kl_in_loss * distance / tokens
             if config.critic == "head":
                 loss = loss + add_value(models.value_head(hidden), rows)
             loss.backward()
@@ -465,7 +495,7 @@ def accumulate(
                 approx_kl=policy.approx_kl,
                 clamped=policy.clamped,
             )
-    if config.critic != "head":
+    if config.critic in ("adapter", "full"):
         with models.using("value") as layers:
             for rows, batch in batches(models, rollout, mine, "value", config, folder):
                 add_value(state_values(layers, models.value_head, batch), rows).backward()
@@ -555,6 +585,8 @@ def train_step(
     metrics = rollout_metrics(rollout, targets, state)
     metrics |= update(models, state, rollout, targets, config, folder)
     metrics |= seconds | {"seconds/update": time.monotonic() - scored}
+    if config.critic == "none":
+        metrics = {name: v for name, v in metrics.items() if "value" not in name}
     if config.target_kl is not None:
         state.kl_coefficient = adapt_kl_coefficient(
             state.kl_coefficient,
@@ -585,9 +617,9 @@ def evaluate(
         chosen = held_out[start : start + size]
         seed = -1 - start  # of no step
         rollout, _ = make_rollout(models, chosen, config, seed, folder, with_values=False)
-        targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
+        scores = weigh(rollout, models.rewards, config).scores
         kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
-        parts.append(torch.stack([targets.scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))
+        parts.append(torch.stack([scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))
     score, k1, k3, length = torch.cat(parts, 1).mean(1).tolist()
     found = Evaluation(state.step, score - config.kl_coefficient * k1, score, k1, k3, length)
     state.evaluations.append(found)

@@ -44,9 +44,10 @@ class Targets(NamedTuple):
     parts: dict[str, Tensor]  # (B,) the normalised, clipped scores by source
     scores: Tensor  # (B,) their weighted sum, with the penalty for missing ends
     rewards: Tensor  # (B, T)
-    advantages: Tensor  # (B, T) whitened over the whole batch
+    advantages: Tensor  # (B, T) PPO's whitened over the whole batch
     returns: Tensor  # (B, T)
     disagreement: Tensor | None = None  # (B,) of the first source with several members
+    kl_in_loss: float = 0.0  # coefficient of the KL in the loss; 0: it is in the rewards
 
 
 def joined(parts: Sequence[Rollout]) -> Rollout:

@@ -1,4 +1,4 @@
-"""What a reward model cannot be trained on, said before anything heavy is loaded.
+"""What a reward model, DPO or KTO cannot learn from, said before anything heavy is loaded.
 
 The votes are looked at without torch, the lengths with nothing but the tokenizer.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rlhf.training.artifacts import RunError, RunFolder
 from rlhf.training.config import RewardModelConfig
 from rlhf.training.data import Pair, read_pairs
+from rlhf.training.preference_config import PreferenceConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ def _longest(config: RewardModelConfig) -> int | None:
     return load_reader(config.base).longest if config.base else None
 
 
-def check_pairs(pairs: Sequence[Pair], config: RewardModelConfig) -> None:
+def check_pairs(pairs: Sequence[Pair], config: RewardModelConfig | PreferenceConfig) -> None:
     """Raises RunError unless people decided at least `min_pairs` of the pairs to learn from."""
     train = [pair for pair in pairs if pair.split == "train"]
     if not pairs:

@@ -121,7 +121,7 @@ def test_reward_model_may_lie_on_another_base_or_be_whole():
 def test_ppo_makes_a_policy_on_the_one_it_started_from():
     run = training_run("ppo", round_number=1)
 
-    collecting.collect_ppo(run)
+    collecting.collect_policy(run)
 
     (version,) = run.outputs.all()
     assert (version.name, version.kind) == (f"policy-r1-v{run.pk}", "policy")

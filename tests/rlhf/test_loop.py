@@ -266,6 +266,24 @@ def test_new_reward_model_makes_the_old_policy_out_of_date(project, trained):
     assert steps(project)["new_policy"].summary == "none yet"
 
 
+def test_a_policy_that_learnt_from_the_votes_themselves_goes_round_the_loop_too(project, trained):
+    export = project.exports.get()
+    run = RunFactory(
+        project=project,
+        kind=RunKind.DPO,
+        status=Status.SUCCEEDED,
+        export=export,
+        result={"kl": 1.5},
+    )
+    PolicyFactory(project=project, name="direct", run=run)
+
+    found = steps(project)
+
+    assert (found["ppo"].label, found["ppo"].summary) == ("DPO", "KL 1.5 nats")
+    assert found["new_policy"].summary == "direct"
+    assert found["evaluation"].action.label == "Evaluate"
+
+
 def test_evaluation_waits_for_votes_and_then_closes_the_loop(project, trained):
     EvaluateRunFactory(project=project, status=Status.SUCCEEDED)
     asked = trained.compare(2, purpose="evaluation")

@@ -115,3 +115,18 @@ def test_an_unknown_setting_is_named():
 def test_a_bad_value_is_refused_with_the_value(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_what_has_no_critic_has_no_settings_of_one(kind):
+    values = {"model": {}, "reward_model": "r"}
+    config = CONFIGS[kind].from_dict(values)
+
+    assert CONFIGS[kind].from_dict(config.to_dict()) == config
+    assert "critic" not in config.to_dict()
+    with pytest.raises(ValueError, match="unknown setting 'lam': there is no critic"):
+        CONFIGS[kind].from_dict({**values, "lam": 0.9})
+    with pytest.raises(ValueError, match="completions_per_prompt=1 must be at least 2"):
+        CONFIGS[kind].from_dict({**values, "completions_per_prompt": 1})
+    with pytest.raises(ValueError, match="critic='none' does not go with advantages by gae"):
+        CONFIGS["ppo"].from_dict({**values, "critic": "none"})

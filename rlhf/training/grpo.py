@@ -1,0 +1,5 @@
+"""The run *GRPO*: the loop of PPO without a critic, with the advantages of group_advantages.py."""
+
+from rlhf.training.ppo import run
+
+__all__ = ["run"]

@@ -1,0 +1,485 @@
+"""The runs *DPO* and *KTO*: a policy learns from votes directly, by TRL's trainers.
+
+    data.jsonl -> pairs as tokens -> log-probabilities of the reference, once -> TRL -> artifact/
+
+Both hold the policy near the one that they start from; beta is the price. Loss, optimiser, schedule and
+checkpoints are TRL's. Ours differ in that
+
+* texts become tokens by `models.encode`, as in every other run here: an answer that was cut off does not
+  end with the end token, and control tokens that are spelt out in a text stay text;
+* the reference's log-probabilities are computed once, before training, with the adapter off (with full
+  fine-tuning, before the first step): there is no second model while it learns;
+* it stops between two micro-batches, and its checkpoints are whole or absent.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
+from rlhf.training.data import Pair, read_pairs
+from rlhf.training.forward import (
+    backbone_of,
+    collate,
+    completion_logprobs,
+    layers_of,
+    similar_lengths,
+    vocabulary_head,
+)
+from rlhf.training.generate import Sampled, sample
+from rlhf.training.models import decode, encode, encode_completion, load_policy, stop_ids
+from rlhf.training.parameters import Anchored, callbacks, load, make_trainable, save
+from rlhf.training.preference_config import PreferenceConfig
+from rlhf.training.reward_checks import check_chat_template, check_pairs
+from rlhf.training.reward_report import share
+from rlhf.training.reward_trainer import MAX_REPORTS, Reporter
+
+TOKENS_AT_ONCE = 2048  # without gradients, padding included
+EVALUATIONS = 4  # on held-out pairs, the last one after training
+NO_HELD_OUT = (
+    "No judged pair was held out, so the accuracy is unknown: judge comparisons of more prompts."
+)
+
+
+# --- pairs ------------------------------------------------------------------------------------
+class Row(NamedTuple):
+    """Two completions of a prompt, as tokens; `chosen` is what most, or this vote, preferred."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def n_tokens(self) -> int:
+        """Of the longer conversation."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+class Rows(NamedTuple):
+    train: list[Row]
+    test: list[Row]  # one a decided pair
+    prompts: list[
+        list[dict[str, str]]
+    ]  # to sample: held-out ones, or of training if there are none
+    left_out: dict[str, int]  # pairs, by reason
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], config: PreferenceConfig, votes: str
+) -> Rows:
+    """The decided pairs as rows; ties say nothing of a preference. With `votes="each"` every vote on a
+    pair of training is a row, which is what a soft label means, in expectation.
+
+    Raises RunError if fewer than `min_pairs` pairs are left to learn from.
+    """
+    found: dict[str, list[Row]] = {"train": [], "test": []}
+    prompts: dict[str, list[list[dict[str, str]]]] = {"train": [], "test": []}
+    left_out = {"too_long": 0, "ties": 0, "of_no_weight": 0}
+    n_learnt = 0
+    for pair in pairs:
+        row = encode_row(tokenizer, pair)
+        if pair.p_chosen == 0.5:
+            left_out["ties"] += 1
+        elif pair.weight == 0:
+            left_out["of_no_weight"] += 1
+        elif row.n_tokens > config.max_tokens:
+            left_out["too_long"] += 1
+        else:
+            is_each = votes == "each" and pair.split == "train"
+            found[pair.split] += by_vote(row, pair) if is_each else [row]
+            n_learnt += pair.split == "train"
+            of_split = prompts[pair.split]
+            if len(of_split) < config.samples and pair.prompt not in of_split:
+                of_split.append(pair.prompt)
+    if n_learnt < config.min_pairs:
+        raise RunError(
+            f"only {n_learnt} decided pairs to learn from have at most max_tokens={config.max_tokens} "
+            f"tokens, and min_pairs={config.min_pairs}: raise max_tokens, or judge shorter completions"
+        )
+    return Rows(found["train"], found["test"], prompts["test"] or prompts["train"], left_out)
+
+
+def encode_row(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Row:
+    """The side that most preferred first."""
+    chosen, rejected = (
+        encode_completion(tokenizer, text, truncated=truncated)
+        for text, truncated in (
+            (pair.chosen, pair.chosen_truncated),
+            (pair.rejected, pair.rejected_truncated),
+        )
+    )
+    if pair.p_chosen < 0.5:
+        chosen, rejected = rejected, chosen
+    return Row(encode(tokenizer, pair.prompt), chosen, rejected)
+
+
+def by_vote(row: Row, pair: Pair) -> list[Row]:
+    """One row per vote that is no tie. Example: of four votes three for, one against: three rows, and
+    one the other way round."""
+    for_it = max(pair.p_chosen, 1 - pair.p_chosen) - pair.tie_share / 2
+    n_for = round(for_it * pair.n_judgments)
+    n_against = round((1 - for_it - pair.tie_share) * pair.n_judgments)
+    other = row._replace(chosen=row.rejected, rejected=row.chosen)
+    return [row] * max(1, n_for) + [other] * n_against
+
+
+# --- log-probabilities ------------------------------------------------------------------------
+@torch.no_grad()
+def sequence_logprobs(
+    model: nn.Module,
+    rows: Sequence[tuple[list[int], list[int]]],
+    should_stop: Callable[[], bool],
+) -> Tensor:
+    """Log-probability of each completion after its prompt, (N,), fp32, by the head that TRL has put on
+    the model, so that it holds for every way of tuning. Raises Stopped before the next micro-batch."""
+    found = torch.zeros(len(rows))
+    device = next(model.parameters()).device
+    for places in similar_lengths([len(p) + len(c) for p, c in rows], TOKENS_AT_ONCE):
+        if should_stop():
+            raise Stopped
+        prompts, completions = zip(*(rows[place] for place in places), strict=True)
+        batch = collate(prompts, completions, device)
+        ids = batch.inputs["input_ids"]  # (B, L)
+        labels = torch.full_like(ids, -100)
+        labels[:, 1:][batch.before[:, :-1]] = batch.targets
+        column = torch.arange(ids.shape[1], device=device)
+        logprobs = model(
+            input_ids=ids,
+            attention_mask=(column <= batch.last.unsqueeze(1)).long(),
+            labels=labels,
+            use_cache=False,
+            fused_lm_head=True,
+        ).log_probs[:, 1 - ids.shape[1] :]  # virtual tokens come first
+        found[places] = logprobs.sum(1).float().cpu()
+    return found
+
+
+def adapter_off(model: nn.Module) -> AbstractContextManager[None]:
+    """The block computes with the policy that learning started from; of a model that learns as a whole
+    that is true before its first step only."""
+    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+
+
+# --- trainers ---------------------------------------------------------------------------------
+class FromVotes(Anchored):
+    """Before a trainer of TRL: rows that are tokens already, and a run's folder to report to."""
+
+    REFERENCES: ClassVar[dict[str, str]]  # columns of completions, and where their log-probs go
+
+    def __init__(self, *args: Any, reporter: Reporter, **kwargs: Any) -> None:
+        self.reporter, self.folder = reporter, reporter.folder
+        super().__init__(*args, callbacks=[reporter, *kwargs.pop("callbacks", [])], **kwargs)
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+        """TRL's own asks a copy of the fresh adapter. Where that starts at random, as a prefix does, it
+        is not the policy that learning starts from."""
+        model: Any = self.model  # type: ignore[attr-defined]
+        if isinstance(model, PeftModel) and "ref" in model.peft_config:
+            model.delete_adapter("ref")
+        prompts = dataset["prompt_ids"]
+        for column, target in self.REFERENCES.items():
+            if column in dataset.column_names:
+                rows = list(zip(prompts, dataset[column], strict=True))
+                with adapter_off(model):
+                    found = sequence_logprobs(model, rows, self.folder.should_stop)
+                dataset = dataset.add_column(target, found.tolist())
+        return dataset
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        self.reporter.stop_if_asked()
+        loss = super().compute_loss(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise RunError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}: lower the "  # type: ignore[attr-defined]
+                f"learning rate ({self.args.learning_rate:g}) and start again",  # type: ignore[attr-defined]
+                DIVERGED,
+            )
+        return loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Let TRL write beside the run's checkpoints, then move the whole into its place."""
+        step = self.state.global_step  # type: ignore[attr-defined]
+        written = Path(self.args.output_dir) / f"checkpoint-{step}"  # type: ignore[attr-defined]
+        try:
+            with self.folder.writing_checkpoint(step) as target:
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                for file in written.iterdir():
+                    file.rename(target / file.name)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No README.md in checkpoints."""
+
+
+class PreferenceReporter(Reporter):
+    """TRL's names of what is reported, in ours; its rewards are beta times a log-ratio."""
+
+    beta: float = 1.0
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        logs = logs or {}
+        plain = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm",
+                 "accuracy": "rewards/accuracies"}  # fmt: skip
+        nats = {"margin": "rewards/margins", "logratio/chosen": "rewards/chosen",
+                "logratio/rejected": "rewards/rejected"}  # fmt: skip
+        values = {name: float(logs[given]) for name, given in plain.items() if given in logs}
+        values |= {
+            name: float(logs[given]) / self.beta for name, given in nats.items() if given in logs
+        }
+        if values:
+            self.folder.metrics(state.global_step, values)
+
+
+def trainer_settings(
+    config: PreferenceConfig, folder: RunFolder, *, on_cpu: bool, n_steps: int
+) -> dict[str, Any]:
+    """What TRL's configurations of both kinds are told."""
+    return {
+        "output_dir": str(folder.path / ".trainer"),
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": config.batch_size // config.micro_batch_size,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": config.warmup_steps,  # a share
+        "lr_scheduler_type": "linear",
+        "max_grad_norm": config.max_grad_norm,
+        "beta": config.beta,
+        "max_length": None,  # left out and counted already
+        "precompute_ref_log_probs": True,
+        # Precision is the weights' own (bf16 base, fp32 adapter on a GPU), as in PPO.
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": False,
+        "logging_steps": max(1, n_steps // MAX_REPORTS),
+        "logging_nan_inf_filter": False,  # a NaN ends the run, it is not averaged away
+        "save_strategy": "no",  # the reporter says when
+        "seed": config.seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def steps_of_epoch(n_rows: int, config: PreferenceConfig) -> int:
+    micro_batches = math.ceil(n_rows / config.micro_batch_size)
+    return math.ceil(micro_batches * config.micro_batch_size / config.batch_size)
+
+
+def shuffled(rows: Sequence[Any], seed: int) -> list[Any]:
+    rows = list(rows)
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def train(trainer: Any) -> None:
+    """Train, from the newest checkpoint if there is one. Raises Stopped with all of it saved."""
+    checkpoints = trainer.folder.checkpoints()
+    done = checkpoints[-1][0] if checkpoints else 0
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoints[-1][1]) if checkpoints else None)
+    except Stopped:
+        if trainer.state.global_step > done:
+            trainer._save_checkpoint(trainer.model, trial=None)
+        raise
+
+
+# --- what comes of it -------------------------------------------------------------------------
+class HeldOut:
+    """Pairs that nothing is learnt from: whether the policy has moved as people would have it."""
+
+    def __init__(self, rows: Sequence[Row], trainer: Any, folder: RunFolder) -> None:
+        self.rows, self.model, self.folder = rows, trainer.model, folder
+        with adapter_off(self.model):
+            self.at_start = self._differences()
+
+    def _differences(self) -> Tensor:
+        """How much likelier chosen is than rejected, (N,), in nats."""
+        sides = [[(row.prompt, getattr(row, side)) for row in self.rows] for side in SIDES]
+        chosen, rejected = (
+            sequence_logprobs(self.model, side, self.folder.should_stop) for side in sides
+        )
+        return chosen - rejected
+
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """Accuracy with its interval and mean margin; reported as metrics of the step."""
+        margins = self._differences() - self.at_start
+        hits, n = int((margins > 0).sum()), len(margins)
+        value, low, high = share(hits, n)
+        if n:
+            mean = float(margins.mean())
+            self.folder.metrics(step, {"eval_accuracy": hits / n, "eval_margin": mean})
+        return {
+            "accuracy": value,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "margin": float(margins.mean()) if n else None,
+            "n_test": n,
+        }
+
+
+SIDES = ("chosen", "rejected")
+
+
+class Answers:
+    """What the policy writes to a few prompts, always with the same random numbers."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[list[dict[str, str]]],
+        stop: set[int],
+        config: PreferenceConfig,
+        folder: RunFolder,
+    ) -> None:
+        self.tokenizer, self.stop, self.config, self.folder = tokenizer, stop, config, folder
+        self.prompts = list(prompts)[: config.samples]
+        self.ids = [encode(tokenizer, messages) for messages in self.prompts]
+        self.n = math.ceil(config.samples / len(self.prompts))  # to each
+
+    def write(self, model: nn.Module, step: int) -> list[Sampled]:
+        """Shown on the run's page as the answers of this step."""
+        device = next(model.parameters()).device
+        written = sample(
+            model,
+            self.ids,
+            stop=self.stop,
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            completions_per_prompt=self.n,
+            generator=torch.Generator(device).manual_seed(self.config.seed),
+            should_stop=self.folder.should_stop,
+        )
+        for place, messages in enumerate(self.prompts):
+            text = decode(self.tokenizer, written[place * self.n].ids)
+            self.folder.sample(step, place, messages, text)
+        return written
+
+    def logprobs(self, model: nn.Module, written: Sequence[Sampled]) -> list[Tensor]:
+        """Of each token of each answer, at the sampling temperature."""
+        device = next(model.parameters()).device
+        prompts = [ids for ids in self.ids for _ in range(self.n)]
+        found: list[Tensor] = [torch.zeros(0)] * len(written)
+        lengths = [len(p) + len(w.ids) for p, w in zip(prompts, written, strict=True)]
+        for places in similar_lengths(lengths, TOKENS_AT_ONCE):
+            completions = [written[place].ids for place in places]
+            batch = collate([prompts[place] for place in places], completions, device)
+            with torch.no_grad():
+                of_batch = completion_logprobs(
+                    backbone_of(model), vocabulary_head(model), batch, self.config.temperature
+                )
+            parts = of_batch.cpu().split([len(ids) for ids in completions])
+            for place, part in zip(places, parts, strict=True):
+                found[place] = part
+        return found
+
+
+def mean_kl(policy: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[float, float]:
+    """k1 and k3 per answer, in nats, from the log-probabilities of each answer's tokens.
+
+    Example: one answer of two tokens that are e times as likely as before: k1 = 2.
+    """
+    log_r = [ref - own for own, ref in zip(policy, reference, strict=True)]
+    return fmean(float(-r.sum()) for r in log_r), fmean(
+        float((r.exp() - 1 - r).sum()) for r in log_r
+    )
+
+
+# --- the run ----------------------------------------------------------------------------------
+def carry_out(
+    config: PreferenceConfig,
+    folder: RunFolder,
+    make_trainer: Callable[..., Any],
+    votes: str = "majority",
+) -> dict[str, Any]:
+    """An export in, artifact/ with the policy out: an adapter, or a whole model.
+
+    `make_trainer(model, tokenizer, rows)` is what DPO and KTO differ in.
+    """
+    folder.phase("checking the votes")
+    pairs = read_pairs(folder.path / config.data / "data.jsonl")
+    check_pairs(pairs, config)
+    folder.phase("loading the model")
+    model, tokenizer = load(config.model, config)
+    check_chat_template(tokenizer, Path(config.model["base"]))
+    rows = encode_rows(tokenizer, pairs, config, votes)
+    answers = Answers(tokenizer, rows.prompts, stop_ids(model, tokenizer), config, folder)
+    torch.manual_seed(config.seed)
+    model = make_trainable(model, config)
+    folder.phase("log-probabilities of the reference")
+    trainer = make_trainer(model, tokenizer, rows.train)
+    held_out = HeldOut(rows.test, trainer, folder)
+    trainer.reporter.evaluate = held_out.evaluate
+    if not folder.checkpoints():
+        folder.phase("answers before training")
+        with adapter_off(model):
+            answers.write(model.get_base_model() if isinstance(model, PeftModel) else model, 0)
+    folder.phase("learning")
+    train(trainer)
+    steps = trainer.state.global_step
+    trainer.optimizer = trainer.lr_scheduler = None  # room for what measures
+    folder.phase("measuring the result")
+    found = held_out.evaluate(steps)
+    measured = measure(model, answers, steps, config)
+    folder.phase("writing the policy")
+    with folder.writing_artifact() as artifact:
+        saved = save(model, tokenizer, artifact, config)
+    return {
+        **saved,
+        **found,
+        **measured,
+        "n_train": len(rows.train),
+        "steps": steps,
+        "left_out": rows.left_out,
+        "note": "" if found["n_test"] else NO_HELD_OUT,
+    }
+
+
+def measure(
+    model: nn.Module, answers: Answers, step: int, config: PreferenceConfig
+) -> dict[str, Any]:
+    """KL to the policy before training, and length, on fresh answers. With full fine-tuning that policy
+    is loaded once more."""
+    written = answers.write(model, step)
+    # Of each token as it was drawn: teacher forcing by the layers alone would not see virtual tokens.
+    own = [torch.tensor(answer.logprobs) for answer in written]
+    start: nn.Module = model
+    if not isinstance(model, PeftModel):
+        start, _ = load_policy(config.model, dtype=torch.float32)
+    with adapter_off(model):
+        before = answers.logprobs(start, written)
+    k1, k3 = mean_kl(own, before)
+    lengths = fmean(len(answer.ids) for answer in written)
+    return {"kl": k1, "kl_k3": k3, "length_last": lengths, "n_samples": len(written)}
+
+
+def reporter_of(config: PreferenceConfig, folder: RunFolder, n_steps: int) -> PreferenceReporter:
+    every = math.ceil(n_steps / EVALUATIONS)
+    reporter = PreferenceReporter(folder, 0, n_steps, range(every, n_steps, every), None)
+    reporter.beta = config.beta
+    return reporter
+
+
+def own_callbacks(model: nn.Module, config: PreferenceConfig, n_steps: int) -> list[Any]:
+    """Those of how parameters move. `n_steps`: of an epoch."""
+    n_layers = len(layers_of(backbone_of(model))[1])
+    return callbacks(config, n_layers, n_steps)
