@@ -270,6 +270,20 @@ PPO_CHARTS = [
     ),
 ]
 
+SEARCH_CHARTS = [
+    Section(
+        "Does searching help?",
+        [
+            Chart(
+                "Value of each trial",
+                "What the trials that came to their end were worth on held-out data, and the best of "
+                "them so far. When the best has not moved for many trials, more will hardly help.",
+                [Series("search/value", "trial"), Series("search/best", "best so far")],
+            ),
+        ],
+    ),
+]
+
 CHARTS: dict[str, list[Section]] = {
     RunKind.IMPORT_MODEL: [],
     RunKind.GENERATE: SAMPLING_CHARTS,
@@ -280,6 +294,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.ORDER_QUEUE: [],
     RunKind.CONVERSE: CONVERSE_CHARTS,
     RunKind.MERGE: [],
+    RunKind.SEARCH: SEARCH_CHARTS,
 }
 
 

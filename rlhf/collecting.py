@@ -68,6 +68,11 @@ def collect_merge(run: Run) -> dict[str, Any]:
     return {}
 
 
+def collect_search(run: Run) -> dict[str, Any]:
+    """What its trials made stays with them until somebody promotes one (searching.promote)."""
+    return {}
+
+
 def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
     """A version that comes from the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
     files = files_of(run)
@@ -113,4 +118,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.ORDER_QUEUE: store_order,
     RunKind.CONVERSE: collect_converse,
     RunKind.MERGE: collect_merge,
+    RunKind.SEARCH: collect_search,
 }

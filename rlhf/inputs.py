@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from rlhf.training.artifacts import write_json
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
 from rlhf.training.reward_rules import Rule, check_function, complete
+from rlhf.training.search_config import INPUTS, settings_fixed
 
 READ_BY_RUNS = ("data.jsonl", "demonstrations.jsonl", "manifest.json")  # of an export
 
@@ -50,6 +51,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.ORDER_QUEUE: ["reward_model"],
     RunKind.CONVERSE: ["policy"],
     RunKind.MERGE: ["policy"],
+    RunKind.SEARCH: [],  # what its trials need
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -98,6 +100,8 @@ def config_of(order: Order) -> Config:
     """The run's whole configuration. Raises RunRefused if it cannot work."""
     if order.kind not in CONFIGS:
         raise RunRefused(f"There is no kind of run {order.kind!r}.")
+    if order.kind == RunKind.SEARCH:
+        return _search(order)
     try:
         _check(order)
     except OSError as error:  # no permission, a name too long: pathlib passes these on
@@ -106,6 +110,32 @@ def config_of(order: Order) -> Config:
         return CONFIGS[order.kind].from_dict({**order.settings, **_references(order)})
     except (TypeError, ValueError) as error:
         raise RunRefused(f"These settings do not work: {error}") from error
+
+
+def _search(order: Order) -> Config:
+    trial = config_of(tried_by(order))
+    values = {name: value for name, value in order.settings.items() if name != "rewards"}
+    try:
+        return CONFIGS[order.kind].from_dict({**values, "settings": trial.to_dict()})
+    except (TypeError, ValueError) as error:
+        raise RunRefused(f"This search does not work: {error}.") from error
+
+
+def tried_by(order: Order) -> Order:
+    """What each trial of a search is asked to do, before anything varies. Raises RunRefused."""
+    kind, space = order.settings.get("tries", ""), order.settings.get("space", "")
+    try:
+        settings = settings_fixed(kind, space)
+    except ValueError as error:
+        raise RunRefused(f"This search does not work: {error}.") from error
+    taken = {field.name for field in fields(CONFIGS[kind])}  # type: ignore[arg-type]
+    for name in ("reward_model", "base"):
+        if getattr(order, name) is not None and name not in taken:
+            label = name.replace("_", " ")
+            raise RunRefused(f"Runs of kind {kind} take no {label}: leave it empty.")
+    if rewards := order.settings.get("rewards"):
+        settings["rewards"] = rewards
+    return replace(order, kind=kind, settings=settings)
 
 
 def _check(order: Order) -> None:
@@ -262,6 +292,10 @@ def _import_output(values: dict[str, Any]) -> str:
 # --- filling the folder -----------------------------------------------------------------------
 def write_inputs(order: Order, config: Config, folder: Path) -> None:
     """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
+    if order.kind == RunKind.SEARCH:
+        inputs, trial = folder / INPUTS, tried_by(order)
+        inputs.mkdir()
+        return write_inputs(trial, config_of(trial), inputs)
     if order.export is not None:
         _copy_export(order.export, folder / "data")
     if hashes := _hashes(order):

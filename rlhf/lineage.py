@@ -36,7 +36,7 @@ from rlhf.models import (
     Status,
 )
 
-MAKE_VERSIONS = [RunKind.REWARD_MODEL, RunKind.PPO]  # by training
+MAKE_VERSIONS = [RunKind.REWARD_MODEL, RunKind.PPO, RunKind.SEARCH]  # by training
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.CONVERSE]
 ANNOTATORS_LISTED = 1000  # of all exports of a lineage together
 
@@ -107,7 +107,8 @@ def _carries(
 
 def _used_by(run: Run, by_name: Mapping[str, int]) -> dict[int, str]:
     """The versions that a run trained with, and as what."""
-    rules = run.config.get("rewards") or []
+    trial = run.config.get("settings", {})  # of a search
+    rules = run.config.get("rewards") or trial.get("rewards") or []
     asked = [by_name.get(rule.get("version", "")) for rule in rules]
     used = {
         **dict.fromkeys(asked, "rewarded by"),

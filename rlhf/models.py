@@ -125,6 +125,11 @@ class ModelVersion(models.Model):
         return self.run.base if self.run and self.kind == ModelKind.REWARD else None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What it was trained with: those of its run, or of its trial in a search."""
+        return self.details.get("settings") or (self.run.config if self.run else {})
+
+    @property
     def facts(self) -> dict[str, Any]:
         """The details that are a number or a text each; others have pages of their own."""
         return {

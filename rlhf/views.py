@@ -33,6 +33,7 @@ from rlhf import (
     questions,
     reward_reports,
     rounds,
+    search_pages,
 )
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
@@ -219,6 +220,7 @@ def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "table": table,
         "log": charts.log_tail(run.folder / "log.txt"),
         "second_models": charts.second_models(run) if run.kind == RunKind.PPO else [],
+        **search_pages.context_of(run),
         "reward_lines": format_lines(run.config.get("rewards", [])).splitlines(),
     }
     return render(request, "rlhf/run.html", context)

@@ -14,6 +14,7 @@ from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.reward_model import RewardModelForm
+from rlhf.forms.searching import SearchForm
 from rlhf.models import Run
 from rlhf.training.reward_rules import format_lines
 
@@ -29,6 +30,7 @@ __all__ = [
     "ProbeForm",
     "RewardModelForm",
     "RunForm",
+    "SearchForm",
     "settings_like",
 ]
 
@@ -44,6 +46,7 @@ FORMS: dict[str, type[RunForm]] = {
         OrderQueueForm,
         ConverseForm,
         MergeForm,
+        SearchForm,
     )
 }
 

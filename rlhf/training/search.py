@@ -40,10 +40,10 @@ from rlhf.training.artifacts import (
     whole_lines,
     write_json,
 )
-from rlhf.training.search_config import SearchConfig
+from rlhf.training.search_config import INPUTS, TABLE, TRIALS, SearchConfig
 from rlhf.training.search_space import Choice, Dimension
 
-INPUTS, TRIALS, TABLE, JOURNAL = "inputs", "trials", "trials.json", "journal.log"
+JOURNAL = "journal.log"
 PROGRAM = ["-m", "rlhf.training"]
 POLL_SECONDS = 0.5
 PRUNE_SECONDS = 60.0  # that a trial to be ended gets to notice; nothing of it is kept anyway

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from rlhf.training.config_base import Config, _require
 from rlhf.training.search_space import Dimension, fixed, parse_space, types_of, varied
 
+# In the search's folder: what every trial reads, the trials' own folders, all of them as a table.
+INPUTS, TRIALS, TABLE = "inputs", "trials", "trials.json"
 PRUNERS = ("median", "halving", "none")
 SAMPLERS = ("tpe", "random")
 
@@ -17,21 +19,22 @@ class Objective(NamedTuple):
     direction: str  # "minimize" or "maximize"
 
 
-# By kind of run; the first is the usual one.
-LOSS = {"loss": Objective("eval_loss", "minimize")}
-SCORE = {
+LOSS = Objective("eval_loss", "minimize")
+ACCURACY = Objective("eval_accuracy", "maximize")
+SCORES = {
     "objective": Objective("eval/objective", "maximize"),  # score less the price of KL
     "score": Objective("eval/score", "maximize"),
 }
+# By kind of run; the first is the usual one.
 OBJECTIVES: dict[str, dict[str, Objective]] = {
-    "reward_model": {**LOSS, "accuracy": Objective("eval_accuracy", "maximize")},
-    "ppo": SCORE,
-    "supervised": LOSS,
-    "domain": LOSS,
-    "dpo": LOSS,
-    "kto": LOSS,
-    "rloo": SCORE,
-    "grpo": SCORE,
+    "reward_model": {"loss": LOSS, "accuracy": ACCURACY},
+    "ppo": SCORES,
+    "supervised": {"loss": LOSS},
+    "domain": {"loss": LOSS},
+    "dpo": {"accuracy": ACCURACY, "margin": Objective("eval_margin", "maximize")},
+    "kto": {"accuracy": ACCURACY, "margin": Objective("eval_margin", "maximize")},
+    "rloo": SCORES,
+    "grpo": SCORES,
 }
 
 
