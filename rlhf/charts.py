@@ -295,6 +295,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.CONVERSE: CONVERSE_CHARTS,
     RunKind.MERGE: [],
     RunKind.SEARCH: SEARCH_CHARTS,
+    RunKind.DISTILL: SAMPLING_CHARTS,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.models import Project
+from rlhf.distilling import store_demonstrations
 from rlhf.evaluation import store_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
@@ -119,4 +120,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.CONVERSE: collect_converse,
     RunKind.MERGE: collect_merge,
     RunKind.SEARCH: collect_search,
+    RunKind.DISTILL: store_demonstrations,
 }

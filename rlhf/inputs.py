@@ -52,6 +52,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.CONVERSE: ["policy"],
     RunKind.MERGE: ["policy"],
     RunKind.SEARCH: [],  # what its trials need
+    RunKind.DISTILL: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -65,12 +66,17 @@ VERSION_KINDS = {
     "reward_model": [ModelKind.REWARD],
     "base": [ModelKind.POLICY, ModelKind.BASE],
 }
-ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
+ASK_ELSEWHERE = [
+    RunKind.GENERATE,
+    RunKind.EVALUATE,
+    RunKind.DISTILL,
+]  # the others need a policy's weights
 
 
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
-    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival")
+    is_student = run_kind == RunKind.DISTILL and name == "rival"
+    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival") and not is_student
     return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT] if is_asked else [])]
 
 
@@ -177,7 +183,7 @@ def _check_versions(order: Order) -> None:
         if is_of_project and version.kind == ModelKind.ENDPOINT and version.kind not in kinds:
             raise RunRefused(
                 f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
-                "answers, in “Generate completions” and “Evaluate”, and nothing else."
+                "answers, in “Generate completions”, “Evaluate” and “Distillation”, and nothing else."
             )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
@@ -259,7 +265,8 @@ def _references(order: Order) -> dict[str, Any]:
     if order.kind == RunKind.MERGE and order.policy is not None:
         references["output"] = str(order.policy.merged_folder)
     if order.rival is not None:
-        references["rival"] = order.rival.reference()
+        name = "student" if order.kind == RunKind.DISTILL else "rival"
+        references[name] = order.rival.reference()
     if order.reward_model is not None:
         references["reward_model"] = order.reward_model.path
     if order.base is not None and order.base != order.policy:

@@ -25,6 +25,7 @@ from rlhf import (
     annotators,
     charts,
     conversations,
+    distill_pages,
     estimates,
     evaluation,
     lineage,
@@ -221,6 +222,7 @@ def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "log": charts.log_tail(run.folder / "log.txt"),
         "second_models": charts.second_models(run) if run.kind == RunKind.PPO else [],
         **search_pages.context_of(run),
+        **distill_pages.context_of(run),
         "reward_lines": format_lines(run.config.get("rewards", [])).splitlines(),
     }
     return render(request, "rlhf/run.html", context)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf.forms.answers import EvaluateForm, GenerateForm
 from rlhf.forms.base import RunForm
+from rlhf.forms.distilling import DistillForm
 from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
@@ -21,6 +22,7 @@ from rlhf.training.reward_rules import format_lines
 __all__ = [
     "FORMS",
     "ConverseForm",
+    "DistillForm",
     "EvaluateForm",
     "GenerateForm",
     "ImportModelForm",
@@ -47,6 +49,7 @@ FORMS: dict[str, type[RunForm]] = {
         ConverseForm,
         MergeForm,
         SearchForm,
+        DistillForm,
     )
 }
 

@@ -37,14 +37,17 @@ class SearchForm(RunForm):
     advanced = ("base", "rewards", "objective", "max_hours", "pruner", "sampler", "seed")
 
     tries = forms.ChoiceField(
-        label="What is tried", choices=_kinds, help_text="Each trial is one such run."
+        label="What is tried",
+        choices=_kinds,
+        initial=RunKind.REWARD_MODEL,
+        help_text="Each trial is one such run.",
     )
     policy = version("Policy", "What the trials start from.")
     export = ExportField(
         Export.objects.none(),
         required=False,
-        empty_label="None",
-        help_text="The votes that a reward model learns from. None for PPO.",
+        empty_label="The newest, if they need one",
+        help_text="The votes that the trials learn from.",
     )
     reward_model = version(
         "Reward model", "What PPO is rewarded by. None for a reward model.", required=False
@@ -103,17 +106,16 @@ class SearchForm(RunForm):
             raise forms.ValidationError(str(error)) from error
 
     def clean(self) -> None:
-        """What the trials need is chosen, and nothing that they would not look at."""
+        """With the votes that the trials need, and without any that they would not look at."""
         super().clean()
         kind = self.cleaned_data.get("tries")
-        if kind is None:
+        if kind is None or "export" in self.errors:
             return
-        needed = NEEDED[kind]
-        for name in ("export", "reward_model"):
-            if name in needed and self.cleaned_data.get(name) is None:
-                self.add_error(name, f"{RunKind(kind).label} needs one: choose it.")
-        if "export" not in needed and self.cleaned_data.get("export") is not None:
+        is_needed, chosen = "export" in NEEDED[kind], self.cleaned_data["export"]
+        if chosen is not None and not is_needed:
             self.add_error("export", f"{RunKind(kind).label} learns from no votes: leave it empty.")
+        if chosen is None and is_needed:
+            self.cleaned_data["export"] = self._rows(self.project, "export").first()
 
     @property
     def settings(self) -> dict[str, Any]:

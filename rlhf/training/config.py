@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf.training.config_base import Config, _require
+from rlhf.training.distill_config import DistillConfig
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
 from rlhf.training.search_config import SearchConfig
 
@@ -429,4 +430,5 @@ CONFIGS: dict[str, type[Config]] = {
     "converse": ConverseConfig,
     "merge": MergeConfig,
     "search": SearchConfig,
+    "distill": DistillConfig,
 }

@@ -101,12 +101,16 @@ def test_a_reward_model_is_refused_where_trials_take_none(policy):
         launch(policy, export=export, reward_model=reward_model)
 
 
-def test_the_form_says_what_the_trials_need(policy):
-    sent = {**SearchForm(policy.project).as_sent().data, "tries": "reward_model"}
+def test_the_form_as_shown_takes_the_newest_votes_where_trials_need_some(policy):
+    _, newest = ExportFactory.create_batch(2, project=policy.project)
+    sent = SearchForm(policy.project).as_sent().data
 
     form = SearchForm(policy.project, sent)
+    other = SearchForm(policy.project, {**sent, "tries": "ppo", "export": newest.pk})
 
-    assert form.errors == {"export": ["Reward model needs one: choose it."]}
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data["export"] == newest
+    assert other.errors == {"export": ["PPO learns from no votes: leave it empty."]}
 
 
 # --- what came of it --------------------------------------------------------------------------

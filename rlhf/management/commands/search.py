@@ -30,7 +30,7 @@ class Command(BaseCommand):
         parser.add_argument("space", nargs="+", help="what varies; docs/search.md")
         parser.add_argument("--policy", help="its name; else the current round's")
         parser.add_argument("--reward-model", help="its name")
-        parser.add_argument("--export", type=int, help="its number")
+        parser.add_argument("--export", type=int, help="its number; else the newest, if needed")
         parser.add_argument("--trials", type=int)
         parser.add_argument("--pruner", choices=PRUNERS)
         parser.add_argument("--hours", type=float, help="after which no trial begins")
