@@ -43,7 +43,7 @@ def launch_by_command(project: Project, kind: RunKind, settings: dict[str, Any])
     given = {name: value for name, value in settings.items() if value is not None}
     form = form_with(project, kind, given)
     if not form.is_valid():
-        said = [f"{name}: {' '.join(errors)}" for name, errors in form.errors.items()]
+        said = [f"{name}: {' '.join(map(str, found))}" for name, found in form.errors.items()]
         raise CommandError("\n".join(said))
     number = rounds.current_number(project)
     try:

@@ -107,9 +107,7 @@ def _carries(
 
 def _used_by(run: Run, by_name: Mapping[str, int]) -> dict[int, str]:
     """The versions that a run trained with, and as what."""
-    trial = run.config.get("settings", {})  # of a search
-    rules = run.config.get("rewards") or trial.get("rewards") or []
-    asked = [by_name.get(rule.get("version", "")) for rule in rules]
+    asked = [by_name.get(rule.get("version", "")) for rule in run.rewards]
     used = {
         **dict.fromkeys(asked, "rewarded by"),
         run.reward_model_id: "rewarded by",

@@ -355,6 +355,11 @@ class Run(models.Model):
         return self.config.get("best_of", 1)
 
     @property
+    def rewards(self) -> list[dict[str, Any]]:
+        """Its sources of rewards besides the reward model; of a search, those of its trials."""
+        return (self.config.get("settings") or self.config).get("rewards") or []
+
+    @property
     def new_side(self) -> str:
         """Example: "best of 16 of policy-r1-v3"."""
         assert self.policy is not None

@@ -223,7 +223,7 @@ def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "second_models": charts.second_models(run) if run.kind == RunKind.PPO else [],
         **search_pages.context_of(run),
         **distill_pages.context_of(run),
-        "reward_lines": format_lines(run.config.get("rewards", [])).splitlines(),
+        "reward_lines": format_lines(run.rewards).splitlines(),
     }
     return render(request, "rlhf/run.html", context)
 

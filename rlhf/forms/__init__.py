@@ -59,7 +59,7 @@ def settings_like(run: Run) -> dict[str, Any]:
     rows = {
         name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "export")
     }
-    rewards = format_lines(run.config.get("rewards", []))
+    rewards = format_lines(run.rewards)
     return {**run.config, **rows, "rewards": rewards, "max_prompts": _number_of_prompts(run)}
 
 

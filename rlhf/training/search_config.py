@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rlhf.training.config_base import Config, _require
 from rlhf.training.search_space import Dimension, fixed, parse_space, types_of, varied
@@ -16,7 +16,7 @@ SAMPLERS = ("tpe", "random")
 
 class Objective(NamedTuple):
     metric: str  # as trials report it on what they do not learn from
-    direction: str  # "minimize" or "maximize"
+    direction: Literal["minimize", "maximize"]
 
 
 LOSS = Objective("eval_loss", "minimize")

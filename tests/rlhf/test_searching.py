@@ -5,7 +5,7 @@ from django.urls import reverse
 
 from annotator.models import Role
 from rlhf import runs as run_control
-from rlhf.forms import SearchForm
+from rlhf.forms import SearchForm, settings_like
 from rlhf.inputs import RunRefused
 from rlhf.lineage import of_version
 from rlhf.models import ModelKind, RunKind, Status
@@ -91,6 +91,16 @@ def test_a_search_writes_once_what_every_trial_reads(policy):
 def test_a_search_that_cannot_work_is_refused_at_launch(policy, values, sentence):
     with pytest.raises(RunRefused, match=sentence):
         launch(policy, **{"export": ExportFactory(project=policy.project), **values})
+
+
+def test_a_search_can_be_started_again_as_it_was(policy):
+    rules = [{"kind": "length", "target": 20}]
+    run = launch(policy, tries="ppo", space="steps in 1, 2", rewards=rules)
+
+    form = SearchForm(policy.project, initial=settings_like(run))
+
+    assert form["space"].value() == "steps in 1, 2"
+    assert (form["tries"].value(), form["rewards"].value()) == ("ppo", "length target=20")
 
 
 def test_a_reward_model_is_refused_where_trials_take_none(policy):

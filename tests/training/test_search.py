@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import optuna
@@ -6,7 +7,7 @@ import pytest
 
 from rlhf.training import search
 from rlhf.training.artifacts import DISK_FULL, RunError, RunFolder, Stopped, read_json
-from rlhf.training.config import RewardModelConfig
+from rlhf.training.config import PPOConfig, RewardModelConfig
 from rlhf.training.search import JOURNAL, open_study, run
 from rlhf.training.search_config import SearchConfig, kinds_tried
 from tests.training.toy_trial import FAILS, FILLS_THE_DISK, IS_SILENT, IS_STUBBORN, STOPS_THE_SEARCH
@@ -191,6 +192,25 @@ def test_a_kind_that_keeps_its_best_step_counts_by_it(tmp_path):
 
     assert reports.value({"keep": "best"}, "maximize") == 0.9
     assert reports.value({"keep": "last"}, "maximize") == 0.4
+
+
+@pytest.mark.slow
+def test_real_trials_of_ppo_are_compared_by_their_held_out_objective(
+    tmp_path, tiny_reference, prompts_file
+):
+    (tmp_path / "inputs").mkdir()
+    prompts_file.rename(tmp_path / "inputs" / "prompts.jsonl")
+    shutil.copy(tmp_path / "inputs/prompts.jsonl", tmp_path / "inputs/eval_prompts.jsonl")
+    settings = PPOConfig(
+        model=tiny_reference, rewards=[{"kind": "length", "target": 4}], steps=2, batch_size=4,
+        max_new_tokens=8,
+    ).to_dict()  # fmt: skip
+    config = SearchConfig("ppo", settings, "learning_rate = 1e-4 .. 1e-2 log", trials=2)
+
+    result = run(config, RunFolder(tmp_path))
+
+    assert (result["metric"], result["n_complete"]) == ("eval/objective", 2)
+    assert (tmp_path / "trials/0/artifact/adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
