@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 
 import optuna
@@ -195,12 +194,12 @@ def test_a_kind_that_keeps_its_best_step_counts_by_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_trials_of_ppo_are_compared_by_their_held_out_objective(
-    tmp_path, tiny_reference, prompts_file
-):
+def test_real_trials_of_ppo_are_compared_by_their_held_out_objective(tmp_path, tiny_reference):
     (tmp_path / "inputs").mkdir()
-    prompts_file.rename(tmp_path / "inputs" / "prompts.jsonl")
-    shutil.copy(tmp_path / "inputs/prompts.jsonl", tmp_path / "inputs/eval_prompts.jsonl")
+    said = [{"role": "user", "content": "Why is the door red?"}]
+    lines = "".join(json.dumps({"id": n, "messages": said}) + "\n" for n in range(4))
+    for name in ("prompts.jsonl", "eval_prompts.jsonl"):
+        (tmp_path / "inputs" / name).write_text(lines)
     settings = PPOConfig(
         model=tiny_reference, rewards=[{"kind": "length", "target": 4}], steps=2, batch_size=4,
         max_new_tokens=8,
