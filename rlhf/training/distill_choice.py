@@ -81,8 +81,9 @@ def choose(
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
+    """Of those that are known, to four places; None without any."""
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return round(sum(known) / len(known), 4) if known else None
 
 
 # --- rehearsal --------------------------------------------------------------------------------

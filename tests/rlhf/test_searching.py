@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.urls import reverse
 
 from annotator.models import Role
@@ -8,6 +10,7 @@ from rlhf import runs as run_control
 from rlhf.forms import SearchForm, settings_like
 from rlhf.inputs import RunRefused
 from rlhf.lineage import of_version
+from rlhf.model_cards import card_of
 from rlhf.models import ModelKind, RunKind, Status
 from rlhf.search_picture import draw, place_of
 from rlhf.searching import SearchRefused, delete_files, promote, trials_of
@@ -58,7 +61,11 @@ def searched(policy, *trials, direction="minimize"):
         if each["state"] == "complete":
             (place / "artifact").mkdir()
             (place / "artifact" / "head.bin").write_bytes(b"12345")
-            made = {"status": "succeeded", "accuracy": 0.7, "files": {"head.bin": {"bytes": 5}}}
+            made = {
+                "status": "succeeded",
+                "accuracy": 0.7,
+                "files": {"head.bin": {"bytes": 5, "sha256": "9f86"}},
+            }
             (place / "result.json").write_text(json.dumps(made))
     return run
 
@@ -144,8 +151,17 @@ def test_the_promoted_trial_is_a_version_with_its_settings_and_lineage(policy):
     assert (version.parent, version.run) == (policy, run)
     assert version.settings == {"adapter_layers": 2}
     assert version.facts == {"accuracy": 0.7, "trial": 1, "learning_rate": 3e-4, "members": 1}
-    assert version.files == {"head.bin": {"bytes": 5}}
+    assert version.files == {"head.bin": {"bytes": 5, "sha256": "9f86"}}
     assert f"export-{run.export_id}" in of_version(version).back.nodes
+
+
+def test_the_model_card_has_the_settings_of_the_trial(policy):
+    version = promote(searched(policy, trial(0)))
+
+    card = card_of(version)
+
+    assert f"The trial that is {version.name} had these settings:" in card.replace("\\", "")
+    assert "| `adapter_layers` | `2` |" in card
 
 
 def test_promoting_twice_gives_the_same_version(policy):
@@ -258,3 +274,20 @@ def test_a_program_reads_trials_and_promotes_one(policy):
     listed = program.get(address).json()
     assert [row["model"] for row in listed["trials"]] == [None, promoted.json()["id"]]
     assert (listed["metric"], listed["trials"][0]["is_best"]) == ("eval_loss", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["coffee", "ppo", "steps in 1, 2"], "There is no project 'coffee'"),
+        (["tea", "ppo", "steps in 1, 2", "--policy", "big"], "Tea has no model version 'big'"),
+        (["tea", "ppo", "steps in 1, 2", "--trials", "0"], "trials: Ensure this value is greater"),
+        (["tea", "ppo", "step in 1, 2"], "there is no setting 'step' to vary; there are adam_eps"),
+    ],
+)
+def test_the_command_says_what_is_wrong(policy, arguments, sentence):
+    policy.project.name = "Tea"
+    policy.project.save()
+
+    with pytest.raises(CommandError, match=sentence):
+        call_command("search", *arguments)
