@@ -68,6 +68,20 @@ REPETITION = Chart(
     "the score, the answers go round in circles.",
     [Series("repetition/mean", "repetition")],
 )
+SEARCH_CHARTS = [
+    Section(
+        "Does searching help?",
+        [
+            Chart(
+                "Value of each trial",
+                "What the trials that came to their end were worth on held-out data, and the best of "
+                "them so far. When the best has not moved for many trials, more will hardly help.",
+                [Series("search/value", "trial"), Series("search/best", "best so far")],
+            ),
+        ],
+    ),
+]
+
 CONVERSE_CHARTS = [
     Section(
         "How do people find it?",
@@ -265,20 +279,6 @@ PPO_CHARTS = [
                     Series("seconds/update", "updating"),
                 ],
                 "seconds",
-            ),
-        ],
-    ),
-]
-
-SEARCH_CHARTS = [
-    Section(
-        "Does searching help?",
-        [
-            Chart(
-                "Value of each trial",
-                "What the trials that came to their end were worth on held-out data, and the best of "
-                "them so far. When the best has not moved for many trials, more will hardly help.",
-                [Series("search/value", "trial"), Series("search/best", "best so far")],
             ),
         ],
     ),
