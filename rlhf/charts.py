@@ -68,6 +68,20 @@ REPETITION = Chart(
     "the score, the answers go round in circles.",
     [Series("repetition/mean", "repetition")],
 )
+SEARCH_CHARTS = [
+    Section(
+        "Does searching help?",
+        [
+            Chart(
+                "Value of each trial",
+                "What the trials that came to their end were worth on held-out data, and the best of "
+                "them so far. When the best has not moved for many trials, more will hardly help.",
+                [Series("search/value", "trial"), Series("search/best", "best so far")],
+            ),
+        ],
+    ),
+]
+
 CONVERSE_CHARTS = [
     Section(
         "How do people find it?",
@@ -386,6 +400,8 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.GRPO: GROUP_CHARTS,
     RunKind.DPO: PREFERENCE_CHARTS,
     RunKind.KTO: PREFERENCE_CHARTS,
+    RunKind.SEARCH: SEARCH_CHARTS,
+    RunKind.DISTILL: SAMPLING_CHARTS,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.models import Project
+from rlhf.distilling import store_demonstrations
 from rlhf.evaluation import store_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
@@ -72,6 +73,11 @@ def collect_combine(run: Run) -> dict[str, Any]:
     return add_version(run, ModelKind.POLICY, "combined", run.config["name"])
 
 
+def collect_search(run: Run) -> dict[str, Any]:
+    """What its trials made stays with them until somebody promotes one (searching.promote)."""
+    return {}
+
+
 def add_version(run: Run, kind: ModelKind, stem: str, name: str = "") -> dict[str, Any]:
     """A version that comes from the run's policy. Example of a name, if none was given: policy-r2-v15,
     by run 15 of round 2."""
@@ -125,4 +131,6 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.GRPO: collect_policy,
     RunKind.DPO: collect_policy,
     RunKind.KTO: collect_policy,
+    RunKind.SEARCH: collect_search,
+    RunKind.DISTILL: store_demonstrations,
 }

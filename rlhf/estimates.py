@@ -301,7 +301,7 @@ def reward_models(
 
 
 def _adapter_layers(reward_model: ModelVersion, probe: Probe) -> int:
-    asked = reward_model.run.config.get("adapter_layers") if reward_model.run else None
+    asked = reward_model.settings.get("adapter_layers")
     return min(asked or probe.layers, probe.layers)
 
 

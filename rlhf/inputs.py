@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from rlhf.training.artifacts import write_json
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
 from rlhf.training.reward_rules import Rule, check_function, complete
+from rlhf.training.search_config import INPUTS, settings_fixed
 
 READ_BY_RUNS = ("data.jsonl", "demonstrations.jsonl", "manifest.json")  # of an export
 
@@ -60,6 +61,8 @@ NEEDED: dict[str, list[str]] = {
     RunKind.GRPO: ["policy"],
     RunKind.DPO: ["policy", "export"],
     RunKind.KTO: ["policy", "export"],
+    RunKind.SEARCH: [],  # what its trials need
+    RunKind.DISTILL: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -74,17 +77,22 @@ VERSION_KINDS = {
     "reward_model": [ModelKind.REWARD],
     "base": [ModelKind.POLICY, ModelKind.BASE],
 }
-WRITE_ANSWERS = [RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE]  # by our own decoder
+WRITE_ANSWERS = [  # by our own decoder
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE, RunKind.DISTILL,
+]  # fmt: skip
 READ_NO_PROMPTS = (
     RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE, RunKind.COMBINE,
     RunKind.SUPERVISED, RunKind.DOMAIN, *FROM_PAIRS,
 )  # fmt: skip
-ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
+ASK_ELSEWHERE = [  # the others need a policy's weights
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL,
+]  # fmt: skip
 
 
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
-    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival")
+    is_student = run_kind == RunKind.DISTILL and name == "rival"
+    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival") and not is_student
     return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT] if is_asked else [])]
 
 
@@ -115,6 +123,8 @@ def config_of(order: Order) -> Config:
     """The run's whole configuration. Raises RunRefused if it cannot work."""
     if order.kind not in CONFIGS:
         raise RunRefused(f"There is no kind of run {order.kind!r}.")
+    if order.kind == RunKind.SEARCH:
+        return _search(order)
     try:
         _check(order)
     except OSError as error:  # no permission, a name too long: pathlib passes these on
@@ -123,6 +133,32 @@ def config_of(order: Order) -> Config:
         return CONFIGS[order.kind].from_dict({**order.settings, **_references(order)})
     except (TypeError, ValueError) as error:
         raise RunRefused(f"These settings do not work: {error}") from error
+
+
+def _search(order: Order) -> Config:
+    trial = config_of(tried_by(order))
+    values = {name: value for name, value in order.settings.items() if name != "rewards"}
+    try:
+        return CONFIGS[order.kind].from_dict({**values, "settings": trial.to_dict()})
+    except (TypeError, ValueError) as error:
+        raise RunRefused(f"This search does not work: {error}.") from error
+
+
+def tried_by(order: Order) -> Order:
+    """What each trial of a search is asked to do, before anything varies. Raises RunRefused."""
+    kind, space = order.settings.get("tries", ""), order.settings.get("space", "")
+    try:
+        settings = settings_fixed(kind, space)
+    except ValueError as error:
+        raise RunRefused(f"This search does not work: {error}.") from error
+    taken = {field.name for field in fields(CONFIGS[kind])}  # type: ignore[arg-type]
+    for name in ("reward_model", "base"):
+        if getattr(order, name) is not None and name not in taken:
+            label = name.replace("_", " ")
+            raise RunRefused(f"Runs of kind {kind} take no {label}: leave it empty.")
+    if rewards := order.settings.get("rewards"):
+        settings["rewards"] = rewards
+    return replace(order, kind=kind, settings=settings)
 
 
 def _check(order: Order) -> None:
@@ -166,7 +202,7 @@ def _check_versions(order: Order) -> None:
         if is_of_project and version.kind == ModelKind.ENDPOINT and version.kind not in kinds:
             raise RunRefused(
                 f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
-                "answers, in “Generate completions” and “Evaluate”, and nothing else."
+                "answers, in “Generate completions”, “Evaluate” and “Distillation”, and nothing else."
             )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
@@ -255,7 +291,8 @@ def _references(order: Order) -> dict[str, Any]:
     if order.kind == RunKind.COMBINE:
         references["parts"] = _parts(order)
     if order.rival is not None:
-        references["rival"] = order.rival.reference()
+        name = "student" if order.kind == RunKind.DISTILL else "rival"
+        references[name] = order.rival.reference()
     if order.reward_model is not None:
         references["reward_model"] = order.reward_model.path
     if order.base is not None and order.base != order.policy:
@@ -303,6 +340,10 @@ def _import_output(values: dict[str, Any]) -> str:
 # --- filling the folder -----------------------------------------------------------------------
 def write_inputs(order: Order, config: Config, folder: Path) -> None:
     """Copy what the run reads. Raises RunRefused if there is nothing, OSError if the disk is full."""
+    if order.kind == RunKind.SEARCH:
+        inputs, trial = folder / INPUTS, tried_by(order)
+        inputs.mkdir()
+        return write_inputs(trial, config_of(trial), inputs)
     if order.export is not None:
         _copy_export(order.export, folder / "data")
     link_datasets(order.datasets, folder)

@@ -39,7 +39,8 @@ from rlhf.models import (
 )
 
 MAKE_VERSIONS = [  # of other versions
-    RunKind.REWARD_MODEL, RunKind.COMBINE, RunKind.SUPERVISED, RunKind.DOMAIN, *MAKE_POLICIES,
+    RunKind.REWARD_MODEL, RunKind.COMBINE, RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.SEARCH,
+    *MAKE_POLICIES,
 ]  # fmt: skip
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.CONVERSE]
 ANNOTATORS_LISTED = 1000  # of all exports of a lineage together
@@ -124,8 +125,7 @@ def exports_by_datasets(project: Project) -> dict[int, set[int]]:
 
 def _used_by(run: Run, by_name: Mapping[str, int]) -> dict[int, str]:
     """The versions that a run trained with or combined, and as what."""
-    rules = run.config.get("rewards") or []
-    asked = [by_name.get(rule.get("version", "")) for rule in rules]
+    asked = [by_name.get(rule.get("version", "")) for rule in run.rewards]
     parts = [by_name.get(part["version"]) for part in run.config.get("parts") or []]
     used = {
         **dict.fromkeys(asked, "rewarded by"),
@@ -134,6 +134,8 @@ def _used_by(run: Run, by_name: Mapping[str, int]) -> dict[int, str]:
         run.base_id: "made from",
         run.policy_id: "started from",
     }
+    if run.kind == RunKind.DISTILL:
+        used |= {run.rival_id: "rehearsed by", run.policy_id: "taught by"}
     return {pk: role for pk, role in used.items() if pk is not None}
 
 

@@ -272,6 +272,9 @@ def _training(runs: Sequence[Run]) -> list[str]:
         lines += _quality(run)
         lines += _held_out(run)
         lines.append(_table(["Setting", "Value"], list(_settings(run.config))))
+        for version in run.outputs.order_by("pk") if run.kind == RunKind.SEARCH else ():
+            lines.append(f"The trial that is {_text(version.name)} had these settings:")
+            lines.append(_table(["Setting", "Value"], list(_settings(version.settings))))
     return lines
 
 

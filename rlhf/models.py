@@ -136,6 +136,11 @@ class ModelVersion(models.Model):
         return self.run.base if self.run and self.kind == ModelKind.REWARD else None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What it was trained with: those of its run, or of its trial in a search."""
+        return self.details.get("settings") or (self.run.config if self.run else {})
+
+    @property
     def facts(self) -> dict[str, Any]:
         """The details that are a number or a text each; others have pages of their own."""
         return {
@@ -359,6 +364,11 @@ class Run(models.Model):
     def best_of(self) -> int:
         """Of how many answers an evaluation's new side is the best."""
         return self.config.get("best_of", 1)
+
+    @property
+    def rewards(self) -> list[dict[str, Any]]:
+        """Its sources of rewards besides the reward model; of a search, those of its trials."""
+        return (self.config.get("settings") or self.config).get("rewards") or []
 
     @property
     def new_side(self) -> str:

@@ -3,11 +3,13 @@ from django.urls import URLPattern, URLResolver, include, path
 from rlhf import (
     chat,
     dataset_views,
+    distill_pages,
     endpoint_views,
     lineage_pages,
     model_pages,
     playground,
     route_pages,
+    search_pages,
     views,
 )
 from rlhf.chat_completions import ChatCompletions
@@ -26,6 +28,10 @@ run_urls = [
     path("<int:pk>/answers/", views.rollouts, name="rollouts"),
     path("<int:pk>/report/", views.reward_report, name="reward_report"),
     path("<int:pk>/log/", views.run_log, name="run_log"),
+    path("<int:pk>/demonstrations/", distill_pages.demonstrations, name="demonstrations"),
+    path("<int:pk>/trials/", search_pages.trials, name="trials"),
+    path("<int:pk>/trials/promote/", search_pages.promote_trial, name="promote_trial"),
+    path("<int:pk>/trials/delete/", search_pages.delete_trials, name="delete_trials"),
     path("<int:pk>/stop/", views.stop_run, name="stop_run"),
     path("<int:pk>/resume/", views.resume_run, name="resume_run"),
 ]

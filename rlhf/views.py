@@ -25,6 +25,7 @@ from rlhf import (
     annotators,
     charts,
     conversations,
+    distill_pages,
     estimates,
     evaluation,
     learning_curves,
@@ -34,6 +35,7 @@ from rlhf import (
     questions,
     reward_reports,
     rounds,
+    search_pages,
 )
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
@@ -235,7 +237,9 @@ def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "table": table,
         "log": charts.log_tail(run.folder / "log.txt"),
         "second_models": charts.second_models(run) if run.kind in ONLINE else [],
-        "reward_lines": format_lines(run.config.get("rewards", [])).splitlines(),
+        **search_pages.context_of(run),
+        **distill_pages.context_of(run),
+        "reward_lines": format_lines(run.rewards).splitlines(),
     }
     return render(request, "rlhf/run.html", context)
 

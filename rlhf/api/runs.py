@@ -22,6 +22,7 @@ from annotator.models import Project, Role
 from rlhf import charts, rounds
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, RunForm
+from rlhf.launching import form_with
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
 
 
@@ -130,7 +131,7 @@ def runs(request: Request, slug: str) -> Response:
     kind = _kind_of(request.data)
     settings = read(NEW_RUNS[kind], request.data)
     del settings["kind"]
-    form = _form(project, RunKind(kind), settings)
+    form = form_with(project, RunKind(kind), settings)
     if not form.is_valid():
         raise form_errors(form)
     run = _launch(project, kind, form, request)
@@ -142,12 +143,6 @@ def _kind_of(data: Any) -> str:
     if not isinstance(kind, str) or kind not in NEW_RUNS:
         raise invalid({"kind": f"One of {', '.join(NEW_RUNS)}."})
     return kind
-
-
-def _form(project: Project, kind: RunKind, settings: dict[str, Any]) -> RunForm:
-    """The page's form, as it would be sent with these settings changed."""
-    shown = FORMS[kind](project, initial=rounds.suggestions(project, kind))
-    return FORMS[kind](project, {**shown.as_sent().data, **settings})
 
 
 def _launch(project: Project, kind: str, form: RunForm, request: Request) -> Run:

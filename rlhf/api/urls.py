@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import datasets, models, routes, runs
+from rlhf.api import datasets, models, routes, runs, trials
 
 app_name = "rlhf_api"
 
@@ -12,6 +12,9 @@ run_urls = [
     path("<int:pk>/metrics/", runs.metrics, name="metrics"),
     path("<int:pk>/samples/", runs.samples, name="samples"),
     path("<int:pk>/log/", runs.log, name="log"),
+    path("<int:pk>/trials/", trials.trials, name="trials"),
+    path("<int:pk>/trials/promote/", trials.promote_trial, name="promote_trial"),
+    path("<int:pk>/trials/delete/", trials.delete_trials, name="delete_trials"),
 ]
 
 project_urls: list[URLPattern | URLResolver] = [

@@ -11,12 +11,14 @@ from typing import Any
 from rlhf.forms.answers import EvaluateForm, GenerateForm
 from rlhf.forms.base import RunForm
 from rlhf.forms.combining import CombineForm
+from rlhf.forms.distilling import DistillForm
 from rlhf.forms.group import GRPOForm, RLOOForm
 from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.preference import DPOForm, KTOForm
 from rlhf.forms.reward_model import RewardModelForm
+from rlhf.forms.searching import SearchForm
 from rlhf.forms.supervised import DomainForm, SupervisedForm
 from rlhf.models import Run
 from rlhf.training.reward_rules import format_lines
@@ -25,6 +27,7 @@ __all__ = [
     "FORMS",
     "CombineForm",
     "ConverseForm",
+    "DistillForm",
     "DomainForm",
     "EvaluateForm",
     "GenerateForm",
@@ -35,6 +38,7 @@ __all__ = [
     "ProbeForm",
     "RewardModelForm",
     "RunForm",
+    "SearchForm",
     "SupervisedForm",
     "settings_like",
 ]
@@ -58,6 +62,8 @@ FORMS: dict[str, type[RunForm]] = {
         GRPOForm,
         DPOForm,
         KTOForm,
+        SearchForm,
+        DistillForm,
     )
 }
 
@@ -67,8 +73,8 @@ def settings_like(run: Run) -> dict[str, Any]:
     rows = {
         name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "export")
     }
-    rewards = format_lines(run.config.get("rewards", []))
     rows["datasets"] = list(run.datasets.all())
+    rewards = format_lines(run.rewards)
     return {**run.config, **rows, "rewards": rewards, "max_prompts": _number_of_prompts(run)}
 
 

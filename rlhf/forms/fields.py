@@ -111,6 +111,6 @@ def version(label: str, help_text: str, *, required: bool = True, empty: str = "
         empty_label=None if required else empty,
         error_messages={
             "invalid_choice": "Choose one of the list. A policy elsewhere can only write answers, in "
-            "“Generate completions” and “Evaluate”."
+            "“Generate completions”, “Evaluate” and “Distillation”."
         },
     )

@@ -37,6 +37,7 @@ from rlhf.training.config import (
 )
 from rlhf.training.hashes import check_inputs, files_in
 from rlhf.training.reward_checks import check_input
+from rlhf.training.search_config import SearchConfig
 
 # What libraries say instead of raising OSError or MemoryError.
 DISK_FULL_WORDS = (
@@ -148,6 +149,10 @@ def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     """Each kind has a module of its name. It is imported now because trl alone takes 7 seconds."""
     if isinstance(config, GenerateConfig) and is_endpoint(config.model):
         return importlib.import_module("rlhf.training.ask").run(config, folder)
+    if isinstance(
+        config, SearchConfig
+    ):  # its trials load torch, and check the files that they read
+        return importlib.import_module("rlhf.training.search").run(config, folder)
     prepare_libraries()
     if folder.is_writer:
         check_inputs(folder)

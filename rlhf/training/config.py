@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Self
 
 from rlhf.training.combine_config import CombineConfig
 from rlhf.training.config_base import Config, _require
+from rlhf.training.distill_config import DistillConfig
 from rlhf.training.preference_config import DPOConfig, KTOConfig
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
+from rlhf.training.search_config import SearchConfig
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
 
 
@@ -493,4 +495,6 @@ CONFIGS: dict[str, type[Config]] = {
     "grpo": GRPOConfig,
     "dpo": DPOConfig,
     "kto": KTOConfig,
+    "search": SearchConfig,
+    "distill": DistillConfig,
 }

@@ -33,6 +33,7 @@ from rlhf.training.classifiers import (
     load_reader,
 )
 from rlhf.training.config import PPOConfig
+from rlhf.training.distill_config import DistillConfig
 from rlhf.training.forward import (
     backbone_of,
     collate,
@@ -105,8 +106,11 @@ class Source(NamedTuple):
         return (sign * combined).clamp(-self.clip, self.clip)
 
 
-def load_sources(model: PeftModel, config: PPOConfig) -> list[Source]:
-    """All sources of a PPO run, its reward model first. Raises RunError if one does not work."""
+def load_sources(model: PeftModel | None, config: PPOConfig | DistillConfig) -> list[Source]:
+    """All sources of a run, its reward model first. Raises RunError if one does not work.
+
+    Reward models that lie on `model` become adapters of it; without one, every source reads text.
+    """
     rules = [complete(rule) for rule in config.rewards]
     names = names_of(bool(config.reward_model), rules)
     if config.reward_model:
@@ -160,11 +164,15 @@ def _at_once(score_all: Callable[[Sequence[Conversation]], list[float]]) -> Scor
 
 
 def _load_reward_model(
-    model: PeftModel, config: PPOConfig, name: str, rule: Rule, n_shared: int
+    model: PeftModel | None,
+    config: PPOConfig | DistillConfig,
+    name: str,
+    rule: Rule,
+    n_shared: int,
 ) -> Source:
     """`n_shared` says how many adapters of reward models are on the base already."""
     folder, combination = rule["folder"], (rule["ensemble"], rule["uncertainty_coefficient"])
-    if lies_on(folder, config.model):
+    if model is not None and lies_on(folder, config.model):
         members, statistics = _load_members(model, member_folders(folder), n_shared)
         return Source(name, rule["weight"], rule["clip"], statistics, *combination, folder, members)
     before = memory_in_use()

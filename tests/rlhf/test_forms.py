@@ -41,7 +41,7 @@ def filled_in(form, **changes):
     }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RunKind if kind != RunKind.EVALUATE])
+@pytest.mark.parametrize("kind", [k for k in FORMS if k not in (RunKind.EVALUATE, RunKind.SEARCH)])
 def test_form_as_shown_is_complete_and_says_what_the_config_says(project, kind):
     RewardModelFactory(project=project)
     ExportFactory(project=project)

@@ -1,0 +1,127 @@
+"""What a distillation has written, as a dataset; and how its page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, NamedTuple
+
+from annotator.models import Project
+from rlhf.datasets import Row, create_dataset
+from rlhf.generation import read_lines
+from rlhf.models import Dataset, DatasetKind, Run
+
+TEACHER, REHEARSAL = "teacher", "rehearsal"  # sources of rows
+
+
+def store_demonstrations(run: Run) -> dict[str, Any]:
+    """A dataset of the run's rows, each with who wrote it."""
+    assert run.policy is not None
+    best_of = run.config["completions_per_prompt"]
+    picked = f"the best of {best_of} answers of" if best_of > 1 else "answers of"
+    own = f", with rehearsal by {run.rival}" if run.result.get("n_rehearsal") else ""
+    dataset = create_dataset(
+        run.project,
+        unused_name(run.project, f"distilled-r{run.round_number}-v{run.pk}"),
+        DatasetKind.DEMONSTRATIONS,
+        _rows(run),
+        origin=f"{run}: {picked} {run.policy}{own}"[:300],
+        details={"teacher": str(run.policy), "best_of": best_of},
+        user=run.created_by,
+        run=run,
+    )
+    return {"dataset": dataset.pk}
+
+
+def _rows(run: Run) -> Iterator[Row]:
+    names = {TEACHER: str(run.policy), REHEARSAL: str(run.rival)}
+    for row in read_lines(run.folder / "artifact" / "data.jsonl"):
+        yield {**row, "written_by": names[row["source"]]}
+
+
+def unused_name(project: Project, name: str) -> str:
+    """The name itself, or with -2, -3, … where the project has a dataset of that name."""
+    taken = set(project.datasets.filter(name__startswith=name).values_list("name", flat=True))
+    names = (name if n == 1 else f"{name}-{n}" for n in count(1))
+    return next(each for each in names if each not in taken)
+
+
+class Demonstration(NamedTuple):
+    prompt: list[dict[str, str]]
+    answer: str
+    source: str
+    written_by: str
+    score: float | None
+    mean_score: float | None  # of all answers to the prompt
+    best_of: int
+
+
+ORDERS = {"written": "As written", "lowest": "Lowest score first", "highest": "Highest score first"}
+
+
+def demonstrations_of(dataset: Dataset, *, source: str = "", order: str = "written") -> list[Row]:
+    """The rows of a source, or of both; those without a score last, unless they are as written."""
+    rows = [row for row in read_lines(dataset.data) if source in ("", row["source"])]
+    if order == "written":
+        return rows
+    sign = 1 if order == "lowest" else -1
+    scored = [row for row in rows if row.get("score") is not None]
+    others = [row for row in rows if row.get("score") is None]
+    return [*sorted(scored, key=lambda row: sign * row["score"]), *others]
+
+
+def demonstration(row: Row) -> Demonstration:
+    *prompt, answer = row["messages"]
+    return Demonstration(
+        prompt,
+        answer["content"],
+        row["source"],
+        row["written_by"],
+        row.get("score"),
+        row.get("mean_score"),
+        row.get("best_of", 1),
+    )
+
+
+# --- the histogram ----------------------------------------------------------------------------
+class Bar(NamedTuple):
+    x: str  # coordinates in a picture of WIDTH x HEIGHT
+    y: str
+    width: str
+    height: str
+    title: str
+
+
+class Histogram(NamedTuple):
+    every: list[Bar]  # answers of the teacher
+    chosen: list[Bar]  # those that were picked
+    low: float
+    high: float
+
+
+WIDTH, HEIGHT, GAP = 400, 140, 2
+
+
+def histogram_of(run: Run) -> Histogram | None:
+    """None where nothing was scored."""
+    found = run.result.get("scores")
+    if not found:
+        return None
+    counts, low, high = found["counts"], found["low"], found["high"]
+    most = max(counts["all"])
+    bars = {name: list(_bars(of_name, most, low, high)) for name, of_name in counts.items()}
+    return Histogram(bars["all"], bars["chosen"], low, high)
+
+
+def _bars(counts: list[int], most: int, low: float, high: float) -> Iterator[Bar]:
+    step, width = (high - low) / len(counts), WIDTH / len(counts)
+    for place, n in enumerate(counts):
+        height = HEIGHT * n / most
+        title = f"{low + place * step:.2f} to {low + (place + 1) * step:.2f}: {n:,}"
+        yield Bar(
+            f"{place * width:.1f}",
+            f"{HEIGHT - height:.1f}",
+            f"{width - GAP:.1f}",
+            f"{height:.1f}",
+            title,
+        )

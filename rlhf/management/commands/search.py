@@ -1,0 +1,65 @@
+"""Try other settings of a training run, wait for the trials, and say which was the best.
+
+Example: search essays reward_model "learning_rate = 1e-5 .. 1e-3 log" "lora_rank in 4, 16" --promote
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from rlhf.launching import launch_by_command, project_named, version_named
+from rlhf.models import Run, RunKind, Status
+from rlhf.runs import run_to_end
+from rlhf.searching import promote
+from rlhf.training.search_config import PRUNERS, kinds_tried
+
+
+class Command(BaseCommand):
+    help = __doc__
+
+    def create_parser(self, *args: Any, **options: Any) -> Any:
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **options)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("project", help="its slug")
+        parser.add_argument("tries", choices=kinds_tried(), help="the kind of run of each trial")
+        parser.add_argument("space", nargs="+", help="what varies; docs/search.md")
+        parser.add_argument("--policy", help="its name; else the current round's")
+        parser.add_argument("--reward-model", help="its name")
+        parser.add_argument("--export", type=int, help="its number; else the newest, if needed")
+        parser.add_argument("--trials", type=int)
+        parser.add_argument("--pruner", choices=PRUNERS)
+        parser.add_argument("--hours", type=float, help="after which no trial begins")
+        parser.add_argument("--rewards", help="as in the form of PPO")
+        parser.add_argument("--seed", type=int)
+        parser.add_argument(
+            "--promote", action="store_true", help="make a version of the best trial"
+        )
+
+    def handle(self, **options: Any) -> None:
+        project = project_named(options["project"])
+        settings = {
+            "tries": options["tries"],
+            "space": "\n".join(options["space"]),
+            "policy": version_named(project, options["policy"]),
+            "reward_model": version_named(project, options["reward_model"]),
+            "export": options["export"],
+            "max_hours": options["hours"],
+            **{name: options[name] for name in ("trials", "pruner", "rewards", "seed")},
+        }
+        run = run_to_end(launch_by_command(project, RunKind.SEARCH, settings))
+        if run.status != Status.SUCCEEDED:
+            raise CommandError(f"{run} {run.get_status_display().lower()}. {run.error}")
+        self.stdout.write(json.dumps(_report(run, promoted=options["promote"])))
+
+
+def _report(run: Run, *, promoted: bool) -> dict[str, Any]:
+    names = (
+        "metric", "best_trial", "best_value", "best_settings", "n_complete", "n_pruned", "n_fail",
+    )  # fmt: skip
+    found = {"run": run.pk, **{name: run.result[name] for name in names}}
+    return {**found, **({"model_version": promote(run).name} if promoted else {})}

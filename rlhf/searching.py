@@ -1,0 +1,184 @@
+"""What came of a search: its trials, and the best of them as a model version."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.db import transaction
+
+from annotator.audit import Action, record
+from annotator.models import User
+from rlhf.collecting import unused_name
+from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.training.artifacts import read_json
+from rlhf.training.search_config import TABLE, TRIALS
+from rlhf.training.search_space import format_value
+
+
+class SearchRefused(Exception):
+    """It cannot be done with this search. The message is a sentence for the admin."""
+
+
+class Row(NamedTuple):
+    """A trial, as the page shows it."""
+
+    number: int
+    state: str  # "running", "complete", "pruned" or "fail"
+    settings: list[str]  # in the order of Trials.names, in words
+    values: dict[str, Any]
+    value: float | None
+    seconds: float
+    error: str
+    has_files: bool
+    is_best: bool
+    version: ModelVersion | None  # that it was made to
+
+    @property
+    def name(self) -> str:
+        """As people count."""
+        return f"trial {self.number + 1}"
+
+
+class Trials(NamedTuple):
+    metric: str
+    direction: str
+    names: list[str]  # of the settings that vary
+    rows: list[Row]
+    importance: list[tuple[str, float]]  # the largest first; empty if nobody can say
+
+    @property
+    def best(self) -> Row | None:
+        return next((row for row in self.rows if row.is_best), None)
+
+    @property
+    def deletable(self) -> list[Row]:
+        """With files that are no model version's."""
+        return [row for row in self.rows if row.has_files and row.version is None]
+
+
+def trials_of(run: Run) -> Trials | None:
+    """None while there is no table yet."""
+    try:
+        table = read_json(run.folder / TABLE)
+    except FileNotFoundError:
+        return None
+    names = list(dict.fromkeys(name for trial in table["trials"] for name in trial["values"]))
+    versions = {version.details.get("trial"): version for version in run.outputs.all()}
+    best = _best(table)
+    rows = [
+        Row(
+            trial["number"],
+            trial["state"],
+            [_in_words(trial["values"], name) for name in names],
+            trial["values"],
+            trial["value"],
+            trial["seconds"],
+            trial["error"],
+            _artifact(run, trial["number"]).is_dir(),
+            trial["number"] == best,
+            versions.get(trial["number"]),
+        )
+        for trial in table["trials"]
+    ]
+    return Trials(
+        table["metric"], table["direction"], names, rows, list(table["importance"].items())
+    )
+
+
+def _best(table: dict[str, Any]) -> int | None:
+    complete = [trial for trial in table["trials"] if trial["state"] == "complete"]
+    sign = 1 if table["direction"] == "minimize" else -1
+    best = min(complete, key=lambda trial: sign * trial["value"], default=None)
+    return best["number"] if best else None
+
+
+def _in_words(values: dict[str, Any], name: str) -> str:
+    if name not in values:
+        return ""
+    value = values[name]
+    return f"{value:.4g}" if isinstance(value, float) else format_value(value)
+
+
+def _folder(run: Run, number: int) -> Path:
+    return run.folder / TRIALS / str(number)
+
+
+def _artifact(run: Run, number: int) -> Path:
+    return _folder(run, number) / "artifact"
+
+
+# --- promoting --------------------------------------------------------------------------------
+@transaction.atomic
+def promote(run: Run, number: int | None = None, user: User | None = None) -> ModelVersion:
+    """A model version of what a trial made, the best one's if no number is given; twice is the same one.
+
+    Raises SearchRefused.
+    """
+    Run.objects.select_for_update().get(pk=run.pk)  # so that two people make one version
+    row = _trial(run, number)
+    if row.version is not None:
+        return row.version
+    if row.state != "complete" or not row.has_files:
+        raise SearchRefused(
+            f"{row.name.capitalize()} has no files to make a model version of: "
+            + ("they were deleted." if row.state == "complete" else "it did not come to its end.")
+        )
+    is_reward = run.config["tries"] == RunKind.REWARD_MODEL
+    kind, stem = (ModelKind.REWARD, "reward") if is_reward else (ModelKind.POLICY, "policy")
+    version = ModelVersion.objects.create(
+        project=run.project,
+        name=unused_name(run.project, f"{stem}-r{run.round_number}-v{run.pk}-t{row.number + 1}"),
+        kind=kind,
+        parent=run.policy,
+        run=run,
+        path=str(_artifact(run, row.number)),
+        **_made(run, row),
+    )
+    record(user, Action.ADDED, version, project=run.project, trial=row.number + 1)
+    return version
+
+
+def _trial(run: Run, number: int | None) -> Row:
+    trials = trials_of(run)
+    if trials is None:
+        raise SearchRefused(f"{run} has not begun: there is no trial yet.")
+    if number is None:
+        if trials.best is None:
+            raise SearchRefused(f"No trial of {run} has come to its end yet.")
+        return trials.best
+    if not 0 <= number < len(trials.rows):
+        raise SearchRefused(f"{run} has no trial {number + 1}.")
+    return trials.rows[number]
+
+
+def _made(run: Run, row: Row) -> dict[str, Any]:
+    """What the trial says of itself; its report has no page, so the figures alone are kept."""
+    folder = _folder(run, row.number)
+    result = read_json(folder / "result.json")
+    files = result.pop("files", {})
+    settings = read_json(folder / "config.json")["config"]
+    details = {name: value for name, value in result.items() if name not in ("status", "report")}
+    found = {"trial": row.number, "settings": settings, **row.values}
+    return {"files": files, "details": {**details, **found}}
+
+
+# --- room on the disk -------------------------------------------------------------------------
+def delete_files(run: Run, user: User | None = None) -> int:
+    """Delete what all trials made but those that are model versions; how many bytes that gave back.
+
+    Raises SearchRefused while the search goes on.
+    """
+    if run.is_active:
+        raise SearchRefused(f"{run} goes on: stop it first, or wait until it ends.")
+    trials = trials_of(run)
+    doomed = [_artifact(run, row.number) for row in trials.deletable] if trials else []
+    freed = sum(
+        file.stat().st_size for path in doomed for file in path.rglob("*") if file.is_file()
+    )
+    for path in doomed:
+        shutil.rmtree(path)
+    if doomed:
+        record(user, Action.DELETED, run, project=run.project, file=f"{len(doomed)} trials")
+    return freed

@@ -1,0 +1,183 @@
+"""The run *distill*: demonstrations for a smaller model, written by a better one.
+
+The teacher answers each prompt n times, a reward model or rules pick the best answer, and what is left
+after the filters is a dataset that supervised tuning learns from (Kim and Rush 2016, on the level of
+sequences; the best of n as in Stiennon et al. 2020). Against forgetting, a share of the rows can be
+rehearsal: the student's own answers to other prompts, before it has learnt anything (Scialom et al. 2022).
+
+    teacher.jsonl, student.jsonl    answers so far: a run that is stopped or killed goes on after them
+    artifact/data.jsonl             {"messages", "source", "score", …} per line
+
+A run that is killed while it scores scores again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rlhf.training.artifacts import RunError, RunFolder
+from rlhf.training.ask import Asker, short_enough
+from rlhf.training.config import is_endpoint
+from rlhf.training.data import Generated, PromptLine, read_prompts
+from rlhf.training.distill_choice import (
+    Candidate,
+    Chosen,
+    choose,
+    fault_of,
+    histogram,
+    mean_of,
+    rehearsal_rows,
+    share_out,
+)
+from rlhf.training.distill_config import DistillConfig
+from rlhf.training.evaluate import asked_result
+from rlhf.training.generate import encode_prompts, generate_all
+from rlhf.training.models import load_policy
+from rlhf.training.ppo_math import normalise_scores, total_scores
+from rlhf.training.reward_rules import Conversation
+from rlhf.training.rewards import load_sources
+
+Messages = Mapping[int, list[dict[str, str]]]  # by prompt
+
+
+class Written(NamedTuple):
+    answers: list[Generated]  # ordered by prompt
+    left_out: Counter[str]  # prompts without any, by reason
+    asker: Asker | None = None  # who has asked for them, if that was an endpoint
+
+
+def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
+    lines = read_prompts(folder.path / config.prompts)
+    taught, rehearsed = share_out(lines, config.rehearsal_share)
+    written = write("teacher", config.model, taught, config.completions_per_prompt, config, folder)
+    own = Written([], Counter())
+    if rehearsed:
+        assert config.student is not None
+        own = write("student", config.student, rehearsed, 1, config, folder)
+    messages = {line.id: line.messages for line in lines}
+    folder.phase("scoring")
+    candidates = score_all(written.answers, messages, config, folder)
+    chosen, unused = choose(
+        candidates, lowest_score=config.lowest_score, drop_refusals=config.drop_refusals
+    )
+    if not chosen:
+        raise RunError(
+            f"No answer of the teacher is left to learn from: {in_words(written.left_out + unused)}. Allow "
+            "longer answers, a lower score or refusals, or choose another teacher."
+        )
+    good = [row for row in own.answers if not fault_of(row, drop_refusals=config.drop_refusals)]
+    kept = good[: rehearsal_rows(len(chosen), len(good), config.rehearsal_share)]
+    with folder.writing_artifact() as artifact:
+        rows = [json.dumps(row, ensure_ascii=False) for row in rows_of(chosen, kept, messages)]
+        (artifact / "data.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return {
+        "n_rows": len(rows),
+        "n_teacher": len(chosen),
+        "n_rehearsal": len(kept),
+        "n_candidates": len(candidates),
+        "left_out": dict(written.left_out + unused),
+        "length_mean": mean_of([float(each.answer.n_tokens) for each in chosen]),
+        **what_choosing_gains(chosen, candidates),
+        **asked_result([written.asker] if written.asker else []),
+    }
+
+
+def write(
+    name: str, reference: dict[str, Any], lines: Sequence[PromptLine], n: int,
+    config: DistillConfig, folder: RunFolder,
+) -> Written:  # fmt: skip
+    """`n` answers to each prompt that is not too long; those of before a stop are kept."""
+    folder.phase(f"answers of the {name}")
+    if is_endpoint(reference):
+        asked = short_enough(lines, config.max_prompt_tokens)
+        asker = Asker(
+            reference,
+            folder,
+            completions_per_prompt=n,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=config.seed,
+        )
+        answers = asker.ask_all(asked)
+        unanswered = set(asker.reasons()) - {row.id for row in answers}
+        reasons = Counter(why for pk, why in asker.reasons().items() if pk in unanswered)
+        reasons["too_long"] += len(lines) - len(asked)
+        return Written(answers, +reasons, asker)
+    policy, tokenizer = load_policy(reference)
+    prompts, too_long = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
+    answers = generate_all(
+        policy,
+        tokenizer,
+        prompts,
+        completions_per_prompt=n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        batch_size=config.batch_size,
+        seed=2 * config.seed + (name == "student"),
+        kept=folder.path / f"{name}.jsonl",
+        folder=folder,
+    )
+    return Written(answers, +Counter(too_long=too_long))
+
+
+def score_all(
+    answers: Sequence[Generated], messages: Messages, config: DistillConfig, folder: RunFolder
+) -> list[Candidate]:
+    """By the weighted sum of all sources, as PPO would score them; None where there is no source."""
+    if not config.is_scored:
+        return [Candidate(answer, None) for answer in answers]
+    sources = load_sources(None, config)
+    conversations = [
+        Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
+        for row in answers
+    ]
+    parts = []
+    for source in sources:
+        assert source.score_text is not None  # without a model of ours, each reads text
+        raw = source.score_text(conversations, folder.should_stop).double()  # (B, M)
+        parts.append(source.combine(normalise_scores(raw, source.statistics)))  # (B,)
+    totals = total_scores(parts, [source.weight for source in sources]).tolist()
+    return [Candidate(answer, score) for answer, score in zip(answers, totals, strict=True)]
+
+
+def rows_of(
+    chosen: Sequence[Chosen], rehearsal: Sequence[Generated], messages: Messages
+) -> Iterator[dict[str, Any]]:
+    """The lines of data.jsonl; who the teacher is, is added when they become a dataset."""
+    for best in chosen:
+        yield {
+            "messages": conversation(messages[best.prompt], best.answer),
+            "source": "teacher",
+            "score": best.score,
+            "mean_score": best.mean_score,
+            "best_of": best.n,
+        }
+    for answer in rehearsal:
+        yield {"messages": conversation(messages[answer.id], answer), "source": "rehearsal"}
+
+
+def conversation(prompt: list[dict[str, str]], answer: Generated) -> list[dict[str, str]]:
+    return [*prompt, {"role": "assistant", "content": answer.completion}]
+
+
+def what_choosing_gains(
+    chosen: Sequence[Chosen], candidates: Sequence[Candidate]
+) -> dict[str, Any]:
+    """Empty without scores."""
+    best = [each.score for each in chosen if each.score is not None]
+    every = [each.score for each in candidates if each.score is not None]
+    if not every:
+        return {}
+    return {
+        "score_best": mean_of(best),
+        "score_mean": mean_of(every),
+        "scores": histogram({"all": every, "chosen": best}),
+    }
+
+
+def in_words(reasons: Mapping[str, int]) -> str:
+    """Example: {"cut_off": 3, "empty": 1} -> "3 cut off, 1 empty"."""
+    return ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in reasons.items())

@@ -1,0 +1,116 @@
+"""What a search is told, and by which held-out metric it compares trials. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from rlhf.training.config_base import Config, _require
+from rlhf.training.search_space import Dimension, fixed, parse_space, types_of, varied
+
+# In the search's folder: what every trial reads, the trials' own folders, all of them as a table.
+INPUTS, TRIALS, TABLE = "inputs", "trials", "trials.json"
+PRUNERS = ("median", "halving", "none")
+SAMPLERS = ("tpe", "random")
+
+
+class Objective(NamedTuple):
+    metric: str  # as trials report it on what they do not learn from
+    direction: Literal["minimize", "maximize"]
+
+
+LOSS = Objective("eval_loss", "minimize")
+ACCURACY = Objective("eval_accuracy", "maximize")
+SCORES = {
+    "objective": Objective("eval/objective", "maximize"),  # score less the price of KL
+    "score": Objective("eval/score", "maximize"),
+}
+# By kind of run; the first is the usual one.
+OBJECTIVES: dict[str, dict[str, Objective]] = {
+    "reward_model": {"loss": LOSS, "accuracy": ACCURACY},
+    "ppo": SCORES,
+    "supervised": {"loss": LOSS},
+    "domain": {"loss": LOSS},
+    "dpo": {"accuracy": ACCURACY, "margin": Objective("eval_margin", "maximize")},
+    "kto": {"accuracy": ACCURACY, "margin": Objective("eval_margin", "maximize")},
+    "rloo": SCORES,
+    "grpo": SCORES,
+}
+
+
+@dataclass(frozen=True)
+class SearchConfig(Config):
+    tries: str  # the kind of run that each trial is
+    settings: dict[str, Any]  # of its config, with models and files; the space changes these
+    space: str  # what varies, see search_space.py
+    objective: str = ""  # one of the kind's; empty: the first
+    trials: int = 12  # in all, with those that were ended early and that failed
+    pruner: str = (
+        "median"  # ends trials that are worse than half of the others; or "halving", "none"
+    )
+    sampler: str = "tpe"  # tree-structured Parzen estimator, Bergstra et al. 2011; or "random"
+    max_hours: float | None = None  # of all trials together; then none begins. None: no limit
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.trials <= 1000, f"trials={self.trials} must be between 1 and 1000")
+        _require(self.pruner in PRUNERS, f"pruner={self.pruner!r} must be one of {PRUNERS}")
+        _require(self.sampler in SAMPLERS, f"sampler={self.sampler!r} must be one of {SAMPLERS}")
+        hours = self.max_hours
+        _require(hours is None or hours > 0, f"max_hours={hours} must be above 0, or None")
+        config_tried(self.tries)
+        known = OBJECTIVES[self.tries]
+        _require(
+            self.objective in ("", *known),
+            f"objective={self.objective!r} must be one of {tuple(known)} for {self.tries}",
+        )
+        self._check_space()
+
+    def _check_space(self) -> None:
+        """Each value by itself with all others as they are; some pairs may still not work together,
+        and such a trial fails."""
+        for dimension in self.dimensions:
+            for value in dimension.ends:
+                self.trial({dimension.name: value})
+
+    @property
+    def dimensions(self) -> list[Dimension]:
+        """Those that vary."""
+        return varied(parse_space(self.space, types_of(config_tried(self.tries))))
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """What the settings say of what varies, where the space holds it."""
+        named = {each.name: each for each in self.dimensions}
+        settings = self.trial({}).to_dict()
+        return {name: settings[name] for name, each in named.items() if each.holds(settings[name])}
+
+    @property
+    def aim(self) -> Objective:
+        known = OBJECTIVES[self.tries]
+        return known[self.objective] if self.objective else next(iter(known.values()))
+
+    def trial(self, values: dict[str, Any]) -> Config:
+        """The configuration of a trial. Raises ValueError if these values do not work."""
+        return config_tried(self.tries).from_dict({**self.settings, **values})
+
+
+def kinds_tried() -> list[str]:
+    """The kinds of run whose settings can be searched. Example: ["reward_model", "ppo"]"""
+    from rlhf.training.config import CONFIGS  # noqa: PLC0415 (which has SearchConfig too)
+
+    return [kind for kind in OBJECTIVES if kind in CONFIGS]
+
+
+def config_tried(kind: str) -> type[Config]:
+    """Raises ValueError if there is nothing to search in such runs."""
+    from rlhf.training.config import CONFIGS  # noqa: PLC0415 (which has SearchConfig too)
+
+    if kind not in kinds_tried():
+        raise ValueError(f"runs of kind {kind!r} cannot be tried; {', '.join(kinds_tried())} can")
+    return CONFIGS[kind]
+
+
+def settings_fixed(kind: str, space: str) -> dict[str, Any]:
+    """What the space says of every trial. Raises ValueError with a sentence."""
+    return fixed(parse_space(space, types_of(config_tried(kind))))

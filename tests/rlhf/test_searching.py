@@ -1,0 +1,293 @@
+import json
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.urls import reverse
+
+from annotator.models import Role
+from rlhf import runs as run_control
+from rlhf.forms import SearchForm, settings_like
+from rlhf.inputs import RunRefused
+from rlhf.lineage import of_version
+from rlhf.model_cards import card_of
+from rlhf.models import ModelKind, RunKind, Status
+from rlhf.search_picture import draw, place_of
+from rlhf.searching import SearchRefused, delete_files, promote, trials_of
+from rlhf.training.search_space import Choice, Range
+from tests.factories import MembershipFactory, PromptFactory, api_client
+from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactory, RunFactory
+
+pytestmark = pytest.mark.django_db
+
+SPACE = "learning_rate = 1e-5 .. 1e-3 log\nmembers in 1, 2\nepochs = 3"
+
+
+@pytest.fixture
+def policy():
+    policy = PolicyFactory(project__slug="tea")
+    PromptFactory(project=policy.project, split="train")
+    return policy
+
+
+def launch(policy, **values):
+    rows = {name: values.pop(name) for name in ("export", "reward_model", "base") if name in values}
+    settings = {"tries": "reward_model", "space": SPACE, "trials": 4, **values}
+    return run_control.launch(
+        policy.project, RunKind.SEARCH, settings, round_number=1, policy=policy, **rows
+    )
+
+
+def trial(number, state="complete", value=0.5, error="", **values):
+    return {
+        "number": number, "state": state, "value": value, "error": error, "reports": [],
+        "seconds": 60.0, "values": {"learning_rate": 1e-4, "members": 1, **values},
+    }  # fmt: skip
+
+
+def searched(policy, *trials, direction="minimize"):
+    """A search with these trials; those that are complete have made something."""
+    config = {"tries": "reward_model", "space": SPACE, "settings": {}}
+    run = RunFactory(
+        kind=RunKind.SEARCH, project=policy.project, policy=policy, config=config, status="succeeded",
+        export=ExportFactory(project=policy.project),
+    )  # fmt: skip
+    table = {"metric": "eval_loss", "direction": direction, "trials": trials, "importance": {}}
+    (run.folder / "trials.json").write_text(json.dumps(table))
+    for each in trials:
+        place = run.folder / "trials" / str(each["number"])
+        place.mkdir(parents=True)
+        (place / "config.json").write_text(json.dumps({"config": {"adapter_layers": 2}}))
+        if each["state"] == "complete":
+            (place / "artifact").mkdir()
+            (place / "artifact" / "head.bin").write_bytes(b"12345")
+            made = {
+                "status": "succeeded",
+                "accuracy": 0.7,
+                "files": {"head.bin": {"bytes": 5, "sha256": "9f86"}},
+            }
+            (place / "result.json").write_text(json.dumps(made))
+    return run
+
+
+# --- launching --------------------------------------------------------------------------------
+def test_a_search_writes_once_what_every_trial_reads(policy):
+    run = launch(policy, export=ExportFactory(project=policy.project))
+
+    inputs = sorted(path.name for path in (run.folder / "inputs").iterdir())
+    assert inputs == ["data", "hashes.json", "prompts.jsonl"]
+    assert (run.config["settings"]["epochs"], run.config["settings"]["model"]) == (
+        3,
+        policy.reference(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"space": "learning_rat = 1e-5 .. 1e-3"},
+            "there is no setting 'learning_rat' to vary; there",
+        ),
+        ({"tries": "merge"}, "runs of kind 'merge' cannot be tried; reward_model, ppo"),
+        ({"space": "members in 1, 99"}, "members=99 must be at most 16"),
+        ({"export": None}, "There is no export to learn from"),
+        ({"tries": "ppo", "space": "steps in 1, 2"}, "There is nothing to reward"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused_at_launch(policy, values, sentence):
+    with pytest.raises(RunRefused, match=sentence):
+        launch(policy, **{"export": ExportFactory(project=policy.project), **values})
+
+
+def test_a_search_can_be_started_again_as_it_was(policy):
+    rules = [{"kind": "length", "target": 20}]
+    run = launch(policy, tries="ppo", space="steps in 1, 2", rewards=rules)
+
+    form = SearchForm(policy.project, initial=settings_like(run))
+
+    assert form["space"].value() == "steps in 1, 2"
+    assert (form["tries"].value(), form["rewards"].value()) == ("ppo", "length target=20")
+
+
+def test_a_reward_model_is_refused_where_trials_take_none(policy):
+    export = ExportFactory(project=policy.project)
+    reward_model = RewardModelFactory(project=policy.project, parent=policy)
+
+    with pytest.raises(RunRefused, match="kind reward_model take no reward model: leave it empty"):
+        launch(policy, export=export, reward_model=reward_model)
+
+
+def test_the_form_as_shown_takes_the_newest_votes_where_trials_need_some(policy):
+    _, newest = ExportFactory.create_batch(2, project=policy.project)
+    sent = SearchForm(policy.project).as_sent().data
+
+    form = SearchForm(policy.project, sent)
+    other = SearchForm(policy.project, {**sent, "tries": "ppo", "export": newest.pk})
+
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data["export"] == newest
+    assert other.errors == {"export": ["PPO learns from no votes: leave it empty."]}
+
+
+# --- what came of it --------------------------------------------------------------------------
+def test_the_best_trial_is_by_the_direction_of_the_metric(policy):
+    trials = [trial(0, value=0.4), trial(1, value=0.6), trial(2, "pruned", value=0.9)]
+
+    lowest, highest = (
+        trials_of(searched(policy, *trials, direction=d)).best.number
+        for d in ("minimize", "maximize")
+    )
+
+    assert (lowest, highest) == (0, 1)
+
+
+def test_the_promoted_trial_is_a_version_with_its_settings_and_lineage(policy):
+    run = searched(policy, trial(0), trial(1, value=0.2, learning_rate=3e-4))
+
+    version = promote(run)
+
+    assert (version.name, version.kind) == (f"reward-r1-v{run.pk}-t2", ModelKind.REWARD)
+    assert (version.parent, version.run) == (policy, run)
+    assert version.settings == {"adapter_layers": 2}
+    assert version.facts == {"accuracy": 0.7, "trial": 1, "learning_rate": 3e-4, "members": 1}
+    assert version.files == {"head.bin": {"bytes": 5, "sha256": "9f86"}}
+    assert f"export-{run.export_id}" in of_version(version).back.nodes
+
+
+def test_the_model_card_has_the_settings_of_the_trial(policy):
+    version = promote(searched(policy, trial(0)))
+
+    card = card_of(version)
+
+    assert f"The trial that is {version.name} had these settings:" in card.replace("\\", "")
+    assert "| `adapter_layers` | `2` |" in card
+
+
+def test_promoting_twice_gives_the_same_version(policy):
+    run = searched(policy, trial(0))
+
+    assert promote(run) == promote(run, 0)
+    assert run.outputs.count() == 1
+
+
+def test_a_trial_that_was_ended_early_cannot_be_promoted(policy):
+    run = searched(policy, trial(0), trial(1, "pruned"))
+
+    with pytest.raises(SearchRefused, match=r"Trial 2 has no files .*: it did not come to its end"):
+        promote(run, 1)
+
+
+def test_files_of_trials_that_are_no_version_can_be_deleted(policy):
+    run = searched(policy, trial(0), trial(1, value=0.1), trial(2))
+    version = promote(run)
+
+    freed = delete_files(run)
+
+    assert freed == 10
+    assert [row.has_files for row in trials_of(run).rows] == [False, True, False]
+    assert (run.folder / "trials/1/artifact").samefile(version.path)
+
+
+def test_files_of_a_search_that_goes_on_stay(policy):
+    run = searched(policy, trial(0))
+    run.status = Status.RUNNING
+
+    with pytest.raises(SearchRefused, match="goes on: stop it first"):
+        delete_files(run)
+
+
+# --- the picture ------------------------------------------------------------------------------
+def test_places_on_an_axis_follow_its_scale():
+    assert place_of(Range("rate", 1e-5, 1e-3, is_log=True), 1e-4) == pytest.approx(0.5)
+    assert place_of(Range("rank", 4, 12), 6) == 0.25
+    assert place_of(Choice("ties", ("half", "davidson", "rao-kupper")), "davidson") == 0.5
+
+
+def test_the_best_trial_lies_on_top_of_the_picture_and_last(policy):
+    found = trials_of(searched(policy, trial(0, value=0.1), trial(1, value=0.3)))
+
+    picture = draw(found, [Range("learning_rate", 1e-5, 1e-3, is_log=True)])
+
+    assert [line.points for line in picture.lines] == ["70,134.0 220,224.0", "70,134.0 220,44.0"]
+    assert [line.is_best for line in picture.lines] == [False, True]
+    assert [tick.label for tick in picture.axes[1].ticks] == ["0.1", "0.3"]
+    assert [tick.y for tick in picture.axes[1].ticks] == ["44.0", "224.0"]
+
+
+def test_one_trial_makes_no_picture(policy):
+    found = trials_of(searched(policy, trial(0), trial(1, "fail", value=None)))
+
+    assert draw(found, [Choice("members", (1, 2))]) is None
+
+
+# --- pages, API, command ----------------------------------------------------------------------
+def page_of(client, run, role):
+    client.force_login(MembershipFactory(project=run.project, role=role).user)
+    return client.get(run.get_absolute_url()).content.decode()
+
+
+def test_the_page_shows_each_trial_and_offers_to_promote_the_best(client, policy):
+    run = searched(policy, trial(0), trial(1, value=0.3), trial(2, "fail", None, "out of memory"))
+
+    page = page_of(client, run, Role.ADMIN)
+
+    assert page.count("Promote") == 2
+    assert "Promote the best" in page
+    assert "out of memory" in page
+
+
+def test_reviewers_see_trials_and_cannot_promote_them(client, policy):
+    run = searched(policy, trial(0), trial(1))
+
+    page = page_of(client, run, Role.REVIEWER)
+    answer = client.post(reverse("rlhf:promote_trial", args=["tea", run.pk]))
+
+    assert "Promote" not in page
+    assert (answer.status_code, run.outputs.count()) == (404, 0)
+
+
+def test_a_search_that_has_not_begun_says_so(client, policy):
+    run = launch(policy, export=ExportFactory(project=policy.project))
+
+    assert "No trial has begun yet." in page_of(client, run, Role.REVIEWER)
+
+
+def test_the_button_makes_a_version_and_leads_to_it(client, policy):
+    run = searched(policy, trial(0), trial(1))
+    client.force_login(MembershipFactory(project=run.project, role=Role.ADMIN).user)
+
+    answer = client.post(reverse("rlhf:promote_trial", args=["tea", run.pk]), {"trial": "1"})
+
+    assert answer.url == run.outputs.get().get_absolute_url()
+    assert client.get(answer.url).status_code == 200
+
+
+def test_a_program_reads_trials_and_promotes_one(policy):
+    run = searched(policy, trial(0), trial(1, value=0.3))
+    program = api_client(MembershipFactory(project=run.project, role=Role.ADMIN).user)
+    address = f"/api/v1/projects/tea/runs/{run.pk}/trials/"
+
+    promoted = program.post(f"{address}promote/", {}, content_type="application/json")
+
+    assert promoted.json()["facts"]["trial"] == 1
+    listed = program.get(address).json()
+    assert [row["model"] for row in listed["trials"]] == [None, promoted.json()["id"]]
+    assert (listed["metric"], listed["trials"][0]["is_best"]) == ("eval_loss", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["coffee", "ppo", "steps in 1, 2"], "There is no project 'coffee'"),
+        (["tea", "ppo", "steps in 1, 2", "--policy", "big"], "Tea has no model version 'big'"),
+        (["tea", "ppo", "steps in 1, 2", "--trials", "0"], "trials: Ensure this value is greater"),
+        (["tea", "ppo", "step in 1, 2"], "there is no setting 'step' to vary; there are adam_eps"),
+    ],
+)
+def test_the_command_says_what_is_wrong(policy, arguments, sentence):
+    policy.project.name = "Tea"
+    policy.project.save()
+
+    with pytest.raises(CommandError, match=sentence):
+        call_command("search", *arguments)

@@ -1,0 +1,230 @@
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from rlhf.training import search
+from rlhf.training.artifacts import DISK_FULL, RunError, RunFolder, Stopped, read_json
+from rlhf.training.config import PPOConfig, RewardModelConfig
+from rlhf.training.search import JOURNAL, open_study, run
+from rlhf.training.search_config import SearchConfig, kinds_tried
+from tests.training.toy_trial import FAILS, FILLS_THE_DISK, IS_SILENT, IS_STUBBORN, STOPS_THE_SEARCH
+
+SETTINGS = {"model": {"base": "tiny", "adapters": []}}
+SPACE = "learning_rate = 1e-6 .. 1e-2 log"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "PROGRAM", [str(Path(__file__).with_name("toy_trial.py"))])
+    monkeypatch.setattr(search, "POLL_SECONDS", 0.01)
+    (tmp_path / "inputs" / "data").mkdir(parents=True)
+    (tmp_path / "inputs" / "data" / "data.jsonl").write_text("{}\n")
+    return RunFolder(tmp_path)
+
+
+def config_of(space=SPACE, *, seed=0, **values):
+    return SearchConfig(
+        **{
+            "tries": "reward_model",
+            "settings": {**SETTINGS, "seed": seed},
+            "space": space,
+            **values,
+        }
+    )
+
+
+def table_of(folder):
+    return read_json(folder.path / "trials.json")["trials"]
+
+
+def add_trial(study, learning_rate, reports):
+    choice = optuna.distributions.CategoricalDistribution((1e-4, 1e-1))
+    trial = optuna.trial.create_trial(
+        value=reports[-1],
+        params={"learning_rate": learning_rate},
+        distributions={"learning_rate": choice},
+        intermediate_values=dict(enumerate(reports)),
+    )
+    study.add_trial(trial)
+
+
+def test_the_best_trial_is_the_one_with_the_lowest_held_out_loss(folder):
+    result = run(config_of(trials=3, pruner="none"), folder)
+
+    best = min(table_of(folder), key=lambda row: row["value"])
+    assert result["n_complete"] == 3
+    assert (result["best_trial"], result["best_value"]) == (best["number"], best["value"])
+    assert result["best_settings"] == best["values"]
+
+
+def test_an_ended_trial_keeps_what_it_made_and_not_its_checkpoints(folder):
+    run(config_of("lora_rank in 4, 8\nlearning_rate = 1e-4", trials=1), folder)
+
+    left = sorted(path.name for path in (folder.path / "trials" / "0").iterdir())
+    assert left == ["artifact", "config.json", "events.jsonl", "result.json"] or left == [
+        "artifact", "config.json", "events.jsonl", "log.txt", "result.json",
+    ]  # fmt: skip
+
+
+def test_a_trial_is_told_its_settings(folder):
+    run(config_of("lora_rank = 5 .. 7", trials=1), folder)
+
+    told = read_json(folder.path / "trials" / "0" / "config.json")
+    (row,) = table_of(folder)
+    assert told["kind"] == "reward_model"
+    assert told["config"]["lora_rank"] == row["values"]["lora_rank"]
+
+
+def test_a_trial_that_is_worse_than_the_others_is_ended_early(folder):
+    config = config_of("learning_rate in 1e-4, 1e-1", seed=IS_STUBBORN, trials=4)
+    study = open_study(config, folder.path / JOURNAL)
+    for _ in range(3):
+        add_trial(study, 1e-4, [2.0, 1.0, 0.0])
+    study.enqueue_trial({"learning_rate": 1e-1})
+
+    result = run(config, folder)
+
+    assert (result["n_complete"], result["n_pruned"]) == (3, 1)
+
+
+def test_a_search_that_is_stopped_goes_on_with_the_trial_that_was_under_way(folder):
+    config = config_of(seed=STOPS_THE_SEARCH, trials=1)
+    with pytest.raises(Stopped):
+        run(config, folder)
+    (before,) = table_of(folder)
+    (folder.path / "stop").unlink()
+
+    run(config, folder)
+
+    (row,) = table_of(folder)
+    assert (before["state"], row["state"]) == ("running", "complete")
+    assert row["values"] == before["values"]
+    assert read_json(folder.path / "trials/0/result.json")["started_at"] == 2
+
+
+def test_a_search_that_was_killed_while_it_wrote_goes_on(folder):
+    config = config_of(trials=2)
+    run(config_of(trials=1), folder)
+    with (folder.path / JOURNAL).open("a") as journal:
+        journal.write('{"op_code": 4, "wor')
+    (folder.path / f"{JOURNAL}.lock").symlink_to(folder.path / JOURNAL)
+
+    assert run(config, folder)["n_complete"] == 2
+
+
+def test_when_the_first_three_trials_fail_the_search_ends_with_their_sentence(folder):
+    with pytest.raises(RunError, match=r"The first 3 trials .* said: the toy is broken"):
+        run(config_of(seed=FAILS, trials=10), folder)
+
+    assert [row["state"] for row in table_of(folder)] == ["fail"] * 3
+
+
+def test_a_full_disk_ends_the_search_and_not_the_trial(folder):
+    with pytest.raises(RunError, match="Trial 1: the toy is broken") as ended:
+        run(config_of(seed=FILLS_THE_DISK), folder)
+
+    assert ended.value.exit_code == DISK_FULL
+    assert [row["state"] for row in table_of(folder)] == ["running"]
+
+
+def test_a_trial_that_reports_nothing_held_out_fails_with_a_sentence(folder):
+    with pytest.raises(RunError, match="No trial came to its end"):
+        run(config_of(seed=IS_SILENT, trials=1), folder)
+
+    (row,) = table_of(folder)
+    assert row["error"] == "it has reported no eval_loss: nothing may be held out to measure it on"
+
+
+def test_settings_that_do_not_work_together_fail_one_trial(folder):
+    space = "batch_size in 4, 6\nminibatches in 2, 3"
+    config = SearchConfig("ppo", {**SETTINGS, "reward_model": "r", "batch_size": 6}, space)
+    study = open_study(config, folder.path / JOURNAL)
+
+    search.carry_out(study, study.ask(), {"batch_size": 4, "minibatches": 3}, config, folder)
+
+    (trial,) = study.trials
+    assert trial.state == optuna.trial.TrialState.FAIL
+    assert trial.user_attrs["error"] == "minibatches=3 must divide batch_size=4"
+
+
+def test_no_trial_begins_after_the_hours_are_over(folder):
+    result = run(config_of(trials=5, max_hours=1e-9), folder)
+
+    assert result["n_complete"] == 1
+
+
+def test_the_table_says_how_much_each_setting_matters(folder):
+    config = config_of("learning_rate in 1e-4, 1e-1", trials=1)
+    study = open_study(config, folder.path / JOURNAL)
+    for number in range(5):
+        add_trial(study, 1e-4 if number < 3 else 1e-1, [float(number)])
+
+    search.write_table(study, config, folder)
+
+    assert read_json(folder.path / "trials.json")["importance"] == {"learning_rate": 1.0}
+
+
+def test_the_first_trial_has_the_usual_settings_where_the_space_holds_them(folder):
+    run(config_of("learning_rate = 1e-6 .. 1e-2 log\nlora_rank in 4, 8", trials=1), folder)
+
+    (row,) = table_of(folder)
+    assert row["values"]["learning_rate"] == RewardModelConfig.learning_rate
+
+
+def test_reports_of_a_resumed_trial_are_counted_once(tmp_path):
+    lines = [(10, 3.0), (20, 2.0), (20, 2.5), (30, None)]
+    events = [{"type": "metrics", "step": s, "values": {"eval_loss": v}} for s, v in lines]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"ty')
+    reports = search.Reports(tmp_path / "events.jsonl", "eval_loss")
+
+    reports.read()
+
+    assert reports.values == {10: 3.0, 20: 2.5}
+    assert reports.value({}, "minimize") is None  # the last one was not finite
+
+
+def test_a_kind_that_keeps_its_best_step_counts_by_it(tmp_path):
+    reports = search.Reports(tmp_path / "events.jsonl", "eval/objective")
+    reports.values = {0: 0.1, 5: 0.9, 10: 0.4}
+
+    assert reports.value({"keep": "best"}, "maximize") == 0.9
+    assert reports.value({"keep": "last"}, "maximize") == 0.4
+
+
+@pytest.mark.slow
+def test_real_trials_of_ppo_are_compared_by_their_held_out_objective(tmp_path, tiny_reference):
+    (tmp_path / "inputs").mkdir()
+    said = [{"role": "user", "content": "Why is the door red?"}]
+    lines = "".join(json.dumps({"id": n, "messages": said}) + "\n" for n in range(4))
+    for name in ("prompts.jsonl", "eval_prompts.jsonl"):
+        (tmp_path / "inputs" / name).write_text(lines)
+    settings = PPOConfig(
+        model=tiny_reference, rewards=[{"kind": "length", "target": 4}], steps=2, batch_size=4,
+        max_new_tokens=8,
+    ).to_dict()  # fmt: skip
+    config = SearchConfig("ppo", settings, "learning_rate = 1e-4 .. 1e-2 log", trials=2)
+
+    result = run(config, RunFolder(tmp_path))
+
+    assert (result["metric"], result["n_complete"]) == ("eval/objective", 2)
+    assert (tmp_path / "trials/0/artifact/adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"tries": "merge"}, "runs of kind 'merge' cannot be tried; reward_model, ppo"),
+        ({"objective": "score"}, r"objective='score' must be one of \('loss', 'accuracy'\)"),
+        ({"space": "lora_rank in 0, 4"}, "lora_rank=0 must be at least 1"),
+        ({"trials": 0}, "trials=0 must be between 1 and 1000"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused(values, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        config_of(**values)
+
+
+def test_reward_models_and_policies_can_be_tried():
+    assert {"reward_model", "ppo"} <= set(kinds_tried())
