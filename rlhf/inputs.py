@@ -81,7 +81,7 @@ ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
     is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival")
-    return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT] if is_asked else [])]
+    return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT, ModelKind.PROMPT] if is_asked else [])]
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,11 @@ def _check_versions(order: Order) -> None:
                 f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
                 "answers, in “Generate completions” and “Evaluate”, and nothing else."
             )
+        if is_of_project and version.kind == ModelKind.PROMPT and version.kind not in kinds:
+            raise RunRefused(
+                f"{version} is a prompt version and has no weights of its own: it can write answers, in "
+                f"“Generate completions” and “Evaluate”. Choose {version.writer} instead."
+            )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
             raise RunRefused(f"{version} is no {wanted} of this project.")
@@ -172,9 +177,9 @@ def _check_versions(order: Order) -> None:
                 f"{version} is virtual tokens before the prompt, which cannot be merged into weights: it "
                 "can write answers, talk and be evaluated. Choose the policy that it was trained from."
             )
-        if version.kind == ModelKind.ENDPOINT:
-            _check_endpoint(version)
-        else:
+        if version.writer.kind == ModelKind.ENDPOINT:
+            _check_endpoint(version.writer)
+        if version.kind != ModelKind.ENDPOINT:
             _check_files(version)
 
 
@@ -186,8 +191,7 @@ def _check_endpoint(version: ModelVersion) -> None:
 
 
 def _check_files(version: ModelVersion) -> None:
-    reference = version.reference()
-    for folder in [reference["base"], *reference["adapters"], version.path]:
+    for folder in folders_of(version):
         if not Path(folder).is_dir():
             raise RunRefused(f"The files of {version} are missing: there is no folder {folder}.")
     try:

@@ -27,6 +27,7 @@ LISTED = 400  # things, in words; the JSON has all
 RANK = {
     "policy": 3,
     "endpoint": 3,
+    "prompt": 3,
     "reward": 2,
     "dataset": 2,
     "export": 1,
