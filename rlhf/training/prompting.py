@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf.training.artifacts import RunError, RunFolder, read_json
-from rlhf.training.config import Config, _require
+from rlhf.training.config_base import Config, _require
 from rlhf.training.data import PromptLine
 from rlhf.training.retrieval import Bm25, Collection, Passage, collection_of
 

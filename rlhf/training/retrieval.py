@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import re
 import unicodedata
 from array import array
@@ -59,18 +60,14 @@ class Bm25:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
-        import bm25s  # noqa: PLC0415 (brings numpy, which most processes of the web side never need)
-
-        index = bm25s.BM25()
+        index = _bm25s().BM25()
         # A text without a word is one empty word: bm25s cannot count none.
         index.index([tokens(text) or [""] for text in texts], show_progress=False)
         return cls(index)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        import bm25s  # noqa: PLC0415 (as above)
-
-        return cls(bm25s.BM25.load(str(folder), load_corpus=False, mmap=True))
+        return cls(_bm25s().BM25.load(str(folder), load_corpus=False, mmap=True))
 
     def save(self, folder: Path) -> None:
         self._index.save(str(folder), show_progress=False)
@@ -83,6 +80,13 @@ class Bm25:
         scores = self._index.get_scores(words)
         best = (-scores).argsort(kind="stable")[:k]
         return [(int(place), float(scores[place])) for place in best if scores[place] > 0]
+
+
+def _bm25s() -> Any:
+    import bm25s  # noqa: PLC0415 (brings numpy, which most processes of the web side never need)
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of each index that it makes
+    return bm25s
 
 
 class PassageFile(Sequence[Passage]):
