@@ -321,6 +321,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.COMBINE: [],
     RunKind.SUPERVISED: SUPERVISED_CHARTS,
     RunKind.DOMAIN: SUPERVISED_CHARTS,
+    RunKind.INDEX: [],
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.models import Project
+from rlhf.documents import keep_collection
 from rlhf.evaluation import store_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
@@ -68,6 +69,25 @@ def collect_merge(run: Run) -> dict[str, Any]:
     return {}
 
 
+def collect_index(run: Run) -> dict[str, Any]:
+    """The next version of the collection, with the embeddings of its passages."""
+    source = run.project.collections.get(path=run.config["collection"])
+    found = {name: run.result[name] for name in ("found",) if name in run.result}
+    by_words = {"found_by_words": source.details["found"]} if "found" in source.details else {}
+    collection = keep_collection(
+        run.project,
+        source.name,
+        Path(existing_folder(run.folder / "artifact")),
+        files_of(run),
+        source.n_documents,
+        source.n_passages,
+        {**source.details, **by_words, **found, "encoder": run.config["encoder"]},
+        run=run,
+        user=run.created_by,
+    )
+    return {"collection": collection.pk}
+
+
 def collect_combine(run: Run) -> dict[str, Any]:
     return add_version(run, ModelKind.POLICY, "combined", run.config["name"])
 
@@ -121,4 +141,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.COMBINE: collect_combine,
     RunKind.SUPERVISED: collect_ppo,
     RunKind.DOMAIN: collect_ppo,
+    RunKind.INDEX: collect_index,
 }

@@ -28,7 +28,7 @@ from rlhf.integrity import (
     recorded,
     refuse_changed,
 )
-from rlhf.models import Dataset, ModelKind, ModelVersion, RunKind
+from rlhf.models import Dataset, DocumentCollection, ModelKind, ModelVersion, RunKind
 from rlhf.processes import accelerate_configs
 from rlhf.questions import write_comparisons
 from rlhf.training.artifacts import write_json
@@ -56,6 +56,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.COMBINE: ["policy"],
     RunKind.SUPERVISED: ["policy", "datasets"],
     RunKind.DOMAIN: ["policy", "datasets"],
+    RunKind.INDEX: [],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -73,7 +74,7 @@ VERSION_KINDS = {
 WRITE_ANSWERS = [RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE]  # by our own decoder
 READ_NO_PROMPTS = (
     RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE, RunKind.COMBINE,
-    RunKind.SUPERVISED, RunKind.DOMAIN,
+    RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.INDEX,
 )  # fmt: skip
 ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
 
@@ -148,6 +149,8 @@ def _check(order: Order) -> None:
             "The questions of this project are drawn at random: choose “Most informative first” in "
             "its settings."
         )
+    if order.kind == RunKind.INDEX:
+        _check_collection(order)
     if order.settings.get("source") == "folder":
         _check_source(order.settings.get("location", ""))
     file = order.settings.get("accelerate_config")
@@ -243,6 +246,21 @@ def _check_source(location: str) -> None:
         raise RunRefused(f"There is no model folder or file {location}.")
 
 
+def collection_of(order: Order) -> DocumentCollection:
+    """Which an index run is about. Raises RunRefused."""
+    collection = order.project.collections.filter(pk=order.settings.get("collection")).first()
+    if collection is None:
+        raise RunRefused("This project has no such collection of documents: add one first.")
+    return collection
+
+
+def _check_collection(order: Order) -> None:
+    collection = collection_of(order)
+    expected = collection.files
+    if changed := list(find_problems(Path(collection.path), expected, hash_up_to=HASHED_AT_LAUNCH)):
+        raise RunRefused(f"{collection} is not what was frozen: {in_a_sentence(changed)}.")
+
+
 def _references(order: Order) -> dict[str, Any]:
     """The settings that say where models are."""
     references: dict[str, Any] = {}
@@ -254,6 +272,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["output"] = str(order.policy.merged_folder)
     if order.kind == RunKind.COMBINE:
         references["parts"] = _parts(order)
+    if order.kind == RunKind.INDEX:
+        references["collection"] = collection_of(order).path
     if order.rival is not None:
         references["rival"] = order.rival.reference()
     if order.reward_model is not None:
@@ -339,6 +359,8 @@ def _hashes(order: Order) -> dict[str, Files]:
     asked = [each.get("version") for each in named]
     versions = [*order.versions.values(), *order.project.model_versions.filter(name__in=asked)]
     folders = [folder for version in versions for folder in folders_of(version)]
+    if order.kind == RunKind.INDEX:
+        folders.append(collection_of(order).path)
     return {
         **recorded(order.project, folders),
         **_hashes_of_export(order.export),

@@ -12,6 +12,7 @@ from rlhf.forms.answers import EvaluateForm, GenerateForm
 from rlhf.forms.base import RunForm
 from rlhf.forms.combining import CombineForm
 from rlhf.forms.importing import ImportModelForm
+from rlhf.forms.index import IndexForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.reward_model import RewardModelForm
@@ -27,6 +28,7 @@ __all__ = [
     "EvaluateForm",
     "GenerateForm",
     "ImportModelForm",
+    "IndexForm",
     "MergeForm",
     "OrderQueueForm",
     "PPOForm",
@@ -52,6 +54,7 @@ FORMS: dict[str, type[RunForm]] = {
         CombineForm,
         SupervisedForm,
         DomainForm,
+        IndexForm,
     )
 }
 

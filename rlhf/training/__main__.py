@@ -51,7 +51,7 @@ LOST_CONNECTION_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connectio
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
-MAKE_MODELS = ("import_model", "reward_model", "ppo", "combine", "supervised", "domain")
+MAKE_MODELS = ("import_model", "reward_model", "ppo", "combine", "supervised", "domain", "index")
 
 # In the order in which to make them smaller. The last is left out for the reward model, where it
 # only says how many micro-batches make a step.

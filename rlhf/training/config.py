@@ -14,6 +14,9 @@ from rlhf.training.combine_config import CombineConfig
 from rlhf.training.config_base import Config, _require
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
+from rlhf.training.config_base import Config, _require
+from rlhf.training.index_config import IndexConfig
+from rlhf.training.reward_rules import check_ensemble, complete, names_of
 
 
 @dataclass(frozen=True)
@@ -432,4 +435,5 @@ CONFIGS: dict[str, type[Config]] = {
     "combine": CombineConfig,
     "supervised": SupervisedConfig,
     "domain": DomainConfig,
+    "index": IndexConfig,
 }
