@@ -13,7 +13,6 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
 from annotator.access import HtmxRequest, get_access
-from annotator.differences import word_changes
 from annotator.models import Project, Role
 from rlhf import model_server
 from rlhf.models import ModelKind, ModelVersion, PromptLab, RunKind
@@ -21,8 +20,8 @@ from rlhf.prompt_forms import PromptForm, TrialForm
 from rlhf.prompting import (
     PromptRefused,
     Tried,
-    as_text,
     best_tried,
+    changes_between,
     create_prompt_version,
     draft_like,
     prompting_in,
@@ -145,18 +144,17 @@ def prompt_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
     first = _find(project, request.GET.get("first", ""))
     second = _find(project, request.GET.get("second", ""))
     try:
-        before, after = as_text(prompting_in(first)), as_text(prompting_in(second))
+        parts = changes_between(prompting_in(first), prompting_in(second))
     except RunError as error:
         messages.error(request, str(error))
         return redirect("rlhf:prompt_lab", slug)
-    parts = [(part, word_changes(before[part], after[part])) for part in before]
     context = {
         "project": project,
         "role": role,
         "rows": tried(project, [first, second]),
         "parts": [
             (part, changes, any(piece.kind != "same" for piece in changes))
-            for part, changes in parts
+            for part, changes in parts.items()
         ],
     }
     return render(request, "rlhf/prompt_comparison.html", context)

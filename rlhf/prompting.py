@@ -12,8 +12,9 @@ import shutil
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection as Several
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from annotator.audit import Action, record
+from annotator.differences import Piece, word_changes
 from annotator.models import (
     ComparisonCompletion,
     Completion,
@@ -33,10 +35,19 @@ from annotator.models import (
 )
 from rlhf.collecting import unused_name
 from rlhf.evaluation import WinRate, win_rates
-from rlhf.models import DocumentCollection, ModelKind, ModelVersion, Run, RunKind, Status
+from rlhf.events import load_line
+from rlhf.models import (
+    DocumentCollection,
+    GeneratedCompletion,
+    ModelKind,
+    ModelVersion,
+    Run,
+    RunKind,
+    Status,
+)
 from rlhf.training.artifacts import write_json
 from rlhf.training.hashes import files_in
-from rlhf.training.prompting import PROMPTING, QUESTION, Prompting, read_prompting
+from rlhf.training.prompting import PROMPTING, QUESTION, SIDES, Prompting, read_prompting
 
 VOTES_READ = 20_000  # the newest; older ones choose no examples
 POOL = 200  # examples that “most similar” chooses from
@@ -309,26 +320,73 @@ def prompting_in(version: ModelVersion) -> Prompting:
     return read_prompting(str(Path(version.path) / PROMPTING))
 
 
-def as_text(prompting: Prompting) -> dict[str, str]:
-    """Part by part, for two versions to be compared."""
-    examples = [
-        "\n".join(f"{message['role']}: {message['content']}" for message in example["messages"])
-        + f"\nassistant: {example['answer']}"
-        for example in prompting.examples
-    ]
-    numbers = {
-        "similar": f"the {prompting.shots} most similar of {len(examples)}",
-        "hand": f"all {len(examples)}, chosen by hand",
-        "random": f"all {len(examples)}, drawn at random",
+def changes_between(before: Prompting, after: Prompting) -> dict[str, list[Piece]]:
+    """What is different, part by part: texts by their words, examples one by one."""
+    old, new = _texts(before), _texts(after)
+    return {
+        **{part: word_changes(old[part], new[part]) for part in old},
+        "Examples": list(_example_changes(_examples(before), _examples(after))),
     }
-    chosen = numbers[prompting.selection] if examples else "none"
+
+
+def _texts(prompting: Prompting) -> dict[str, str]:
+    n = len(prompting.examples)
+    how = {
+        "similar": f"the {prompting.shots} most similar of {n}",
+        "hand": f"all {n}, chosen by hand",
+        "random": f"all {n}, drawn at random",
+    }
+    chosen = how[prompting.selection] if n else "none"
     found = f"{prompting.passages} per question" if prompting.collection else "none"
+    budget = f"{prompting.budget_tokens} tokens"
     return {
         "System message": prompting.system,
         "Template": prompting.template,
-        "Settings": f"Examples: {chosen}. Passages: {found}. Budget: {prompting.budget_tokens} tokens.",
-        "Examples": "\n\n".join(examples),
+        "Settings": f"Examples: {chosen}. Passages: {found}. Budget: {budget}.",
     }
+
+
+def _examples(prompting: Prompting) -> list[str]:
+    return [
+        "\n".join(f"{message['role']}: {message['content']}" for message in example["messages"])
+        + f"\nassistant: {example['answer']}\n\n"
+        for example in prompting.examples
+    ]
+
+
+def _example_changes(before: list[str], after: list[str]) -> Iterator[Piece]:
+    matching = SequenceMatcher(None, before, after, autojunk=False)
+    for kind, i, i_end, j, j_end in matching.get_opcodes():
+        if kind == "equal":
+            yield Piece("same", "".join(after[j:j_end]))
+            continue
+        if i < i_end:
+            yield Piece("removed", "".join(before[i:i_end]))
+        if j < j_end:
+            yield Piece("added", "".join(after[j:j_end]))
+
+
+# --- what was put around a question ---------------------------------------------------------------
+def put_around(project: Project, completion: int) -> dict[str, Any] | None:
+    """What a prompt version had put around the question when this answer was written, as the run kept it.
+
+    None for answers of anybody else, and where the run's folder has been cleared away.
+    """
+    rows = GeneratedCompletion.objects.select_related("run", "completion").filter(
+        completion=completion, run__project=project, model_version__kind=ModelKind.PROMPT
+    )
+    generated = rows.first()
+    if generated is None:
+        return None
+    run = generated.run
+    side = "new" if generated.model_version_id == run.policy_id else "old"
+    file = run.folder / SIDES[side if run.kind == RunKind.EVALUATE else ""]
+    if not file.is_file():
+        return None
+    asked = generated.completion.prompt_id
+    with file.open("rb") as lines:
+        found = (row for row in map(load_line, lines) if row["id"] == asked)
+        return next(found, None)
 
 
 # --- how good they are --------------------------------------------------------------------------

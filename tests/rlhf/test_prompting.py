@@ -1,7 +1,10 @@
 """Prompt versions: which examples they take, and what runs make of them."""
 
+import json
+
 import pytest
 
+from annotator.differences import Piece
 from annotator.models import Comparison, Completion
 from rlhf.evaluation import store_pairs
 from rlhf.inputs import RunRefused
@@ -12,8 +15,10 @@ from rlhf.prompting import (
     PromptRefused,
     best_judged,
     best_tried,
+    changes_between,
     create_prompt_version,
     prompting_in,
+    put_around,
 )
 from rlhf.runs import launch
 from tests.factories import CompletionFactory, ProjectFactory, PromptFactory
@@ -191,6 +196,32 @@ def test_a_policy_elsewhere_is_asked_through_its_prompt_versions(settings, proje
     run = launch(project, RunKind.GENERATE, SAMPLING, round_number=1, policy=version)
 
     assert (run.config["model"]["endpoint"], "prompting" in run.config["model"]) == (endpoint.pk, True)  # fmt: skip
+
+
+def test_a_reader_of_an_answer_sees_the_passages_it_was_given(project, policy):
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+    run = EvaluateRunFactory(project=project, policy=version, rival=policy)
+    decide(run, new_wins=True)
+    new, old = Completion.objects.filter(generated__run=run).order_by("text")
+    passages = [{"document": "Cats", "number": 1, "text": "They purr."}]
+    row = {"id": new.prompt_id, "n_tokens": 9, "n_examples": 0, "passages": passages}
+    (run.folder / "prompting-new.jsonl").write_text(json.dumps(row) + "\n")
+
+    assert put_around(project, new.pk)["passages"] == passages
+    assert put_around(project, old.pk) is None
+
+
+def test_examples_are_compared_one_by_one(project, policy):
+    first, second = judged(project, "one", "x"), judged(project, "two", "y")
+    both = prompting_in(
+        create_prompt_version(project, Draft(policy, examples=[first.pk, second.pk]))
+    )
+    one = prompting_in(create_prompt_version(project, Draft(policy, examples=[second.pk])))
+
+    changes = changes_between(both, one)
+
+    assert [piece.kind for piece in changes["Examples"]] == ["removed", "same"]
+    assert changes["Template"] == [Piece("same", "{prompt}")]
 
 
 def test_the_best_prompt_version_is_the_one_people_prefer_most_often(project, policy):
