@@ -85,7 +85,7 @@ def collect_index(run: Run) -> dict[str, Any]:
         run=run,
         user=run.created_by,
     )
-    return {"collection": collection.pk}
+    return {"collection": collection.pk, "name": str(collection)}
 
 
 def collect_combine(run: Run) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class DocumentsForm(forms.Form):
     name = forms.CharField(
         max_length=100, help_text="The same name again makes the next version of that collection."
     )
-    files = FilesField(
+    documents = FilesField(
         label="Documents",
         widget=ManyFiles(attrs={"multiple": True, "accept": ",".join(FORMATS)}),
         help_text="Text, Markdown, HTML, JSON lines or Parquet with the columns title and text.",
@@ -99,7 +99,7 @@ def collections(request: HtmxRequest, slug: str) -> HttpResponse:
 def _receive(request: HtmxRequest, project: Project, upload: LimitedUpload) -> HttpResponse:
     form = DocumentsForm(request.POST, request.FILES)
     if upload.problem:
-        form.add_error("files", upload.problem)
+        form.add_error("documents", upload.problem)
     elif form.is_valid():
         try:
             collection = _create(request, project, form.cleaned_data)
@@ -119,11 +119,11 @@ def _create(request: HtmxRequest, project: Project, values: dict[str, Any]) -> D
     return create_collection(
         project,
         values["name"],
-        read_uploads(values["files"]),
+        read_uploads(values["documents"]),
         size=values["size"],
         overlap=values["overlap"],
         relevant=read_relevant_file(Path(said.temporary_file_path()), said.name) if said else [],
-        sources=[upload.name for upload in values["files"]],
+        sources=[upload.name for upload in values["documents"]],
         user=request.user,
     )
 

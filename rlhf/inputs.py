@@ -248,7 +248,7 @@ def _check_source(location: str) -> None:
 
 def collection_of(order: Order) -> DocumentCollection:
     """Which an index run is about. Raises RunRefused."""
-    collection = order.project.collections.filter(pk=order.settings.get("collection")).first()
+    collection = order.project.collections.filter(pk=order.settings.get("collection", 0)).first()
     if collection is None:
         raise RunRefused("This project has no such collection of documents: add one first.")
     return collection

@@ -428,7 +428,9 @@ def best_tried(project: Project) -> Tried | None:
     any."""
     versions = project.model_versions.filter(kind=ModelKind.PROMPT).select_related("parent")
     found = tried(project, versions[:RUNS_READ])
-    judged = [each for each in found if each.win_rate and each.win_rate.rate is not None]
-    if judged:
-        return max(judged, key=lambda each: each.win_rate.rate)  # type: ignore[union-attr]
-    return found[0] if found else None
+    judged = [each for each in found if _rate(each) is not None]
+    return max(judged, key=lambda each: _rate(each) or 0.0) if judged else next(iter(found), None)
+
+
+def _rate(each: Tried) -> float | None:
+    return each.win_rate.rate if each.win_rate else None

@@ -145,7 +145,7 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
     if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
         return rounds.best_of_n(project, n, _number(request, "reward_model"))
     if kind == RunKind.INDEX and like is None:
-        asked = project.collections.filter(pk=_number(request, "collection")).first()
+        asked = project.collections.filter(pk=_number(request, "collection") or 0).first()
         return {"collection": asked} if asked else {}
     if like is None:
         return {

@@ -298,7 +298,7 @@ def encode_arranged(
     if prompter is None:
         return prompts, too_long
 
-    def count(messages: Sequence[dict[str, str]]) -> int:
+    def count(messages: list[dict[str, str]]) -> int:
         return len(encode(tokenizer, messages))
 
     fitting = [prompt.line for prompt in prompts]
@@ -446,8 +446,8 @@ def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
     )
     seconds = time.monotonic() - began
     with folder.writing_artifact() as artifact:
-        lines = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in completions]
-        (artifact / "completions.jsonl").write_text("".join(lines), encoding="utf-8")
+        rows = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in completions]
+        (artifact / "completions.jsonl").write_text("".join(rows), encoding="utf-8")
     return {
         "n_prompts": len(prompts),
         "n_completions": len(completions),

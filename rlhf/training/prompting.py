@@ -27,7 +27,7 @@ from rlhf.training.data import PromptLine
 from rlhf.training.retrieval import Bm25, Collection, Passage, collection_of
 
 Message = dict[str, str]
-Count = Callable[[Sequence[Message]], int]  # tokens of a whole prompt
+Count = Callable[[list[Message]], int]  # tokens of a whole prompt
 
 PROMPTING = "prompting.json"
 SIDES = {"": "prompting.jsonl", "new": "prompting-new.jsonl", "old": "prompting-old.jsonl"}

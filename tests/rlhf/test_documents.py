@@ -174,7 +174,7 @@ def admin(client):
 
 def send(admin, *files, **fields):
     address = reverse("rlhf:collections", args=[admin.project.slug])
-    sent = {"name": "Pets", "size": 1200, "overlap": 200, "files": files, **fields}
+    sent = {"name": "Pets", "size": 1200, "overlap": 200, "documents": files, **fields}
     return admin.post(address, sent)
 
 
