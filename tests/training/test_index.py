@@ -73,8 +73,6 @@ def test_a_stopped_run_goes_on_after_the_last_whole_row(config, tmp_path, monkey
     assert len(Collection(tmp_path / "artifact").passages) == 4
 
 
-def test_an_encoder_that_is_nowhere_is_a_sentence(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    with pytest.raises(RunError, match="The sentence encoder no/such-encoder cannot be loaded"):
-        Encoder("no/such-encoder", 64)
+def test_an_encoder_that_is_nowhere_is_a_sentence(tmp_path):
+    with pytest.raises(RunError, match=r"The sentence encoder .*nowhere cannot be loaded"):
+        Encoder(tmp_path / "nowhere", 64)
