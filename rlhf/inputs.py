@@ -77,12 +77,18 @@ READ_NO_PROMPTS = (
     RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.INDEX,
 )  # fmt: skip
 ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
+PUT_AROUND = [RunKind.GENERATE, RunKind.EVALUATE]  # each question what a prompt version says
 
 
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
     is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival")
-    return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT, ModelKind.PROMPT] if is_asked else [])]
+    is_prompted = run_kind in PUT_AROUND and name in ("policy", "rival")
+    return [
+        *VERSION_KINDS[name],
+        *([ModelKind.ENDPOINT] if is_asked else []),
+        *([ModelKind.PROMPT] if is_prompted else []),
+    ]
 
 
 @dataclass(frozen=True)
