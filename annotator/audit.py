@@ -125,7 +125,11 @@ class AuditEntry(models.Model):
 
 
 # The names of models as pages say them, where they are not a word already.
-KINDS = {"membership": "member", "modelversion": "model version"}
+KINDS = {
+    "membership": "member",
+    "modelversion": "model version",
+    "documentcollection": "collection of documents",
+}
 
 
 def record(

@@ -88,6 +88,8 @@ DATA_DIR = data_dir(Path(env.str("PREFERENDUM_DATA_DIR", str(BASE_DIR / "var")))
 EXPORTS_DIR = DATA_DIR / "exports"
 RUNS_DIR = DATA_DIR / "runs"
 DATASETS_DIR = DATA_DIR / "datasets"
+PROMPTS_DIR = DATA_DIR / "prompts"
+DOCUMENTS_DIR = DATA_DIR / "documents"
 MODELS_DIR = DATA_DIR / "models"
 
 # --- security ---------------------------------------------------------------------------------

@@ -402,6 +402,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.KTO: PREFERENCE_CHARTS,
     RunKind.SEARCH: SEARCH_CHARTS,
     RunKind.DISTILL: SAMPLING_CHARTS,
+    RunKind.INDEX: [],
 }
 
 

@@ -35,7 +35,7 @@ from annotator.models import Role, User
 from rlhf import model_server
 from rlhf.integrity import HASHED_AT_LAUNCH, FilesChanged, refuse_changed
 from rlhf.model_server import Line, ModelServerError
-from rlhf.models import ModelKind, ModelVersion
+from rlhf.models import ModelVersion
 
 MAX_TOKENS = 1024  # where the request names no number
 MOST_ANSWERS = 8
@@ -288,10 +288,11 @@ class ChatCompletions(APIView):
 
 def version_for(user: User, pk: int) -> ModelVersion:
     """A policy of a project of which this person is an admin. Raises NotFound or ValidationError."""
-    version = ModelVersion.objects.select_related("project").filter(pk=pk).first()
+    rows = ModelVersion.objects.select_related("project", "parent")
+    version = rows.filter(pk=pk).first()
     if version is None or role_in(version.project, user) != Role.ADMIN:
         raise NotFound("There is no such model, or you are no admin of its project.")
-    if version.kind != ModelKind.POLICY:
+    if not version.is_asked_here:
         kind = version.get_kind_display().lower()
         raise ValidationError(f"{version} is a {kind}: only policies that are here can be asked.")
     return version

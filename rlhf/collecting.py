@@ -12,6 +12,7 @@ from typing import Any
 
 from annotator.models import Project
 from rlhf.distilling import store_demonstrations
+from rlhf.documents import keep_collection
 from rlhf.evaluation import store_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
@@ -67,6 +68,25 @@ def collect_merge(run: Run) -> dict[str, Any]:
     """Its files belong to the version that was merged, and may be deleted again."""
     existing_folder(Path(run.result["output"]))
     return {}
+
+
+def collect_index(run: Run) -> dict[str, Any]:
+    """The next version of the collection, with the embeddings of its passages."""
+    source = run.project.collections.get(path=run.config["collection"])
+    found = {name: run.result[name] for name in ("found",) if name in run.result}
+    by_words = {"found_by_words": source.details["found"]} if "found" in source.details else {}
+    collection = keep_collection(
+        run.project,
+        source.name,
+        Path(existing_folder(run.folder / "artifact")),
+        files_of(run),
+        source.n_documents,
+        source.n_passages,
+        {**source.details, **by_words, **found, "encoder": run.config["encoder"]},
+        run=run,
+        user=run.created_by,
+    )
+    return {"collection": collection.pk, "name": str(collection)}
 
 
 def collect_combine(run: Run) -> dict[str, Any]:
@@ -133,4 +153,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.KTO: collect_policy,
     RunKind.SEARCH: collect_search,
     RunKind.DISTILL: store_demonstrations,
+    RunKind.INDEX: collect_index,
 }

@@ -28,7 +28,15 @@ from rlhf.integrity import (
     recorded,
     refuse_changed,
 )
-from rlhf.models import FROM_PAIRS, ONLINE, Dataset, ModelKind, ModelVersion, RunKind
+from rlhf.models import (
+    FROM_PAIRS,
+    ONLINE,
+    Dataset,
+    DocumentCollection,
+    ModelKind,
+    ModelVersion,
+    RunKind,
+)
 from rlhf.processes import accelerate_configs
 from rlhf.questions import write_comparisons
 from rlhf.training.artifacts import write_json
@@ -63,6 +71,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.KTO: ["policy", "export"],
     RunKind.SEARCH: [],  # what its trials need
     RunKind.DISTILL: ["policy"],
+    RunKind.INDEX: [],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -82,18 +91,24 @@ WRITE_ANSWERS = [  # by our own decoder
 ]  # fmt: skip
 READ_NO_PROMPTS = (
     RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE, RunKind.COMBINE,
-    RunKind.SUPERVISED, RunKind.DOMAIN, *FROM_PAIRS,
+    RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.INDEX, *FROM_PAIRS,
 )  # fmt: skip
 ASK_ELSEWHERE = [  # the others need a policy's weights
     RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL,
 ]  # fmt: skip
+PUT_AROUND = [RunKind.GENERATE, RunKind.EVALUATE]  # each question what a prompt version says
 
 
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
     is_student = run_kind == RunKind.DISTILL and name == "rival"
     is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival") and not is_student
-    return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT] if is_asked else [])]
+    is_prompted = run_kind in PUT_AROUND and name in ("policy", "rival")
+    return [
+        *VERSION_KINDS[name],
+        *([ModelKind.ENDPOINT] if is_asked else []),
+        *([ModelKind.PROMPT] if is_prompted else []),
+    ]
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,8 @@ def _check(order: Order) -> None:
             "The questions of this project are drawn at random: choose “Most informative first” in "
             "its settings."
         )
+    if order.kind == RunKind.INDEX:
+        _check_collection(order)
     if order.settings.get("source") == "folder":
         _check_source(order.settings.get("location", ""))
     file = order.settings.get("accelerate_config")
@@ -204,6 +221,11 @@ def _check_versions(order: Order) -> None:
                 f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
                 "answers, in “Generate completions”, “Evaluate” and “Distillation”, and nothing else."
             )
+        if is_of_project and version.kind == ModelKind.PROMPT and version.kind not in kinds:
+            raise RunRefused(
+                f"{version} is a prompt version and has no weights of its own: it can write answers, in "
+                f"“Generate completions” and “Evaluate”. Choose {version.writer} instead."
+            )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
             raise RunRefused(f"{version} is no {wanted} of this project.")
@@ -212,9 +234,9 @@ def _check_versions(order: Order) -> None:
                 f"{version} is virtual tokens before the prompt, which cannot be merged into weights: it "
                 "can write answers, talk and be evaluated. Choose the policy that it was trained from."
             )
-        if version.kind == ModelKind.ENDPOINT:
-            _check_endpoint(version)
-        else:
+        if version.writer.kind == ModelKind.ENDPOINT:
+            _check_endpoint(version.writer)
+        if version.kind != ModelKind.ENDPOINT:
             _check_files(version)
 
 
@@ -226,8 +248,7 @@ def _check_endpoint(version: ModelVersion) -> None:
 
 
 def _check_files(version: ModelVersion) -> None:
-    reference = version.reference()
-    for folder in [reference["base"], *reference["adapters"], version.path]:
+    for folder in folders_of(version):
         if not Path(folder).is_dir():
             raise RunRefused(f"The files of {version} are missing: there is no folder {folder}.")
     try:
@@ -279,6 +300,21 @@ def _check_source(location: str) -> None:
         raise RunRefused(f"There is no model folder or file {location}.")
 
 
+def collection_of(order: Order) -> DocumentCollection:
+    """Which an index run is about. Raises RunRefused."""
+    collection = order.project.collections.filter(pk=order.settings.get("collection", 0)).first()
+    if collection is None:
+        raise RunRefused("This project has no such collection of documents: add one first.")
+    return collection
+
+
+def _check_collection(order: Order) -> None:
+    collection = collection_of(order)
+    expected = collection.files
+    if changed := list(find_problems(Path(collection.path), expected, hash_up_to=HASHED_AT_LAUNCH)):
+        raise RunRefused(f"{collection} is not what was frozen: {in_a_sentence(changed)}.")
+
+
 def _references(order: Order) -> dict[str, Any]:
     """The settings that say where models are."""
     references: dict[str, Any] = {}
@@ -290,6 +326,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["output"] = str(order.policy.merged_folder)
     if order.kind == RunKind.COMBINE:
         references["parts"] = _parts(order)
+    if order.kind == RunKind.INDEX:
+        references["collection"] = collection_of(order).path
     if order.rival is not None:
         name = "student" if order.kind == RunKind.DISTILL else "rival"
         references[name] = order.rival.reference()
@@ -380,6 +418,8 @@ def _hashes(order: Order) -> dict[str, Files]:
     asked = [each.get("version") for each in named]
     versions = [*order.versions.values(), *order.project.model_versions.filter(name__in=asked)]
     folders = [folder for version in versions for folder in folders_of(version)]
+    if order.kind == RunKind.INDEX:
+        folders.append(collection_of(order).path)
     return {
         **recorded(order.project, folders),
         **_hashes_of_export(order.export),

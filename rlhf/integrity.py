@@ -36,14 +36,23 @@ def folders_of(version: ModelVersion) -> list[str]:
     policy elsewhere."""
     if version.kind == ModelKind.ENDPOINT:
         return []
+    if version.kind == ModelKind.PROMPT:
+        collection = version.details.get("collection_folder")
+        own = [version.path, *([collection] if collection else [])]
+        return [*folders_of(version.writer), *own]
     reference = version.reference()
     return list(dict.fromkeys([reference["base"], *reference["adapters"], version.path]))
 
 
 def recorded(project: Project, folders: Iterable[str]) -> dict[str, Files]:
-    """The files of these folders, of those that have them recorded; one query."""
-    known = project.model_versions.filter(path__in=set(folders)).exclude(files={})
-    return dict(known.order_by("pk").values_list("path", "files"))
+    """The files of these folders, of those that have them recorded; two queries at most."""
+    wanted = set(folders)
+    versions = project.model_versions.filter(path__in=wanted).exclude(files={})
+    known = dict(versions.order_by("pk").values_list("path", "files"))
+    if others := wanted - known.keys():
+        collections = project.collections.filter(path__in=others)
+        known |= dict(collections.order_by("pk").values_list("path", "files"))
+    return known
 
 
 def files_of_export(export: Export) -> Files:

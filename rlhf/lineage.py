@@ -2,6 +2,7 @@
 
 A version carries votes if it was trained on an export that has them, or comes from a version that
 does: its parent, the policy or the base that its run started from, or a reward model that its run asked.
+A prompt version carries those by which its examples were chosen.
 
 All exports, versions and the runs that made them are one graph, from what was used to what was made of it.
 A lineage is the part of it that leads to a node, and the part that it leads to.
@@ -13,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
 from annotator.models import (
     Completion,
@@ -73,13 +74,18 @@ def carriers_of(project: Project, annotator: User) -> Carriers:
     by_name = {version.name: version.pk for version in versions}
     carrying: set[int] = set()
     for version in versions:  # what a version comes from was there before it
-        if _carries(version.parent_id, version.run, numbers, carrying, by_name, learnt):
+        chose_examples = annotator.pk in (version.annotators or [])  # type: ignore[attr-defined]
+        if chose_examples or _carries(
+            version.parent_id, version.run, numbers, carrying, by_name, learnt
+        ):
             carrying.add(version.pk)
     carriers = [version for version in reversed(versions) if version.pk in carrying]
     return Carriers(
         exports=exports,
         reward_models=[version for version in carriers if version.kind == ModelKind.REWARD],
-        policies=[version for version in carriers if version.kind == ModelKind.POLICY],
+        policies=[
+            version for version in carriers if version.kind in (ModelKind.POLICY, ModelKind.PROMPT)
+        ],
         runs=[
             run
             for run in project.runs.filter(
@@ -91,10 +97,11 @@ def carriers_of(project: Project, annotator: User) -> Carriers:
 
 
 def _versions_of(project: Project) -> list[ModelVersion]:
-    """Oldest first, with the runs that made them, and without what weighs much."""
+    """Oldest first, with the runs that made them, and without what weighs much; `annotators` are those by
+    whose votes the examples of a prompt version were chosen."""
     versions = ModelVersion.objects.filter(project=project).select_related("run", "project")
     large = ("details", "files", "probe", "run__result", "run__alarms", "run__estimate")
-    return list(versions.defer(*large).order_by("pk"))
+    return list(versions.defer(*large).annotate(annotators=F("details__annotators")).order_by("pk"))
 
 
 def _carries(

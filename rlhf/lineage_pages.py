@@ -20,17 +20,13 @@ from rlhf import integrity, lineage
 from rlhf.lineage import Edge, Graph, Lineage, Node
 from rlhf.lineage_picture import draw
 from rlhf.models import FileCheck, RunKind
+from rlhf.prompting import put_around
 
 KINDS = ("version", "export", "dataset", "judgment", "completion", "annotator")
 PEOPLE_SHOWN = 50
 LISTED = 400  # things, in words; the JSON has all
-RANK = {
-    "policy": 3,
-    "endpoint": 3,
-    "reward": 2,
-    "dataset": 2,
-    "export": 1,
-}  # in a round, the last made first
+# In a round, the last made first.
+RANK = {"policy": 3, "endpoint": 3, "prompt": 3, "reward": 2, "dataset": 2, "export": 1}
 
 
 @require_safe
@@ -59,6 +55,7 @@ def lineage_page(request: HtmxRequest, slug: str, kind: str, pk: int) -> HttpRes
         "guidelines": [node for node in found.back.nodes.values() if node.kind == "guidelines"],
         "runs": {key: link for key, link in links.items() if key.startswith("run-")},
         "everything": everything,
+        "around": put_around(access.project, pk) if kind == "completion" else None,
         **_check_context(access, kind, pk),
     }
     return render(request, "rlhf/lineage.html", context)

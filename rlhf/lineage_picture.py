@@ -18,9 +18,9 @@ COLUMNS = {
     "votes": 0, "judgment": 0, "completion": 0, "annotator": 0,
     "export": 1,
     "reward": 2, "base": 2, "dataset": 2,
-    "policy": 3, "endpoint": 3,
+    "policy": 3, "endpoint": 3, "prompt": 3,
 }  # fmt: skip
-ALWAYS_DRAWN = ("votes", "export", "dataset", "reward", "base", "policy", "endpoint")
+ALWAYS_DRAWN = ("votes", "export", "dataset", "reward", "base", "policy", "endpoint", "prompt")
 KINDS = {
     "votes": ("Votes", "votes"),
     "judgment": ("Vote", "votes"),
@@ -32,6 +32,7 @@ KINDS = {
     "base": ("Base of reward models", "bases of reward models"),
     "policy": ("Policy", "policies"),
     "endpoint": ("Policy elsewhere", "policies elsewhere"),
+    "prompt": ("Prompt version", "prompt versions"),
 }
 WIDTH, HEIGHT = 210, 70
 COLUMN_GAP, ROW_GAP, GAP = 60, 44, 16

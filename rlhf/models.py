@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from annotator.models import Comparison, Completion, Export, Message, Project, User
 from rlhf.training.parameter_settings import VIRTUAL
+from rlhf.training.prompting import PROMPTING
 
 
 class RunKind(models.TextChoices):
@@ -73,6 +74,7 @@ class ModelKind(models.TextChoices):
     REWARD = "reward", "Reward model"
     BASE = "base", "Base of reward models"  # an encoder or a classifier, which writes no text
     ENDPOINT = "endpoint", "Policy elsewhere"  # asked over HTTP; nobody here has its weights
+    PROMPT = "prompt", "Prompt version"  # a policy with instructions, examples, passages around it
 
 
 class ModelVersion(models.Model):
@@ -83,7 +85,8 @@ class ModelVersion(models.Model):
     other policy is a LoRA adapter on its parent, so its weights are those of the nearest whole model
     plus the adapters down to itself. The parent of a reward model is the policy whose answers it was
     trained to score; it is an adapter on it, or on the base of its run, or a whole model. A policy
-    elsewhere has no files: its `path` is an address, and what it is asked with is its `endpoint`.
+    elsewhere has no files: its `path` is an address, and what it is asked with is its `endpoint`. A
+    prompt version is its parent, a policy here or elsewhere, with what the file in its folder says.
     """
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="model_versions")
@@ -149,6 +152,19 @@ class ModelVersion(models.Model):
             if not isinstance(value, dict | list)
         }
 
+    @property
+    def writer(self) -> ModelVersion:
+        """The policy that writes its answers: of a prompt version its parent, else itself."""
+        if self.kind == ModelKind.PROMPT:
+            assert self.parent is not None
+            return self.parent
+        return self
+
+    @property
+    def is_asked_here(self) -> bool:
+        """Whether it writes text, and with weights that are here."""
+        return self.writer.kind == ModelKind.POLICY
+
     def root(self) -> ModelVersion:
         """The imported policy that it comes from: all its descendants are as large and as fast."""
         return self if self.parent is None else self.parent.root()
@@ -157,10 +173,13 @@ class ModelVersion(models.Model):
         """What the training code needs to load it: `{"base": folder, "adapters": [folder, …]}`.
 
         For a reward model that is an adapter this is what it was trained on, without the adapter;
-        for a policy elsewhere, what is needed to ask it.
+        for a policy elsewhere, what is needed to ask it. A prompt version adds the file that says what is
+        put around each question, as `prompting`.
         """
         if self.kind == ModelKind.ENDPOINT:
             return self.endpoint.reference()
+        if self.kind == ModelKind.PROMPT:
+            return {**self.writer.reference(), "prompting": str(Path(self.path) / PROMPTING)}
         if self.parent is None or self.is_whole_model:
             return {"base": self.path, "adapters": []}
         if self.kind == ModelKind.REWARD:
@@ -234,6 +253,51 @@ class Dataset(models.Model):
     @property
     def data(self) -> Path:
         return Path(self.path) / "data.jsonl"
+
+
+class DocumentCollection(models.Model):
+    """Documents of a project in passages, to find some for a question. Frozen: what is uploaded anew under the
+    same name is the next version. Its folder is described in rlhf/training/retrieval.py."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="collections")
+    name = models.CharField(max_length=100)
+    number = models.PositiveIntegerField(help_text="Of the version, from 1.")
+    path = models.CharField(max_length=500)
+    n_documents = models.PositiveIntegerField()
+    n_passages = models.PositiveIntegerField()
+    files = models.JSONField(default=dict, help_text="{file: {sha256, bytes}} as they were made.")
+    details = models.JSONField(
+        default=dict, help_text="Sizes, files, encoder, and how well passages are found."
+    )
+    run = models.ForeignKey(
+        "Run", models.PROTECT, null=True, related_name="collections_made",
+        help_text="That made its embeddings; none: passages are found by their words.",
+    )  # fmt: skip
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="collections")
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "name", "number"], name="one_collection_per_number"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.number}"
+
+
+class PromptLab(models.Model):
+    """What is remembered of a project's prompt lab: a row once somebody has asked not to be reminded of it."""
+
+    project = models.OneToOneField(
+        Project, models.CASCADE, primary_key=True, related_name="prompt_lab"
+    )
+    dismissed = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return f"prompt lab of {self.project_id}"
 
 
 class Round(models.Model):

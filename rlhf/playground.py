@@ -9,7 +9,7 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.decorators import login_required
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -69,7 +69,7 @@ class PlaygroundForm(forms.Form):
 @never_cache
 def playground(request: HtmxRequest, slug: str) -> HttpResponse:
     access = get_access(request, slug, Role.ADMIN)
-    policies = access.project.model_versions.filter(kind=ModelKind.POLICY)
+    policies = asked_here(access.project)
     left, right = pair_to_compare(access.project, request.GET.get("model", ""))
     form = PlaygroundForm(policies, initial={"left": left, "right": right})
     context = {
@@ -81,11 +81,17 @@ def playground(request: HtmxRequest, slug: str) -> HttpResponse:
     return render(request, "rlhf/playground.html", context)
 
 
+def asked_here(project: Project) -> QuerySet[ModelVersion]:
+    """Policies that are here, and prompt versions of them."""
+    of_policy = Q(kind=ModelKind.PROMPT, parent__kind=ModelKind.POLICY)
+    return project.model_versions.filter(Q(kind=ModelKind.POLICY) | of_policy)
+
+
 def pair_to_compare(
     project: Project, asked: str = ""
 ) -> tuple[ModelVersion | None, ModelVersion | None]:
     """What it comes from, and the policy that is asked for, else the newest; alone if it is no child."""
-    policies = project.model_versions.filter(kind=ModelKind.POLICY).select_related("parent")
+    policies = asked_here(project).select_related("parent")
     newest = policies.filter(pk=asked).first() if asked.isdecimal() and len(asked) < 10 else None
     newest = newest or policies.first()
     if newest is None or newest.parent is None:

@@ -214,7 +214,9 @@ def next_round(
         return project.rounds.get(number=run.round_number)
     latest = project.rounds.order_by("-number").first()
     number = latest.number + 1 if latest else 1
-    beside = [RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE, RunKind.COMBINE]  # of no step
+    beside = [  # of no step
+        RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE, RunKind.COMBINE, RunKind.INDEX,
+    ]  # fmt: skip
     of_latest = project.runs.active().exclude(kind__in=beside)
     if latest and (active := of_latest.filter(round_number=latest.number).first()):
         raise RunRefused(f"Round {latest.number} is not over: {active} is active.")

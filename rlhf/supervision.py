@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -173,6 +174,13 @@ def _process_of(run: Run) -> RunProcess:
     return RunProcess(run.pid, run.pid_started)
 
 
+def reads_hub(run: Run) -> bool:
+    """Whether it fetches a model from the hub; all other runs are offline."""
+    if run.kind == RunKind.INDEX:
+        return not Path(run.config["encoder"]).is_dir()
+    return run.kind == RunKind.IMPORT_MODEL and run.config.get("source") == "hub"
+
+
 def _start(run: Run) -> RunProcess:
     """Start the process; its pid is in the row before it may begin.
 
@@ -185,7 +193,7 @@ def _start(run: Run) -> RunProcess:
     command = command_for(run.folder, run.config.get("accelerate_config", ""))
     with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
         log.write(attempt_header(run.attempts, command))
-    is_online = run.kind == RunKind.IMPORT_MODEL and run.config.get("source") == "hub"
+    is_online = reads_hub(run)
     process = RunProcess.start(
         command, run.folder, environment(online=is_online, endpoints=endpoints)
     )

@@ -4,10 +4,12 @@ from rlhf import (
     chat,
     dataset_views,
     distill_pages,
+    document_pages,
     endpoint_views,
     lineage_pages,
     model_pages,
     playground,
+    prompt_lab,
     route_pages,
     search_pages,
     views,
@@ -51,6 +53,13 @@ lineage_urls = [
     path("files/check/", lineage_pages.check_files, name="check_files"),
 ]
 
+prompt_urls = [
+    path("", prompt_lab.prompt_lab, name="prompt_lab"),
+    path("new/", prompt_lab.new_prompt, name="new_prompt"),
+    path("compare/", prompt_lab.prompt_comparison, name="prompt_comparison"),
+    path("dismiss/", prompt_lab.dismiss_prompt_lab, name="dismiss_prompt_lab"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("", views.project, name="project"),
     path("loop/", views.loop_strip, name="loop_strip"),
@@ -64,6 +73,9 @@ project_urls: list[URLPattern | URLResolver] = [
     path("datasets/", dataset_views.datasets, name="datasets"),
     path("datasets/<int:pk>/", dataset_views.dataset, name="dataset"),
     path("datasets/<int:pk>/data.jsonl", dataset_views.download_dataset, name="download_dataset"),
+    path("prompting/", include(prompt_urls)),
+    path("documents/", document_pages.collections, name="collections"),
+    path("documents/<int:pk>/", document_pages.collection, name="collection"),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
     path("models/<int:pk>/card/", model_pages.model_card, name="model_card"),

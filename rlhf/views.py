@@ -32,6 +32,7 @@ from rlhf import (
     lineage,
     loop,
     model_pages,
+    prompt_lab,
     questions,
     reward_reports,
     rounds,
@@ -145,6 +146,9 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
     like = _number(request, "like")
     if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
         return rounds.best_of_n(project, n, _number(request, "reward_model"))
+    if kind == RunKind.INDEX and like is None:
+        asked = project.collections.filter(pk=_number(request, "collection") or 0).first()
+        return {"collection": asked} if asked else {}
     if like is None:
         return {
             **rounds.suggestions(project, kind),
@@ -156,9 +160,9 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
 
 
 def _asked_versions(request: HtmxRequest, project: Project) -> dict[str, ModelVersion]:
-    """Those that the address names: `?policy=3&base=7`."""
+    """Those that the address names: `?policy=3&rival=2&base=7`."""
     versions = project.model_versions
-    asked = {name: _number(request, name) for name in ("policy", "base")}
+    asked = {name: _number(request, name) for name in ("policy", "rival", "base")}
     found = {name: versions.filter(pk=pk).first() for name, pk in asked.items() if pk}
     return {name: version for name, version in found.items() if version}
 
@@ -174,7 +178,8 @@ def _render_form(
     request: HtmxRequest, project: Project, form: RunForm, status: int = 200
 ) -> HttpResponse:
     template = "rlhf/_run_form.html" if request.htmx else "rlhf/new_run.html"
-    context = {"project": project, "role": Role.ADMIN, "form": form}
+    few_shot = prompt_lab.few_shot_notice(project, form.kind)
+    context = {"project": project, "role": Role.ADMIN, "form": form, "few_shot": few_shot}
     if isinstance(form, PPOForm):
         context["outlook"] = _outlook(project, form)
     return render(request, template, context, status=status)
@@ -416,7 +421,8 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     rates = evaluation.win_rates(evaluations)
     is_policy = version.kind == ModelKind.POLICY
     measured = estimates.probe_of(version) if is_policy else {}
-    may_take_along = role == Role.ADMIN and version.kind != ModelKind.ENDPOINT
+    has_weights = version.kind not in (ModelKind.ENDPOINT, ModelKind.PROMPT)
+    may_take_along = role == Role.ADMIN and has_weights
     context = {
         "project": project,
         "role": role,
@@ -431,6 +437,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "rounds": version.rounds.all(),
         "spent": spent_on(version.endpoint) if version.kind == ModelKind.ENDPOINT else None,
         "evaluations": [(run, rates[run.pk]) for run in evaluations],
+        **(prompt_lab.parts_of(version) if version.kind == ModelKind.PROMPT else {}),
         "used_by": project.runs.filter(
             Q(policy=version) | Q(rival=version) | Q(reward_model=version) | Q(base=version)
         )[:PAGE_SIZE],

@@ -23,6 +23,8 @@ def data_dir(settings, tmp_path):
     settings.RUNS_DIR = tmp_path / "runs"
     settings.MODELS_DIR = tmp_path / "models"
     settings.DATASETS_DIR = tmp_path / "datasets"
+    settings.PROMPTS_DIR = tmp_path / "prompts"
+    settings.DOCUMENTS_DIR = tmp_path / "documents"
     settings.SECURE_SSL_REDIRECT = False
     settings.SECURE_SSL_REDIRECT = False
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

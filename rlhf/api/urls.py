@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import datasets, models, routes, runs, trials
+from rlhf.api import datasets, models, prompting, routes, runs, trials
 
 app_name = "rlhf_api"
 
@@ -24,11 +24,14 @@ project_urls: list[URLPattern | URLResolver] = [
     path("datasets/<int:pk>/", datasets.dataset, name="dataset"),
     path("datasets/<int:pk>/data.jsonl", datasets.dataset_file, name="dataset_file"),
     path("routes/", routes.routes, name="routes"),
+    path("prompting/", prompting.prompt_versions, name="prompt_versions"),
+    path("documents/", prompting.collections, name="collections"),
     path("rounds/", models.project_rounds, name="rounds"),
 ]
 
 urlpatterns = [
     path("projects/<slug:slug>/", include(project_urls)),
     path("models/<int:pk>/", models.model, name="model"),
+    path("models/<int:pk>/prompting/", prompting.prompting, name="prompting"),
     path("models/<int:pk>/files/", models.model_files, name="model_files"),
 ]

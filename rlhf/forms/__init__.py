@@ -14,6 +14,7 @@ from rlhf.forms.combining import CombineForm
 from rlhf.forms.distilling import DistillForm
 from rlhf.forms.group import GRPOForm, RLOOForm
 from rlhf.forms.importing import ImportModelForm
+from rlhf.forms.index import IndexForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.preference import DPOForm, KTOForm
@@ -32,6 +33,7 @@ __all__ = [
     "EvaluateForm",
     "GenerateForm",
     "ImportModelForm",
+    "IndexForm",
     "MergeForm",
     "OrderQueueForm",
     "PPOForm",
@@ -64,6 +66,7 @@ FORMS: dict[str, type[RunForm]] = {
         KTOForm,
         SearchForm,
         DistillForm,
+        IndexForm,
     )
 }
 

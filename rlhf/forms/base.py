@@ -83,6 +83,8 @@ class RunForm(forms.Form):
         """The rows of the project that may stand in this field, the newest first."""
         if name == "export":
             return Export.objects.filter(project=project).order_by("-pk")
+        if name == "collection":
+            return project.collections.all()
         rows = ModelVersion.objects.filter(project=project, kind__in=version_kinds(self.kind, name))
         return rows.order_by("-pk")
 

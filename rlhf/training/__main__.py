@@ -55,6 +55,7 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 ONLINE = ("ppo", "rloo", "grpo")  # their processes share the work of a step
 MAKE_MODELS = (
     "import_model", "reward_model", *ONLINE, "dpo", "kto", "supervised", "domain", "combine",
+    "index",
 )  # fmt: skip
 
 # In the order in which to make them smaller. The last is left out for the reward model, where it

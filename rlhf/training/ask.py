@@ -30,6 +30,12 @@ from rlhf.training.endpoint import (
     most_it_costs,
     prompt_tokens,
 )
+from rlhf.training.prompting import (
+    arrange_all,
+    prompter_of,
+    prompting_result,
+    without_prompting,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +120,7 @@ class Asker:
         done: int = 0,
         total: int | None = None,
     ) -> None:
-        self.endpoint = EndpointRef.from_dict(reference)
+        self.endpoint = EndpointRef.from_dict(without_prompting(reference))
         self.name = f"{self.endpoint.model} at {self.endpoint.address}"
         self.access = Access.from_environment(self.endpoint.endpoint)
         self.folder, self.side, self.done, self.total = folder, side, done, total
@@ -470,6 +476,7 @@ def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
     """The run: prompts.jsonl in, artifact/completions.jsonl out."""
     prompts = read_prompts(folder.path / config.prompts)
     lines = short_enough(prompts, config.max_prompt_tokens)
+    lines = arrange_all(prompter_of(config.model), lines, prompt_tokens, folder)
     folder.phase("asking the endpoint")
     asker = Asker(
         config.model,
@@ -494,5 +501,6 @@ def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "tokens_per_second": round(sum(row.n_tokens for row in completions) / seconds, 1),
         "asked": [asker.result()],
+        **prompting_result(folder),
         **({"note": note} if (note := asker.note()) else {}),
     }

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from rlhf.training.combine_config import CombineConfig
 from rlhf.training.config_base import Config, _require
 from rlhf.training.distill_config import DistillConfig
+from rlhf.training.index_config import IndexConfig
 from rlhf.training.preference_config import DPOConfig, KTOConfig
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
 from rlhf.training.search_config import SearchConfig
@@ -497,4 +498,5 @@ CONFIGS: dict[str, type[Config]] = {
     "kto": KTOConfig,
     "search": SearchConfig,
     "distill": DistillConfig,
+    "index": IndexConfig,
 }

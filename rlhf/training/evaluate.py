@@ -19,14 +19,16 @@ from rlhf.training.artifacts import RunError, RunFolder
 from rlhf.training.ask import Asker, short_enough
 from rlhf.training.config import EvaluateConfig, is_endpoint
 from rlhf.training.data import Generated, PromptLine, read_prompts
+from rlhf.training.endpoint import prompt_tokens
 from rlhf.training.generate import (
     EncodedPrompt,
-    encode_prompts,
+    encode_arranged,
     generate_all,
     generation_batches,
 )
 from rlhf.training.models import load_policy
 from rlhf.training.ppo_math import best_of_n_kl
+from rlhf.training.prompting import arrange_all, prompter_of, prompting_result
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import load_judge
 
@@ -75,6 +77,7 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
         **reward_opinion(pairs),
         **(best_of_result(drawn_scores, best, config.best_of) if config.best_of > 1 else {}),
         **asked_result([*asked_new, *asked_old]),
+        **prompting_result(folder),
     }
 
 
@@ -110,11 +113,14 @@ def _answers(
     references = {"new": config.model, "old": config.rival}
     folder.phase(f"loading the {name} policy")
     if is_endpoint(reference):
-        asked = short_enough(lines, config.max_prompt_tokens)
+        short = short_enough(lines, config.max_prompt_tokens)
+        asked = arrange_all(prompter_of(reference), short, prompt_tokens, folder, name)
         prompts = [EncodedPrompt(line, []) for line in asked]
     else:
         policy, tokenizer = load_policy(reference, may_wrap=True)
-        prompts, _ = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
+        prompts, _ = encode_arranged(
+            reference, tokenizer, lines, config.max_prompt_tokens, folder, name
+        )
     sizes = {
         side: len(prompts) * n
         if is_endpoint(references[side])

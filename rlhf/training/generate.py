@@ -30,6 +30,7 @@ from rlhf.training.models import (
     load_policy,
     stop_ids,
 )
+from rlhf.training.prompting import arrange_all, prompter_of, prompting_result
 from rlhf.training.trunk import TrunkStates
 from rlhf.training.virtual_tokens import begun, prefix_of
 
@@ -279,6 +280,32 @@ def encode_prompts(
     return fitting, len(encoded) - len(fitting)
 
 
+def encode_arranged(
+    reference: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[PromptLine],
+    max_prompt_tokens: int,
+    folder: RunFolder,
+    side: str = "",
+) -> tuple[list[EncodedPrompt], int]:
+    """As `encode_prompts`, with what a prompt version puts around each.
+
+    Which prompts are too long is decided by the prompts alone, so that a policy answers the same ones with and
+    without it; the whole has a budget of its own.
+    """
+    prompts, too_long = encode_prompts(tokenizer, lines, max_prompt_tokens)
+    prompter = prompter_of(reference, tokenizer.all_special_tokens)
+    if prompter is None:
+        return prompts, too_long
+
+    def count(messages: list[dict[str, str]]) -> int:
+        return len(encode(tokenizer, messages))
+
+    fitting = [prompt.line for prompt in prompts]
+    arranged = arrange_all(prompter, fitting, count, folder, side)
+    return [EncodedPrompt(line, encode(tokenizer, line.messages)) for line in arranged], too_long
+
+
 def length_buckets(prompts: Sequence[EncodedPrompt], size: int) -> Iterator[list[EncodedPrompt]]:
     """Batches of prompts of similar length, which need little padding."""
     ordered = sorted(prompts, key=lambda prompt: (len(prompt.ids), prompt.line.id))
@@ -399,8 +426,9 @@ def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
     """The run: prompts.jsonl in, artifact/completions.jsonl out."""
     folder.phase("loading the model")
     model, tokenizer = load_policy(config.model, default_device(), may_wrap=True)
-    prompts, too_long = encode_prompts(
-        tokenizer, read_prompts(folder.path / config.prompts), config.max_prompt_tokens
+    lines = read_prompts(folder.path / config.prompts)
+    prompts, too_long = encode_arranged(
+        config.model, tokenizer, lines, config.max_prompt_tokens, folder
     )
     folder.phase("generating")
     began = time.monotonic()
@@ -418,12 +446,13 @@ def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
     )
     seconds = time.monotonic() - began
     with folder.writing_artifact() as artifact:
-        lines = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in completions]
-        (artifact / "completions.jsonl").write_text("".join(lines), encoding="utf-8")
+        rows = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in completions]
+        (artifact / "completions.jsonl").write_text("".join(rows), encoding="utf-8")
     return {
         "n_prompts": len(prompts),
         "n_completions": len(completions),
         "left_out": {"too_long": too_long},
+        **prompting_result(folder),
         "seconds": round(seconds, 1),
         "tokens_per_second": round(sum(row.n_tokens for row in completions) / seconds, 1),
     }

@@ -12,11 +12,12 @@ from torch import Tensor
 from rlhf.training.artifacts import RunError
 from rlhf.training.generate import Decoding, invert
 from rlhf.training.models import decode, encode
+from rlhf.training.prompting import prompter_of
 from rlhf.training.serve_models import Base
 from rlhf.training.serve_text import Writing
 
 if TYPE_CHECKING:
-    from rlhf.training.serve import Ticket
+    from rlhf.training.serve import Request, Ticket
 
 
 class TooLong(RunError):
@@ -34,7 +35,9 @@ class Row(NamedTuple):
 def encode_messages(base: Base, ticket: Ticket) -> list[int]:
     """The tokens of a request's messages. Raises TooLong, or RunError if the template refuses them."""
     try:
-        ids = encode(base.tokenizer, ticket.request.messages)
+        ids = _encode_request(base, ticket.request)
+    except RunError:
+        raise
     except Exception as error:  # templates are programs, and raise what they like
         raise RunError(f"The model's chat template does not take these messages: {error}") from None
     limit = base.context_for(ticket.request.reference["adapters"])
@@ -44,6 +47,16 @@ def encode_messages(base: Base, ticket: Ticket) -> list[int]:
             "shorten them."
         )
     return ids
+
+
+def _encode_request(base: Base, request: Request) -> list[int]:
+    """With what the version puts around the messages, if it is a prompt version."""
+    messages: Sequence[dict[str, str]] = request.messages
+    prompter = prompter_of(request.reference, base.tokenizer.all_special_tokens)
+    if prompter and messages[-1]["role"] == "user":
+        whole = prompter.arrange(messages, lambda each: len(encode(base.tokenizer, each)))
+        messages = whole.messages
+    return encode(base.tokenizer, messages)
 
 
 class Batch:
