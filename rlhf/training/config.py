@@ -7,34 +7,12 @@ ValueError with the offending value. Paths are absolute, or relative to the run'
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any
 
+from rlhf.training.config_base import Config, _require
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
-
-
-class Config:
-    """Reading and writing that all run kinds share."""
-
-    RETIRED: ClassVar[tuple[str, ...]] = ()  # settings of older versions, which mean nothing now
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        values = {name: value for name, value in values.items() if name not in cls.RETIRED}
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        if unknown := sorted(set(values) - known):
-            raise ValueError(
-                f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
-            )
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from rlhf.training.suite_config import SuiteConfig
 
 
 @dataclass(frozen=True)
@@ -450,4 +428,5 @@ CONFIGS: dict[str, type[Config]] = {
     "order_queue": OrderQueueConfig,
     "converse": ConverseConfig,
     "merge": MergeConfig,
+    "suite": SuiteConfig,
 }
