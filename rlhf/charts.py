@@ -280,6 +280,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.ORDER_QUEUE: [],
     RunKind.CONVERSE: CONVERSE_CHARTS,
     RunKind.MERGE: [],
+    RunKind.SUITE: SAMPLING_CHARTS,
 }
 
 

@@ -68,6 +68,14 @@ def collect_merge(run: Run) -> dict[str, Any]:
     return {}
 
 
+def collect_suite(run: Run) -> dict[str, Any]:
+    """Its answers stay in its folder; which datasets it has read is noted."""
+    existing_folder(run.folder / "artifact")
+    names = [run.config.get(name) for name in ("text", "demonstrations")]
+    run.datasets.add(*run.project.datasets.filter(name__in=names))
+    return {}
+
+
 def add_version(run: Run, kind: ModelKind, stem: str) -> dict[str, Any]:
     """A version that comes from the run's policy. Example of a name: policy-r2-v15, by run 15 of round 2."""
     files = files_of(run)
@@ -113,4 +121,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.ORDER_QUEUE: store_order,
     RunKind.CONVERSE: collect_converse,
     RunKind.MERGE: collect_merge,
+    RunKind.SUITE: collect_suite,
 }

@@ -15,6 +15,7 @@ from typing import Any
 from django.conf import settings
 
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
+from rlhf import suite_inputs
 from rlhf.endpoints import EndpointRefused, check_version
 from rlhf.generation import prompts_lacking_completions, write_prompts
 from rlhf.integrity import (
@@ -50,6 +51,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.ORDER_QUEUE: ["reward_model"],
     RunKind.CONVERSE: ["policy"],
     RunKind.MERGE: ["policy"],
+    RunKind.SUITE: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -62,13 +64,18 @@ VERSION_KINDS = {
     "rival": [ModelKind.POLICY],
     "reward_model": [ModelKind.REWARD],
     "base": [ModelKind.POLICY, ModelKind.BASE],
+    "judge": [ModelKind.POLICY],
 }
-ASK_ELSEWHERE = [RunKind.GENERATE, RunKind.EVALUATE]  # the others need a policy's weights
+ASK_ELSEWHERE = [
+    RunKind.GENERATE,
+    RunKind.EVALUATE,
+    RunKind.SUITE,
+]  # the others need a policy's weights
 
 
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
-    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival")
+    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival", "judge")
     return [*VERSION_KINDS[name], *([ModelKind.ENDPOINT] if is_asked else [])]
 
 
@@ -86,6 +93,7 @@ class Order:
     base: ModelVersion | None = None  # of a reward model; None: the policy
     export: Export | None = None
     max_prompts: int | None = None  # a sample of so many; None: all
+    judge: ModelVersion | None = None  # of pairs of answers, in a suite
 
     @property
     def versions(self) -> dict[str, ModelVersion]:
@@ -126,6 +134,8 @@ def _check(order: Order) -> None:
         )
     if order.kind == RunKind.CONVERSE and order.policy == order.rival:
         raise RunRefused(f"{order.policy} would write both answers: leave the second policy empty.")
+    if order.kind == RunKind.SUITE:
+        _check_suite(order)
     if order.kind == RunKind.MERGE and order.policy and order.policy.is_whole_model:
         raise RunRefused(f"{order.policy} is a whole model already: download it as it is.")
     if order.kind == RunKind.ORDER_QUEUE and order.project.queue_order == QueueOrder.DRAWN:
@@ -140,6 +150,13 @@ def _check(order: Order) -> None:
         raise RunRefused(f"There is no file {file} for accelerate in {settings.ACCELERATE_DIR}.")
 
 
+def _check_suite(order: Order) -> None:
+    if order.policy == order.rival:
+        raise RunRefused(f"{order.policy} cannot be compared with itself: choose another version.")
+    if problem := suite_inputs.problem_with_datasets(order.project, order.settings):
+        raise RunRefused(problem)
+
+
 def _check_versions(order: Order) -> None:
     for name, version in order.versions.items():
         kinds = version_kinds(order.kind, name)
@@ -147,7 +164,7 @@ def _check_versions(order: Order) -> None:
         if is_of_project and version.kind == ModelKind.ENDPOINT and version.kind not in kinds:
             raise RunRefused(
                 f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
-                "answers, in “Generate completions” and “Evaluate”, and nothing else."
+                "answers, in “Generate completions”, “Evaluate” and “Evaluation suite”, and nothing else."
             )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
@@ -169,7 +186,10 @@ def _check_files(version: ModelVersion) -> None:
     reference = version.reference()
     for folder in [reference["base"], *reference["adapters"], version.path]:
         if not Path(folder).is_dir():
-            raise RunRefused(f"The files of {version} are missing: there is no folder {folder}.")
+            raise RunRefused(
+                f"The files of {version} are missing: there is no folder {folder}. Put it back from a "
+                "backup or a download, or choose another version."
+            )
     try:
         refuse_changed(version, hash_up_to=HASHED_AT_LAUNCH)
     except FilesChanged as changed:
@@ -230,6 +250,8 @@ def _references(order: Order) -> dict[str, Any]:
         references["output"] = str(order.policy.merged_folder)
     if order.rival is not None:
         references["rival"] = order.rival.reference()
+    if order.judge is not None:
+        references["judge"] = order.judge.reference()
     if order.reward_model is not None:
         references["reward_model"] = order.reward_model.path
     if order.base is not None and order.base != order.policy:
@@ -271,6 +293,10 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
     if order.kind == RunKind.ORDER_QUEUE:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
             raise RunRefused("No comparison for training is open: there is nothing left to ask.")
+        return
+    if order.kind == RunKind.SUITE:
+        if not suite_inputs.write(folder, order.project, config, order.max_prompts):
+            raise RunRefused(_no_prompts(order))
         return
     values = config.to_dict()
     prompts = Prompt.objects.filter(project=order.project)
@@ -322,7 +348,7 @@ def _no_prompts(order: Order) -> str:
     if not Prompt.objects.filter(project=order.project).exclude(split=Split.GOLD).exists():
         return "This project has no prompts yet: import some first."
     percent = order.project.held_out_percent
-    if order.kind == RunKind.EVALUATE:
+    if order.kind in (RunKind.EVALUATE, RunKind.SUITE):
         return f"No prompt is held out for evaluation ({percent} % of new ones are): import more."
     if order.kind == RunKind.GENERATE:
         return (

@@ -27,12 +27,14 @@ from django_q.tasks import async_task
 
 from annotator.audit import Action, record
 from annotator.models import Export, Project, QueueOrder, User
+from rlhf import suites
 from rlhf.estimates import estimate_run, probe_of
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
 from rlhf.models import (
     RESUMABLE,
     STARTED,
     UNWATCHED_AFTER,
+    ModelKind,
     ModelVersion,
     Round,
     Run,
@@ -66,6 +68,7 @@ def launch(
     rival: ModelVersion | None = None,
     reward_model: ModelVersion | None = None,
     base: ModelVersion | None = None,
+    judge: ModelVersion | None = None,
     export: Export | None = None,
     max_prompts: int | None = None,
 ) -> Run:
@@ -88,6 +91,7 @@ def launch(
         base,
         export,
         max_prompts,
+        judge=judge,
     )
     config = config_of(order)
     expected = _estimate(order, config)
@@ -150,6 +154,7 @@ def _create(
                 rival=order.rival,
                 reward_model=order.reward_model,
                 base=order.base,
+                judge=order.judge,
                 export=order.export,
                 created_by=user,
             )
@@ -167,7 +172,9 @@ def _create(
 
 def _told(run: Run) -> dict[str, Any]:
     """What the audit log says of a launch; the run itself has all its settings."""
-    models = {name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base")}
+    models = {
+        name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "judge")
+    }
     told = {name: str(version) for name, version in models.items() if version}
     return {"round": run.round_number, **told, **({"export": run.export_id} if run.export else {})}
 
@@ -206,7 +213,8 @@ def next_round(
         return project.rounds.get(number=run.round_number)
     latest = project.rounds.order_by("-number").first()
     number = latest.number + 1 if latest else 1
-    beside = [RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE]  # of no step of the round
+    # Of no step of the round:
+    beside = [RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE, RunKind.SUITE]
     of_latest = project.runs.active().exclude(kind__in=beside)
     if latest and (active := of_latest.filter(round_number=latest.number).first()):
         raise RunRefused(f"Round {latest.number} is not over: {active} is active.")
@@ -293,6 +301,7 @@ def see_through(run_pk: int) -> None:
     """Supervise the run, and launch what follows from its end."""
     supervise(run_pk)
     order_anew(run_pk)
+    evaluate_anew(run_pk)
 
 
 def order_anew(run_pk: int) -> Run | None:
@@ -327,6 +336,32 @@ def order_anew(run_pk: int) -> Run | None:
         )
     except RunRefused as refusal:
         logger.info("no order of questions after %s: %s", run, refusal)
+        return None
+
+
+def evaluate_anew(run_pk: int) -> Run | None:
+    """Have the suite run for the policy that a training run has made, if the project wants that; None
+    in all other cases. There is one suite per training run, however often this is called."""
+    wanted = Run.objects.filter(
+        status=Status.SUCCEEDED, project__suite_settings__after_training=True
+    ).exclude(kind=RunKind.IMPORT_MODEL)
+    run = wanted.select_related("project").filter(pk=run_pk).first()
+    policy = run.outputs.filter(kind=ModelKind.POLICY).first() if run else None
+    if run is None or policy is None:
+        return None
+    settings, versions = suites.like_the_latest(policy)
+    try:
+        return launch(
+            run.project,
+            RunKind.SUITE,
+            settings,
+            round_number=run.round_number,
+            token=uuid.uuid5(run.token, RunKind.SUITE),
+            policy=policy,
+            **versions,
+        )
+    except RunRefused as refusal:
+        logger.info("no suite after %s: %s", run, refusal)
         return None
 
 

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import models, runs
+from rlhf.api import candidates, models, runs
 
 app_name = "rlhf_api"
 
@@ -17,6 +17,7 @@ run_urls = [
 project_urls: list[URLPattern | URLResolver] = [
     path("runs/", include(run_urls)),
     path("models/", models.models, name="models"),
+    path("candidates/", candidates.candidates, name="candidates"),
     path("rounds/", models.project_rounds, name="rounds"),
 ]
 

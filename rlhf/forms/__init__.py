@@ -14,6 +14,7 @@ from rlhf.forms.importing import ImportModelForm
 from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.reward_model import RewardModelForm
+from rlhf.forms.suite import SuiteForm
 from rlhf.models import Run
 from rlhf.training.reward_rules import format_lines
 
@@ -29,6 +30,7 @@ __all__ = [
     "ProbeForm",
     "RewardModelForm",
     "RunForm",
+    "SuiteForm",
     "settings_like",
 ]
 
@@ -44,6 +46,7 @@ FORMS: dict[str, type[RunForm]] = {
         OrderQueueForm,
         ConverseForm,
         MergeForm,
+        SuiteForm,
     )
 }
 
@@ -51,7 +54,8 @@ FORMS: dict[str, type[RunForm]] = {
 def settings_like(run: Run) -> dict[str, Any]:
     """Initial values of the run's form: what it was started with."""
     rows = {
-        name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "export")
+        name: getattr(run, name)
+        for name in ("policy", "rival", "reward_model", "base", "judge", "export")
     }
     rewards = format_lines(run.config.get("rewards", []))
     return {**run.config, **rows, "rewards": rewards, "max_prompts": _number_of_prompts(run)}
