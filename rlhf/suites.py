@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Metric(NamedTuple):
     better: str = ""  # "high", "low", or neither
     note: str = ""
     is_share: bool = False
+    has_answers: bool = True  # that can be read
     of_text: bool = False  # behind it stand texts, and not answers
 
 
@@ -92,7 +94,7 @@ class Row(NamedTuple):
 class Candidate(NamedTuple):
     version: ModelVersion
     run: Run
-    is_comparable: bool  # prompts, text and sampling are those of the first
+    is_comparable: bool  # prompts, text and sampling are those of most of the others
     people: tuple[Run, WinRate] | None  # the newest blind evaluation of it
 
     @property
@@ -152,16 +154,17 @@ def latest_suites(project: Project) -> list[Run]:
 
 
 def table_of(project: Project, chosen: Sequence[int] = ()) -> Table:
-    """The versions with these numbers, or the newest that have a suite, in that order. The number of
-    queries does not depend on how many there are."""
+    """The versions with these numbers, or the newest that have a suite; the oldest stands first. The
+    number of queries does not depend on how many there are."""
     suites = latest_suites(project)
-    known = {run.policy_id: run for run in suites}
-    runs = [known[pk] for pk in dict.fromkeys(chosen) if pk in known] or suites[:SHOWN]
+    runs = [run for run in suites if run.policy_id in chosen] or suites[:SHOWN]
+    runs.sort(key=lambda run: run.policy_id or 0)
     people = _blind_evaluations(project, runs)
+    conditions = Counter(run.result.get("conditions") for run in runs).most_common(1)
     candidates = []
     for run in runs:
         assert run.policy is not None
-        same = run.result.get("conditions") == runs[0].result.get("conditions")
+        same = run.result.get("conditions") == conditions[0][0]
         candidates.append(Candidate(run.policy, run, same, people.get(run.policy.pk)))
     groups = [(title, list(_rows(metrics, candidates))) for title, metrics in _groups(runs)]
     shown = {run.pk for run in runs}
@@ -175,7 +178,13 @@ def _groups(runs: Sequence[Run]) -> Iterator[tuple[str, list[Metric]]]:
     names = dict.fromkeys(name for run in runs for name in run.result.get("metrics", {}))
     for prefix, title in (("rule/", "Rules"), ("task/", "lm-evaluation-harness")):
         found = [name for name in names if name.startswith(prefix)]
-        yield title, [Metric(name, name.removeprefix(prefix), "high") for name in found]
+        yield (
+            title,
+            [
+                Metric(name, name.removeprefix(prefix), "high", has_answers=prefix == "rule/")
+                for name in found
+            ],
+        )
 
 
 def _rows(metrics: Sequence[Metric], candidates: Sequence[Candidate]) -> Iterator[Row]:
@@ -184,7 +193,24 @@ def _rows(metrics: Sequence[Metric], candidates: Sequence[Candidate]) -> Iterato
         found = [each.run.result.get("metrics", {}).get(metric.name) for each in candidates]
         if any(found):
             cells = [Cell(**figure) if figure else Cell(None) for figure in found]
-            yield Row(metric, marked(metric, cells, [each.is_comparable for each in candidates]))
+            yield Row(metric, marked(metric, cells, _comparable(metric, candidates)))
+
+
+def _comparable(metric: Metric, candidates: Sequence[Candidate]) -> list[bool]:
+    """Whose figures are of the same thing: against the same version, by the same judge or reward model."""
+    bases = [(each.is_comparable, *_basis(metric, each.run)) for each in candidates]
+    has_figure = [metric.name in each.run.result.get("metrics", {}) for each in candidates]
+    known = [basis for basis, has in zip(bases, has_figure, strict=True) if has and basis[0]]
+    common = Counter(known).most_common(1)
+    return [bool(common) and basis == common[0][0] for basis in bases]
+
+
+def _basis(metric: Metric, run: Run) -> tuple[int | None, ...]:
+    if metric.name == "judge_win_rate":
+        return run.judge_id, run.rival_id
+    if metric.name == "forgetting":
+        return (run.rival_id,)
+    return (run.reward_model_id,) if metric.name == "reward" else ()
 
 
 def marked(metric: Metric, cells: Sequence[Cell], comparable: Sequence[bool]) -> list[Cell]:

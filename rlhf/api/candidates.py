@@ -18,7 +18,7 @@ class CandidateSerializer(serializers.Serializer):
     name = serializers.CharField()
     run = serializers.IntegerField(help_text="Its suite.")
     is_comparable = serializers.BooleanField(
-        help_text="Prompts, text and sampling are those of the first."
+        help_text="Prompts, text and sampling are those of most others."
     )
     n_prompts = serializers.IntegerField(allow_null=True)
     alarms = serializers.ListField(child=serializers.DictField())

@@ -105,14 +105,16 @@ class Estimate(NamedTuple):
 
     def scaled(self, function: Any) -> Estimate:
         """Under a growing function. Example: a loss as perplexity, by math.exp."""
-        bounds = (None if x is None else function(x) for x in self[:3])
-        return Estimate(*bounds, n=self.n, reason=self.reason)
+        value, low, high = (
+            None if x is None else function(x) for x in (self.value, self.low, self.high)
+        )
+        return self._replace(value=value, low=low, high=high)
 
 
 # --- means ------------------------------------------------------------------------------------
 def mean(values: Sequence[float]) -> Estimate:
     """Example: [0, 1] is 0.5, without an interval."""
-    return ratio(values, np.ones(len(values)))
+    return ratio(values, [1.0] * len(values))
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
@@ -288,8 +290,8 @@ def kappa_estimate(one: Sequence[str], other: Sequence[str]) -> Estimate:
         drawn = generator.integers(0, n, n).tolist()
         again = kappa([one[k] for k in drawn], [other[k] for k in drawn])
         found += [] if again is None else [again]
-    low, high = np.quantile(found, INTERVAL)
-    return Estimate(value, float(low), float(high), n)
+    low, high = (float(bound) for bound in np.quantile(found, INTERVAL))
+    return Estimate(value, low, high, n)
 
 
 def accuracy(judge: Sequence[str], people: Sequence[str]) -> Estimate:

@@ -58,6 +58,6 @@ def figures_of(task: str, values: dict[str, Any], n: int) -> dict[str, Estimate]
         error = values.get(f"{metric}_stderr,{way}")
         half = DEVIATIONS * error if isinstance(error, int | float) else None
         name = f"{task}/{metric}" + ("" if way == "none" else f" ({way})")
-        bounds = (None, None) if half is None else (value - half, value + half)
-        found[name] = Estimate(float(value), *bounds, n=n)
+        low, high = (None, None) if half is None else (value - half, value + half)
+        found[name] = Estimate(float(value), low, high, n)
     return found

@@ -84,13 +84,25 @@ def test_the_newest_suite_of_each_version_stands_in_the_table(base, tuned):
     make_suite(base)
     newest = make_suite(base)
     of_tuned = make_suite(tuned, conditions="other")
+    third = make_suite(PolicyFactory(project=base.project))
 
-    table = suites.table_of(base.project, [base.pk, tuned.pk])
+    table = suites.table_of(base.project)
 
     assert [(c.run, c.is_comparable) for c in table.candidates] == [
-        (newest, True), (of_tuned, False),
+        (newest, True), (of_tuned, False), (third, True),
     ]  # fmt: skip
     assert suites.missing_suites(base.project) == []
+
+
+def test_judges_of_different_pairs_are_not_ranked(base, tuned):
+    third = PolicyFactory(project=base.project)
+    make_suite(tuned, metrics={"judge_win_rate": figure(0.6)}, rival=base, judge=base)
+    make_suite(third, metrics={"judge_win_rate": figure(0.9)}, rival=tuned, judge=base)
+
+    rows = [row for _, rows in suites.table_of(base.project).groups for row in rows]
+
+    marks = {row.metric.name: [cell.mark for cell in row.cells] for row in rows}
+    assert marks["judge_win_rate"] == ["", ""]
 
 
 def test_the_table_takes_the_same_queries_for_one_and_three(
