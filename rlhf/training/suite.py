@@ -36,9 +36,14 @@ from rlhf.training.forward import (
     similar_lengths,
     vocabulary_head,
 )
-from rlhf.training.generate import encode_prompts, generate_all, generation_batches
+from rlhf.training.generate import (
+    EncodedPrompt,
+    encode_prompts,
+    generate_all,
+    generation_batches,
+)
 from rlhf.training.model_judge import PROMPT, Contest, Verdicts, judge_all
-from rlhf.training.models import encode, encode_completion, load_policy
+from rlhf.training.models import encode_completion, load_policy
 from rlhf.training.reward_rules import Conversation, complete, names_of, scores_of
 from rlhf.training.rewards import load_judge
 from rlhf.training.suite_config import SuiteConfig
@@ -203,7 +208,7 @@ class Side:
             self.askers = [Asker(self.reference, self.folder, side=self.name, **sampling)]
             return self.askers[0].ask_all(short_enough(lines, self.config.max_prompt_tokens))
         model, tokenizer = self.policy
-        prompts, _ = encode_prompts(tokenizer, lines, self.config.max_prompt_tokens)
+        prompts = self._prompts(lines)
         # The rival's reports stand after those of the version, in the same chart.
         n_batches = len(generation_batches(prompts, 1, self.config.batch_size))
         done = n_batches if self.name == "old" else 0
@@ -228,12 +233,16 @@ class Side:
         """Of reference answers, with their end, after their prompts; those that are too long left out."""
         _, tokenizer = self.policy
         rows = [
-            (encode(tokenizer, line.messages), encode_completion(tokenizer, text))
-            for line in lines
-            for text in references.get(line.id, [])
+            (prompt.ids, encode_completion(tokenizer, text))
+            for prompt in self._prompts(lines)
+            for text in references.get(prompt.line.id, [])
         ]
         longest = self.config.max_tokens
         return self._losses([row for row in rows if len(row[0]) + len(row[1]) <= longest])
+
+    def _prompts(self, lines: Sequence[PromptLine]) -> list[EncodedPrompt]:
+        _, tokenizer = self.policy
+        return encode_prompts(tokenizer, lines, self.config.max_prompt_tokens)[0]
 
     @torch.no_grad()
     def _losses(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[Loss]:

@@ -192,7 +192,7 @@ def _corpus(
     if n < MIN_FOR_INTERVAL:
         return Estimate(metric.corpus_score(answers, streams).score, n=n)
     found = metric.corpus_score(answers, streams, n_bootstrap=REPLICATES)
-    center, half = found._mean, found._ci
+    center, half = float(found._mean), float(found._ci)  # numpy's, which JSON does not know
     low, high = min(center - half, found.score), max(center + half, found.score)
     return Estimate(found.score, max(0.0, low), min(100.0, high), n)
 
@@ -290,8 +290,8 @@ def kappa_estimate(one: Sequence[str], other: Sequence[str]) -> Estimate:
         drawn = generator.integers(0, n, n).tolist()
         again = kappa([one[k] for k in drawn], [other[k] for k in drawn])
         found += [] if again is None else [again]
-    low, high = (float(bound) for bound in np.quantile(found, INTERVAL))
-    return Estimate(value, low, high, n)
+    bounds: Any = np.quantile(found, INTERVAL)
+    return Estimate(value, float(bounds[0]), float(bounds[1]), n)
 
 
 def accuracy(judge: Sequence[str], people: Sequence[str]) -> Estimate:

@@ -7,8 +7,9 @@ from django.urls import reverse
 from annotator.models import Role, Split
 from rlhf import suites
 from rlhf.alarms import find_alarms
+from rlhf.datasets import create_dataset
 from rlhf.forms import SuiteForm, settings_like
-from rlhf.models import RunKind, Status
+from rlhf.models import DatasetKind, RunKind, Status
 from rlhf.runs import evaluate_anew
 from rlhf.suites import AS_GOOD, BEST, Cell, Metric, marked
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
@@ -271,6 +272,19 @@ def test_an_import_is_not_followed_by_a_suite(project, base):
     PolicyFactory(project=project, run=imported)
 
     assert evaluate_anew(imported.pk) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_runs_the_suite_and_prints_its_figures(project, base, toy, capsys):
+    PromptFactory(project=project, split=Split.TEST)
+    create_dataset(project, "wide", DatasetKind.TEXT, [{"text": "A river."}], origin="by hand")
+
+    call_command("suite", "tea", "base", "--text", "wide", "--max-prompts", "3")
+
+    run = project.runs.get(kind=RunKind.SUITE)
+    assert capsys.readouterr().out == "length: 7 (6 to 8)\n"
+    assert (run.folder / "texts.jsonl").read_text() == '{"text": "A river."}\n'
+    assert [dataset.name for dataset in run.datasets.all()] == ["wide"]
 
 
 def test_the_command_says_which_version_is_missing(project):
