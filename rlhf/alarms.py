@@ -104,8 +104,26 @@ def find_alarms(reports: Iterable[tuple[int, Mapping[str, float | None]]]) -> li
             "learning rate or the epochs.",
         ),
     ]  # fmt: skip
+    drafts += _forgetting(reports)
     raised = [alarm for alarm in drafts if alarm.steps]
     return sorted(raised, key=lambda alarm: alarm.level != Level.RED)
+
+
+def _forgetting(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> list[Alarm]:
+    """Of an evaluation suite: red where even the lower end of the interval is beyond the bound."""
+    found = []
+    for step, values in reports:
+        grown, low = values.get("forgetting"), values.get("forgetting/low")
+        bound = values.get("forgetting/bound")
+        if grown is None or low is None or bound is None or grown <= bound:
+            continue
+        sentence = (
+            f"It has forgotten: the loss on general text has grown by {grown:.3g} nats per token, beyond "
+            f"the bound of {bound:g}. Rehearsal, a pull towards the base, or fewer steps keep more of it."
+        )
+        level = Level.RED if low > bound else Level.YELLOW
+        found.append(Alarm("forgetting", "forgetting", level, [step], sentence))
+    return found
 
 
 def as_json(alarms: Sequence[Alarm]) -> list[dict[str, Any]]:

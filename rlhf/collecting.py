@@ -98,6 +98,14 @@ def collect_search(run: Run) -> dict[str, Any]:
     return {}
 
 
+def collect_suite(run: Run) -> dict[str, Any]:
+    """Its answers stay in its folder; which datasets it has read is noted."""
+    existing_folder(run.folder / "artifact")
+    names = [run.config.get(name) for name in ("text", "demonstrations")]
+    run.datasets.add(*run.project.datasets.filter(name__in=names))
+    return {}
+
+
 def add_version(run: Run, kind: ModelKind, stem: str, name: str = "") -> dict[str, Any]:
     """A version that comes from the run's policy. Example of a name, if none was given: policy-r2-v15,
     by run 15 of round 2."""
@@ -154,4 +162,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.SEARCH: collect_search,
     RunKind.DISTILL: store_demonstrations,
     RunKind.INDEX: collect_index,
+    RunKind.SUITE: collect_suite,
 }

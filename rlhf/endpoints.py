@@ -220,7 +220,8 @@ def grants_of(run: Run) -> str:
 
     Raises EndpointRefused.
     """
-    versions = [version.writer for version in (run.policy, run.rival) if version is not None]
+    asked = (run.policy, run.rival, run.judge)
+    versions = [version.writer for version in asked if version is not None]
     granted: Mapping[int, dict[str, Any]] = {
         version.pk: _grant(version, run)
         for version in versions

@@ -131,7 +131,7 @@ def store_reports(run: Run, reports: Reports) -> None:
         unique_fields=["run", "step", "index"],
         update_fields=["prompt", "completion", "score"],
     )
-    asked = Endpoint.objects.filter(version__in=[run.policy_id, run.rival_id])
+    asked = Endpoint.objects.filter(version__in=[run.policy_id, run.rival_id, run.judge_id])
     known_endpoints = set(asked.values_list("pk", flat=True)) if reports.uses else set()
     for (endpoint, side), use in reports.uses.items():
         if endpoint in known_endpoints:

@@ -15,6 +15,7 @@ from typing import Any
 from django.conf import settings
 
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
+from rlhf import suite_inputs
 from rlhf.combining import find_parts
 from rlhf.dataset_inputs import check_datasets, hashes_of_datasets, link_datasets, references_of
 from rlhf.downloads import base_of
@@ -72,6 +73,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.SEARCH: [],  # what its trials need
     RunKind.DISTILL: ["policy"],
     RunKind.INDEX: [],
+    RunKind.SUITE: ["policy"],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -85,6 +87,7 @@ VERSION_KINDS = {
     "rival": [ModelKind.POLICY],
     "reward_model": [ModelKind.REWARD],
     "base": [ModelKind.POLICY, ModelKind.BASE],
+    "judge": [ModelKind.POLICY],
 }
 WRITE_ANSWERS = [  # by our own decoder
     RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE, RunKind.DISTILL,
@@ -94,15 +97,20 @@ READ_NO_PROMPTS = (
     RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.INDEX, *FROM_PAIRS,
 )  # fmt: skip
 ASK_ELSEWHERE = [  # the others need a policy's weights
-    RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL,
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL, RunKind.SUITE,
 ]  # fmt: skip
-PUT_AROUND = [RunKind.GENERATE, RunKind.EVALUATE]  # each question what a prompt version says
+PUT_AROUND = [  # each question what a prompt version says
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.SUITE,
+]  # fmt: skip
+
+
+ASKED = ("policy", "rival", "judge")
 
 
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
     is_student = run_kind == RunKind.DISTILL and name == "rival"
-    is_asked = run_kind in ASK_ELSEWHERE and name in ("policy", "rival") and not is_student
+    is_asked = run_kind in ASK_ELSEWHERE and name in ASKED and not is_student
     is_prompted = run_kind in PUT_AROUND and name in ("policy", "rival")
     return [
         *VERSION_KINDS[name],
@@ -126,6 +134,7 @@ class Order:
     export: Export | None = None
     max_prompts: int | None = None  # a sample of so many; None: all
     datasets: tuple[Dataset, ...] = ()
+    judge: ModelVersion | None = None  # of pairs of answers, in a suite
 
     @property
     def versions(self) -> dict[str, ModelVersion]:
@@ -196,6 +205,8 @@ def _check(order: Order) -> None:
         )
     if order.kind == RunKind.CONVERSE and order.policy == order.rival:
         raise RunRefused(f"{order.policy} would write both answers: leave the second policy empty.")
+    if order.kind == RunKind.SUITE:
+        _check_suite(order)
     if order.kind == RunKind.MERGE and order.policy and order.policy.is_whole_model:
         raise RunRefused(f"{order.policy} is a whole model already: download it as it is.")
     if order.kind == RunKind.ORDER_QUEUE and order.project.queue_order == QueueOrder.DRAWN:
@@ -212,6 +223,13 @@ def _check(order: Order) -> None:
         raise RunRefused(f"There is no file {file} for accelerate in {settings.ACCELERATE_DIR}.")
 
 
+def _check_suite(order: Order) -> None:
+    if order.policy == order.rival:
+        raise RunRefused(f"{order.policy} cannot be compared with itself: choose another version.")
+    if problem := suite_inputs.problem_with_datasets(order.project, order.settings):
+        raise RunRefused(problem)
+
+
 def _check_versions(order: Order) -> None:
     for name, version in order.versions.items():
         kinds = version_kinds(order.kind, name)
@@ -219,12 +237,13 @@ def _check_versions(order: Order) -> None:
         if is_of_project and version.kind == ModelKind.ENDPOINT and version.kind not in kinds:
             raise RunRefused(
                 f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
-                "answers, in “Generate completions”, “Evaluate” and “Distillation”, and nothing else."
+                "answers, in “Generate completions”, “Evaluate”, “Distillation” and “Evaluation suite”, and "
+                "nothing else."
             )
         if is_of_project and version.kind == ModelKind.PROMPT and version.kind not in kinds:
             raise RunRefused(
                 f"{version} is a prompt version and has no weights of its own: it can write answers, in "
-                f"“Generate completions” and “Evaluate”. Choose {version.writer} instead."
+                f"“Generate completions”, “Evaluate” and “Evaluation suite”. Choose {version.writer} instead."
             )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
@@ -250,7 +269,10 @@ def _check_endpoint(version: ModelVersion) -> None:
 def _check_files(version: ModelVersion) -> None:
     for folder in folders_of(version):
         if not Path(folder).is_dir():
-            raise RunRefused(f"The files of {version} are missing: there is no folder {folder}.")
+            raise RunRefused(
+                f"The files of {version} are missing: there is no folder {folder}. Put it back from a "
+                "backup or a download, or choose another version."
+            )
     try:
         refuse_changed(version, hash_up_to=HASHED_AT_LAUNCH)
     except FilesChanged as changed:
@@ -331,6 +353,8 @@ def _references(order: Order) -> dict[str, Any]:
     if order.rival is not None:
         name = "student" if order.kind == RunKind.DISTILL else "rival"
         references[name] = order.rival.reference()
+    if order.judge is not None:
+        references["judge"] = order.judge.reference()
     if order.reward_model is not None:
         references["reward_model"] = order.reward_model.path
     if order.base is not None and order.base != order.policy:
@@ -393,6 +417,10 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         if not write_comparisons(folder / config.to_dict()["comparisons"], order.project):
             raise RunRefused("No comparison for training is open: there is nothing left to ask.")
         return
+    if order.kind == RunKind.SUITE:
+        if not suite_inputs.write(folder, order.project, config, order.max_prompts):
+            raise RunRefused(_no_prompts(order))
+        return
     values = config.to_dict()
     prompts = Prompt.objects.filter(project=order.project)
     limit = order.max_prompts
@@ -450,7 +478,7 @@ def _no_prompts(order: Order) -> str:
     if not Prompt.objects.filter(project=order.project).exclude(split=Split.GOLD).exists():
         return "This project has no prompts yet: import some first."
     percent = order.project.held_out_percent
-    if order.kind == RunKind.EVALUATE:
+    if order.kind in (RunKind.EVALUATE, RunKind.SUITE):
         return f"No prompt is held out for evaluation ({percent} % of new ones are): import more."
     if order.kind == RunKind.GENERATE:
         return (

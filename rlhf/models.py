@@ -359,6 +359,10 @@ class Run(models.Model):
         ModelVersion, models.PROTECT, null=True, related_name="runs_on",
         help_text="What a reward model is made from, if not from the policy.",
     )  # fmt: skip
+    judge = models.ForeignKey(
+        ModelVersion, models.PROTECT, null=True, related_name="runs_judged",
+        help_text="Who says in a suite which of two answers is better.",
+    )  # fmt: skip
     export = models.ForeignKey(Export, models.PROTECT, null=True, related_name="runs")
     datasets = models.ManyToManyField(Dataset, related_name="runs", blank=True)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="runs")
@@ -465,12 +469,24 @@ class Run(models.Model):
         )
 
 
+class SuiteSettings(models.Model):
+    """Of a project that has changed them: whether what training makes is evaluated by itself."""
+
+    project = models.OneToOneField(
+        Project, models.CASCADE, primary_key=True, related_name="suite_settings"
+    )
+    after_training = models.BooleanField(default=False)
+
+    def __str__(self) -> str:
+        return f"suite settings of {self.project_id}"
+
+
 class EndpointUse(models.Model):
     """What a run has spent on an endpoint so far, for one of its sides; or somebody who tried it."""
 
     endpoint = models.ForeignKey(Endpoint, models.CASCADE, related_name="uses")
     run = models.ForeignKey(Run, models.CASCADE, null=True, related_name="endpoint_uses")
-    side = models.CharField(max_length=3, blank=True, help_text="Of an evaluation: new or old.")
+    side = models.CharField(max_length=5, blank=True, help_text="New, old or judge, of several.")
     spent = models.FloatField(default=0)
     requests = models.PositiveIntegerField(default=0)
     prompt_tokens = models.PositiveBigIntegerField(default=0)

@@ -143,6 +143,14 @@ def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
             "rival": trained.parent if trained else None,
             "reward_model": reward_model,
         }
+    if kind == RunKind.SUITE:
+        newest = project.model_versions.filter(kind=ModelKind.POLICY).select_related("parent")
+        policy = newest.first()
+        chosen = {
+            "policy": policy,
+            "rival": policy.root() if policy and policy.parent else None,
+            "reward_model": reward_model,
+        }
     return {name: version for name, version in chosen.items() if version is not None}
 
 

@@ -27,6 +27,7 @@ from django_q.tasks import async_task
 
 from annotator.audit import Action, record
 from annotator.models import Export, Project, QueueOrder, User
+from rlhf import suites
 from rlhf.estimates import estimate_run, probe_of
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
 from rlhf.models import (
@@ -34,6 +35,7 @@ from rlhf.models import (
     STARTED,
     UNWATCHED_AFTER,
     Dataset,
+    ModelKind,
     ModelVersion,
     Round,
     Run,
@@ -67,6 +69,7 @@ def launch(
     rival: ModelVersion | None = None,
     reward_model: ModelVersion | None = None,
     base: ModelVersion | None = None,
+    judge: ModelVersion | None = None,
     export: Export | None = None,
     max_prompts: int | None = None,
     datasets: Iterable[Dataset] = (),
@@ -91,6 +94,7 @@ def launch(
         export,
         max_prompts,
         tuple(datasets),
+        judge=judge,
     )
     config = config_of(order)
     expected = _estimate(order, config)
@@ -153,6 +157,7 @@ def _create(
                 rival=order.rival,
                 reward_model=order.reward_model,
                 base=order.base,
+                judge=order.judge,
                 export=order.export,
                 created_by=user,
             )
@@ -171,7 +176,9 @@ def _create(
 
 def _told(run: Run, order: Order) -> dict[str, Any]:
     """What the audit log says of a launch; the run itself has all its settings."""
-    models = {name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base")}
+    models = {
+        name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "judge")
+    }
     told: dict[str, Any] = {name: str(version) for name, version in models.items() if version}
     if run.export_id:
         told["export"] = run.export_id
@@ -216,6 +223,7 @@ def next_round(
     number = latest.number + 1 if latest else 1
     beside = [  # of no step
         RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE, RunKind.COMBINE, RunKind.INDEX,
+        RunKind.SUITE,
     ]  # fmt: skip
     of_latest = project.runs.active().exclude(kind__in=beside)
     if latest and (active := of_latest.filter(round_number=latest.number).first()):
@@ -303,6 +311,7 @@ def see_through(run_pk: int) -> None:
     """Supervise the run, and launch what follows from its end."""
     supervise(run_pk)
     order_anew(run_pk)
+    evaluate_anew(run_pk)
 
 
 def order_anew(run_pk: int) -> Run | None:
@@ -337,6 +346,32 @@ def order_anew(run_pk: int) -> Run | None:
         )
     except RunRefused as refusal:
         logger.info("no order of questions after %s: %s", run, refusal)
+        return None
+
+
+def evaluate_anew(run_pk: int) -> Run | None:
+    """Have the suite run for the policy that a training run has made, if the project wants that; None
+    in all other cases. There is one suite per training run, however often this is called."""
+    wanted = Run.objects.filter(
+        status=Status.SUCCEEDED, project__suite_settings__after_training=True
+    ).exclude(kind=RunKind.IMPORT_MODEL)
+    run = wanted.select_related("project").filter(pk=run_pk).first()
+    policy = run.outputs.filter(kind=ModelKind.POLICY).first() if run else None
+    if run is None or policy is None:
+        return None
+    settings, versions = suites.like_the_latest(policy)
+    try:
+        return launch(
+            run.project,
+            RunKind.SUITE,
+            settings,
+            round_number=run.round_number,
+            token=uuid.uuid5(run.token, RunKind.SUITE),
+            policy=policy,
+            **versions,
+        )
+    except RunRefused as refusal:
+        logger.info("no suite after %s: %s", run, refusal)
         return None
 
 

@@ -102,7 +102,7 @@ def _take(run_pk: int, is_leaving: Callable[[], bool]) -> Run | None:
             return None
         found = row
         time.sleep(POLL_SECONDS)
-    return Run.objects.select_related("project", "policy", "rival").get(pk=run_pk)
+    return Run.objects.select_related("project", "policy", "rival", "judge").get(pk=run_pk)
 
 
 def _claim(run_pk: int) -> bool:
@@ -267,7 +267,7 @@ def _copy_all_reports(run: Run) -> None:
 
 def _raise_alarms(run: Run) -> None:
     """What all metrics so far say. They are read outside of the transaction that writes."""
-    if run.kind in ONLINE:
+    if run.kind in (*ONLINE, RunKind.SUITE):
         alarms = as_json(find_alarms(run.metrics.values_list("step", "values")))
         if alarms != run.alarms:
             _write(run, alarms=alarms)

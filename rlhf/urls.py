@@ -12,6 +12,7 @@ from rlhf import (
     prompt_lab,
     route_pages,
     search_pages,
+    suite_pages,
     views,
 )
 from rlhf.chat_completions import ChatCompletions
@@ -86,6 +87,9 @@ project_urls: list[URLPattern | URLResolver] = [
     path("endpoints/<int:pk>/ask/", endpoint_views.ask_endpoint, name="ask_endpoint"),
     path("endpoints/<int:pk>/remove/", endpoint_views.remove_endpoint, name="remove_endpoint"),
     path("lineage/<str:kind>/<int:pk>/", include(lineage_urls)),
+    path("candidates/", suite_pages.candidates, name="candidates"),
+    path("candidates/answers/", suite_pages.candidate_answers, name="candidate_answers"),
+    path("candidates/settings/", suite_pages.change_suites, name="change_suites"),
     path("annotators/<int:pk>/withdraw/", views.withdrawal, name="withdrawal"),
 ]
 

@@ -155,7 +155,7 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
             **_asked_versions(request, project),
             **_asked_dataset(request, project),
         }
-    rows = project.runs.select_related("policy", "rival", "reward_model", "base", "export")
+    rows = project.runs.select_related("policy", "rival", "reward_model", "base", "judge", "export")
     return settings_like(get_object_or_404(rows, pk=like, kind=kind))
 
 
@@ -355,7 +355,7 @@ def resume_run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 def _get_run(request: HtmxRequest, slug: str, pk: int, at_least: Role) -> tuple[Access, Run]:
     access = get_access(request, slug, at_least)
     rows = access.project.runs.select_related(
-        "policy", "rival", "reward_model", "export", "created_by"
+        "policy", "rival", "reward_model", "judge", "export", "created_by"
     )
     return access, get_object_or_404(rows, pk=pk)
 

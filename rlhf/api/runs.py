@@ -31,6 +31,7 @@ class RunSerializer(serializers.ModelSerializer):
     rival = serializers.IntegerField(source="rival_id", allow_null=True)
     reward_model = serializers.IntegerField(source="reward_model_id", allow_null=True)
     base = serializers.IntegerField(source="base_id", allow_null=True)
+    judge = serializers.IntegerField(source="judge_id", allow_null=True)
     export = serializers.IntegerField(source="export_id", allow_null=True)
     created_by = serializers.CharField(source="created_by.username", allow_null=True, default=None)
     outputs = serializers.SerializerMethodField(help_text="Model versions that it made.")
@@ -40,7 +41,8 @@ class RunSerializer(serializers.ModelSerializer):
         model = Run
         fields = [
             "id", "kind", "round_number", "status", "is_active", "phase", "step", "total_steps",
-            "eta_seconds", "error", "policy", "rival", "reward_model", "base", "export", "outputs",
+            "eta_seconds", "error", "policy", "rival", "reward_model", "base", "judge", "export",
+            "outputs",
             "created_by", "created", "started", "finished",
         ]  # fmt: skip
 

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import datasets, models, prompting, routes, runs, trials
+from rlhf.api import candidates, datasets, models, prompting, routes, runs, trials
 
 app_name = "rlhf_api"
 
@@ -26,6 +26,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("routes/", routes.routes, name="routes"),
     path("prompting/", prompting.prompt_versions, name="prompt_versions"),
     path("documents/", prompting.collections, name="collections"),
+    path("candidates/", candidates.candidates, name="candidates"),
     path("rounds/", models.project_rounds, name="rounds"),
 ]
 

@@ -20,6 +20,7 @@ from rlhf.forms.ppo import PPOForm
 from rlhf.forms.preference import DPOForm, KTOForm
 from rlhf.forms.reward_model import RewardModelForm
 from rlhf.forms.searching import SearchForm
+from rlhf.forms.suite import SuiteForm
 from rlhf.forms.supervised import DomainForm, SupervisedForm
 from rlhf.models import Run
 from rlhf.training.reward_rules import format_lines
@@ -41,6 +42,7 @@ __all__ = [
     "RewardModelForm",
     "RunForm",
     "SearchForm",
+    "SuiteForm",
     "SupervisedForm",
     "settings_like",
 ]
@@ -67,6 +69,7 @@ FORMS: dict[str, type[RunForm]] = {
         SearchForm,
         DistillForm,
         IndexForm,
+        SuiteForm,
     )
 }
 
@@ -74,7 +77,8 @@ FORMS: dict[str, type[RunForm]] = {
 def settings_like(run: Run) -> dict[str, Any]:
     """Initial values of the run's form: what it was started with."""
     rows = {
-        name: getattr(run, name) for name in ("policy", "rival", "reward_model", "base", "export")
+        name: getattr(run, name)
+        for name in ("policy", "rival", "reward_model", "base", "judge", "export")
     }
     rows["datasets"] = list(run.datasets.all())
     rewards = format_lines(run.rewards)

@@ -8,6 +8,7 @@
     stop               exists when the run shall checkpoint and end
     rollouts/          the answers of each step, step-NNNNN.jsonl (PPO)
     asked-N.jsonl      replies of endpoint N, with what they cost
+    suite-NAME.json    a step that is done; judged.jsonl: verdicts of a model (evaluation suite)
     asked/ answered/   what people say, and two answers to it (live conversations)
     checkpoint-N/      all that is needed to go on after step N
     best-N/            the policy after step N, if it was the best so far (PPO)

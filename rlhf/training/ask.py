@@ -47,8 +47,8 @@ POLL_SECONDS = 0.5
 REPORT_SECONDS = 1.0
 STOP_SECONDS = 60.0  # that what is under way may take to arrive when the run shall end
 
-# Of a run, in the names of files: an evaluation asks for two.
-SIDES = {"": "", "new": "-new", "old": "-old"}
+# Of a run, in the names of files: an evaluation asks for two, a suite has a judge besides.
+SIDES = {"": "", "new": "-new", "old": "-old", "judge": "-judge"}
 
 # Why a prompt gets no answer. The last two may be otherwise when the run is resumed.
 FILTERED, TOO_LONG, REJECTED, NO_ANSWER = "filtered", "too_long", "rejected", "no_answer"

@@ -17,6 +17,7 @@ from rlhf.training.index_config import IndexConfig
 from rlhf.training.preference_config import DPOConfig, KTOConfig
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
 from rlhf.training.search_config import SearchConfig
+from rlhf.training.suite_config import SuiteConfig
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
 
 
@@ -499,4 +500,5 @@ CONFIGS: dict[str, type[Config]] = {
     "search": SearchConfig,
     "distill": DistillConfig,
     "index": IndexConfig,
+    "suite": SuiteConfig,
 }

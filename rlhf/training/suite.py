@@ -1,0 +1,483 @@
+"""The run *evaluation suite*: what a version is like, on questions and text that it has not learned from.
+
+    losses        of general text and of reference answers to held-out prompts, and of the same text by the
+                  version that it is compared with: what was forgotten
+    answers       to held-out prompts, and what can be counted in them
+    scores        of a reward model and of rules
+    judge         a model's opinion of the answers beside the rival's, and how far it agrees with people
+    tasks         of lm-evaluation-harness
+
+Each step is kept in a file when it is done, answers and verdicts in batches, so a run that was stopped or
+killed goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json, write_json
+from rlhf.training.ask import Asker, short_enough
+from rlhf.training.config import is_endpoint
+from rlhf.training.data import Generated, PromptLine, read_prompts
+from rlhf.training.endpoint import prompt_tokens
+from rlhf.training.evaluate import asked_result, left_out
+from rlhf.training.forward import (
+    backbone_of,
+    collate,
+    completion_logprobs,
+    similar_lengths,
+    vocabulary_head,
+)
+from rlhf.training.generate import (
+    EncodedPrompt,
+    encode_arranged,
+    generate_all,
+    generation_batches,
+)
+from rlhf.training.model_judge import PROMPT, Contest, Verdicts, judge_all
+from rlhf.training.models import encode_completion, load_policy
+from rlhf.training.prompting import arrange_all, prompter_of
+from rlhf.training.reward_rules import Conversation, complete, names_of, scores_of
+from rlhf.training.rewards import load_judge
+from rlhf.training.suite_config import SuiteConfig
+from rlhf.training.suite_metrics import (
+    NEW,
+    TIE,
+    UNCLEAR,
+    Estimate,
+    accuracy,
+    bleu,
+    both_orders,
+    chrf,
+    distinct,
+    exact_match,
+    forgetting,
+    is_unsafe,
+    kappa_estimate,
+    mean,
+    ratio,
+    refuses,
+    repetition,
+    rouge_l,
+    self_bleu,
+    win_rate,
+)
+from rlhf.training.suite_tasks import run_tasks
+
+TOKENS_AT_ONCE = 2048  # padding included
+NO_WEIGHTS = "a policy elsewhere does not show how likely a text is to it"
+NO_REFERENCES = "no held-out prompt has a reference answer"
+NO_PEOPLE = "no people's votes to compare with"
+
+
+class Inputs(NamedTuple):
+    """What was chosen at the launch: the same for every version, as long as nothing is imported."""
+
+    lines: list[PromptLine]
+    references: dict[int, list[str]]  # by prompt
+    texts: list[str]
+    pairs: list[tuple[Contest, str]]  # that people have judged, and what most of them said
+
+
+class Loss(NamedTuple):
+    """Of one text: its negative log-likelihood in nats, and its tokens."""
+
+    nats: float
+    n_tokens: int
+
+
+def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
+    """Figures for the result; answers.jsonl and texts.jsonl, which stand behind them, in artifact/."""
+    inputs = read_inputs(config, folder.path)
+    new = Side("new", config.model, config, folder)
+    metrics, texts = losses_of(new, inputs, config, folder)
+    tasks = kept(folder, "tasks", lambda: _tasks(new, config))
+    metrics |= {f"task/{name}": Estimate(*figure) for name, figure in tasks.items()}
+    answers = new.answers(inputs.lines)
+    if not answers:
+        raise RunError("no prompt was answered: raise max_prompt_tokens")
+    new.forget()  # the weights, before a judge and a reward model take their place
+    values = values_of(answers, inputs, config, folder)
+    metrics |= figures_of(answers, values, inputs.references)
+    rival, opinion, outcomes = judgement(answers, inputs, config, folder)
+    metrics |= opinion.pop("metrics", {})
+    rows = [
+        {
+            "id": row.id, "answer": row.completion, "truncated": row.truncated,
+            "rival": rival.get(row.id), "judge": outcomes.get(row.id), "values": values[row.id],
+        }
+        for row in answers
+    ]  # fmt: skip
+    _write(folder, rows, inputs, texts)
+    askers = [*new.askers, *opinion.pop("askers", [])]
+    return {
+        "n_prompts": len(answers),
+        "left_out": left_out(len(inputs.lines) - len(answers), new.askers),
+        "conditions": conditions(config, folder.path),
+        "metrics": {name: figure._asdict() for name, figure in metrics.items()},
+        **({"judge": opinion} if opinion else {}),
+        **asked_result(askers),
+    }
+
+
+def kept(folder: RunFolder, name: str, compute: Callable[[], Any]) -> Any:
+    """What a step gives, as JSON; of a step that was done before a stop, what it gave then."""
+    path = folder.path / f"suite-{name}.json"
+    if path.exists():
+        return read_json(path)
+    if folder.should_stop():
+        raise Stopped
+    found = compute()
+    write_json(path, found)
+    return found
+
+
+# --- inputs -----------------------------------------------------------------------------------
+def read_inputs(config: SuiteConfig, folder: Path) -> Inputs:
+    references: dict[int, list[str]] = {}
+    for row in _rows(folder / config.references):
+        references.setdefault(row["id"], []).append(row["text"])
+    return Inputs(
+        read_prompts(folder / config.prompts),
+        references,
+        [row["text"] for row in _rows(folder / config.texts)],
+        [
+            (Contest(row["messages"], row["first"], row["second"]), row["people"])
+            for row in _rows(folder / config.pairs)
+        ],
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def conditions(config: SuiteConfig, folder: Path) -> str:
+    """The same for two runs whose figures can be compared: prompts, general text and sampling."""
+    digest = hashlib.sha256()
+    for name in (config.prompts, config.texts):
+        if (folder / name).exists():
+            digest.update((folder / name).read_bytes())
+    sampling = (config.max_new_tokens, config.temperature)
+    digest.update(json.dumps(sampling).encode())
+    return digest.hexdigest()[:16]
+
+
+# --- a version --------------------------------------------------------------------------------
+class Side:
+    """One of the versions. Its weights are loaded when something is left to do with them, once."""
+
+    def __init__(
+        self, name: str, reference: dict[str, Any], config: SuiteConfig, folder: RunFolder
+    ) -> None:
+        self.name, self.reference, self.config, self.folder = name, reference, config, folder
+        self.askers: list[Asker] = []
+
+    @property
+    def has_weights(self) -> bool:
+        return not is_endpoint(self.reference)
+
+    @cached_property
+    def policy(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        self.folder.phase(f"loading the {self.name} policy")
+        return load_policy(self.reference)
+
+    def forget(self) -> None:
+        self.__dict__.pop("policy", None)
+
+    def answers(self, lines: Sequence[PromptLine]) -> list[Generated]:
+        """One to each prompt that is short enough, by prompt. Batches of before a stop are kept."""
+        sampling: dict[str, Any] = {
+            "completions_per_prompt": 1,
+            "max_new_tokens": self.config.max_new_tokens,
+            "temperature": self.config.temperature,
+            "seed": self.config.seed,
+        }
+        if not self.has_weights:
+            self.folder.phase(f"asking the {self.name} policy")
+            self.askers = [Asker(self.reference, self.folder, side=self.name, **sampling)]
+            short = short_enough(lines, self.config.max_prompt_tokens)
+            prompter = prompter_of(self.reference)
+            asked = arrange_all(prompter, short, prompt_tokens, self.folder, self.name)
+            return self.askers[0].ask_all(asked)
+        model, tokenizer = self.policy
+        prompts = self._prompts(lines)
+        # The rival's reports stand after those of the version, in the same chart.
+        n_batches = len(generation_batches(prompts, 1, self.config.batch_size))
+        done = n_batches if self.name == "old" else 0
+        self.folder.phase(f"answers of the {self.name} policy")
+        return generate_all(
+            model, tokenizer, prompts, **sampling, batch_size=self.config.batch_size,
+            kept=self.folder.path / f"{self.name}.jsonl", folder=self.folder,
+            done=done, total=done + n_batches,
+        )  # fmt: skip
+
+    def text_losses(self, texts: Sequence[str]) -> list[Loss]:
+        """Of running text, from its first token on."""
+        _, tokenizer = self.policy
+        start = tokenizer.bos_token_id
+        before = [tokenizer.eos_token_id if start is None else start]
+        encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return self._losses([(before, list(ids)) for ids in encoded])
+
+    def answer_losses(
+        self, lines: Sequence[PromptLine], references: dict[int, list[str]]
+    ) -> list[Loss]:
+        """Of reference answers, with their end, after their prompts; those that are too long left out."""
+        _, tokenizer = self.policy
+        rows = [
+            (prompt.ids, encode_completion(tokenizer, text))
+            for prompt in self._prompts(lines)
+            for text in references.get(prompt.line.id, [])
+        ]
+        longest = self.config.max_tokens
+        return self._losses([row for row in rows if len(row[0]) + len(row[1]) <= longest])
+
+    def _prompts(self, lines: Sequence[PromptLine]) -> list[EncodedPrompt]:
+        _, tokenizer = self.policy
+        limit = self.config.max_prompt_tokens
+        return encode_arranged(self.reference, tokenizer, lines, limit, self.folder, self.name)[0]
+
+    @torch.no_grad()
+    def _losses(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[Loss]:
+        """Of each completion after its prompt, in the order they came. Raises Stopped."""
+        model, _ = self.policy
+        backbone, head = backbone_of(model), vocabulary_head(model)
+        rows = [row for row in rows if row[1]]
+        found: dict[int, Loss] = {}
+        for group in similar_lengths([len(p) + len(c) for p, c in rows], TOKENS_AT_ONCE):
+            if self.folder.should_stop():
+                raise Stopped
+            prompts, completions = zip(*(rows[place] for place in group), strict=True)
+            batch = collate(prompts, completions, model.device)
+            logprobs = completion_logprobs(backbone, head, batch, 1.0)
+            parts = logprobs.split([len(completion) for completion in completions])
+            for place, part in zip(group, parts, strict=True):
+                found[place] = Loss(-float(part.sum()), len(part))
+            self.folder.progress(len(found), len(rows))
+        return [found[place] for place in range(len(rows))]
+
+
+# --- losses -----------------------------------------------------------------------------------
+def losses_of(
+    new: Side, inputs: Inputs, config: SuiteConfig, folder: RunFolder
+) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
+    """Figures of how likely texts are, and the same text by text."""
+    if not new.has_weights:
+        nothing = Estimate(None, reason=NO_WEIGHTS)
+        names = ("own_loss", "own_perplexity", "general_loss", "general_perplexity", "forgetting")
+        return dict.fromkeys(names, nothing), []
+    before: list[Loss] = []
+    if config.rival is not None and not is_endpoint(config.rival):
+        old = Side("old", config.rival, config, folder)
+        before = _kept_losses(folder, "general-old", lambda: old.text_losses(inputs.texts))
+        old.forget()
+    own = _kept_losses(folder, "own", lambda: new.answer_losses(inputs.lines, inputs.references))
+    general = _kept_losses(folder, "general", lambda: new.text_losses(inputs.texts))
+    own_loss = per_token(own) if own else Estimate(None, reason=NO_REFERENCES)
+    general_loss = per_token(general)
+    found = {
+        "own_loss": own_loss,
+        "own_perplexity": own_loss.scaled(math.exp),
+        "general_loss": general_loss,
+        "general_perplexity": general_loss.scaled(math.exp),
+    }
+    if before:
+        found["forgetting"] = grown = forgetting(
+            [loss.nats for loss in general],
+            [loss.nats for loss in before],
+            [loss.n_tokens for loss in before],
+        )
+        report_forgetting(grown, config.forgetting_bound, folder)
+    rows = [
+        {
+            "text": text, "nats": loss.nats, "n_tokens": loss.n_tokens,
+            "nats_before": before[place].nats if before else None,
+        }
+        for place, (text, loss) in enumerate(zip(inputs.texts, general, strict=True))
+    ]  # fmt: skip
+    return found, rows
+
+
+def _kept_losses(folder: RunFolder, name: str, compute: Callable[[], list[Loss]]) -> list[Loss]:
+    folder.phase(f"losses: {name.replace('-', ', ')}")
+    return [Loss(*row) for row in kept(folder, f"losses-{name}", compute)]
+
+
+def per_token(losses: Sequence[Loss]) -> Estimate:
+    return ratio([loss.nats for loss in losses], [loss.n_tokens for loss in losses])
+
+
+def report_forgetting(grown: Estimate, bound: float, folder: RunFolder) -> None:
+    """For the run's alarms."""
+    if grown.value is not None:
+        low = grown.value if grown.low is None else grown.low
+        folder.metrics(
+            0, {"forgetting": grown.value, "forgetting/low": low, "forgetting/bound": bound}
+        )
+
+
+# --- answers ----------------------------------------------------------------------------------
+def values_of(
+    answers: Sequence[Generated], inputs: Inputs, config: SuiteConfig, folder: RunFolder
+) -> dict[int, dict[str, float]]:
+    """What can be said of each answer by itself, by prompt."""
+    messages = {line.id: line.messages for line in inputs.lines}
+    conversations = [
+        Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
+        for row in answers
+    ]
+    found: dict[int, dict[str, float]] = {
+        row.id: counted(row, inputs.references.get(row.id, [])) for row in answers
+    }
+    columns = {}
+    if config.reward_model:
+        folder.phase("scoring")
+        columns["reward"] = kept(folder, "scores", lambda: _scores(conversations, config, folder))
+    rules = [complete(rule) for rule in config.rewards]
+    for name, rule in zip(names_of(False, rules), rules, strict=True):
+        columns[f"rule/{name}"] = scores_of(rule, conversations)
+    for name, column in columns.items():
+        for row, value in zip(answers, column, strict=True):
+            found[row.id][name] = value
+    return found
+
+
+def _scores(
+    conversations: Sequence[Conversation], config: SuiteConfig, folder: RunFolder
+) -> list[float]:
+    return load_judge(config.reward_model).scores(
+        conversations, folder.should_stop, config.ensemble, config.uncertainty_coefficient
+    )
+
+
+def counted(row: Generated, references: Sequence[str]) -> dict[str, float]:
+    text = row.completion
+    against = (
+        {"exact_match": exact_match(text, references), "rouge_l": rouge_l(text, references)}
+        if references
+        else {}
+    )
+    return {
+        **against,
+        "length": float(row.n_tokens),
+        "truncated": float(row.truncated),
+        "repetition": repetition(text),
+        "refused": float(refuses(text)),
+        "unsafe": float(is_unsafe(text)),
+    }
+
+
+def figures_of(
+    answers: Sequence[Generated],
+    values: dict[int, dict[str, float]],
+    references: dict[int, list[str]],
+) -> dict[str, Estimate]:
+    """Means of what stands with each answer, and figures of all answers together."""
+    names = dict.fromkeys(name for row in values.values() for name in row)
+    found = {name: mean([row[name] for row in values.values() if name in row]) for name in names}
+    referred = [row for row in answers if references.get(row.id)]
+    if not referred:
+        nothing = Estimate(None, reason=NO_REFERENCES)
+        found |= dict.fromkeys(("exact_match", "rouge_l", "chrf", "bleu"), nothing)
+    else:
+        texts = [row.completion for row in referred]
+        wanted = [references[row.id] for row in referred]
+        found |= {"chrf": chrf(texts, wanted), "bleu": bleu(texts, wanted)}
+    every = [row.completion for row in answers]
+    return found | {
+        "distinct_1": Estimate(distinct(every, 1), n=len(every)),
+        "distinct_2": Estimate(distinct(every, 2), n=len(every)),
+        "self_bleu": self_bleu(every),
+    }
+
+
+# --- the judge --------------------------------------------------------------------------------
+def judgement(
+    answers: Sequence[Generated], inputs: Inputs, config: SuiteConfig, folder: RunFolder
+) -> tuple[dict[int, str], dict[str, Any], dict[int, str]]:
+    """The rival's answers, the judge's figures, and its outcome of each prompt; empty without a judge."""
+    if config.judge is None or config.rival is None:
+        return {}, {}, {}
+    old = Side("old", config.rival, config, folder)
+    rival = {row.id: row.completion for row in old.answers(inputs.lines)}
+    old.forget()
+    messages = {line.id: line.messages for line in inputs.lines}
+    shown = [row for row in answers if row.id in rival]
+    contests = [Contest(messages[row.id], row.completion, rival[row.id]) for row in shown]
+    folder.phase("judging")
+    verdicts = judge_all(config.judge, [*contests, *(pair for pair, _ in inputs.pairs)], folder)
+    outcomes = [both_orders(*pair) for pair in verdicts.pairs]
+    people = [said for _, said in inputs.pairs]
+    opinion = opinion_of(outcomes[: len(contests)], outcomes[len(contests) :], people, verdicts)
+    opinion["askers"] = [*old.askers, *verdicts.askers]
+    by_prompt = {row.id: outcome for row, outcome in zip(shown, outcomes, strict=False)}
+    return rival, opinion, by_prompt
+
+
+def opinion_of(
+    outcomes: Sequence[str], on_known: Sequence[str], people: Sequence[str], verdicts: Verdicts
+) -> dict[str, Any]:
+    """What the judge says of the new answers, and how far it agrees with people where they have voted."""
+    letters = [letter for pair in verdicts.pairs for letter in pair if letter]
+    clear = [
+        (said, wanted)
+        for said, wanted in zip(on_known, people, strict=True)
+        if said != UNCLEAR
+    ]  # fmt: skip
+    judge, wanted = [said for said, _ in clear], [said for _, said in clear]
+    nobody = Estimate(None, reason=NO_PEOPLE)
+    return {
+        "metrics": {"judge_win_rate": win_rate(outcomes)},
+        "kappa": (kappa_estimate(judge, wanted) if clear else nobody)._asdict(),
+        "accuracy": (accuracy(judge, wanted) if clear else nobody)._asdict(),
+        "n_pairs": len(outcomes),
+        "wins": sum(outcome == NEW for outcome in outcomes),
+        "ties": sum(outcome == TIE for outcome in outcomes),
+        "unclear": sum(outcome == UNCLEAR for outcome in outcomes),
+        "unparsed": sum(not letter for pair in verdicts.pairs for letter in pair),
+        "says_a": sum(letter == "A" for letter in letters) / len(letters) if letters else None,
+        "mass": verdicts.mass,
+        "prompt": PROMPT,
+    }
+
+
+# --- the rest ---------------------------------------------------------------------------------
+def _tasks(new: Side, config: SuiteConfig) -> dict[str, Estimate]:
+    if not config.tasks:
+        return {}
+    new.folder.phase("tasks of lm-evaluation-harness")
+    return run_tasks(*new.policy, config.tasks, config.task_limit)
+
+
+def _write(
+    folder: RunFolder,
+    rows: Sequence[dict[str, Any]],
+    inputs: Inputs,
+    texts: Sequence[dict[str, Any]],
+) -> None:
+    messages = {line.id: line.messages for line in inputs.lines}
+    answers = [
+        {
+            **row,
+            "messages": messages[row["id"]],
+            "references": inputs.references.get(row["id"], []),
+        }
+        for row in rows
+    ]
+    with folder.writing_artifact() as artifact:
+        for name, lines in (("answers.jsonl", answers), ("texts.jsonl", texts)):
+            content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            (artifact / name).write_text(content, encoding="utf-8")

@@ -1,0 +1,297 @@
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from annotator.models import Role, Split
+from rlhf import suites
+from rlhf.alarms import find_alarms
+from rlhf.datasets import create_dataset
+from rlhf.forms import SuiteForm, settings_like
+from rlhf.models import DatasetKind, RunKind, Status
+from rlhf.runs import evaluate_anew
+from rlhf.suites import AS_GOOD, BEST, Cell, Metric, marked
+from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
+from tests.rlhf.factories import PolicyFactory, RunFactory, write_artifact
+
+pytestmark = pytest.mark.django_db
+
+HIGH = Metric("chrf", "chrF", "high")
+WHY = [{"role": "user", "content": "Why?"}]
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory(slug="tea")
+
+
+@pytest.fixture
+def admin(client, project):
+    user = MembershipFactory(project=project, role=Role.ADMIN).user
+    client.force_login(user)
+    return user
+
+
+@pytest.fixture
+def base(project):
+    return PolicyFactory(project=project, name="base")
+
+
+@pytest.fixture
+def tuned(project, base):
+    return PolicyFactory(project=project, name="tuned", parent=base, details={"is_whole": True})
+
+
+def figure(value, low=None, high=None, n=5, reason=""):
+    return {"value": value, "low": low, "high": high, "n": n, "reason": reason}
+
+
+def make_suite(policy, answer="Because.", conditions="same", metrics=None, **fields):
+    run = RunFactory(
+        project=policy.project, kind=RunKind.SUITE, status=Status.SUCCEEDED, policy=policy,
+        round_number=policy.project.runs.count() + 1,
+        config={"temperature": 0.7, "max_new_tokens": 64, "tasks": ["arc"], "rewards": []},
+        **{
+            "result": {
+                "n_prompts": 1, "conditions": conditions,
+                "metrics": {"chrf": figure(50.0, 40.0, 60.0), "length": figure(9.0), **(metrics or {})},
+            },
+            **fields,
+        },
+    )  # fmt: skip
+    row = {"id": 1, "messages": WHY, "references": [], "answer": answer, "truncated": False,
+           "judge": None, "values": {"length": 9.0}}  # fmt: skip
+    write_artifact(run, "answers.jsonl", [row])
+    return run
+
+
+# --- the table --------------------------------------------------------------------------------
+def test_the_best_is_marked_with_what_may_be_as_good():
+    cells = [Cell(0.7, 0.5, 0.85), Cell(0.9, 0.8, 1.0), Cell(0.2, 0.1, 0.3), Cell(None)]
+
+    assert [cell.mark for cell in marked(HIGH, cells, [True] * 4)] == [AS_GOOD, BEST, "", ""]
+
+
+def test_lower_may_be_better_and_a_lonely_figure_is_no_best():
+    low = Metric("forgetting", "Forgotten", "low")
+
+    assert [c.mark for c in marked(low, [Cell(0.1), Cell(0.3)], [True, True])] == [BEST, ""]
+    assert [c.mark for c in marked(HIGH, [Cell(0.1), Cell(0.3)], [True, False])] == ["", ""]
+    assert [c.mark for c in marked(HIGH, [Cell(0.3), Cell(0.3)], [True, True])] == ["", ""]
+
+
+def test_the_newest_suite_of_each_version_stands_in_the_table(base, tuned):
+    make_suite(base)
+    newest = make_suite(base)
+    of_tuned = make_suite(tuned, conditions="other")
+    third = make_suite(PolicyFactory(project=base.project))
+
+    table = suites.table_of(base.project)
+
+    assert [(c.run, c.is_comparable) for c in table.candidates] == [
+        (newest, True), (of_tuned, False), (third, True),
+    ]  # fmt: skip
+    assert suites.missing_suites(base.project) == []
+
+
+def test_judges_of_different_pairs_are_not_ranked(base, tuned):
+    third = PolicyFactory(project=base.project)
+    make_suite(tuned, metrics={"judge_win_rate": figure(0.6)}, rival=base, judge=base)
+    make_suite(third, metrics={"judge_win_rate": figure(0.9)}, rival=tuned, judge=base)
+
+    rows = [row for _, rows in suites.table_of(base.project).groups for row in rows]
+
+    marks = {row.metric.name: [cell.mark for cell in row.cells] for row in rows}
+    assert marks["judge_win_rate"] == ["", ""]
+
+
+def test_the_table_takes_the_same_queries_for_one_and_three(
+    client, admin, base, tuned, django_assert_num_queries
+):
+    make_suite(base)
+    with django_assert_num_queries(8):
+        client.get(reverse("rlhf:candidates", args=["tea"]))
+
+    make_suite(tuned)
+    make_suite(PolicyFactory(project=base.project))
+
+    with django_assert_num_queries(8):
+        client.get(reverse("rlhf:candidates", args=["tea"]))
+
+
+# --- pages ------------------------------------------------------------------------------------
+def test_agreement_with_people_stands_beside_the_judges_numbers(client, admin, base, tuned):
+    judge = {"kappa": figure(0.31, 0.1, 0.5, 50), "accuracy": figure(0.7, 0.6, 0.8, 40),
+             "n_pairs": 5, "ties": 2, "unparsed": 3, "says_a": 0.9}  # fmt: skip
+    run = make_suite(tuned, metrics={"judge_win_rate": figure(0.6)}, rival=base, judge=base)
+    run.result["judge"] = judge
+    run.save()
+
+    page = client.get(reverse("rlhf:candidates", args=["tea"])).content.decode()
+
+    text = " ".join(page.split())
+    assert "kappa 0.31" in text
+    assert "right on 70 %" in text.replace("\xa0", " ").replace("\u202f", " ")
+    assert "3 verdicts that could not be read" in text
+
+
+def test_a_judge_without_votes_to_compare_with_says_so(client, admin, base, tuned):
+    nobody = figure(None, n=0, reason="no people's votes to compare with")
+    run = make_suite(tuned, rival=base, judge=base, metrics={"judge_win_rate": figure(0.6)})
+    run.result["judge"] = {"kappa": nobody, "accuracy": nobody, "n_pairs": 5, "ties": 2}
+    run.save()
+
+    page = client.get(run.get_absolute_url()).content.decode()
+
+    assert "no people\u2019s votes to compare with" in page
+
+
+def test_answers_to_a_prompt_stand_beside_each_other(client, admin, base, tuned):
+    make_suite(base, answer="Who knows.")
+    make_suite(tuned, answer="It is <b>blue</b>.")
+    gone = make_suite(PolicyFactory(project=base.project, name="third"))
+    (gone.folder / "artifact" / "answers.jsonl").unlink()
+
+    page = client.get(
+        reverse("rlhf:candidate_answers", args=["tea"]), {"metric": "length"}
+    ).content.decode()
+
+    assert "Who knows." in page
+    assert "It is &lt;b&gt;blue&lt;/b&gt;." in page
+    assert "The answers of third are gone" in page
+    assert "Length 9." in page
+
+
+def test_text_stands_behind_forgetting(client, admin, tuned):
+    run = make_suite(tuned, metrics={"forgetting": figure(0.2)})
+    row = {"text": "A river.", "nats": 6.0, "n_tokens": 3, "nats_before": 4.0}
+    (run.folder / "artifact" / "texts.jsonl").write_text(json.dumps(row) + "\n")
+
+    page = client.get(reverse("rlhf:candidate_answers", args=["tea"]), {"metric": "forgetting"})
+
+    assert "A river." in page.content.decode()
+    assert suites.texts_behind(suites.table_of(tuned.project).candidates) == [
+        ("A river.", [{**row, "loss": 2.0, "grown": 2.0}])
+    ]
+
+
+@pytest.mark.parametrize("name", ["candidates", "candidate_answers"])
+def test_annotators_do_not_see_who_is_ahead(client, project, base, name):
+    make_suite(base)
+    client.force_login(MembershipFactory(project=project, role=Role.ANNOTATOR).user)
+
+    assert client.get(reverse(f"rlhf:{name}", args=["tea"])).status_code == 404
+
+
+def test_a_project_without_a_suite_says_what_it_is(client, admin, project):
+    page = client.get(reverse("rlhf:candidates", args=["tea"]))
+
+    assert "Nothing to compare yet" in page.content.decode()
+    assert client.get(reverse("rlhf:candidate_answers", args=["tea"])).status_code == 404
+
+
+def test_the_api_gives_the_table(client, admin, base):
+    make_suite(base)
+
+    found = client.get(reverse("rlhf_api:candidates", args=["tea"])).json()
+
+    assert [(c["name"], c["n_prompts"]) for c in found["candidates"]] == [("base", 1)]
+    assert found["metrics"]["chrf"] == [{**figure(50.0, 40.0, 60.0), "mark": ""}]
+
+
+# --- starting one -----------------------------------------------------------------------------
+def test_the_form_repeats_a_suite_with_its_judge(project, base, tuned):
+    run = make_suite(tuned, rival=base, judge=base)
+
+    form = SuiteForm(project, initial=settings_like(run))
+
+    assert (form["judge"].value(), form["rival"].value()) == (base.pk, base.pk)
+    assert form["tasks"].value() == "arc"
+
+
+def test_a_judge_needs_something_to_compare_with(project, base):
+    sent = SuiteForm(project).as_sent().data | {"judge": base.pk, "policy": base.pk}
+
+    form = SuiteForm(project, sent)
+
+    assert list(form.errors) == ["rival"]
+
+
+def test_names_of_tasks_are_separated_by_commas(project, base):
+    form = SuiteForm(project, SuiteForm(project).as_sent().data | {"tasks": "arc, ,boolq "})
+
+    assert form.is_valid(), form.errors
+    assert form.settings["tasks"] == ["arc", "boolq"]
+
+
+def test_forgetting_beyond_the_bound_raises_an_alarm():
+    def levels(grown, low):
+        values = {"forgetting": grown, "forgetting/low": low, "forgetting/bound": 0.1}
+        return [str(alarm.level) for alarm in find_alarms([(0, values)])]
+
+    assert levels(0.3, 0.2) == ["red"]
+    assert levels(0.3, 0.05) == ["yellow"]
+    assert levels(0.05, 0.01) == []
+
+
+# --- after training ---------------------------------------------------------------------------
+@pytest.fixture
+def trained(project, base):
+    """A training run that has made a policy."""
+    PromptFactory(project=project, split=Split.TEST)
+    run = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED, policy=base)
+    PolicyFactory(project=project, name="policy-r1-v2", parent=base, run=run)
+    return run
+
+
+def test_a_suite_follows_training_once_if_the_project_wants_it(client, admin, project, trained):
+    assert evaluate_anew(trained.pk) is None
+    client.post(reverse("rlhf:change_suites", args=["tea"]), {"after_training": "on"})
+
+    suite, again = evaluate_anew(trained.pk), evaluate_anew(trained.pk)
+
+    assert suite == again
+    assert (suite.policy.name, suite.rival.name) == ("policy-r1-v2", "base")
+
+
+def test_it_is_like_the_latest_so_that_both_can_be_compared(project, base, trained):
+    latest = make_suite(base, rival=None)
+    (latest.folder / "prompts.jsonl").write_text("{}\n{}\n")
+    suites.run_after_training(project, wanted=True)
+
+    suite = evaluate_anew(trained.pk)
+
+    assert (suite.config["max_new_tokens"], suite.config["tasks"]) == (64, ["arc"])
+    assert suite.rival == base
+
+
+def test_an_import_is_not_followed_by_a_suite(project, base):
+    suites.run_after_training(project, wanted=True)
+    imported = RunFactory(project=project, status=Status.SUCCEEDED)
+    PolicyFactory(project=project, run=imported)
+
+    assert evaluate_anew(imported.pk) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_runs_the_suite_and_prints_its_figures(project, base, toy, capsys):
+    PromptFactory(project=project, split=Split.TEST)
+    create_dataset(project, "wide", DatasetKind.TEXT, [{"text": "A river."}], origin="by hand")
+
+    call_command("suite", "tea", "base", "--text", "wide", "--max-prompts", "3")
+
+    run = project.runs.get(kind=RunKind.SUITE)
+    assert capsys.readouterr().out == "length: 7 (6 to 8)\n"
+    assert (run.folder / "texts.jsonl").read_text() == '{"text": "A river."}\n'
+    assert [dataset.name for dataset in run.datasets.all()] == ["wide"]
+
+
+def test_the_command_says_which_version_is_missing(project):
+    with pytest.raises(CommandError, match="has no model version nobody"):
+        call_command("suite", "tea", "nobody")
+
+
+def test_the_command_names_a_refusal(project, base):
+    with pytest.raises(CommandError, match="This project has no prompts yet"):
+        call_command("suite", "tea", "base")

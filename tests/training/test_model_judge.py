@@ -1,0 +1,59 @@
+import pytest
+
+from rlhf.training.artifacts import RunError
+from rlhf.training.model_judge import Contest, judge_all, letter_ids, parse, question
+from rlhf.training.tiny import build_tokenizer
+
+WHY = [{"role": "user", "content": "Why?"}]
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("A", "A"),
+        (" **B**.\n", "B"),
+        ("Answer: A", "A"),
+        ('"B"', "B"),
+        ("a", ""),
+        ("A or B", ""),
+        ("A is better", ""),
+        ("Neither", ""),
+        ("", ""),
+    ],
+)
+def test_a_verdict_is_a_letter_and_nothing_else(reply, verdict):
+    assert parse(reply) == verdict
+
+
+def test_the_swapped_question_has_the_new_answer_last():
+    contest = Contest(WHY, "new one", "old one")
+
+    (plain,), (swapped,) = question(contest), question(contest, is_swapped=True)
+
+    assert "[Answer A]\nnew one\n\n[Answer B]\nold one" in plain["content"]
+    assert "[Answer A]\nold one\n\n[Answer B]\nnew one" in swapped["content"]
+    assert "[What was asked]\nuser: Why?" in plain["content"]
+
+
+def test_texts_that_look_like_places_of_the_question_stay_as_they_are():
+    (asked,) = question(Contest(WHY, "{b} {0}", "{question}"))
+
+    assert "[Answer A]\n{b} {0}\n\n[Answer B]\n{question}" in asked["content"]
+
+
+def test_a_tokenizer_without_the_letter_is_refused():
+    tokenizer = build_tokenizer()
+
+    assert len(letter_ids(tokenizer, "A")) == 2
+    with pytest.raises(RunError, match="The judge cannot say 東"):
+        letter_ids(tokenizer, "東")
+
+
+def test_a_question_that_is_too_long_has_no_verdict(tiny_reference, folder):
+    contests = [Contest(WHY, "Yes. " * 1000, "No."), Contest(WHY, "Yes.", "No.")]
+
+    verdicts = judge_all(tiny_reference, contests, folder)
+
+    assert verdicts.pairs[0] == ("", "")
+    assert set(verdicts.pairs[1]) <= {"A", "B"}
+    assert judge_all(tiny_reference, contests, folder) == verdicts
