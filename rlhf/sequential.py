@@ -41,6 +41,7 @@ PROMOTE, REJECT, UNDECIDED = "promote", "reject", "undecided"
 
 OTHER_SHARES = (0.1, 0.25, 0.45, 0.7, 0.95)
 LARGEST_SHARE = 0.95  # of 1, the first loss would leave nothing for ever
+TRIFLE = 1e-9  # as much as sums of floats are wrong by
 HALVINGS = 24  # of an interval below 1: bounds are right to seven digits
 
 Counts = Mapping[float, int]  # how often each outcome came
@@ -185,7 +186,7 @@ def outcomes_to_go(outcomes: Sequence[float], rule: Rule) -> int | None:
         log_wealth(counts, EVEN, rule.bets),
         log_wealth(mirrored(counts), EVEN - rule.margin, rule.bets),
     )
-    if best <= 0:
+    if best < TRIFLE:
         return None
     return max(0, math.ceil(len(outcomes) * (rule.enough / best - 1)))
 

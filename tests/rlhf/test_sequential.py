@@ -110,6 +110,7 @@ def test_forecast_follows_the_money_made_so_far():
 
     assert sequential.outcomes_to_go([WIN] * 4, RULE) == math.ceil(4 * (math.log(20) / money - 1))
     assert sequential.outcomes_to_go([LOSS, WIN], RULE) is None
+    assert sequential.outcomes_to_go([], RULE) is None
 
 
 def test_few_of_many_sequences_without_a_difference_promote():
