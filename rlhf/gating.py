@@ -129,12 +129,17 @@ def _answers_per_prompt(gate: Gate) -> int:
     held_out = Prompt.objects.filter(project=gate.project, split=Split.TEST).count()
     needed = answers_per_prompt(gate.n_pairs, gate.n_same, held_out)
     if held_out and needed > MOST_ANSWERS:
-        most = int(MOST_ANSWERS * held_out / (1 + 2 * gate.same_share)) * gate.votes_per_pair
+        most = most_votes(held_out, gate.same_share) * gate.votes_per_pair
         raise GateRefused(
             f"{held_out} held-out prompts are enough for about {most} votes, not for {gate.budget}: "
             "lower the budget, or import more prompts."
         )
     return min(needed, MOST_ANSWERS)
+
+
+def most_votes(held_out: int, same_share: float) -> int:
+    """How many pairs of both policies so many prompts are enough for, at a vote each."""
+    return int(MOST_ANSWERS * held_out / (1 + 2 * same_share))
 
 
 def open_gate_of(project: Project) -> Gate | None:

@@ -1,6 +1,14 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf import chat, endpoint_views, lineage_pages, model_pages, playground, views
+from rlhf import (
+    chat,
+    endpoint_views,
+    gate_pages,
+    lineage_pages,
+    model_pages,
+    playground,
+    views,
+)
 from rlhf.chat_completions import ChatCompletions
 
 app_name = "rlhf"
@@ -36,12 +44,23 @@ lineage_urls = [
     path("files/check/", lineage_pages.check_files, name="check_files"),
 ]
 
+gate_urls = [
+    path("", gate_pages.gates, name="gates"),
+    path("new/", gate_pages.new_gate, name="new_gate"),
+    path("<int:pk>/", gate_pages.gate, name="gate"),
+    path("<int:pk>/status/", gate_pages.gate_status, name="gate_status"),
+    path("<int:pk>/stop/", gate_pages.stop_gate, name="stop_gate"),
+    path("<int:pk>/overrule/", gate_pages.overrule_gate, name="overrule_gate"),
+    path("back/<int:number>/", gate_pages.roll_back, name="roll_back"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("", views.project, name="project"),
     path("loop/", views.loop_strip, name="loop_strip"),
     path("rounds/next/", views.next_round, name="next_round"),
     path("runs/", include(run_urls)),
     path("chat/", include(chat_urls)),
+    path("gates/", include(gate_urls)),
     path("playground/", playground.playground, name="playground"),
     path("models/", views.model_versions, name="model_versions"),
     path("models/<int:pk>/", views.model_version, name="model_version"),
@@ -63,5 +82,10 @@ urlpatterns = [
         "api/v1/models/<int:pk>/chat/completions",
         ChatCompletions.as_view(),
         name="chat_completions",
+    ),
+    path(
+        "api/v1/projects/<slug:slug>/current/chat/completions",
+        ChatCompletions.as_view(),
+        name="current_chat_completions",
     ),
 ]

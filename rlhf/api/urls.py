@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import models, runs
+from rlhf.api import gates, models, runs
 
 app_name = "rlhf_api"
 
@@ -14,9 +14,24 @@ run_urls = [
     path("<int:pk>/log/", runs.log, name="log"),
 ]
 
+gate_urls = [
+    path("", gates.gates, name="gates"),
+    path("<int:pk>/", gates.gate, name="gate"),
+    path("<int:pk>/stop/", gates.stop, name="stop_gate"),
+    path("<int:pk>/overrule/", gates.overrule, name="overrule_gate"),
+]
+
+current_urls = [
+    path("", gates.current, name="current"),
+    path("history/", gates.promotions, name="promotions"),
+    path("roll-back/", gates.roll_back, name="roll_back"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("runs/", include(run_urls)),
     path("models/", models.models, name="models"),
+    path("gates/", include(gate_urls)),
+    path("current/", include(current_urls)),
     path("rounds/", models.project_rounds, name="rounds"),
 ]
 

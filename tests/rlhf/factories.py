@@ -175,6 +175,5 @@ class GateFactory(factory.django.DjangoModelFactory):
 
     @factory.post_generation
     def written_down(gate, create, extracted, **kwargs):
-        Promotion.objects.create(
-            project=gate.project, number=1, version=gate.incumbent, reason="The first."
-        )
+        first = {"version": gate.incumbent, "reason": "The first."}
+        Promotion.objects.get_or_create(project=gate.project, number=1, defaults=first)

@@ -12,42 +12,21 @@ from rlhf import gating, rounds
 from rlhf.current import current_policy
 from rlhf.gate_models import Decision, Gate, GateState
 from rlhf.gating import GateRefused
-from rlhf.models import GeneratedCompletion, RunKind
+from rlhf.models import RunKind
 from rlhf.runs import RunRefused
 from rlhf.sequential import Rule
 from tests.factories import ProjectFactory, PromptFactory, UserFactory, make_judgment
-from tests.rlhf.factories import GateFactory, PolicyFactory, RoundFactory, make_comparison
+from tests.rlhf.factories import PolicyFactory, RoundFactory
+from tests.rlhf.gates import LOSS, TIE, WIN, vote, voting_gate
 
 pytestmark = pytest.mark.django_db
 
-WIN, LOSS, TIE = [[0], [1]], [[1], [0]], [[0, 1]]
 SAMPLING = {"max_new_tokens": 8}
 
 
 @pytest.fixture
 def gate():
-    """People can be asked 20 pairs, the candidate's answer first; 8 wins decide."""
-    gate = GateFactory(state=GateState.VOTING, opened=timezone.now(), budget=20)
-    for number, prompt in enumerate(PromptFactory.create_batch(20, project=gate.project)):
-        add_pair(gate, prompt, number)
-    return gate
-
-
-def add_pair(gate, prompt, number):
-    texts = (f"new {number}", f"old {number}")
-    comparison = make_comparison(prompt, *texts, purpose="evaluation", origin=gate.run.origin)
-    versions = (gate.candidate, gate.incumbent)
-    for completion, version in zip(comparison.completions.order_by("pk"), versions, strict=True):
-        GeneratedCompletion.objects.create(
-            completion=completion, model_version=version, run=gate.run, sampling={}
-        )
-
-
-def vote(gate, *rankings):
-    """One vote on each of the next open pairs."""
-    open_pairs = Comparison.objects.open().filter(origin=gate.run.origin).order_by("pk")
-    for comparison, ranking in zip(open_pairs[: len(rankings)], rankings, strict=True):
-        make_judgment(comparison, UserFactory(), *ranking)
+    return voting_gate()
 
 
 def open_one(project, candidate, **changed):
@@ -344,5 +323,5 @@ def test_forecast_is_the_budget_until_the_votes_tell_more(gate):
     vote(gate, WIN, WIN, WIN, WIN)
 
     found = gating.forecast(gate, gating.standing_of(gate))
-    assert (found.votes, found.most) == (8, 16)
-    assert found.days == pytest.approx(8 / 24 / 4)
+    assert (found.votes, found.most) == (5, 16)
+    assert found.days == pytest.approx(5 / 24 / 4)
