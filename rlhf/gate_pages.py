@@ -170,7 +170,8 @@ def _render_gate(
 
 def _context(access: Access, gate: Gate) -> dict[str, Any]:
     standing = gating.standing_of(gate)
-    points = sequential.sequence(standing.counted, gate.rule)
+    counted = standing.counted
+    points = sequential.sequence(counted, gate.rule)
     same = standing.same
     is_voting = gate.state == GateState.VOTING
     return {
@@ -180,9 +181,10 @@ def _context(access: Access, gate: Gate) -> dict[str, Any]:
         "points": points,
         "last": points[-1] if points else None,
         "chart": chart_of(points, gate.margin),
-        "wins": sum(outcome > sequential.EVEN for outcome in standing.outcomes),
-        "losses": sum(outcome < sequential.EVEN for outcome in standing.outcomes),
-        "ties": sum(outcome == sequential.EVEN for outcome in standing.outcomes),
+        "wins": sum(outcome > sequential.EVEN for outcome in counted),
+        "losses": sum(outcome < sequential.EVEN for outcome in counted),
+        "ties": sum(outcome == sequential.EVEN for outcome in counted),
+        "n_late": len(standing.outcomes) - len(counted),
         "error_rate": f"{100 * gate.alpha:g}\u00a0%",
         "wanted": sequential.EVEN + gate.margin,
         "forecast": gating.forecast(gate, standing) if is_voting else None,

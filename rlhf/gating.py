@@ -144,7 +144,7 @@ def most_votes(held_out: int, same_share: float) -> int:
 
 def open_gate_of(project: Project) -> Gate | None:
     open_gates = project.gates.filter(state__in=OPEN).select_related(
-        "candidate", "incumbent", "run"
+        "project", "candidate", "incumbent", "run__project"
     )
     return open_gates.first()
 
@@ -300,12 +300,13 @@ def in_words(gate: Gate, standing: Standing) -> str:
         return (
             "There was no pair to ask: both policies gave the same answers, or they are held back."
         )
-    share = f"{100 * point.mean:.0f} % ({100 * point.low:.0f} to {100 * point.high:.0f} %)"
+    low, mean, high = (f"{100 * value:.1f}" for value in (point.low, point.mean, point.high))
+    share = f"{mean} % ({low} to {high} %)"
     pairs = f"{point.n} pair{'' if point.n == 1 else 's'}"
     verdict = standing.decision.verdict if standing.decision else None
     if verdict == sequential.PROMOTE:
         return f"After {pairs} the win probability is {share}: above one half."
-    wanted = f"{100 * (sequential.EVEN + gate.margin):.0f} %"
+    wanted = f"{100 * (sequential.EVEN + gate.margin):g} %"
     if verdict == sequential.REJECT:
         return (
             f"After {pairs} the win probability is {share}: below the {wanted} that were asked for."

@@ -156,7 +156,8 @@ def test_enough_wins_promote_and_end_the_asking(gate):
     assert (gate.state, gate.decision, gate.found["n"]) == ("decided", Decision.PROMOTE, 8)
     assert current_policy(gate.project) == gate.candidate
     assert (
-        gate.reason == "After 8 pairs the win probability is 100 % (54 to 100 %): above one half."
+        gate.reason
+        == "After 8 pairs the win probability is 100.0 % (53.6 to 100.0 %): above one half."
     )
     assert Comparison.objects.open().count() == 0
 
