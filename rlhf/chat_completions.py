@@ -1,6 +1,7 @@
 """`POST /api/v1/models/ID/chat/completions`: a policy behind OpenAI's protocol.
 
-OpenAI's clients work with `…/api/v1/models/ID` as their base address. What we do not have (tools,
+OpenAI's clients work with `…/api/v1/models/ID` as their base address, or with
+`…/api/v1/projects/SLUG/current` for whichever policy is the project's current one. What we do not have (tools,
 log-probabilities, …) is refused by name, not left out in silence.
 """
 
@@ -31,8 +32,9 @@ from rest_framework.views import APIView
 
 from annotator.access import role_in
 from annotator.api.auth import HasScope
-from annotator.models import Role, User
+from annotator.models import Project, Role, User
 from rlhf import model_server
+from rlhf.current import current_policy
 from rlhf.integrity import HASHED_AT_LAUNCH, FilesChanged, refuse_changed
 from rlhf.model_server import Line, ModelServerError
 from rlhf.models import ModelVersion
@@ -261,8 +263,8 @@ class ChatCompletions(APIView):
     def get_exception_handler(self) -> Any:
         return answer_with_error
 
-    def post(self, request: Request, pk: int) -> HttpResponseBase:
-        version = version_for(request.user, pk)
+    def post(self, request: Request, pk: int = 0, slug: str = "") -> HttpResponseBase:
+        version = version_for(request.user, current_of(slug) if slug else pk)
         serializer = ChatCompletionSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         asked = serializer.validated_data
@@ -296,6 +298,13 @@ def version_for(user: User, pk: int) -> ModelVersion:
         kind = version.get_kind_display().lower()
         raise ValidationError(f"{version} is a {kind}: only policies that are here can be asked.")
     return version
+
+
+def current_of(slug: str) -> int:
+    """The number of a project's current policy, looked up at each request; 0 if there is none."""
+    project = Project.objects.filter(slug=slug).first()
+    version = project and current_policy(project)
+    return version.pk if version else 0
 
 
 def resumed(first: Line, lines: Generator[Line]) -> Iterator[Line]:

@@ -14,6 +14,8 @@ from annotator.models import Project
 from rlhf.distilling import store_demonstrations
 from rlhf.documents import keep_collection
 from rlhf.evaluation import store_pairs
+from rlhf.gate_models import Gate
+from rlhf.gate_pairs import store_gate_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
 from rlhf.questions import store_order
@@ -57,6 +59,12 @@ def collect_reward_model(run: Run) -> dict[str, Any]:
 
 def collect_policy(run: Run) -> dict[str, Any]:
     return add_version(run, ModelKind.POLICY, "policy")
+
+
+def collect_evaluate(run: Run) -> dict[str, Any]:
+    """Comparisons for people; those of a gate, if it was launched by one."""
+    gate = Gate.objects.select_related("run").filter(run=run).first()
+    return store_gate_pairs(run, gate) if gate else store_pairs(run)
 
 
 def collect_converse(run: Run) -> dict[str, Any]:
@@ -147,7 +155,7 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.GENERATE: store_completions,
     RunKind.REWARD_MODEL: collect_reward_model,
     RunKind.PPO: collect_policy,
-    RunKind.EVALUATE: store_pairs,
+    RunKind.EVALUATE: collect_evaluate,
     RunKind.PROBE: collect_probe,
     RunKind.ORDER_QUEUE: store_order,
     RunKind.CONVERSE: collect_converse,

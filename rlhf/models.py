@@ -649,3 +649,8 @@ class FileCheck(models.Model):
     def is_under_way(self) -> bool:
         """Asked for and not answered. One that takes much longer than any did has been lost."""
         return self.finished is None and timezone.now() - self.asked < FILE_CHECK_LOST_AFTER
+
+
+# Models with what is done with them, in modules of their own: Django looks for models here.
+from rlhf.gate_models import Gate as Gate  # noqa: E402
+from rlhf.gate_models import Promotion as Promotion  # noqa: E402

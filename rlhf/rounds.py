@@ -9,7 +9,9 @@ from django.db.models import Count, Max
 
 from annotator.agreement import Agreement, alpha_by_round
 from annotator.models import Judgment, Project, Purpose, User
+from rlhf.current import current_policy
 from rlhf.evaluation import WinRate, win_rates
+from rlhf.gating import open_gate_of
 from rlhf.models import MAKE_POLICIES, ONLINE, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from rlhf.runs import RunRefused, next_round
 
@@ -111,7 +113,8 @@ def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int,
 
 
 def start_next_round(project: Project, user: User | None, *, after: int) -> None:
-    """Begin the round after this one from the newest policy that was made from votes in it.
+    """Begin the round after this one from the newest policy that was made from votes in it; once there
+    has been a gate, from the current policy instead.
 
     Does nothing if that round has begun: a button pressed twice starts one. Raises RunRefused.
     """
@@ -123,16 +126,21 @@ def start_next_round(project: Project, user: User | None, *, after: int) -> None
     new_policy = made.order_by("-pk").first()
     if new_policy is None:
         raise RunRefused(f"Round {after} has made no new policy yet: run PPO first.")
-    next_round(project, user, new_policy)
+    if gate := open_gate_of(project):
+        raise RunRefused(
+            f"Gate {gate.pk} has not decided yet whether {gate.candidate} becomes current: wait for it, "
+            "or stop it."
+        )
+    is_gated = project.promotions.exists()
+    next_round(project, user, (is_gated and current_policy(project)) or new_policy)
 
 
 def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
     """Which models the next run of a kind should use, as far as the rounds tell."""
-    current = current_round(project)
     reward_model = (
         project.model_versions.filter(kind=ModelKind.REWARD).select_related("parent").first()
     )
-    chosen: dict[str, ModelVersion | None] = {"policy": current.policy if current else None}
+    chosen: dict[str, ModelVersion | None] = {"policy": current_policy(project)}
     if kind in ONLINE and reward_model:
         chosen = {"policy": reward_model.parent, "reward_model": reward_model}
     if kind == RunKind.EVALUATE:

@@ -6,7 +6,7 @@ from annotator.assignment import end_holds, release_expired
 from annotator.imports import jobs as imports
 from annotator.quality import keeping
 from annotator.webhooks import outbox
-from rlhf import integrity, lineage, runs
+from rlhf import gating, integrity, lineage, runs
 from rlhf.models import FileCheck
 
 
@@ -20,6 +20,7 @@ def tend() -> None:
         pass
     imports.tend()
     runs.tend()
+    gating.tend()
     keeping.look_after_agreement()
     outbox.tidy()
 

@@ -6,6 +6,7 @@ from rlhf import (
     distill_pages,
     document_pages,
     endpoint_views,
+    gate_pages,
     lineage_pages,
     model_pages,
     playground,
@@ -61,6 +62,16 @@ prompt_urls = [
     path("dismiss/", prompt_lab.dismiss_prompt_lab, name="dismiss_prompt_lab"),
 ]
 
+gate_urls = [
+    path("", gate_pages.gates, name="gates"),
+    path("new/", gate_pages.new_gate, name="new_gate"),
+    path("<int:pk>/", gate_pages.gate, name="gate"),
+    path("<int:pk>/status/", gate_pages.gate_status, name="gate_status"),
+    path("<int:pk>/stop/", gate_pages.stop_gate, name="stop_gate"),
+    path("<int:pk>/overrule/", gate_pages.overrule_gate, name="overrule_gate"),
+    path("back/<int:number>/", gate_pages.roll_back, name="roll_back"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("", views.project, name="project"),
     path("loop/", views.loop_strip, name="loop_strip"),
@@ -69,6 +80,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("chat/", include(chat_urls)),
     path("routes/", route_pages.routes, name="routes"),
     path("routes/<int:pk>/evaluate/", route_pages.evaluate_route, name="evaluate_route"),
+    path("gates/", include(gate_urls)),
     path("playground/", playground.playground, name="playground"),
     path("fine-tune/", dataset_views.fine_tune, name="fine_tune"),
     path("datasets/", dataset_views.datasets, name="datasets"),
@@ -100,5 +112,10 @@ urlpatterns = [
         "api/v1/models/<int:pk>/chat/completions",
         ChatCompletions.as_view(),
         name="chat_completions",
+    ),
+    path(
+        "api/v1/projects/<slug:slug>/current/chat/completions",
+        ChatCompletions.as_view(),
+        name="current_chat_completions",
     ),
 ]

@@ -28,6 +28,7 @@ from rlhf import (
     distill_pages,
     estimates,
     evaluation,
+    gate_pages,
     learning_curves,
     lineage,
     loop,
@@ -41,6 +42,7 @@ from rlhf import (
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.combining import can_be_part, parts_of
+from rlhf.current import current_policy
 from rlhf.endpoints import spent_on
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
 from rlhf.inputs import Order, config_of
@@ -63,6 +65,7 @@ def project(request: HtmxRequest, slug: str) -> HttpResponse:
     if access.is_reviewer:
         context["rounds"] = rounds.rounds_of(access.project)
         context["questions"] = questions.standing_of(access.project)
+        context["current"] = gate_pages.card_of(access.project)
     return render(request, "rlhf/project.html", context)
 
 
@@ -427,6 +430,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "project": project,
         "role": role,
         "version": version,
+        "is_current": current_policy(project) == version,
         "measured": measured,
         "probe": estimates.Probe.from_json(measured),
         "ancestors": rounds.ancestors_of(version),

@@ -17,6 +17,8 @@ class Event(models.TextChoices):
     EXPORT_READY = "export.ready", "An export is ready"
     RUN_FINISHED = "run.finished", "A run has finished: succeeded, failed, stopped or lost"
     AGREEMENT_FELL = "agreement.fell", "Agreement fell below a value"
+    GATE_DECIDED = "gate.decided", "A gate was decided: by the votes, or by somebody"
+    CURRENT_CHANGED = "current.changed", "Another policy became current"
 
 
 TEST = "test"  # what the button on the page sends; nobody chooses it

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import candidates, datasets, models, prompting, routes, runs, trials
+from rlhf.api import candidates, datasets, gates, models, prompting, routes, runs, trials
 
 app_name = "rlhf_api"
 
@@ -17,6 +17,19 @@ run_urls = [
     path("<int:pk>/trials/delete/", trials.delete_trials, name="delete_trials"),
 ]
 
+gate_urls = [
+    path("", gates.gates, name="gates"),
+    path("<int:pk>/", gates.gate, name="gate"),
+    path("<int:pk>/stop/", gates.stop, name="stop_gate"),
+    path("<int:pk>/overrule/", gates.overrule, name="overrule_gate"),
+]
+
+current_urls = [
+    path("", gates.current, name="current"),
+    path("history/", gates.promotions, name="promotions"),
+    path("roll-back/", gates.roll_back, name="roll_back"),
+]
+
 project_urls: list[URLPattern | URLResolver] = [
     path("runs/", include(run_urls)),
     path("models/", models.models, name="models"),
@@ -27,6 +40,8 @@ project_urls: list[URLPattern | URLResolver] = [
     path("prompting/", prompting.prompt_versions, name="prompt_versions"),
     path("documents/", prompting.collections, name="collections"),
     path("candidates/", candidates.candidates, name="candidates"),
+    path("gates/", include(gate_urls)),
+    path("current/", include(current_urls)),
     path("rounds/", models.project_rounds, name="rounds"),
 ]
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from annotator.models import Assignment, Comparison, Completion, Export, Judgment
 from rlhf.datasets import create_dataset
+from rlhf.gate_models import Gate, Promotion
 from rlhf.models import DatasetKind, Endpoint, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from tests.factories import ProjectFactory, UserFactory
 
@@ -153,3 +154,31 @@ class EndpointFactory(factory.django.DjangoModelFactory):
     )
     address = "http://127.0.0.1:9/v1"
     model = "toy"
+
+
+class GateFactory(factory.django.DjangoModelFactory):
+    """A gate whose run has not ended yet; what is current is written down."""
+
+    class Meta:
+        model = Gate
+        skip_postgeneration_save = True
+
+    project = factory.SubFactory(ProjectFactory)
+    candidate = factory.SubFactory(PolicyFactory, project=factory.SelfAttribute("..project"))
+    incumbent = factory.SubFactory(PolicyFactory, project=factory.SelfAttribute("..project"))
+    run = factory.SubFactory(
+        EvaluateRunFactory,
+        project=factory.SelfAttribute("..project"),
+        policy=factory.SelfAttribute("..candidate"),
+        rival=factory.SelfAttribute("..incumbent"),
+        status=Status.SUCCEEDED,
+    )
+    alpha = 0.05
+    margin = 0.1
+    budget = 100
+    same_share = 0.1
+
+    @factory.post_generation
+    def written_down(gate, create, extracted, **kwargs):
+        first = {"version": gate.incumbent, "reason": "The first."}
+        Promotion.objects.get_or_create(project=gate.project, number=1, defaults=first)

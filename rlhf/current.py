@@ -1,0 +1,94 @@
+"""Which policy of a project is the current one: the one that runs start from, and clients are given.
+
+Without a gate that is the policy of the current round. The first gate writes it down, and from
+then on the record alone says it (docs/gate.md, *Rounds and the current policy*).
+"""
+
+from __future__ import annotations
+
+from django.db import IntegrityError, transaction
+
+from annotator.audit import Action, record
+from annotator.models import Project, User
+from annotator.webhooks.models import Event
+from annotator.webhooks.outbox import tell
+from rlhf.gate_models import Gate, Promotion
+from rlhf.models import ModelVersion
+
+
+class CurrentMoved(Exception):
+    """Another policy has become current meanwhile. The message is a sentence."""
+
+    def __init__(self) -> None:
+        super().__init__("Another policy has just become current: look again before you change it.")
+
+
+def newest_promotion(project: Project) -> Promotion | None:
+    return project.promotions.select_related("version").first()
+
+
+def current_policy(project: Project) -> ModelVersion | None:
+    """None before a policy was imported."""
+    if newest := newest_promotion(project):
+        return newest.version
+    rounds = project.rounds.select_related("policy").order_by("-number")
+    return next((each.policy for each in rounds[:1]), None)
+
+
+def keep_current(project: Project) -> None:
+    """Write down what is current, if nothing is written down yet. Who comes second changes nothing."""
+    version = current_policy(project)
+    if version is None or project.promotions.exists():
+        return
+    Promotion.objects.get_or_create(
+        project=project,
+        number=1,
+        defaults={"version": version, "reason": "It was current when the first gate began."},
+    )
+
+
+def make_current(
+    project: Project,
+    version: ModelVersion,
+    *,
+    user: User | None,
+    reason: str,
+    gate: Gate | None = None,
+    after: int | None = None,
+) -> Promotion | None:
+    """From now on `version` is current; None if it was.
+
+    `after` is the number of the promotion that held when this was decided. Raises CurrentMoved if
+    another one holds.
+    """
+    newest = newest_promotion(project)
+    number = newest.number if newest else 0
+    if after is not None and number != after:
+        raise CurrentMoved
+    if newest and newest.version_id == version.pk:
+        return None
+    try:
+        with transaction.atomic():
+            made = Promotion.objects.create(
+                project=project, number=number + 1, version=version, gate=gate, user=user,
+                reason=reason,
+            )  # fmt: skip
+            moved = {"from": str(newest.version) if newest else None, "to": str(version)}
+            record(
+                user, Action.CHANGED, project, project=project, current_policy=moved, reason=reason
+            )
+            tell(project, Event.CURRENT_CHANGED, _told(made, newest))
+            return made
+    except IntegrityError as error:  # somebody else's has this number
+        raise CurrentMoved from error
+
+
+def _told(made: Promotion, before: Promotion | None) -> dict[str, object]:
+    return {
+        "model_version": made.version_id,
+        "before": before and before.version_id,
+        "gate": made.gate_id,
+        "by": made.user.username if made.user else "",
+        "reason": made.reason,
+        "created": made.created.isoformat(),
+    }

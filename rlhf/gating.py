@@ -1,0 +1,451 @@
+"""The gate: a version becomes current only through a blind sequential test against the present one.
+
+`open_gate` launches the run that writes the answers; when it has ended, people are asked in their normal
+queue. The worker calls `tend` every minute: it looks whether the votes have decided, records that
+once, and withdraws the pairs that nobody need judge any more. What decides is in sequential.py.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from annotator.audit import Action, record
+from annotator.models import Comparison, Judgment, Project, Prompt, Split, User
+from annotator.webhooks.models import Event
+from annotator.webhooks.outbox import tell
+from rlhf import evaluation, sequential
+from rlhf.current import CurrentMoved, current_policy, keep_current, make_current
+from rlhf.gate_models import OPEN, Decision, Gate, GateState, Promotion
+from rlhf.gate_pairs import answers_per_prompt
+from rlhf.models import GeneratedCompletion, ModelKind, ModelVersion, RunKind
+from rlhf.runs import launch, request_stop
+from rlhf.sequential import Point, Rule
+
+FEWEST_PAIRS = 10
+MOST_ANSWERS = 9  # to one prompt
+SILENT_DAYS = 3
+SPEED_DAYS = 7  # over which the forecast takes the speed of voting
+TIDIED_FOR = timedelta(days=1)  # after a decision, in case whoever made it was killed
+VALUES = {evaluation.WIN: sequential.WIN, evaluation.LOSS: sequential.LOSS}  # others: a tie
+
+
+class GateRefused(Exception):
+    """Something cannot be done with a gate. The message is a sentence for the admin."""
+
+
+# --- opening ----------------------------------------------------------------------------------
+def open_gate(
+    project: Project,
+    candidate: ModelVersion,
+    user: User | None,
+    *,
+    rule: Rule,
+    budget: int,
+    votes_per_pair: int,
+    same_share: float,
+    sampling: dict[str, Any],
+    round_number: int,
+    token: uuid.UUID | None = None,
+) -> Gate:
+    """Launch the run, and the gate with it. The same token again gives back the same gate.
+
+    `sampling` are settings of the run *evaluate*. Raises GateRefused, or RunRefused by the run.
+    """
+    token = token or uuid.uuid4()
+    if known := project.gates.filter(run__token=token).first():
+        return known
+    incumbent = _check(project, candidate)
+    gate = Gate(
+        project=project, candidate=candidate, incumbent=incumbent, alpha=rule.alpha,
+        margin=rule.margin, budget=budget, votes_per_pair=votes_per_pair,
+        same_share=same_share, created_by=user,
+    )  # fmt: skip
+    per_prompt = _answers_per_prompt(gate)
+    try:
+        with transaction.atomic():
+            keep_current(project)
+            gate.run = launch(
+                project,
+                RunKind.EVALUATE,
+                # Drawn: answers of an earlier evaluation, which people have seen, do not come again.
+                {
+                    "seed": random.randrange(2**20),
+                    **sampling,
+                    "completions_per_prompt": per_prompt,
+                },
+                round_number=round_number,
+                user=user,
+                token=token,
+                policy=candidate,
+                rival=incumbent,
+                max_prompts=gate.n_pairs + gate.n_same,
+            )
+            gate.save()
+            about = {"candidate": str(candidate), "incumbent": str(incumbent), "budget": budget}
+            record(user, Action.CREATED, gate, project=project, **about)
+    except IntegrityError as error:
+        if known := project.gates.filter(run__token=token).first():
+            return known
+        _refuse_second(project)
+        raise GateRefused("This gate has just been opened by somebody else.") from error
+    return gate
+
+
+def _check(project: Project, candidate: ModelVersion) -> ModelVersion:
+    """The policy that it is tested against."""
+    incumbent = current_policy(project)
+    if incumbent is None:
+        raise GateRefused("This project has no current policy yet: import a model first.")
+    if candidate.project_id != project.pk or candidate.kind != ModelKind.POLICY:
+        raise GateRefused(f"{candidate} is no policy of this project whose weights are here.")
+    if candidate == incumbent:
+        raise GateRefused(f"{candidate} is the current policy: choose another one to test.")
+    _refuse_second(project)
+    return incumbent
+
+
+def _refuse_second(project: Project) -> None:
+    if other := open_gate_of(project):
+        raise GateRefused(
+            f"Gate {other.pk} is testing {other.candidate} already: wait until it decides, or stop it."
+        )
+
+
+def _answers_per_prompt(gate: Gate) -> int:
+    if gate.n_pairs < FEWEST_PAIRS:
+        raise GateRefused(
+            f"{gate.budget} votes are {gate.n_pairs} pairs, with which nothing can be shown: "
+            f"allow {FEWEST_PAIRS * gate.votes_per_pair} at least, better 200."
+        )
+    held_out = Prompt.objects.filter(project=gate.project, split=Split.TEST).count()
+    needed = answers_per_prompt(gate.n_pairs, gate.n_same, held_out)
+    if held_out and needed > MOST_ANSWERS:
+        most = most_votes(held_out, gate.same_share) * gate.votes_per_pair
+        raise GateRefused(
+            f"{held_out} held-out prompts are enough for about {most} votes, not for {gate.budget}: "
+            "lower the budget, or import more prompts."
+        )
+    return min(needed, MOST_ANSWERS)
+
+
+def most_votes(held_out: int, same_share: float) -> int:
+    """How many pairs of both policies so many prompts are enough for, at a vote each."""
+    return int(MOST_ANSWERS * held_out / (1 + 2 * same_share))
+
+
+def open_gate_of(project: Project) -> Gate | None:
+    open_gates = project.gates.filter(state__in=OPEN).select_related(
+        "project", "candidate", "incumbent", "run__project"
+    )
+    return open_gates.first()
+
+
+# --- what the votes say -----------------------------------------------------------------------
+class Same(NamedTuple):
+    """What people say of pairs of the incumbent with itself: all of it is noise or habit."""
+
+    votes: int
+    ties: int
+    first_wins: int  # of the answer that happens to be stored first: half of them, but for noise
+    left_wins: int  # of the answer that was shown on the left: half of them, but for habit
+
+    @property
+    def decided(self) -> int:
+        return self.votes - self.ties
+
+
+class Standing(NamedTuple):
+    outcomes: list[
+        float
+    ]  # one per pair that has all its votes, in the order in which they were full
+    decision: sequential.Decision | None  # what these say
+    votes: int  # on pairs of both policies
+    askable: int  # pairs of both policies that are full or can be asked; others are held back
+    first_votes: datetime | None
+    last_vote: datetime | None
+    recent_votes: int  # in the last SPEED_DAYS days
+    same: Same
+
+    @property
+    def counted(self) -> list[float]:
+        """The outcomes that the decision rests on; all of them, while there is none."""
+        return self.outcomes[: self.decision.n] if self.decision else self.outcomes
+
+
+def standing_of(gate: Gate, now: datetime | None = None) -> Standing:
+    """As of now. Three queries, whatever the number of votes."""
+    now = now or timezone.now()
+    new = set(
+        GeneratedCompletion.objects.filter(run=gate.run, model_version=gate.candidate).values_list(
+            "completion_id", flat=True
+        )
+    )
+    rows = list(
+        Judgment.objects.counted()
+        .filter(project=gate.project_id, comparison__origin__in=[gate.run.origin, gate.same_origin])
+        .order_by("created", "pk")
+        .values_list(
+            "comparison_id",
+            "comparison__origin",
+            "verdict",
+            "ranking",
+            "assignment__order",
+            "created",
+        )
+    )
+    of_both = [row for row in rows if row[1] == gate.run.origin]
+    values = [
+        (pk, VALUES.get(evaluation.ballot(verdict, ranking, new), sequential.TIE))
+        for pk, _, verdict, ranking, _, _ in of_both
+    ]
+    outcomes = outcomes_of(values, gate.votes_per_pair)
+    can_be_asked = Q(hold="") | Q(taken__gte=F("overlap"))
+    askable = Comparison.objects.filter(
+        can_be_asked, project=gate.project_id, origin=gate.run.origin
+    )
+    n_askable = askable.count()
+    times = [row[-1] for row in of_both]
+    return Standing(
+        outcomes=outcomes,
+        decision=sequential.decide(outcomes, gate.rule, min(gate.n_pairs, n_askable)),
+        votes=len(of_both),
+        askable=n_askable,
+        first_votes=times[0] if times else None,
+        last_vote=rows[-1][-1] if rows else None,
+        recent_votes=sum(time > now - timedelta(days=SPEED_DAYS) for time in times),
+        same=same_of(row[2:5] for row in rows if row[1] == gate.same_origin),
+    )
+
+
+def outcomes_of(votes: Iterable[tuple[int, float]], per_pair: int) -> list[float]:
+    """The mean vote on each pair, in the order in which the pairs got their last one.
+
+    Example: [(7, 1), (8, 0), (8, ½), (7, 1), (9, 1)], 2 -> [¼, 1].
+    """
+    of_pair: dict[int, list[float]] = defaultdict(list)
+    outcomes = []
+    for pk, value in votes:
+        of_pair[pk].append(value)
+        if len(of_pair[pk]) == per_pair:
+            outcomes.append(sum(of_pair[pk]) / per_pair)
+    return outcomes
+
+
+def same_of(votes: Iterable[tuple[str, list[list[int]], list[int]]]) -> Same:
+    """Of verdict, ranking, and completions as shown; that stored first has the lower number."""
+    counts: Counter[str] = Counter()
+    for verdict, ranking, order in votes:
+        counts["votes"] += 1
+        if verdict != "ranking" or len(ranking) == 1:
+            counts["ties"] += 1
+            continue
+        best = ranking[0][0]
+        counts["first"] += best == min(order)
+        counts["left"] += best == order[0]
+    return Same(counts["votes"], counts["ties"], counts["first"], counts["left"])
+
+
+# --- deciding ---------------------------------------------------------------------------------
+def settle(gate: Gate) -> bool:
+    """Record what the votes have decided, if they have: once, whoever looks at the same time."""
+    if gate.state != GateState.VOTING:
+        return False
+    standing = standing_of(gate)
+    if standing.decision is None:
+        return False
+    verdict = standing.decision.verdict
+    found = found_of(gate, standing)
+    with transaction.atomic():
+        voting = Gate.objects.filter(pk=gate.pk, state=GateState.VOTING)
+        if not voting.update(
+            state=GateState.DECIDED, decision=verdict, decided=timezone.now(), found=found,
+            reason=in_words(gate, standing),
+        ):  # fmt: skip
+            return False
+        gate.refresh_from_db()
+        record(None, Action.RULED, gate, project=gate.project, decision=verdict, **found)
+        if verdict == Decision.PROMOTE:
+            make_current(gate.project, gate.candidate, user=None, reason=gate.reason, gate=gate)
+        tell_decided(gate)
+    withdraw_pairs(gate)
+    return True
+
+
+def found_of(gate: Gate, standing: Standing) -> dict[str, Any]:
+    """What the decision rests on, as numbers."""
+    point = point_of(gate, standing)
+    numbers = {"mean": point.mean, "low": point.low, "high": point.high} if point else {}
+    n = len(standing.counted)
+    return {"n": n, "n_votes": standing.votes, **{k: round(v, 4) for k, v in numbers.items()}}
+
+
+def point_of(gate: Gate, standing: Standing) -> Point | None:
+    counted = standing.counted
+    return sequential.standing(Counter(counted), gate.rule) if counted else None
+
+
+def in_words(gate: Gate, standing: Standing) -> str:
+    """Why the votes have decided as they have."""
+    point = point_of(gate, standing)
+    if point is None:
+        return (
+            "There was no pair to ask: both policies gave the same answers, or they are held back."
+        )
+    low, mean, high = (f"{100 * value:.1f}" for value in (point.low, point.mean, point.high))
+    share = f"{mean} % ({low} to {high} %)"
+    pairs = f"{point.n} pair{'' if point.n == 1 else 's'}"
+    verdict = standing.decision.verdict if standing.decision else None
+    if verdict == sequential.PROMOTE:
+        return f"After {pairs} the win probability is {share}: above one half."
+    wanted = f"{100 * (sequential.EVEN + gate.margin):g} %"
+    if verdict == sequential.REJECT:
+        return (
+            f"After {pairs} the win probability is {share}: below the {wanted} that were asked for."
+        )
+    return f"After all {pairs} the win probability is {share}: that proves neither, so nothing changes."
+
+
+def tell_decided(gate: Gate) -> None:
+    about = {
+        "gate": gate.pk,
+        "candidate": gate.candidate_id,
+        "incumbent": gate.incumbent_id,
+        "decision": gate.decision,
+        "by": gate.decided_by.username if gate.decided_by else "",
+        "reason": gate.reason,
+        "found": gate.found,
+        "decided": gate.decided and gate.decided.isoformat(),
+    }
+    tell(gate.project, Event.GATE_DECIDED, about)
+
+
+def withdraw_pairs(gate: Gate) -> int:
+    """Nobody is asked any more what is still open; what is on a screen may still be answered."""
+    asked = Comparison.objects.filter(
+        project=gate.project_id, origin__in=[gate.run.origin, gate.same_origin]
+    )
+    return asked.open().hold_back(f"Not needed any more: gate {gate.pk} has ended.")
+
+
+def tend() -> None:
+    """What the worker does every minute."""
+    voting = Gate.objects.filter(state=GateState.VOTING)
+    for gate in voting.select_related("project", "candidate", "incumbent", "run"):
+        settle(gate)
+    ended = Gate.objects.exclude(state__in=OPEN).filter(decided__gt=timezone.now() - TIDIED_FOR)
+    for gate in ended.select_related("run"):
+        withdraw_pairs(gate)
+
+
+# --- by people --------------------------------------------------------------------------------
+def stop(gate: Gate, user: User | None, reason: str = "") -> None:
+    """End it without a decision: what is current stays. Does nothing to one that has ended."""
+    with transaction.atomic():
+        stopped = Gate.objects.filter(pk=gate.pk, state__in=OPEN).update(
+            state=GateState.STOPPED, decided=timezone.now(), decided_by=user, reason=reason
+        )
+        if not stopped:
+            return
+        record(user, Action.STOPPED, gate, project=gate.project, reason=reason)
+    _end_asking(gate)
+
+
+def _end_asking(gate: Gate) -> None:
+    if gate.run.is_active:
+        request_stop(gate.run)
+    withdraw_pairs(gate)
+
+
+def overrule(gate: Gate, decision: str, user: User | None, reason: str) -> None:
+    """Decide in the votes' stead, or against them, and say why. Raises GateRefused."""
+    if decision not in (Decision.PROMOTE, Decision.REJECT):
+        raise GateRefused("Choose whether it is promoted or rejected.")
+    if decision == gate.decision:
+        raise GateRefused(f"It is {gate.get_decision_display().lower()} already.")
+    if not reason.strip():
+        raise GateRefused("Say why: the reason is kept, and others will ask.")
+    if (other := open_gate_of(gate.project)) and other != gate:
+        raise GateRefused(f"Gate {other.pk} is open: wait until it decides, or stop it first.")
+    with transaction.atomic():
+        as_seen = Gate.objects.filter(pk=gate.pk, state=gate.state, decision=gate.decision)
+        if not as_seen.update(
+            state=GateState.DECIDED, decision=decision, decided=timezone.now(), decided_by=user,
+            reason=reason.strip(),
+        ):  # fmt: skip
+            raise GateRefused("This gate has just been decided: look again before you overrule it.")
+        before = gate.get_decision_display() if gate.decision else gate.get_state_display()
+        gate.refresh_from_db()
+        moved = {"from": before, "to": gate.get_decision_display()}
+        record(user, Action.RULED, gate, project=gate.project, decision=moved, reason=gate.reason)
+        wanted = gate.candidate if decision == Decision.PROMOTE else gate.incumbent
+        held = gate.incumbent if decision == Decision.PROMOTE else gate.candidate
+        if current_policy(gate.project) == held:
+            make_current(gate.project, wanted, user=user, reason=gate.reason, gate=gate)
+        tell_decided(gate)
+    _end_asking(gate)
+
+
+def roll_back(
+    project: Project, to: Promotion, user: User | None, *, after: int, reason: str = ""
+) -> Promotion | None:
+    """Make current what was current once. A gate that is open is stopped: it tests against another one.
+
+    `after` is the newest promotion that whoever asks has seen. Raises GateRefused.
+    """
+    try:
+        with transaction.atomic():
+            made = make_current(
+                project, to.version, user=user, reason=reason or "Rolled back.", after=after
+            )
+            if made and (gate := open_gate_of(project)):
+                stop(gate, user, f"The current policy was changed to {to.version}.")
+            return made
+    except CurrentMoved as error:
+        raise GateRefused(str(error)) from error
+
+
+# --- in words ---------------------------------------------------------------------------------
+def silence(gate: Gate, standing: Standing, now: datetime | None = None) -> str:
+    """Why no votes come in, if none do: a sentence with what to do. Empty if all is well."""
+    if gate.state != GateState.VOTING or standing.decision:
+        return ""
+    if gate.project.paused:
+        return "The project is paused, so nobody is asked: resume it under Settings."
+    since = standing.last_vote or gate.opened or gate.created
+    days = ((now or timezone.now()) - since).days
+    if days < SILENT_DAYS:
+        return ""
+    return (
+        f"Nobody has voted for {days} days: invite annotators, or raise the quotas of those who are here. "
+        "The gate waits for as long as it takes; stop it if it is not needed any more."
+    )
+
+
+class Forecast(NamedTuple):
+    votes: int  # about so many more until it decides
+    most: int  # at most so many more, by budget
+    days: float | None  # at the speed of the last week; None: nobody has voted
+
+
+def forecast(gate: Gate, standing: Standing, now: datetime | None = None) -> Forecast | None:
+    """None when it is decided. If the votes do not tell yet, all of the budget."""
+    if standing.decision:
+        return None
+    pairs = min(gate.n_pairs, standing.askable) - len(standing.outcomes)
+    most = max(0, pairs * gate.votes_per_pair)
+    to_go = sequential.outcomes_to_go(standing.outcomes, gate.rule)
+    votes = most if to_go is None else min(most, to_go * gate.votes_per_pair)
+    if not standing.recent_votes or standing.first_votes is None:
+        return Forecast(votes, most, None)
+    since = (now or timezone.now()) - standing.first_votes
+    days = min(SPEED_DAYS, max(since.total_seconds() / 86_400, 1 / 24))
+    return Forecast(votes, most, votes * days / standing.recent_votes)

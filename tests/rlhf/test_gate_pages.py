@@ -1,0 +1,215 @@
+import json
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from annotator.models import Role
+from rlhf import gating
+from rlhf.current import current_policy
+from rlhf.gate_chart import chart_of
+from rlhf.gate_models import Gate
+from rlhf.sequential import Point
+from tests.factories import MembershipFactory, ProjectFactory, PromptFactory, api_client
+from tests.rlhf.factories import GateFactory, PolicyFactory, RoundFactory
+from tests.rlhf.gates import LOSS, WIN, vote, voting_gate
+from tests.rlhf.model_server_stand_in import YES, model_server_that_says
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def gate():
+    return voting_gate(project=ProjectFactory(slug="tea"))
+
+
+@pytest.fixture
+def admin(client, gate):
+    return sign_in(client, gate.project, Role.ADMIN)
+
+
+@pytest.fixture
+def program(gate):
+    return api_client(MembershipFactory(project=gate.project, role=Role.ADMIN).user)
+
+
+def sign_in(client, project, role):
+    client.force_login(MembershipFactory(project=project, role=role).user)
+    return client
+
+
+def url(name, *args):
+    return reverse(f"rlhf:{name}", args=["tea", *args])
+
+
+# --- the pages --------------------------------------------------------------------------------
+def test_annotators_see_nothing_of_gates(client, gate):
+    sign_in(client, gate.project, Role.ANNOTATOR)
+
+    for address in (url("gates"), url("gate", gate.pk), url("gate_status", gate.pk)):
+        assert client.get(address).status_code == 404
+    assert gate.candidate.name not in client.get(url("project")).content.decode()
+
+
+def test_reviewers_look_and_admins_act(client, gate):
+    sign_in(client, gate.project, Role.REVIEWER)
+
+    assert client.get(url("gate", gate.pk)).status_code == 200
+    actions = ("stop_gate", "overrule_gate", "roll_back")
+    assert [client.post(url(name, 1)).status_code for name in actions] == [404, 404, 404]
+
+
+def test_page_says_how_it_stands(admin, gate):
+    empty = admin.get(url("gate", gate.pk)).content.decode()
+    vote(gate, WIN, WIN, LOSS)
+    page = admin.get(url("gate", gate.pk)).content.decode()
+
+    assert "nobody has judged a pair yet" in empty
+    assert ("2 won" in page, "diagram-band" in page, 'hx-trigger="every 10s"' in page) == (
+        True, True, True,
+    )  # fmt: skip
+
+
+def test_a_decided_gate_asks_no_more(admin, gate):
+    vote(gate, *[WIN] * 8)
+    gating.settle(gate)
+
+    page = admin.get(url("gate_status", gate.pk)).content.decode()
+
+    assert "<strong>Promoted.</strong>" in page
+    assert "hx-trigger" not in page
+
+
+def test_a_gate_is_opened_with_the_form_as_it_is_shown(client):
+    project = RoundFactory(project__slug="tea").project
+    candidate = PolicyFactory(project=project)
+    PromptFactory.create_batch(5, project=project, split="test")
+    sign_in(client, project, Role.ADMIN)
+    form = client.get(url("new_gate")).context["form"]
+
+    answer = client.post(url("new_gate"), form.as_sent())
+
+    gate = Gate.objects.get()
+    assert (answer["Location"], gate.candidate) == (url("gate", gate.pk), candidate)
+    assert (form.initial["budget"], gate.budget) == (37, 37)  # what 5 prompts are enough for
+
+
+def test_what_is_refused_comes_back_with_the_sentence(admin, gate):
+    sent = admin.get(url("new_gate")).context["form"].as_sent()
+
+    answer = admin.post(url("new_gate"), sent)
+
+    assert answer.status_code == 422
+    assert f"Gate {gate.pk} is testing" in answer.content.decode()
+
+
+def test_overruling_without_a_reason_comes_back(admin, gate):
+    refused = admin.post(url("overrule_gate", gate.pk), {"decision": "promote", "reason": ""})
+    accepted = admin.post(url("overrule_gate", gate.pk), {"decision": "promote", "reason": "So."})
+
+    assert (refused.status_code, accepted.status_code) == (422, 302)
+    assert current_policy(gate.project) == gate.candidate
+
+
+def test_one_click_rolls_back(admin, gate):
+    vote(gate, *[WIN] * 8)
+    gating.settle(gate)
+
+    page = admin.get(url("gates")).content.decode()
+    admin.post(url("roll_back", 1), {"after": "2"})
+
+    assert f'Roll back<span class="visually-hidden"> to {gate.incumbent.name}' in page
+    assert current_policy(gate.project) == gate.incumbent
+
+
+def test_number_of_queries_does_not_depend_on_gates(admin, gate, django_assert_num_queries):
+    gating.overrule(gate, "promote", None, "Because.")
+    with django_assert_num_queries(7):
+        admin.get(url("gates"))
+    GateFactory(project=gate.project, state="decided", decision="reject")
+    with django_assert_num_queries(7):
+        admin.get(url("gates"))
+
+
+def test_chart_begins_with_everything_possible():
+    chart = chart_of([Point(10, 0.5, 0.25, 0.75)], margin=0.1)
+
+    assert chart.band == "44.0,10.0 338.0,57.0 338.0,151.0 44.0,198.0"
+    assert [tick.label for tick in chart.x_ticks] == ["0", "2", "5", "8", "10"]
+    assert chart_of([], margin=0.1) is None
+
+
+# --- for programs -----------------------------------------------------------------------------
+def test_a_program_looks_overrules_and_rolls_back(program, gate):
+    api = "/api/v1/projects/tea"
+    vote(gate, WIN, LOSS)
+
+    seen = program.get(f"{api}/gates/{gate.pk}/").json()
+    overruled = program.post(
+        f"{api}/gates/{gate.pk}/overrule/", {"decision": "promote", "reason": "So."},
+        content_type="application/json",
+    ).json()  # fmt: skip
+    back = program.post(
+        f"{api}/current/roll-back/", {"to": 1, "after": 2}, content_type="application/json"
+    ).json()
+
+    assert (seen["state"], seen["votes"], seen["mean"]) == ("voting", 2, 0.5)
+    assert (overruled["decision"], overruled["reason"]) == ("promote", "So.")
+    assert back["model_version"] == gate.incumbent.pk
+    assert [row["number"] for row in program.get(f"{api}/current/history/").json()["results"]] == [
+        3, 2, 1,
+    ]  # fmt: skip
+
+
+def test_a_program_opens_one_and_is_told_what_is_wrong(program, gate):
+    api = "/api/v1/projects/tea/gates/"
+    asked = {"candidate": gate.incumbent.pk}
+
+    wrong = program.post(api, asked, content_type="application/json")
+    second = program.post(api, {}, content_type="application/json")
+
+    assert wrong.json()["errors"][0]["pointer"] == "#/candidate"
+    assert (second.status_code, "is testing" in second.json()["detail"]) == (422, True)
+
+
+def test_current_is_a_model_for_openai_s_clients(program, gate, settings, tmp_path):
+    settings.MODEL_SERVER_SOCKET = tmp_path / "model_server.sock"
+    body = json.dumps({"model": "current", "messages": [{"role": "user", "content": "May I?"}]})
+
+    with model_server_that_says(*YES):
+        answer = program.post(
+            "/api/v1/projects/tea/current/chat/completions", body, content_type="application/json"
+        ).json()
+    nowhere = program.post(
+        "/api/v1/projects/nowhere/current/chat/completions", body, content_type="application/json"
+    )
+
+    assert answer["model"] == gate.incumbent.name
+    assert nowhere.status_code == 404
+
+
+# --- the command ------------------------------------------------------------------------------
+def command(*arguments):
+    out = StringIO()
+    call_command("gate", *arguments, stdout=out)
+    return json.loads(out.getvalue())
+
+
+def test_command_records_what_the_votes_have_decided(gate):
+    vote(gate, *[WIN] * 8)
+
+    found = command("tea")
+
+    assert (found["current"], found["gate"]["decision"]) == (gate.candidate.name, "promote")
+
+
+def test_command_says_what_cannot_be_done(gate):
+    with pytest.raises(CommandError, match="Say why"):
+        command("tea", "--promote", str(gate.pk))
+    with pytest.raises(CommandError, match="no earlier current policy"):
+        command("tea", "--roll-back")
+    with pytest.raises(CommandError, match="not the current one"):
+        command("tea", "--candidate", gate.incumbent.name)
+    with pytest.raises(CommandError, match="no model version nobody"):
+        command("tea", "--candidate", "nobody")

@@ -1,0 +1,328 @@
+import json
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from annotator.audit import AuditEntry
+from annotator.models import Comparison, Judgment
+from annotator.webhooks import outbox
+from annotator.webhooks.models import Delivery, Event
+from rlhf import gating, rounds
+from rlhf.current import current_policy
+from rlhf.gate_models import Decision, Gate, GateState
+from rlhf.gating import GateRefused
+from rlhf.models import RunKind
+from rlhf.runs import RunRefused
+from rlhf.sequential import Rule
+from tests.factories import ProjectFactory, PromptFactory, UserFactory, make_judgment
+from tests.rlhf.factories import PolicyFactory, RoundFactory
+from tests.rlhf.gates import LOSS, TIE, WIN, vote, voting_gate
+
+pytestmark = pytest.mark.django_db
+
+SAMPLING = {"max_new_tokens": 8}
+
+
+@pytest.fixture
+def gate():
+    return voting_gate()
+
+
+def open_one(project, candidate, **changed):
+    asked = {
+        "rule": Rule(), "budget": 20, "votes_per_pair": 1, "same_share": 0.1,
+        "sampling": SAMPLING, "round_number": 1,
+    }  # fmt: skip
+    return gating.open_gate(project, candidate, None, **{**asked, **changed})
+
+
+@pytest.fixture
+def project():
+    """With a current policy, and 11 held-out prompts: two answers to each are enough for 20 votes."""
+    project = ProjectFactory()
+    RoundFactory(project=project)
+    PromptFactory.create_batch(12, project=project, split="test")
+    return project
+
+
+# --- opening ----------------------------------------------------------------------------------
+def test_a_gate_launches_the_run_that_writes_its_answers(project):
+    candidate = PolicyFactory(project=project)
+
+    gate = open_one(project, candidate)
+
+    assert (gate.state, gate.candidate, gate.incumbent) == (
+        GateState.PREPARING, candidate, project.rounds.get().policy,
+    )  # fmt: skip
+    assert (gate.run.kind, gate.run.policy, gate.run.rival) == (
+        RunKind.EVALUATE, candidate, gate.incumbent,
+    )  # fmt: skip
+    assert gate.run.config["completions_per_prompt"] == 2
+    assert current_policy(project) == gate.incumbent
+
+
+def test_the_same_form_sent_twice_opens_one_gate(project):
+    candidate, token = PolicyFactory(project=project), "3f0c0c7e-63d3-4ab1-8f4d-2a43f7c6d7b1"
+
+    gates = [open_one(project, candidate, token=token) for _ in range(2)]
+
+    assert gates[0] == gates[1]
+
+
+def test_what_cannot_be_tested_is_refused_with_what_to_do(project):
+    candidate, current = PolicyFactory(project=project), current_policy(project)
+
+    with pytest.raises(GateRefused, match="is the current policy: choose another one"):
+        open_one(project, current)
+    with pytest.raises(GateRefused, match="no policy of this project"):
+        open_one(project, PolicyFactory())
+    with pytest.raises(GateRefused, match="allow 10 at least"):
+        open_one(project, candidate, budget=9)
+    with pytest.raises(GateRefused, match="enough for about 90 votes"):
+        open_one(project, candidate, budget=200)
+    with pytest.raises(GateRefused, match="import a model first"):
+        open_one(ProjectFactory(), candidate)
+    assert not Gate.objects.exists()
+
+
+def test_one_gate_at_a_time(project):
+    first = open_one(project, PolicyFactory(project=project))
+
+    with pytest.raises(GateRefused, match=f"Gate {first.pk} is testing"):
+        open_one(project, PolicyFactory(project=project))
+
+
+def test_a_version_whose_files_are_gone_is_refused_and_nothing_is_left(project):
+    candidate = PolicyFactory(project=project, path="/nowhere/policy")
+
+    with pytest.raises(RunRefused, match="/nowhere/policy"):
+        open_one(project, candidate)
+
+    assert (Gate.objects.count(), project.promotions.count()) == (0, 0)
+
+
+# --- what the votes say -----------------------------------------------------------------------
+def test_outcomes_are_means_in_the_order_in_which_pairs_are_full():
+    votes = [(7, 1), (8, 0), (8, 0.5), (7, 1), (9, 1)]
+
+    assert gating.outcomes_of(votes, 2) == [0.25, 1]
+    assert gating.outcomes_of(votes[:2], 1) == [1, 0]
+
+
+def test_pairs_of_the_incumbent_alone_show_noise_and_position_bias():
+    votes = [
+        ("ranking", [[1], [2]], [1, 2]),  # the first stored, on the left
+        ("ranking", [[4], [3]], [4, 3]),  # the second stored, on the left
+        ("ranking", [[5, 6]], [5, 6]),
+        ("all_bad", [], [7, 8]),
+    ]
+
+    assert gating.same_of(votes) == gating.Same(votes=4, ties=2, first_wins=1, left_wins=2)
+    assert gating.same_of([]).decided == 0
+
+
+def test_ties_and_both_bad_are_half_a_win(gate):
+    vote(gate, WIN, LOSS, TIE)
+    (comparison, *_) = Comparison.objects.exclude(judgments__gt=0).order_by("pk")
+    make_judgment(comparison, UserFactory(), verdict="all_bad")
+
+    assert gating.standing_of(gate).outcomes == [1, 0, 0.5, 0.5]
+
+
+def test_votes_that_were_taken_back_do_not_count(gate):
+    vote(gate, WIN, LOSS)
+    Judgment.objects.filter(pk=Judgment.objects.first().pk).update(voided=timezone.now())
+
+    assert len(gating.standing_of(gate).outcomes) == 1
+
+
+def test_number_of_queries_does_not_depend_on_votes(gate, django_assert_num_queries):
+    vote(gate, WIN)
+    with django_assert_num_queries(3):
+        gating.standing_of(gate)
+    vote(gate, WIN, TIE, LOSS)
+    with django_assert_num_queries(3):
+        gating.standing_of(gate)
+
+
+# --- deciding ---------------------------------------------------------------------------------
+def test_enough_wins_promote_and_end_the_asking(gate):
+    vote(gate, *[WIN] * 8)
+
+    gating.tend()
+
+    gate.refresh_from_db()
+    assert (gate.state, gate.decision, gate.found["n"]) == ("decided", Decision.PROMOTE, 8)
+    assert current_policy(gate.project) == gate.candidate
+    assert (
+        gate.reason
+        == "After 8 pairs the win probability is 100.0 % (53.6 to 100.0 %): above one half."
+    )
+    assert Comparison.objects.open().count() == 0
+
+
+def test_before_that_nothing_happens(gate):
+    vote(gate, *[WIN] * 7)
+
+    assert not gating.settle(gate)
+    assert (current_policy(gate.project), Comparison.objects.held().count()) == (gate.incumbent, 0)
+
+
+def test_losses_reject_and_the_incumbent_stays(gate):
+    vote(gate, *[LOSS] * 10)
+
+    gating.settle(gate)
+
+    assert (gate.decision, current_policy(gate.project)) == (Decision.REJECT, gate.incumbent)
+
+
+def test_all_votes_without_a_proof_leave_it_undecided(gate):
+    vote(gate, *[WIN, LOSS, WIN, TIE] * 5)
+
+    gating.settle(gate)
+
+    assert (gate.decision, current_policy(gate.project)) == (Decision.UNDECIDED, gate.incumbent)
+    assert "proves neither" in gate.reason
+
+
+def test_pairs_that_are_held_back_are_not_waited_for(gate):
+    held = Comparison.objects.order_by("-pk")[:10].values("pk")
+    Comparison.objects.filter(pk__in=held).update(hold="Answer A is empty.")
+    vote(gate, *[WIN, LOSS] * 5)
+
+    gating.settle(gate)
+
+    assert gate.decision == Decision.UNDECIDED
+
+
+def test_a_gate_without_a_pair_to_ask_says_so(gate):
+    Comparison.objects.update(hold="Answer A is empty.")
+
+    gating.settle(gate)
+
+    assert gate.reason.startswith("There was no pair to ask")
+
+
+def test_two_who_look_at_once_record_one_decision(gate):
+    """The second has read the gate before the first wrote. With threads: gate_under_fire.py."""
+    vote(gate, *[WIN] * 8)
+    other = Gate.objects.select_related("project", "candidate", "incumbent", "run").get()
+
+    assert [gating.settle(gate), gating.settle(other)] == [True, False]
+    assert gate.project.promotions.count() == 2
+
+
+def test_decision_and_change_are_told_and_written_down(gate):
+    events = [Event.GATE_DECIDED, Event.CURRENT_CHANGED]
+    outbox.add(
+        gate.project, UserFactory(), url="https://example.org/", events=events,
+        agreement_below=None,
+    )  # fmt: skip
+    vote(gate, *[WIN] * 8)
+
+    gating.settle(gate)
+
+    told = {row.event: json.loads(row.body)["data"] for row in Delivery.objects.all()}
+    assert told["gate.decided"]["decision"] == "promote"
+    assert told["current.changed"]["model_version"] == gate.candidate.pk
+    kinds = AuditEntry.objects.order_by("pk").values_list("kind", "action", "actor_name")
+    assert list(kinds) == [("gate", "ruled", ""), ("project", "changed", "")]
+
+
+def test_what_a_killed_worker_left_open_is_withdrawn_later(gate):
+    Gate.objects.update(state=GateState.DECIDED, decision="reject", decided=timezone.now())
+
+    gating.tend()
+
+    assert Comparison.objects.open().count() == 0
+
+
+# --- by people --------------------------------------------------------------------------------
+def test_stopping_changes_nothing_but_the_asking(gate):
+    gating.stop(gate, UserFactory(), "Wrong candidate.")
+    gating.stop(gate, UserFactory(), "Twice.")
+
+    gate.refresh_from_db()
+    assert (gate.state, gate.reason) == (GateState.STOPPED, "Wrong candidate.")
+    assert (current_policy(gate.project), Comparison.objects.open().count()) == (gate.incumbent, 0)
+
+
+def test_overruling_needs_a_reason_and_keeps_it(gate):
+    user = UserFactory()
+    with pytest.raises(GateRefused, match="Say why"):
+        gating.overrule(gate, Decision.PROMOTE, user, " ")
+
+    gating.overrule(gate, Decision.PROMOTE, user, "The old one leaks names.")
+
+    assert (gate.decided_by, current_policy(gate.project)) == (user, gate.candidate)
+    entry = AuditEntry.objects.get(kind="gate")
+    assert (entry.actor, entry.details["reason"]) == (user, "The old one leaks names.")
+
+
+def test_overruling_a_promotion_brings_the_incumbent_back(gate):
+    vote(gate, *[WIN] * 8)
+    gating.settle(gate)
+
+    gating.overrule(gate, Decision.REJECT, UserFactory(), "It is rude to children.")
+
+    assert current_policy(gate.project) == gate.incumbent
+
+
+def test_whoever_overrules_what_has_just_been_decided_is_told(gate):
+    stale = Gate.objects.select_related("project", "candidate", "incumbent", "run").get()
+    vote(gate, *[WIN] * 8)
+    gating.settle(gate)
+
+    with pytest.raises(GateRefused, match="has just been decided"):
+        gating.overrule(stale, Decision.REJECT, UserFactory(), "Because.")
+
+
+def test_rolling_back_is_one_more_promotion_and_happens_once(gate):
+    vote(gate, *[WIN] * 8)
+    gating.settle(gate)
+    first = gate.project.promotions.get(number=1)
+
+    gating.roll_back(gate.project, first, UserFactory(), after=2)
+
+    assert current_policy(gate.project) == gate.incumbent
+    with pytest.raises(GateRefused, match="look again"):
+        gating.roll_back(gate.project, first, UserFactory(), after=2)
+    versions = gate.project.promotions.order_by("number").values_list("version", flat=True)
+    assert list(versions) == [gate.incumbent.pk, gate.candidate.pk, gate.incumbent.pk]
+
+
+# --- the rounds -------------------------------------------------------------------------------
+def test_without_a_gate_the_rounds_say_what_is_current():
+    second = RoundFactory(number=2, project=RoundFactory().project)
+
+    assert current_policy(second.project) == second.policy
+    assert rounds.suggestions(second.project, RunKind.GENERATE) == {"policy": second.policy}
+
+
+def test_launch_forms_suggest_what_a_gate_has_promoted(gate):
+    vote(gate, *[WIN] * 8)
+    gating.settle(gate)
+
+    assert rounds.suggestions(gate.project, RunKind.GENERATE) == {"policy": gate.candidate}
+
+
+# --- in words ---------------------------------------------------------------------------------
+def test_silence_says_what_to_do(gate):
+    standing = gating.standing_of(gate)
+    soon, late = (timezone.now() + timedelta(days=days) for days in (2, 4))
+
+    assert gating.silence(gate, standing, soon) == ""
+    assert gating.silence(gate, standing, late).startswith("Nobody has voted for 4 days: invite")
+    gate.project.paused = timezone.now()
+    assert gating.silence(gate, standing, soon).startswith("The project is paused")
+
+
+def test_forecast_is_the_budget_until_the_votes_tell_more(gate):
+    assert gating.forecast(gate, gating.standing_of(gate)) == (20, 20, None)
+
+    vote(gate, WIN, WIN, WIN, WIN)
+
+    found = gating.forecast(gate, gating.standing_of(gate))
+    assert (found.votes, found.most) == (5, 16)
+    assert found.days == pytest.approx(5 / 24 / 4)
