@@ -17,6 +17,7 @@ from rlhf.evaluation import store_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
 from rlhf.questions import store_order
+from rlhf.screening import collect_screen
 
 
 def collect_import_model(run: Run) -> dict[str, Any]:
@@ -154,4 +155,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.SEARCH: collect_search,
     RunKind.DISTILL: store_demonstrations,
     RunKind.INDEX: collect_index,
+    RunKind.SCREEN: collect_screen,
 }

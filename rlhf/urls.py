@@ -11,6 +11,7 @@ from rlhf import (
     playground,
     prompt_lab,
     route_pages,
+    screening_views,
     search_pages,
     views,
 )
@@ -21,6 +22,8 @@ app_name = "rlhf"
 run_urls = [
     path("", views.runs, name="runs"),
     path("new/<str:kind>/", views.new_run, name="new_run"),
+    path("new/<str:kind>/screening/", screening_views.screening_line, name="screening_line"),
+    path("new/<str:kind>/screen/", screening_views.screen_now, name="screen_now"),
     path("estimate/", views.estimate, name="estimate"),
     path("<int:pk>/", views.run, name="run"),
     path("<int:pk>/status/", views.run_status, name="run_status"),
@@ -29,6 +32,9 @@ run_urls = [
     path("<int:pk>/samples/", views.run_samples, name="run_samples"),
     path("<int:pk>/answers/", views.rollouts, name="rollouts"),
     path("<int:pk>/report/", views.reward_report, name="reward_report"),
+    path("<int:pk>/screening/", screening_views.report, name="screening"),
+    path("<int:pk>/screening/decide/", screening_views.decide, name="decide_screening"),
+    path("<int:pk>/screening/findings.jsonl", screening_views.download, name="download_findings"),
     path("<int:pk>/log/", views.run_log, name="run_log"),
     path("<int:pk>/demonstrations/", distill_pages.demonstrations, name="demonstrations"),
     path("<int:pk>/trials/", search_pages.trials, name="trials"),

@@ -19,6 +19,7 @@ from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.preference import DPOForm, KTOForm
 from rlhf.forms.reward_model import RewardModelForm
+from rlhf.forms.screening import ScreenForm
 from rlhf.forms.searching import SearchForm
 from rlhf.forms.supervised import DomainForm, SupervisedForm
 from rlhf.models import Run
@@ -40,6 +41,7 @@ __all__ = [
     "ProbeForm",
     "RewardModelForm",
     "RunForm",
+    "ScreenForm",
     "SearchForm",
     "SupervisedForm",
     "settings_like",
@@ -57,6 +59,7 @@ FORMS: dict[str, type[RunForm]] = {
         OrderQueueForm,
         ConverseForm,
         MergeForm,
+        ScreenForm,
         CombineForm,
         SupervisedForm,
         DomainForm,

@@ -93,7 +93,7 @@ def is_as_grave(severity: str, least: str) -> bool:
 
 @dataclass(frozen=True)
 class ScreenConfig(Config):
-    screened: str  # "project", "export-3" or "dataset-7"
+    screened: str = "project"  # its prompts and answers; or "export-3", or "dataset-7"
     checks: list[str] = field(default_factory=lambda: [check.name for check in CHECKS])
     quarantine_from: str = "high"  # "medium", "low", or "nothing"
     near_percent: int = 85  # of all character 5-grams of two texts, those that both have

@@ -106,6 +106,18 @@ def scores(folder, config):
     return {"n_scored": len(lines)}
 
 
+def findings(folder, config):
+    rows = [json.loads(line) for line in (folder.path / "rows.jsonl").open()]
+    lines = [
+        {"key": f"prompt-{row['prompt_key']}", "kind": "prompt", "place": f"prompt {row['id']}",
+         "split": row["split"], "code": "email", "start": 0, "end": 1, "before": "", "span": "a",
+         "after": "", "note": ""}
+        for row in rows if row["kind"] == "prompt"
+    ]  # fmt: skip
+    write_lines(folder, "findings.jsonl", lines)
+    return {"n_rows": len(rows), "rows": {}, "counts": {}, "severities": {}}
+
+
 def prompts(folder):
     return [json.loads(line) for line in (folder.path / "prompts.jsonl").open()]
 
@@ -123,6 +135,7 @@ ARTIFACTS = {
     "evaluate": pairs,
     "probe": probe,
     "order_queue": scores,
+    "screen": findings,
 }
 
 if __name__ == "__main__":
