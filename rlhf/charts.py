@@ -403,6 +403,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.SEARCH: SEARCH_CHARTS,
     RunKind.DISTILL: SAMPLING_CHARTS,
     RunKind.INDEX: [],
+    RunKind.SCREEN: [],
 }
 
 

@@ -149,6 +149,11 @@ class Finding(NamedTuple):
         return CLASSES[self.line["code"]]
 
     @property
+    def is_cut(self) -> bool:
+        """Whether more of the text stands before what is shown."""
+        return self.line["start"] > len(self.line["before"])
+
+    @property
     def before(self) -> str:
         return visible(self.line["before"])
 

@@ -20,8 +20,9 @@ from annotator.models import Project, Role, User
 from rlhf import quarantine, rounds, screening
 from rlhf import runs as run_control
 from rlhf.forms import RunForm, ScreenForm
-from rlhf.models import Run, RunKind
+from rlhf.models import QuarantinedRow, Run, RunKind
 from rlhf.training.screen_config import CLASSES
+from rlhf.training.screen_rows import PROMPT
 
 FINDINGS_PER_PAGE = 20
 
@@ -126,7 +127,10 @@ class Standing(NamedTuple):
 
 def standing_of(project: Project, name: str) -> Standing:
     run = screening.newest(project, name)
-    n_out = quarantine.in_quarantine(run).values("key").distinct().count() if run else 0
+    rows = quarantine.in_quarantine(run) if run else QuarantinedRow.objects.none()
+    if name == screening.PROJECT:  # whose answers nothing learns from, but those of an export
+        rows = rows.filter(key__startswith=PROMPT)
+    n_out = rows.values("key").distinct().count()
     label = screening.in_words(name)
     return Standing(name, label[0].upper() + label[1:], run, screening.active(project, name), n_out)
 
