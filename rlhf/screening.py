@@ -53,15 +53,19 @@ def name_of(thing: Export | Dataset) -> str:
 def find(project: Project, name: str) -> Project | Export | Dataset:
     """Raises CannotScreen if the project has nothing of that name."""
     kind, _, number = name.partition("-")
-    rows: QuerySet[Any] | None = {"export": project.exports, "dataset": project.datasets}.get(kind)
+    rows: dict[str, QuerySet[Any]] = {
+        "export": project.exports.all(),
+        "dataset": project.datasets.all(),
+    }
     if name == PROJECT:
         return project
-    if rows is None or not number.isdecimal() or (found := rows.filter(pk=number).first()) is None:
-        raise CannotScreen(
-            f"{project} has no “{name}” to screen: name “project”, or one of its exports or datasets, "
-            "such as “export-3”."
-        )
-    return found
+    is_number = number.isdecimal() and len(number) < 10
+    if kind in rows and is_number and (found := rows[kind].filter(pk=number).first()):
+        return found
+    raise CannotScreen(
+        f"{project} has no “{name}” to screen: name “project”, or one of its exports or datasets, "
+        "such as “export-3”."
+    )
 
 
 def in_words(name: str) -> str:

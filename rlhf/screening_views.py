@@ -25,6 +25,7 @@ from rlhf.training.screen_config import CLASSES
 from rlhf.training.screen_rows import PROMPT
 
 FINDINGS_PER_PAGE = 20
+CHOSEN = ["export", "datasets"]  # fields of the forms in which it is said what a run learns from
 
 
 # --- the report -------------------------------------------------------------------------------
@@ -130,30 +131,29 @@ def standing_of(project: Project, name: str) -> Standing:
     rows = quarantine.in_quarantine(run) if run else QuarantinedRow.objects.none()
     if name == screening.PROJECT:  # whose answers nothing learns from, but those of an export
         rows = rows.filter(key__startswith=PROMPT)
-    n_out = rows.values("key").distinct().count()
+    n_out = rows.order_by().values("key").distinct().count()
     label = screening.in_words(name)
     return Standing(name, label[0].upper() + label[1:], run, screening.active(project, name), n_out)
 
 
 def line_of(project: Project, form: RunForm) -> dict[str, Any]:
     """For the form as it is shown: of the export, the datasets and the prompts that it would use."""
-    rows = {
-        name: _numbers(form[name].value()) for name in ("export", "datasets") if name in form.fields
-    }
+    names = [name for name in CHOSEN if name in form.fields]
+    rows = {name: _numbers(form[name].value()) for name in names}
     return _line(project, form.kind, rows)
 
 
 def _numbers(value: Any) -> list[int]:
     """The numbers of what a field holds: a row, several, or their numbers as text."""
     values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-    found = [getattr(each, "pk", each) for each in values]
-    return [int(each) for each in found if str(each).isascii() and str(each).isdecimal()]
+    found = [str(getattr(each, "pk", each)) for each in values]
+    return [int(text) for text in found if text.isascii() and text.isdecimal() and len(text) < 10]
 
 
 def _line(project: Project, kind: str, rows: dict[str, list[int]]) -> dict[str, Any]:
-    exports = project.exports.filter(pk__in=rows.get("export", []))
+    names = [screening.name_of(e) for e in project.exports.filter(pk__in=rows.get("export", []))]
     datasets = project.datasets.filter(pk__in=rows.get("datasets", []))
-    names = [screening.name_of(each) for each in (*exports, *datasets)]
+    names += [screening.name_of(dataset) for dataset in datasets]
     if kind in quarantine.ASK_PROMPTS:
         names.append(screening.PROJECT)
     return {"standings": [standing_of(project, name) for name in names], "kind": kind}
@@ -200,6 +200,6 @@ def _render_line(
 ) -> HttpResponse:
     if kind not in quarantine.TRAINING:
         raise Http404("runs of this kind learn nothing")
-    rows = {name: _numbers(sent.getlist(name)) for name in ("export", "datasets")}
+    rows = {name: _numbers(sent.getlist(name)) for name in CHOSEN}
     context = {"project": project, **_line(project, kind, rows), "problem": problem}
     return render(request, "rlhf/_screening_line.html", context)

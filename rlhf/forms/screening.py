@@ -89,7 +89,8 @@ class ScreenForm(RunForm):
             (name_of(dataset), str(dataset)) for dataset in project.datasets.order_by("-pk")
         ]
         groups = [("Exports", exports), ("Datasets", datasets)]
-        self.fields["screened"].choices = [
+        field: Any = self.fields["screened"]
+        field.choices = [
             (PROJECT, "The project's prompts and answers"),
             *((title, choices) for title, choices in groups if choices),
         ]

@@ -36,7 +36,7 @@ from rlhf.training.screen_patterns import (
     personal,
     unsafe,
 )
-from rlhf.training.screen_rows import ANSWER, TEST, Row, held_out_prompts, read_rows
+from rlhf.training.screen_rows import ANSWER, TEST, Row, held_out_prompts, n_rows_at_most, read_rows
 
 FINDINGS = "findings.jsonl"
 AROUND = 80  # characters before and after a finding
@@ -104,12 +104,13 @@ class Screening:
             self._write_lengths(file)
 
     def _read(self) -> Iterator[Row]:
+        total = n_rows_at_most(self.folder.path, self.config.screened)
         for n, row in enumerate(read_rows(self.folder.path, self.config.screened), 1):
             self._stop_if_asked()
             self.rows[row.kind] += 1
             self._lengths[row.kind].append(math.log1p(len(row.text)))
             if n % REPORT_EVERY == 0:
-                self.folder.progress(n, 0)
+                self.folder.progress(n, total)
             yield row
 
     def _stop_if_asked(self) -> None:

@@ -69,7 +69,7 @@ class Index:
 
     def _find(self, plain: str) -> tuple[Like | None, RMinHash | None]:
         if (first := self._first.get(_digest(plain))) is not None:
-            return Like(*self._shown[first], 100), None
+            return self._like(first, 100), None
         if len(plain) < SHORTEST or self._threshold == 1:
             return None, None
         sketch = sketch_of(plain)
@@ -77,8 +77,12 @@ class Index:
         for candidate in sorted(self._lsh.query(sketch))[:CANDIDATES]:
             similarity = sketch.jaccard(self._sketches[candidate])
             if similarity >= self._threshold and self._numbers[candidate] == numbers:
-                return Like(*self._shown[candidate], min(int(similarity * 100), 99)), sketch
+                return self._like(candidate, min(int(similarity * 100), 99)), sketch
         return None, sketch
+
+    def _like(self, number: int, percent: int) -> Like:
+        place, excerpt = self._shown[number]
+        return Like(place, excerpt, percent)
 
 
 def sketch_of(plain: str) -> RMinHash:

@@ -81,6 +81,25 @@ def read_rows(folder: Path, screened: str) -> Iterator[Row]:
         yield from of_dataset(folder / DATASET_FOLDER / "data.jsonl", screened)
 
 
+def n_rows_at_most(folder: Path, screened: str) -> int:
+    """Without reading what is in them: a prompt or an answer that an export repeats is counted each time."""
+    if screened == "project":
+        return _n_lines(folder / ROWS)
+    if screened.startswith("export-"):
+        pairs, written = (
+            folder / EXPORT_FOLDER / f"{name}.jsonl" for name in ("data", "demonstrations")
+        )
+        return 3 * _n_lines(pairs) + 2 * _n_lines(written)
+    return _n_lines(folder / DATASET_FOLDER / "data.jsonl")
+
+
+def _n_lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
 def lines_of(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
         yield from map(json.loads, file)

@@ -71,7 +71,9 @@ def test_an_export_is_screened_as_it_was_frozen(project):
         launch(project, f"export-{export.pk}")
 
 
-@pytest.mark.parametrize("name", ["export-99", "dataset-", "nonsense", "export-²"])
+@pytest.mark.parametrize(
+    "name", ["export-99", "dataset-", "nonsense", "export-²", "export-99999999999999999999"]
+)
 def test_what_the_project_does_not_have_is_not_screened(project, name):
     with pytest.raises(RunRefused, match=f"has no “{name}” to screen"):
         launch(project, name)

@@ -5,7 +5,13 @@ import pytest
 from rlhf.training import screen
 from rlhf.training.artifacts import RunError, RunFolder, Stopped
 from rlhf.training.screen_config import CHECKS, CLASSES, ScreenConfig, is_as_grave
-from rlhf.training.screen_rows import answer_key, before_last_answer, keys_of, row_key
+from rlhf.training.screen_rows import (
+    answer_key,
+    before_last_answer,
+    keys_of,
+    n_rows_at_most,
+    row_key,
+)
 
 SEA = "Please write a short poem about the sea, the gulls and an old sailor who cannot sleep."
 
@@ -168,6 +174,13 @@ def test_an_answer_has_the_same_key_in_a_project_and_in_an_export():
 
 def test_a_row_of_a_dataset_is_known_by_its_line():
     assert row_key("dataset-7", 1) == "dataset-7-line-1"
+
+
+def test_progress_is_out_of_as_many_rows_as_there_can_be(folder):
+    write(folder.path / "data" / "data.jsonl", [pair("a", "train", "Hi", "1", "2")] * 2)
+    write(folder.path / "dataset" / "data.jsonl", [{"text": "x"}] * 5)
+
+    assert [n_rows_at_most(folder.path, name) for name in ("export-1", "dataset-1")] == [6, 5]
 
 
 def test_what_is_asked_is_all_before_the_last_answer():
