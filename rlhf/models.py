@@ -640,7 +640,7 @@ class FileCheck(models.Model):
 
 
 class QuarantinedRow(models.Model):
-    """A prompt, an answer or a row of a dataset in which a screening found something grave: what is
+    """A prompt, an answer or a row of a dataset in which a screening found something severe: what is
     learned from is left without it, until a reviewer releases it. One for each class of finding."""
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="quarantined")

@@ -22,7 +22,7 @@ from rlhf.integrity import HASHED_AT_LAUNCH, files_of_export
 from rlhf.models import Dataset, ModelKind, ModelVersion, QuarantinedRow, Run, RunKind, Status
 from rlhf.training.artifacts import write_json
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
-from rlhf.training.screen_config import CLASSES, FindingClass, is_as_grave
+from rlhf.training.screen_config import CLASSES, FindingClass, is_as_severe
 from rlhf.training.screen_rows import (
     ANSWER,
     DATASET_FOLDER,
@@ -146,7 +146,7 @@ class Finding(NamedTuple):
     """A line of findings.jsonl, and what has become of its row."""
 
     line: Mapping[str, Any]
-    row: QuarantinedRow | None = None  # None: it was too slight to be left out
+    row: QuarantinedRow | None = None  # None: it was not severe enough to be left out
 
     @property
     def about(self) -> FindingClass:
@@ -256,14 +256,14 @@ def counts_of(run: Run) -> list[ClassCount]:
 
 
 def collect_screen(run: Run) -> dict[str, Any]:
-    """Put what is grave enough into quarantine. What a reviewer has decided of the same finding before, in
+    """Put what is severe enough into quarantine. What a reviewer has decided of the same finding before, in
     any screening of the project, still holds."""
     least = run.config["quarantine_from"]
     seen: set[tuple[str, str]] = set()
     found = (
         (line["key"], line["code"])
         for _, line in read_findings(run)
-        if is_as_grave(CLASSES[line["code"]].severity, least)
+        if is_as_severe(CLASSES[line["code"]].severity, least)
     )
     n_released = 0
     while batch := list(islice(found, BATCH)):

@@ -18,7 +18,7 @@ class ScreenForm(RunForm):
     kind = RunKind.SCREEN
     intro = (
         "Reads prompts, answers or rows before anything learns from them, and reports what is wrong with "
-        "them. What is grave goes into quarantine: training leaves it out until a reviewer releases it. "
+        "them. What is of high severity goes into quarantine: training leaves it out until a reviewer releases it. "
         "A minute or two for 100,000 rows."
     )
     advanced = (
@@ -33,13 +33,14 @@ class ScreenForm(RunForm):
     quarantine_from = forms.ChoiceField(
         label="Left out of training",
         choices=[
-            ("high", "Grave findings"),
-            ("medium", "Grave and middling findings"),
+            ("high", "Findings of high severity"),
+            ("medium", "Of high and medium severity"),
             ("low", "All that is found"),
             ("nothing", "Nothing, only report"),
         ],
         initial="high",
-        help_text="What is grave stands beside each class in the report. Word lists and duplicates are not.",
+        help_text="Personal data, leaks, control tokens and broken characters are high; word lists, phone "
+        "numbers and duplicates medium; lengths and near duplicates low.",
     )
     checks = forms.MultipleChoiceField(
         label="Look for",

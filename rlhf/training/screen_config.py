@@ -1,4 +1,4 @@
-"""What a screening looks for, how grave each finding is, and what its run is told.
+"""What a screening looks for, how severe each finding is, and what its run is told.
 
 No torch here: the web process builds and checks this, and names findings by it.
 """
@@ -33,7 +33,7 @@ CHECKS = [
     Check("tokens", "Control tokens of chat templates"),
     Check("length", "Outlying lengths"),
 ]
-SEVERITIES = ("high", "medium", "low")  # from the gravest
+SEVERITIES = ("high", "medium", "low")  # from the worst
 
 CLASSES = {
     found.code: found
@@ -86,7 +86,7 @@ CLASSES = {
 NOTHING = "nothing"  # is put into quarantine
 
 
-def is_as_grave(severity: str, least: str) -> bool:
+def is_as_severe(severity: str, least: str) -> bool:
     """Whether findings of this severity are put into quarantine from `least` on."""
     return least != NOTHING and SEVERITIES.index(severity) <= SEVERITIES.index(least)
 

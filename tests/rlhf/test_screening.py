@@ -84,13 +84,13 @@ def test_a_project_without_prompts_has_nothing_to_screen(project):
         launch(project)
 
 
-def test_only_what_is_grave_enough_goes_into_quarantine(project):
+def test_only_what_is_severe_enough_goes_into_quarantine(project):
     create_dataset(project, "d", DatasetKind.TEXT, [{"text": "You asshole"}], origin="test")
     name = screening.name_of(project.datasets.get())
 
-    grave, middling = screen(project, name), screen(project, name, quarantine_from="medium")
+    high, medium = screen(project, name), screen(project, name, quarantine_from="medium")
 
-    assert (in_quarantine(grave), len(in_quarantine(middling))) == ([], 1)
+    assert (in_quarantine(high), len(in_quarantine(medium))) == ([], 1)
 
 
 def test_what_was_released_stays_released_in_later_screenings(project):

@@ -4,7 +4,7 @@ import pytest
 
 from rlhf.training import screen
 from rlhf.training.artifacts import RunError, RunFolder, Stopped
-from rlhf.training.screen_config import CHECKS, CLASSES, ScreenConfig, is_as_grave
+from rlhf.training.screen_config import CHECKS, CLASSES, ScreenConfig, is_as_severe
 from rlhf.training.screen_rows import (
     answer_key,
     before_last_answer,
@@ -193,8 +193,8 @@ def test_what_is_asked_is_all_before_the_last_answer():
     ("severity", "least", "expected"),
     [("high", "high", True), ("medium", "high", False), ("low", "low", True), ("high", "nothing", False)],
 )  # fmt: skip
-def test_what_is_as_grave_as_asked_goes_into_quarantine(severity, least, expected):
-    assert is_as_grave(severity, least) is expected
+def test_what_is_as_severe_as_asked_goes_into_quarantine(severity, least, expected):
+    assert is_as_severe(severity, least) is expected
 
 
 def test_every_class_belongs_to_a_check():
