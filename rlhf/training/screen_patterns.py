@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from ftfy import fix_encoding
@@ -33,6 +34,10 @@ from stdnum.za import idnr as za_idnr
 
 from rlhf.training.screen_words import TOXIC, UNSAFE
 
+LONGEST_WORD = (
+    20  # characters before and after what looks wrongly decoded; not all languages have spaces
+)
+MOST_MOJIBAKE = 100  # of one text: where there are so many, all of it is
 CONTEXT = 40  # characters before a number, in which its name must stand if digits say little
 
 
@@ -64,9 +69,10 @@ def emails(text: str) -> Iterator[Match]:
             yield Match("email", *found.span())
 
 
+# Quantifiers within repeated groups are possessive (+), so that a text made for it cannot take for ever.
 # Groups of digits with one separator between them, after + or 00 and a country code; or (555) 010-9999.
 PHONE = re.compile(
-    r"(?<![\w+.,/=-])(?:(?:\+|00)[1-9]\d{0,2}(?:[ .\u00a0/-]?\(?\d{1,5}\)?){2,6}|"
+    r"(?<![\w+.,/=-])(?:(?:\+|00)[1-9]\d{0,2}(?:[ .\u00a0/-]?\(?\d{1,5}+\)?){2,6}|"
     r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[.-])[2-9]\d\d[ .-]\d{4})(?![\w-]|[.,]\d)",
     re.ASCII,
 )
@@ -78,7 +84,7 @@ def phones(text: str) -> Iterator[Match]:
             yield Match("phone", *found.span())
 
 
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ \u00a0]?[A-Z0-9]{1,4}){3,9}(?![a-z0-9])")
+IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ \u00a0]?[A-Z0-9]{1,4}+){3,9}(?![a-z0-9])")
 
 
 def ibans(text: str) -> Iterator[Match]:
@@ -240,7 +246,7 @@ def _code_point(character: str) -> str:
 
 def mojibake(text: str) -> Iterator[Match]:
     """Where ftfy finds characters that hardly ever follow one another, and can repair the word."""
-    for found in BADNESS_RE.finditer(text):
+    for found in islice(BADNESS_RE.finditer(text), MOST_MOJIBAKE):
         start, end = _word_around(text, *found.span())
         word = text[start:end]
         if CAPITALS.search(text[max(0, found.start() - 1) : found.end() + 1]):
@@ -250,10 +256,11 @@ def mojibake(text: str) -> Iterator[Match]:
 
 
 def _word_around(text: str, start: int, end: int) -> tuple[int, int]:
-    """A sequence that was decoded wrongly may have a space or a quote within it: so a little more."""
-    while start > 0 and not text[start - 1].isspace():
+    """As far as the next spaces: what was decoded wrongly is often a sequence of such characters."""
+    first, last = max(0, start - LONGEST_WORD), min(len(text), end + LONGEST_WORD)
+    while start > first and not text[start - 1].isspace():
         start -= 1
-    while end < len(text) and not text[end].isspace():
+    while end < last and not text[end].isspace():
         end += 1
     return start, end
 
