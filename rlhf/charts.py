@@ -404,6 +404,7 @@ CHARTS: dict[str, list[Section]] = {
     RunKind.DISTILL: SAMPLING_CHARTS,
     RunKind.INDEX: [],
     RunKind.SUITE: SAMPLING_CHARTS,
+    RunKind.SCREEN: [],
 }
 
 

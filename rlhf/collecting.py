@@ -19,6 +19,7 @@ from rlhf.gate_pairs import store_gate_pairs
 from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
 from rlhf.questions import store_order
+from rlhf.screening import collect_screen
 
 
 def collect_import_model(run: Run) -> dict[str, Any]:
@@ -171,4 +172,5 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.DISTILL: store_demonstrations,
     RunKind.INDEX: collect_index,
     RunKind.SUITE: collect_suite,
+    RunKind.SCREEN: collect_screen,
 }

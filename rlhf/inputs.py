@@ -40,6 +40,7 @@ from rlhf.models import (
 )
 from rlhf.processes import accelerate_configs
 from rlhf.questions import write_comparisons
+from rlhf.screening import CannotScreen, policy_folders, write_input
 from rlhf.training.artifacts import write_json
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
@@ -74,6 +75,7 @@ NEEDED: dict[str, list[str]] = {
     RunKind.DISTILL: ["policy"],
     RunKind.INDEX: [],
     RunKind.SUITE: ["policy"],
+    RunKind.SCREEN: [],
 }
 MISSING_SENTENCES = {
     "policy": "There is no policy to start from: import a model first.",
@@ -340,6 +342,8 @@ def _check_collection(order: Order) -> None:
 def _references(order: Order) -> dict[str, Any]:
     """The settings that say where models are."""
     references: dict[str, Any] = {}
+    if order.kind == RunKind.SCREEN:
+        references["tokenizers"] = policy_folders(order.project)
     if order.kind == RunKind.IMPORT_MODEL:
         references["output"] = _import_output(order.settings)
     if order.policy is not None:
@@ -406,6 +410,11 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         inputs, trial = folder / INPUTS, tried_by(order)
         inputs.mkdir()
         return write_inputs(trial, config_of(trial), inputs)
+    if order.kind == RunKind.SCREEN:
+        try:
+            return write_input(order.project, order.settings["screened"], folder)
+        except CannotScreen as error:
+            raise RunRefused(str(error)) from error
     if order.export is not None:
         _copy_export(order.export, folder / "data")
     link_datasets(order.datasets, folder)

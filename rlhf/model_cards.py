@@ -15,6 +15,7 @@ from rlhf.combining import parts_of
 from rlhf.downloads import adapters_below, base_of
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind, Status
+from rlhf.quarantine import passed_in_words
 from rlhf.rounds import ancestors_of
 from rlhf.templatetags.quantities import decimals, percent
 
@@ -269,6 +270,7 @@ def _training(runs: Sequence[Run]) -> list[str]:
             used.append(f"Export: {run.export_id}")
         used += [f"Part: {part.weight:g} × {_text(part.version.name)}" for part in parts_of(run)]
         lines.append("; ".join(used))
+        lines += [f"Screening: {_text(each)}." for each in passed_in_words(run)]
         lines += _quality(run)
         lines += _held_out(run)
         lines.append(_table(["Setting", "Value"], list(_settings(run.config))))

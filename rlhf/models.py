@@ -389,6 +389,10 @@ class Run(models.Model):
     alarms = models.JSONField(default=list, help_text="Of a PPO run, as alarms.as_json gives them.")
     error = models.TextField(blank=True, help_text="A sentence for the admin.")
     result = models.JSONField(default=dict)
+    screening = models.JSONField(
+        default=list,
+        help_text="What its data passed, as quarantine.leave_out gives it; empty: nothing.",
+    )
 
     objects = RunQuerySet.as_manager()
 
@@ -649,6 +653,33 @@ class FileCheck(models.Model):
     def is_under_way(self) -> bool:
         """Asked for and not answered. One that takes much longer than any did has been lost."""
         return self.finished is None and timezone.now() - self.asked < FILE_CHECK_LOST_AFTER
+
+
+class QuarantinedRow(models.Model):
+    """A prompt, an answer or a row of a dataset in which a screening found something severe: what is
+    learned from is left without it, until a reviewer releases it. One for each class of finding."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="quarantined")
+    key = models.CharField(max_length=80, help_text="As screen_rows.py makes it.")
+    code = models.CharField(max_length=24, help_text="Of screen_config.CLASSES.")
+    is_released = models.BooleanField(default=False)
+    reason = models.CharField(max_length=500, blank=True)
+    decided_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    decided = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "key", "code"], name="one_row_per_finding"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["key", "code"], condition=Q(decided__isnull=False), name="decided_rows"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 # Models with what is done with them, in modules of their own: Django looks for models here.

@@ -42,6 +42,7 @@ from rlhf.models import (
     RunKind,
     Status,
 )
+from rlhf.quarantine import leave_out, passed_by
 from rlhf.questions import newest_reward_model, order_settings
 from rlhf.supervision import has_ended_unseen, supervise
 from rlhf.telling import tell_if_ended
@@ -102,6 +103,7 @@ def launch(
     with _staged_folder() as staged:
         try:
             write_inputs(order, config, staged)
+            leave_out(order, staged)
             write_json(staged / "config.json", {"kind": kind, "config": config.to_dict()})
         except OSError as error:
             raise RunRefused(f"The run's folder could not be written: {error}.") from error
@@ -152,6 +154,7 @@ def _create(
                 round_number=order.round_number,
                 token=token,
                 config=config.to_dict(),
+                screening=passed_by(staged),
                 estimate=expected,
                 policy=order.policy,
                 rival=order.rival,
@@ -224,6 +227,7 @@ def next_round(
     beside = [  # of no step
         RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE, RunKind.COMBINE, RunKind.INDEX,
         RunKind.SUITE,
+        RunKind.SCREEN,
     ]  # fmt: skip
     of_latest = project.runs.active().exclude(kind__in=beside)
     if latest and (active := of_latest.filter(round_number=latest.number).first()):

@@ -34,9 +34,11 @@ from rlhf import (
     loop,
     model_pages,
     prompt_lab,
+    quarantine,
     questions,
     reward_reports,
     rounds,
+    screening_views,
     search_pages,
 )
 from rlhf import rollouts as answers
@@ -147,6 +149,8 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
     `?best_of=16&reward_model=7` suggests an evaluation that shows what a reward model is worth.
     """
     like = _number(request, "like")
+    if kind == RunKind.SCREEN and (screened := request.GET.get("screened")):
+        return {"screened": screened}
     if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
         return rounds.best_of_n(project, n, _number(request, "reward_model"))
     if kind == RunKind.INDEX and like is None:
@@ -183,6 +187,8 @@ def _render_form(
     template = "rlhf/_run_form.html" if request.htmx else "rlhf/new_run.html"
     few_shot = prompt_lab.few_shot_notice(project, form.kind)
     context = {"project": project, "role": Role.ADMIN, "form": form, "few_shot": few_shot}
+    if form.kind in quarantine.TRAINING:
+        context |= screening_views.line_of(project, form)
     if isinstance(form, PPOForm):
         context["outlook"] = _outlook(project, form)
     return render(request, template, context, status=status)
@@ -244,6 +250,7 @@ def run(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "samples": charts.samples_of(run, _step_asked(request)),
         "table": table,
         "log": charts.log_tail(run.folder / "log.txt"),
+        "passed": quarantine.passed_in_words(run),
         "second_models": charts.second_models(run) if run.kind in ONLINE else [],
         **search_pages.context_of(run),
         **distill_pages.context_of(run),

@@ -54,6 +54,10 @@ class WholeRunSerializer(RunSerializer):
     config = serializers.DictField(help_text="All its settings.")
     estimate = serializers.DictField(help_text="What it was expected to take; empty: unknown.")
     result = serializers.DictField()
+    screening = serializers.ListField(
+        child=serializers.DictField(),
+        help_text="Which screening the data of a training run passed, and what was left out.",
+    )
     alarms = serializers.ListField(child=serializers.DictField())
     is_silent = serializers.BooleanField(help_text="It has not reported for minutes.")
     is_unwatched = serializers.BooleanField(help_text="Nobody copies its reports now.")
@@ -61,7 +65,7 @@ class WholeRunSerializer(RunSerializer):
     class Meta(RunSerializer.Meta):
         fields = [
             *RunSerializer.Meta.fields,
-            "config", "estimate", "result", "alarms", "is_silent", "is_unwatched",
+            "config", "estimate", "result", "screening", "alarms", "is_silent", "is_unwatched",
         ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import candidates, datasets, gates, models, prompting, routes, runs, trials
+from rlhf.api import candidates, datasets, gates, models, prompting, routes, runs, screening, trials
 
 app_name = "rlhf_api"
 
@@ -15,6 +15,8 @@ run_urls = [
     path("<int:pk>/trials/", trials.trials, name="trials"),
     path("<int:pk>/trials/promote/", trials.promote_trial, name="promote_trial"),
     path("<int:pk>/trials/delete/", trials.delete_trials, name="delete_trials"),
+    path("<int:pk>/quarantine/", screening.quarantined, name="quarantined"),
+    path("<int:pk>/findings/", screening.findings, name="findings"),
 ]
 
 gate_urls = [

@@ -19,6 +19,7 @@ from rlhf.forms.others import ConverseForm, MergeForm, OrderQueueForm, ProbeForm
 from rlhf.forms.ppo import PPOForm
 from rlhf.forms.preference import DPOForm, KTOForm
 from rlhf.forms.reward_model import RewardModelForm
+from rlhf.forms.screening import ScreenForm
 from rlhf.forms.searching import SearchForm
 from rlhf.forms.suite import SuiteForm
 from rlhf.forms.supervised import DomainForm, SupervisedForm
@@ -41,6 +42,7 @@ __all__ = [
     "ProbeForm",
     "RewardModelForm",
     "RunForm",
+    "ScreenForm",
     "SearchForm",
     "SuiteForm",
     "SupervisedForm",
@@ -59,6 +61,7 @@ FORMS: dict[str, type[RunForm]] = {
         OrderQueueForm,
         ConverseForm,
         MergeForm,
+        ScreenForm,
         CombineForm,
         SupervisedForm,
         DomainForm,

@@ -57,6 +57,7 @@ MAKE_MODELS = (
     "import_model", "reward_model", *ONLINE, "dpo", "kto", "supervised", "domain", "combine",
     "index",
 )  # fmt: skip
+WITHOUT_TORCH = ("screen",)  # it takes seconds and hundreds of megabytes
 
 # In the order in which to make them smaller. The last is left out for the reward model, where it
 # only says how many micro-batches make a step.
@@ -159,7 +160,8 @@ def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
         check_inputs(folder)
     if isinstance(config, RewardModelConfig):
         check_input(config, folder)
-    limit_threads()
+    if kind not in WITHOUT_TORCH:
+        limit_threads()
     return importlib.import_module(f"rlhf.training.{kind}").run(config, folder)
 
 

@@ -16,6 +16,7 @@ from rlhf.training.distill_config import DistillConfig
 from rlhf.training.index_config import IndexConfig
 from rlhf.training.preference_config import DPOConfig, KTOConfig
 from rlhf.training.reward_rules import check_ensemble, complete, names_of
+from rlhf.training.screen_config import ScreenConfig
 from rlhf.training.search_config import SearchConfig
 from rlhf.training.suite_config import SuiteConfig
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
@@ -501,4 +502,5 @@ CONFIGS: dict[str, type[Config]] = {
     "distill": DistillConfig,
     "index": IndexConfig,
     "suite": SuiteConfig,
+    "screen": ScreenConfig,
 }

@@ -112,6 +112,18 @@ def suite(folder, config):
     return {"n_prompts": len(prompts(folder)), "metrics": {"length": length}}
 
 
+def findings(folder, config):
+    rows = [json.loads(line) for line in (folder.path / "rows.jsonl").open()]
+    lines = [
+        {"key": f"prompt-{row['prompt_key']}", "kind": "prompt", "place": f"prompt {row['id']}",
+         "split": row["split"], "code": "email", "start": 0, "end": 1, "before": "", "span": "a",
+         "after": "", "note": ""}
+        for row in rows if row["kind"] == "prompt"
+    ]  # fmt: skip
+    write_lines(folder, "findings.jsonl", lines)
+    return {"n_rows": len(rows), "rows": {}, "counts": {}, "severities": {}}
+
+
 def prompts(folder):
     return [json.loads(line) for line in (folder.path / "prompts.jsonl").open()]
 
@@ -130,6 +142,7 @@ ARTIFACTS = {
     "probe": probe,
     "order_queue": scores,
     "suite": suite,
+    "screen": findings,
 }
 
 if __name__ == "__main__":

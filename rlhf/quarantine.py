@@ -1,0 +1,223 @@
+"""What is left out of training, and who decides.
+
+A training run's folder gets the rows of an export, of datasets and of the project's prompts without those
+in quarantine, and `screening.json` says which screening decided and what was left out. The frozen files
+themselves never change: `leave_out` writes new ones beside, and puts them in the place of the links.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from annotator.audit import Action, record
+from annotator.models import Project, Prompt, User
+from rlhf import screening
+from rlhf.inputs import Order, RunRefused
+from rlhf.models import QuarantinedRow, Run, RunKind
+from rlhf.training.artifacts import read_json, write_json
+from rlhf.training.hashes import HASHES, sha256_of
+from rlhf.training.screen_config import CLASSES
+from rlhf.training.screen_rows import PROMPT, keys_of, row_key
+
+SCREENING = "screening.json"
+TRAINING = [
+    RunKind.REWARD_MODEL, RunKind.PPO, RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.DPO, RunKind.KTO,
+    RunKind.RLOO, RunKind.GRPO, RunKind.DISTILL, RunKind.SEARCH,
+]  # fmt: skip
+ASK_PROMPTS = [
+    RunKind.PPO,
+    RunKind.RLOO,
+    RunKind.GRPO,
+    RunKind.DISTILL,
+]  # and learn from the answers
+CHUNK = 500  # values of one query
+
+Row = Mapping[str, Any]
+
+
+# --- leaving out ------------------------------------------------------------------------------
+def leave_out(order: Order, folder: Path) -> list[dict[str, Any]]:
+    """Take what is in quarantine out of a training run's folder; what it passed, as screening.json has it.
+
+    One entry for each thing that it learns from: {"screened", "screening", "left_out", …}, in which the
+    number of the screening is None if there was none. Raises RunRefused if nothing would be left.
+    """
+    if order.kind not in TRAINING:
+        return []
+    inputs = folder / "inputs" if order.kind == RunKind.SEARCH else folder  # of each of its trials
+    passed = [_leave_out_of(order.project, name, files) for name, files in _inputs(order, inputs)]
+    if passed:
+        write_json(folder / SCREENING, passed)
+        _hash_anew(inputs)
+    return passed
+
+
+def _inputs(order: Order, folder: Path) -> list[tuple[str, list[Path]]]:
+    """The names of what it learns from, and the files with its rows."""
+    found = []
+    if order.export is not None:
+        data = folder / "data"
+        found.append(
+            (screening.name_of(order.export), _there(data, "data.jsonl", "demonstrations.jsonl"))
+        )
+    for dataset in getattr(order, "datasets", ()):
+        found.append(
+            (
+                screening.name_of(dataset),
+                _there(folder / "datasets" / str(dataset.pk), "data.jsonl"),
+            )
+        )
+    kind = order.settings.get("tries", order.kind)
+    if kind in ASK_PROMPTS and (prompts := _there(folder, "prompts.jsonl")):
+        found.append((screening.PROJECT, prompts))
+    return found
+
+
+def _there(folder: Path, *names: str) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _leave_out_of(project: Project, name: str, files: list[Path]) -> dict[str, Any]:
+    run = screening.newest(project, name)
+    if run is None:
+        return {"screened": name, "screening": None}
+    keys = set(in_quarantine(run).values_list("key", flat=True))
+    belongs = _test_of(project, name, keys)
+    left_out = {path.name: _filter(path, belongs) if keys else 0 for path in files}
+    return {
+        "screened": name,
+        "screening": run.pk,
+        "finished": run.finished.isoformat() if run.finished else None,
+        "settings": run.config,
+        "findings_sha256": run.result.get("findings_sha256"),
+        "left_out": left_out,
+    }
+
+
+def _test_of(project: Project, name: str, keys: set[str]) -> Callable[[int, Row], bool]:
+    """Whether a row, with its number in the file, is in quarantine."""
+    if name.startswith("dataset-"):
+        return lambda number, row: row_key(name, number) in keys
+    if name == screening.PROJECT:
+        prompts = _prompts_among(project, keys)
+        return lambda number, row: row["id"] in prompts
+    return lambda number, row: not keys.isdisjoint(keys_of(row))
+
+
+def _prompts_among(project: Project, keys: Iterable[str]) -> set[int]:
+    hashes = [key.removeprefix(f"{PROMPT}-") for key in keys if key.startswith(f"{PROMPT}-")]
+    rows = Prompt.objects.filter(project=project)
+    found: set[int] = set()
+    for start in range(0, len(hashes), CHUNK):
+        found.update(
+            rows.filter(key__in=hashes[start : start + CHUNK]).values_list("pk", flat=True)
+        )
+    return found
+
+
+def _filter(path: Path, is_out: Callable[[int, Row], bool]) -> int:
+    """Without the rows that are out; how many they were. The file may be a second name of a frozen one, so
+    another one takes its place."""
+    kept_path = path.with_name(f".{path.name}.kept")
+    n_out = n_kept = 0
+    with path.open("rb") as file, kept_path.open("wb") as kept:
+        for number, line in enumerate(file, 1):
+            if is_out(number, json.loads(line)):
+                n_out += 1
+            else:
+                n_kept += 1
+                kept.write(line)
+    if not n_out:
+        kept_path.unlink()
+        return 0
+    if not n_kept and path.name != "demonstrations.jsonl":
+        raise RunRefused(
+            f"All {n_out:,} rows to learn from are in quarantine: look at the newest screening, release "
+            "what may be learned from, or screen with fewer checks."
+        )
+    kept_path.replace(path)
+    return n_out
+
+
+def _hash_anew(folder: Path) -> None:
+    """Of files that are not what was frozen any more: the run's process checks them before it begins."""
+    if not (folder / HASHES).exists():
+        return
+    hashes = read_json(folder / HASHES)
+    for where, files in hashes.items():
+        if Path(where).is_absolute():
+            continue
+        for name in files:
+            path = folder / where / name
+            if path.is_file():
+                files[name] = {"sha256": sha256_of(path, fresh=True), "bytes": path.stat().st_size}
+    write_json(folder / HASHES, hashes)
+
+
+def passed_by(folder: Path) -> list[dict[str, Any]]:
+    """What `leave_out` has written into the run's folder."""
+    return read_json(folder / SCREENING) if (folder / SCREENING).exists() else []
+
+
+# --- saying so --------------------------------------------------------------------------------
+def passed_in_words(run: Run) -> list[str]:
+    """What a training run's data passed, or that it was not screened; nothing of other runs.
+
+    Example: ["export 3 passed screening run 12: 4 rows were left out"]
+    """
+    if run.kind not in TRAINING:
+        return []
+    return [_in_words(passed) for passed in run.screening] or ["not screened"]
+
+
+def _in_words(passed: Row) -> str:
+    name = screening.in_words(passed["screened"])
+    if passed["screening"] is None:
+        return f"{name}: not screened"
+    n = sum(passed["left_out"].values())
+    rows = {0: "nothing was", 1: "1 row was"}.get(n, f"{n:,} rows were")
+    return f"{name} passed screening run {passed['screening']}: {rows} left out"
+
+
+# --- deciding ---------------------------------------------------------------------------------
+def in_quarantine(run: Run) -> QuerySet[QuarantinedRow]:
+    return run.quarantined.filter(is_released=False)
+
+
+def decide(
+    run: Run,
+    user: User | None,
+    *,
+    released: bool,
+    reason: str,
+    keys: Iterable[str] = (),
+    code: str = "",
+) -> int:
+    """Release rows of a screening, or put them into quarantine again: those with these keys, or all with
+    findings of a class; how many findings changed. What is so already is left as it is.
+
+    Raises ValueError, with a sentence, without a reason or if neither keys nor a class is named.
+    """
+    keys = list(keys)
+    if not (reason := reason.strip()):
+        raise ValueError("Say why: the reason is kept with the decision.")
+    if not keys and code not in CLASSES:
+        raise ValueError("Say which rows, or which class of findings.")
+    rows = run.quarantined.filter(is_released=not released)
+    rows = rows.filter(key__in=keys) if keys else rows.filter(code=code)
+    with transaction.atomic():
+        n = rows.update(
+            is_released=released, reason=reason[:500], decided_by=user, decided=timezone.now()
+        )
+        if n:
+            action = Action.RELEASED if released else Action.HELD
+            told = {"rows": len(keys)} if keys else {"class": CLASSES[code].label}
+            record(user, action, run, project=run.project, findings=n, reason=reason[:500], **told)
+    return n

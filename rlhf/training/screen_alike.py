@@ -1,0 +1,113 @@
+"""Texts that are the same, or nearly so: hashes of normalised text, MinHash and LSH by rensa.
+
+How much two texts are alike is the Jaccard similarity of their sets of character 5-grams, which works
+in every script, with or without spaces. It is estimated from 128 hash values each: give or take 0.06
+at two standard errors. Texts with different numbers are never nearly the same, as in
+annotator/screening.py: one digit is what makes an exercise another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from typing import NamedTuple
+
+from rensa import RMinHash, RMinHashLSH
+
+NGRAM = 5  # characters
+HASHES = 128  # per text
+RECALL = 0.99  # of the pairs that are just as alike as asked for
+CANDIDATES = 50  # looked at for each text
+SHORTEST = 30  # characters; shorter texts have too few 5-grams to be nearly the same
+LONGEST = 20_000  # characters that are compared of a long text
+NUMBER = re.compile(r"\d+")
+
+
+def normalised(text: str) -> str:
+    """Without differences of capitals, white space and Unicode's compatible forms."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+class Like(NamedTuple):
+    place: str
+    excerpt: str
+    percent: int  # 100: the same but for capitals and spaces
+
+
+class Index:
+    """Texts added so far. Of those that are alike only the first is kept, so memory follows the number
+    of distinct texts: some 1.5 KB each, whatever their length."""
+
+    def __init__(self, near_percent: int) -> None:
+        self._threshold = near_percent / 100
+        self._first: dict[bytes, int] = {}
+        self._lsh = RMinHashLSH(
+            threshold=self._threshold, num_perm=HASHES, num_bands=bands_for(self._threshold)
+        )
+        self._sketches: dict[int, RMinHash] = {}
+        self._numbers: list[bytes] = []
+        self._shown: list[tuple[str, str]] = []
+
+    def find(self, text: str) -> Like | None:
+        """The first that is the same, else one that is nearly the same, else None."""
+        return self._find(normalised(text))[0]
+
+    def add(self, text: str, place: str) -> Like | None:
+        """As `find`; what is like nothing before is kept."""
+        plain = normalised(text)
+        like, sketch = self._find(plain)
+        if like is None:
+            number = len(self._shown)
+            self._first[_digest(plain)] = number
+            self._shown.append((place, text[:80]))
+            self._numbers.append(_numbers_in(plain))
+            if sketch is not None:
+                self._lsh.insert(number, sketch)
+                self._sketches[number] = sketch
+        return like
+
+    def _find(self, plain: str) -> tuple[Like | None, RMinHash | None]:
+        if (first := self._first.get(_digest(plain))) is not None:
+            return self._like(first, 100), None
+        if len(plain) < SHORTEST or self._threshold == 1:
+            return None, None
+        sketch = sketch_of(plain)
+        numbers = _numbers_in(plain)
+        for candidate in sorted(self._lsh.query(sketch))[:CANDIDATES]:
+            similarity = sketch.jaccard(self._sketches[candidate])
+            if similarity >= self._threshold and self._numbers[candidate] == numbers:
+                return self._like(candidate, min(int(similarity * 100), 99)), sketch
+        return None, sketch
+
+    def _like(self, number: int, percent: int) -> Like:
+        place, excerpt = self._shown[number]
+        return Like(place, excerpt, percent)
+
+
+def sketch_of(plain: str) -> RMinHash:
+    part = plain[:LONGEST]
+    sketch = RMinHash(num_perm=HASHES, seed=1)
+    sketch.update(list({part[i : i + NGRAM] for i in range(len(part) - NGRAM + 1)}))
+    return sketch
+
+
+def bands_for(threshold: float) -> int:
+    """The fewest bands of equal width with which LSH finds pairs at the threshold with `RECALL`:
+    1 - (1 - t^r)^b with b bands of r hash values (Leskovec, Rajaraman, Ullman 2014, section 3.4).
+
+    Example: 16 bands of 8 at 0.85, 32 of 4 at 0.8.
+    """
+    for rows in (16, 8, 4, 2):
+        bands = HASHES // rows
+        if 1 - (1 - threshold**rows) ** bands >= RECALL:
+            return bands
+    return HASHES
+
+
+def _digest(plain: str) -> bytes:
+    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _numbers_in(plain: str) -> bytes:
+    return _digest(" ".join(NUMBER.findall(plain)))

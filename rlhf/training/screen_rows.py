@@ -1,0 +1,173 @@
+"""The rows that a screening reads, and the keys by which rows are left out of training.
+
+    held_out.jsonl        held-out prompts of the project, as prompts.jsonl has them
+    rows.jsonl            of a project: {"kind": "prompt" | "completion", "id", "prompt_key", "text", "split"}
+    data/data.jsonl       of an export: pairs; data/demonstrations.jsonl besides, if it has any
+    dataset/data.jsonl    of a dataset: {"messages": […]} or {"text": …}
+
+A prompt and an answer have the same key wherever they are: in a project, or in any export of it. A row of
+a dataset is known by its place in the file, which never changes. No torch: the web process uses this too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PROMPT, ANSWER, ROW = "prompt", "answer", "row"
+HELD_OUT, ROWS, EXPORT_FOLDER, DATASET_FOLDER = "held_out.jsonl", "rows.jsonl", "data", "dataset"
+TEST = "test"
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class Row(NamedTuple):
+    key: str
+    kind: str
+    place: str  # where it is, in words
+    text: str
+    split: str  # "train", "test", or empty
+    asked: str = ""  # what the user says in it, which must not be a held-out prompt
+
+
+# --- keys -------------------------------------------------------------------------------------
+def prompt_key(key: str) -> str:
+    return f"{PROMPT}-{key}"
+
+
+def answer_key(key_of_prompt: str, text: str) -> str:
+    """Of an answer to the prompt that has this hash."""
+    digest = hashlib.sha256(f"{key_of_prompt}\n{text}".encode(errors="surrogatepass"))
+    return f"{ANSWER}-{digest.hexdigest()}"
+
+
+def row_key(dataset: str, number: int) -> str:
+    """Example: "dataset-7-line-1" for its first row."""
+    return f"{dataset}-line-{number}"
+
+
+def keys_of(row: Mapping[str, Any]) -> list[str]:
+    """Of a line of an export: its prompt's, and its answers'."""
+    of_prompt = hash_of_prompt(row)
+    answers = [text_of(row[name]) for name in ("chosen", "rejected", "completion") if name in row]
+    return [prompt_key(of_prompt), *(answer_key(of_prompt, text) for text in answers)]
+
+
+def hash_of_prompt(row: Mapping[str, Any]) -> str:
+    """As the export has it; early ones lack it."""
+    if known := row.get("prompt_key"):
+        return str(known)
+    content = json.dumps(row["prompt"], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def text_of(messages: Messages | str) -> str:
+    if isinstance(messages, str):
+        return messages
+    return "\n\n".join(str(message.get("content") or "") for message in messages)
+
+
+# --- reading ----------------------------------------------------------------------------------
+def read_rows(folder: Path, screened: str) -> Iterator[Row]:
+    """All that is to be looked at, each prompt and answer once."""
+    if screened == "project":
+        yield from of_project(folder / ROWS)
+    elif screened.startswith("export-"):
+        yield from of_export(folder / EXPORT_FOLDER)
+    else:
+        yield from of_dataset(folder / DATASET_FOLDER / "data.jsonl", screened)
+
+
+def n_rows_at_most(folder: Path, screened: str) -> int:
+    """Without reading what is in them: a prompt or an answer that an export repeats is counted each time."""
+    if screened == "project":
+        return _n_lines(folder / ROWS)
+    if screened.startswith("export-"):
+        pairs, written = (
+            folder / EXPORT_FOLDER / f"{name}.jsonl" for name in ("data", "demonstrations")
+        )
+        return 3 * _n_lines(pairs) + 2 * _n_lines(written)
+    return _n_lines(folder / DATASET_FOLDER / "data.jsonl")
+
+
+def _n_lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def lines_of(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:
+        yield from map(json.loads, file)
+
+
+def held_out_prompts(folder: Path) -> Iterator[Row]:
+    """Of the project; and of the export itself, which may be older than a change of the split."""
+    for line in lines_of(folder / HELD_OUT):
+        yield Row("", PROMPT, f"prompt {line['id']}", text_of(line["messages"]), TEST)
+    data = folder / EXPORT_FOLDER / "data.jsonl"
+    if data.exists():
+        yield from (
+            row for row in of_export(data.parent) if row.kind == PROMPT and row.split == TEST
+        )
+
+
+def of_project(path: Path) -> Iterator[Row]:
+    for line in lines_of(path):
+        text, of_prompt = line["text"], line["prompt_key"]
+        if line["kind"] == PROMPT:
+            place = f"prompt {line['id']}"
+            yield Row(prompt_key(of_prompt), PROMPT, place, text, line["split"], text)
+        else:
+            place = f"answer {line['id']}"
+            yield Row(answer_key(of_prompt, text), ANSWER, place, text, line["split"])
+
+
+def of_export(folder: Path) -> Iterator[Row]:
+    """Prompts and answers of its pairs, and answers that annotators have written."""
+    seen: set[bytes] = set()
+    for name in ("data.jsonl", "demonstrations.jsonl"):
+        if not (folder / name).exists():
+            continue
+        for number, line in enumerate(lines_of(folder / name), 1):
+            for row in _of_line(line, f"line {number} of {name}"):
+                digest = hashlib.blake2b(row.key.encode(), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    yield row
+
+
+def _of_line(line: Mapping[str, Any], place: str) -> Iterator[Row]:
+    of_prompt, split = hash_of_prompt(line), line.get("split", "")
+    asked = text_of(line["prompt"])
+    yield Row(prompt_key(of_prompt), PROMPT, f"prompt in {place}", asked, split, asked)
+    for name in ("chosen", "rejected", "completion"):
+        if name in line:
+            text = text_of(line[name])
+            yield Row(answer_key(of_prompt, text), ANSWER, f"{name} in {place}", text, split)
+
+
+def of_dataset(path: Path, dataset: str) -> Iterator[Row]:
+    for number, line in enumerate(lines_of(path), 1):
+        messages = line.get("messages")
+        text = str(line.get("text") or "") if messages is None else text_of(messages)
+        asked = "" if messages is None else text_of(before_last_answer(messages))
+        yield Row(
+            row_key(dataset, number), ROW, f"line {number}", text, line.get("split", ""), asked
+        )
+
+
+def before_last_answer(messages: Messages) -> Messages:
+    """The conversation up to what is to be learned, without a system message at its beginning.
+
+    Example: [system, user, assistant] -> [user]
+    """
+    last = len(messages)
+    while last and messages[last - 1].get("role") != "assistant":
+        last -= 1
+    first = 1 if messages and messages[0].get("role") == "system" else 0
+    return messages[first : last - 1] if last else messages[first:]
