@@ -6,11 +6,13 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils.safestring import mark_safe
 
-from annotator.models import Export
+from annotator.models import Export, Project
 from rlhf.forms.base import ExportField, RunForm
 from rlhf.forms.fields import optional_decimal, seed, version, whole
+from rlhf.forms.supervised import datasets
 from rlhf.inputs import NEEDED
 from rlhf.models import RunKind
 from rlhf.training.reward_rules import Rule, parse_lines
@@ -33,7 +35,7 @@ class SearchForm(RunForm):
         "held-out data decides which settings are tried next; one that is clearly worse than the others "
         "is ended early. The best can become a model version. It takes as long as its trials together."
     )
-    arguments = ("policy", "reward_model", "export", "base")
+    arguments = ("policy", "reward_model", "export", "base", "datasets")
     advanced = ("base", "rewards", "objective", "max_hours", "pruner", "sampler", "seed")
 
     tries = forms.ChoiceField(
@@ -49,6 +51,7 @@ class SearchForm(RunForm):
         empty_label="The newest, if they need one",
         help_text="The votes that the trials learn from.",
     )
+    datasets = datasets("What trials of supervised and domain tuning learn from.", required=False)
     reward_model = version(
         "Reward model", "What PPO is rewarded by. None for a reward model.", required=False
     )
@@ -105,12 +108,20 @@ class SearchForm(RunForm):
         except ValueError as error:
             raise forms.ValidationError(str(error)) from error
 
+    def _rows(self, project: Project, name: str) -> QuerySet[Any]:
+        return project.datasets.all() if name == "datasets" else super()._rows(project, name)
+
     def clean(self) -> None:
-        """With the votes that the trials need, and without any that they would not look at."""
+        """With what the trials need to learn from, and without any that they would not look at."""
         super().clean()
         kind = self.cleaned_data.get("tries")
-        if kind is None or "export" in self.errors:
+        if kind is None or "export" in self.errors or "datasets" in self.errors:
             return
+        if self.cleaned_data["datasets"] and "datasets" not in NEEDED[kind]:
+            label = RunKind(kind).label
+            self.add_error("datasets", f"{label} learns from no dataset: choose none.")
+        if "datasets" in NEEDED[kind] and not self.cleaned_data["datasets"]:
+            self.add_error("datasets", "Choose at least one dataset.")
         is_needed, chosen = "export" in NEEDED[kind], self.cleaned_data["export"]
         if chosen is not None and not is_needed:
             self.add_error("export", f"{RunKind(kind).label} learns from no votes: leave it empty.")

@@ -28,10 +28,11 @@ class DatasetsField(forms.ModelMultipleChoiceField):
         return f"{dataset.name} ({dataset.get_kind_display().lower()}, {rows})"
 
 
-def datasets(help_text: str) -> Any:
+def datasets(help_text: str, *, required: bool = True) -> Any:
     return DatasetsField(
         Dataset.objects.none(),
         label="Datasets",
+        required=required,
         widget=forms.CheckboxSelectMultiple,
         help_text=help_text,
         error_messages={"required": "Choose at least one dataset."},
