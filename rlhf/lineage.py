@@ -72,11 +72,12 @@ def carriers_of(project: Project, annotator: User) -> Carriers:
     versions = _versions_of(project)
     learnt = exports_by_datasets(project)
     by_name = {version.name: version.pk for version in versions}
+    taught = versions_by_datasets(project, by_name)
     carrying: set[int] = set()
     for version in versions:  # what a version comes from was there before it
         chose_examples = annotator.pk in (version.annotators or [])  # type: ignore[attr-defined]
         if chose_examples or _carries(
-            version.parent_id, version.run, numbers, carrying, by_name, learnt
+            version.parent_id, version.run, numbers, carrying, by_name, learnt, taught
         ):
             carrying.add(version.pk)
     carriers = [version for version in reversed(versions) if version.pk in carrying]
@@ -91,7 +92,7 @@ def carriers_of(project: Project, annotator: User) -> Carriers:
             for run in project.runs.filter(
                 status__in=[*ACTIVE, *RESUMABLE], kind__in=MAKE_VERSIONS
             ).select_related("project")
-            if _carries(None, run, numbers, carrying, by_name, learnt)
+            if _carries(None, run, numbers, carrying, by_name, learnt, taught)
         ],
     )
 
@@ -111,6 +112,7 @@ def _carries(
     carrying: set[int],
     by_name: Mapping[str, int],
     learnt: Mapping[int, set[int]],
+    taught: Mapping[int, set[int]],
 ) -> bool:
     if parent_id in carrying:
         return True
@@ -118,7 +120,18 @@ def _carries(
         return False
     if run.export_id in exports or not exports.isdisjoint(learnt.get(run.pk, ())):
         return True
-    return not carrying.isdisjoint(_used_by(run, by_name))
+    return not carrying.isdisjoint({*_used_by(run, by_name), *taught.get(run.pk, ())})
+
+
+def versions_by_datasets(project: Project, by_name: Mapping[str, int]) -> dict[int, set[int]]:
+    """Of each run that learnt from datasets, the versions that wrote these or picked their rows."""
+    datasets = Dataset.objects.filter(project=project, runs__isnull=False, run__isnull=False)
+    found: dict[int, set[int]] = defaultdict(set)
+    for dataset in datasets.distinct().select_related("run").prefetch_related("runs"):
+        assert dataset.run is not None
+        for learner in dataset.runs.all():
+            found[learner.pk].update(_used_by(dataset.run, by_name))
+    return found
 
 
 def exports_by_datasets(project: Project) -> dict[int, set[int]]:
@@ -235,7 +248,7 @@ def graph_of(project: Project) -> Graph:
         if version.run is not None:
             nodes.append(_run_node(version.run))
         nodes.append(_version_node(version))
-    of_datasets = _datasets_of(project)
+    of_datasets = _datasets_of(project, by_name)
     return _plus(
         Graph({node.key: node for node in nodes}, edges),
         of_datasets.nodes.values(),
@@ -243,7 +256,7 @@ def graph_of(project: Project) -> Graph:
     )
 
 
-def _datasets_of(project: Project) -> Graph:
+def _datasets_of(project: Project, by_name: Mapping[str, int]) -> Graph:
     """The datasets, what each was made of, and the runs that learnt from it and have made something."""
     nodes, edges = [], []
     for dataset in project.datasets.order_by("pk").select_related("run", "export"):
@@ -257,12 +270,10 @@ def _datasets_of(project: Project) -> Graph:
         if dataset.run is not None:
             nodes.append(_run_node(dataset.run))
             edges.append(Edge(f"run-{dataset.run.pk}", key, "made by"))
-            if dataset.run.policy_id is not None:
-                edges.append(
-                    Edge(
-                        version_key(dataset.run.policy_id), f"run-{dataset.run.pk}", "started from"
-                    )
-                )
+            edges += [
+                Edge(version_key(pk), f"run-{dataset.run.pk}", role)
+                for pk, role in _used_by(dataset.run, by_name).items()
+            ]
     learnt = ModelVersion.objects.filter(project=project, run__datasets__isnull=False)
     pairs = learnt.order_by("pk").values_list("run", "run__datasets").distinct()
     edges += [Edge(dataset_key(dataset), f"run-{run}", "learned from") for run, dataset in pairs]

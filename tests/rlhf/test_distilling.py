@@ -3,15 +3,17 @@ import json
 import pytest
 from django.urls import reverse
 
-from annotator.models import Role
+from annotator.models import ExportAnnotator, Role
 from rlhf import runs as run_control
 from rlhf.collecting import COLLECT
 from rlhf.forms import DistillForm
 from rlhf.inputs import RunRefused
+from rlhf.lineage import carriers_of, of_version
 from rlhf.models import ModelKind, RunKind
-from tests.factories import MembershipFactory, PromptFactory
+from tests.factories import MembershipFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import (
     EndpointFactory,
+    ExportFactory,
     PolicyFactory,
     RewardModelFactory,
     RunFactory,
@@ -154,3 +156,33 @@ def test_endpoints_are_only_offered_as_teachers(teacher):
     assert elsewhere.kind == ModelKind.ENDPOINT
     assert elsewhere in form.fields["policy"].queryset
     assert elsewhere not in form.fields["rival"].queryset
+
+
+# --- lineage ----------------------------------------------------------------------------------
+def test_the_teacher_leads_to_what_learns_from_its_answers(teacher):
+    run = distilled(teacher, row())
+    learner = learnt_from(run)
+
+    edges = {(edge.source, edge.target, edge.role) for edge in of_version(learner).back.edges}
+    assert (f"version-{teacher.pk}", f"run-{run.pk}", "taught by") in edges
+    assert (f"version-{run.rival_id}", f"run-{run.pk}", "rehearsed by") in edges
+
+
+def test_votes_that_a_teacher_carries_are_carried_by_what_learns_from_it(teacher):
+    export = ExportFactory(project=teacher.project)
+    person = ExportAnnotator.objects.create(export=export, annotator=UserFactory(), n_judgments=1)
+    teacher.run = RunFactory(
+        project=teacher.project, kind=RunKind.DPO, export=export, status="failed"
+    )
+    teacher.save()
+    learner = learnt_from(distilled(teacher, row()))
+
+    assert learner in carriers_of(teacher.project, person.annotator).policies
+
+
+def learnt_from(run):
+    learning = RunFactory(
+        kind=RunKind.SUPERVISED, project=run.project, policy=run.rival, status="succeeded"
+    )
+    learning.datasets.set(run.datasets_made.all())
+    return PolicyFactory(project=run.project, run=learning, parent=run.rival)

@@ -131,7 +131,7 @@ def test_the_search_costs_the_same_for_one_model_and_three(
         found = reward_model(project, f"reward-{n}", base, export(anna))
         ppo(project, f"policy-{n}", base, found)
 
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         carriers = carriers_of(project, anna)
         urls = [version.get_absolute_url() for version in carriers.policies]
 

@@ -7,11 +7,12 @@ from django.urls import reverse
 
 from annotator.models import Role
 from rlhf import runs as run_control
+from rlhf.datasets import create_dataset
 from rlhf.forms import SearchForm, settings_like
 from rlhf.inputs import RunRefused
 from rlhf.lineage import of_version
 from rlhf.model_cards import card_of
-from rlhf.models import ModelKind, RunKind, Status
+from rlhf.models import DatasetKind, ModelKind, RunKind, Status
 from rlhf.search_picture import draw, place_of
 from rlhf.searching import SearchRefused, delete_files, promote, trials_of
 from rlhf.training.search_space import Choice, Range
@@ -35,6 +36,14 @@ def launch(policy, **values):
     settings = {"tries": "reward_model", "space": SPACE, "trials": 4, **values}
     return run_control.launch(
         policy.project, RunKind.SEARCH, settings, round_number=1, policy=policy, **rows
+    )
+
+
+def demonstrations(project, **fields):
+    said = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "Steep it."}]
+    rows = [{"messages": said}] * 2
+    return create_dataset(
+        project, "tea", DatasetKind.DEMONSTRATIONS, rows, origin="tests", **fields
     )
 
 
@@ -98,6 +107,21 @@ def test_a_search_writes_once_what_every_trial_reads(policy):
 def test_a_search_that_cannot_work_is_refused_at_launch(policy, values, sentence):
     with pytest.raises(RunRefused, match=sentence):
         launch(policy, **{"export": ExportFactory(project=policy.project), **values})
+
+
+def test_supervised_runs_are_searched_on_their_datasets(policy):
+    dataset = demonstrations(policy.project)
+    sent = {**SearchForm(policy.project).as_sent().data, "tries": "supervised"}
+    form = SearchForm(policy.project, {**sent, "datasets": [dataset.pk]})
+    without = SearchForm(policy.project, sent)
+
+    run = run_control.launch(
+        policy.project, RunKind.SEARCH, form.settings, round_number=1, **form.named_arguments
+    ) if form.is_valid() else None  # fmt: skip
+
+    assert without.errors == {"datasets": ["Choose at least one dataset."]}
+    assert list(run.datasets.all()) == [dataset]
+    assert (run.folder / "inputs/datasets" / str(dataset.pk) / "data.jsonl").is_file()
 
 
 def test_a_search_can_be_started_again_as_it_was(policy):
