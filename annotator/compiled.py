@@ -57,7 +57,8 @@ def compiled_update(
             queryset, changes = build(*stand_ins, **shape)  # type: ignore[arg-type]
             query: Any = queryset.query.chain(UpdateQuery)
             query.add_update_values(changes)
-            plans[key] = _Statement(*query.get_compiler(queryset.db).as_sql(), stand_ins)
+            sql, params = query.get_compiler(queryset.db).as_sql()
+            plans[key] = _Statement(sql, params, stand_ins)
         statement = plans[key]
         with connection.cursor() as cursor:
             cursor.execute(statement.sql, statement.filled_in(values))
@@ -119,7 +120,8 @@ class _Plan(Generic[Row]):
     def __init__(self, queryset: QuerySet[Any, Row], stand_ins: list[Value]) -> None:
         self.queryset = queryset
         self.compiler: Any = queryset.query.get_compiler(queryset.db)
-        self.statement = _Statement(*self.compiler.as_sql(), stand_ins)
+        sql, params = self.compiler.as_sql()
+        self.statement = _Statement(sql, params, stand_ins)
         self.converters: Any = None
 
     def rows(self, values: tuple[Value, ...]) -> list[Row]:
