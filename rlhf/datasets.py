@@ -76,7 +76,10 @@ def create_dataset(
 
 
 def refuse_taken(project: Project, name: str) -> None:
-    """Raises DatasetRefused if the project has a dataset of this name."""
+    """Raises DatasetRefused if no dataset can have this name, or one of the project has it."""
+    longest = Dataset._meta.get_field("name").max_length or 0
+    if not name.strip() or len(name) > longest or not name.isprintable():
+        raise DatasetRefused(f"The name of a dataset is one line of 1 to {longest} characters.")
     if project.datasets.filter(name=name).exists():
         raise DatasetRefused(f"This project has a dataset “{name}” already: take another name.")
 

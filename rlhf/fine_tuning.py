@@ -48,6 +48,24 @@ ROUTES = [
         ("policy", "demonstrations"),
     ),
     Route(
+        "Distillation",
+        "A better model is at hand, here or elsewhere: it writes, a reward model or rules pick, and your "
+        "policy learns from that.",
+        RunKind.DISTILL,
+    ),
+    Route(
+        "DPO",
+        "You have votes on pairs, and want a policy from them in one step, without a reward model.",
+        RunKind.DPO,
+        ("policy", "export"),
+    ),
+    Route(
+        "KTO",
+        "The same where answers are called good or bad one by one, or all of a pair are bad.",
+        RunKind.KTO,
+        ("policy", "export"),
+    ),
+    Route(
         "Reward model",
         "People can say which answer is better, more easily than write it: the first step to PPO, and "
         "to the best of n.",
@@ -102,6 +120,18 @@ ROUTES = [
         "Search",
         "You do not know which settings to take: several runs are tried, the best is kept.",
         RunKind.SEARCH,
+    ),
+    Route(
+        "GRPO",
+        "As PPO, with several answers to each prompt in place of a value function: less memory.",
+        RunKind.GRPO,
+        ("policy", "reward_model"),
+    ),
+    Route(
+        "RLOO",
+        "The same, with the mean of the other answers as the measure, and the KL in the reward.",
+        RunKind.RLOO,
+        ("policy", "reward_model"),
     ),
 ]
 

@@ -226,6 +226,12 @@ def test_a_name_is_taken_once(project):
         make(project)
 
 
+@pytest.mark.parametrize("name", ["", " ", "x" * 121, "two\nlines"])
+def test_a_name_is_one_line_that_is_not_endless(project, name):
+    with pytest.raises(DatasetRefused, match="one line of 1 to 120 characters"):
+        make(project, name)
+
+
 @pytest.fixture
 def export(project):
     """Of two comparisons: the first answer of both won, and at the second somebody rewrote one."""
