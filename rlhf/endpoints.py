@@ -94,7 +94,6 @@ def check_host(address: str) -> None:
 # --- adding -----------------------------------------------------------------------------------
 @sensitive_variables("key")
 @transaction.atomic
-@transaction.atomic
 def add_endpoint(
     project: Project, name: str, endpoint: Endpoint, key: str, user: User | None = None
 ) -> ModelVersion:

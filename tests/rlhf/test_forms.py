@@ -41,8 +41,8 @@ def filled_in(form, **changes):
     }
 
 
-# For a second policy, an encoder, what is to be varied.
-ASK_FIRST = (RunKind.EVALUATE, RunKind.INDEX, RunKind.SEARCH)
+# For a second policy, an encoder, what is to be varied, what is to be added up.
+ASK_FIRST = (RunKind.EVALUATE, RunKind.INDEX, RunKind.SEARCH, RunKind.COMBINE)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMS if kind not in ASK_FIRST])
