@@ -87,36 +87,6 @@ ROUTES = [
         ("policy", "reward_model"),
     ),
     Route(
-        "RLOO",
-        "As PPO, without a critic: several answers to each question are judged against one another, "
-        "which takes less memory.",
-        RunKind.RLOO,
-        ("policy", "reward_model"),
-    ),
-    Route(
-        "GRPO",
-        "As RLOO, with scores in standard deviations of their group: for rewards that are right or wrong.",
-        RunKind.GRPO,
-        ("policy", "reward_model"),
-    ),
-    Route(
-        "DPO",
-        "You have votes and want no reward model: the likelier answer of each pair is made likelier.",
-        RunKind.DPO,
-        ("policy", "export"),
-    ),
-    Route(
-        "KTO",
-        "As DPO, for votes of which one side is rare: each answer counts as good or bad by itself.",
-        RunKind.KTO,
-        ("policy", "export"),
-    ),
-    Route(
-        "Distillation",
-        "A stronger model answers better than this one: the best of its answers become demonstrations.",
-        RunKind.DISTILL,
-    ),
-    Route(
         "Search",
         "You do not know which settings to take: several runs are tried, the best is kept.",
         RunKind.SEARCH,

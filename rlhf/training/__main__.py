@@ -36,6 +36,7 @@ from rlhf.training.config import (
     is_endpoint,
 )
 from rlhf.training.hashes import check_inputs, files_in
+from rlhf.training.preference_config import PreferenceConfig
 from rlhf.training.reward_checks import check_input
 from rlhf.training.search_config import SearchConfig
 
@@ -59,9 +60,9 @@ MAKE_MODELS = (
 )  # fmt: skip
 WITHOUT_TORCH = ("screen",)  # it takes seconds and hundreds of megabytes
 
-# In the order in which to make them smaller. The last is left out for the reward model, where it
+# In the order in which to make them smaller. The last is left out for what learns from pairs, where it
 # only says how many micro-batches make a step.
-SIZES = ("micro_batch_tokens", "batch_size")
+SIZES = ("micro_batch_tokens", "micro_batch_size", "batch_size")
 LENGTHS = ("max_tokens", "max_new_tokens")
 
 
@@ -203,7 +204,8 @@ def _out_of_memory(folder: RunFolder, config: Config | None) -> str:
     """Names the phase, the sizes in use, and what to make smaller: a length if no size is left."""
     sentence = f"out of memory in phase {folder.current_phase!r}"
     values = config.to_dict() if config else {}
-    names = SIZES[:-1] if isinstance(config, RewardModelConfig) else SIZES
+    counts_steps = isinstance(config, RewardModelConfig | PreferenceConfig)
+    names = SIZES[:-1] if counts_steps else SIZES
     sizes = {name: values[name] for name in names if name in values}
     lengths = {name: values[name] for name in LENGTHS if name in values}
     if advice := _halved(sizes)[:1]:

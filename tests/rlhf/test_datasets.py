@@ -434,6 +434,7 @@ def test_the_list_takes_as_many_queries_for_one_dataset_as_for_three(
 def test_the_ways_to_fine_tune_say_what_is_missing(client, admin, project):
     page = client.get(url("fine_tune")).content.decode()
     assert "Supervised fine-tuning" in page
+    assert url("routes") in page
     assert f'<a href="{url("datasets")}">a dataset of demonstrations</a>' in page
 
     make(project)

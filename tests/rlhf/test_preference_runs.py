@@ -47,7 +47,8 @@ def test_a_run_from_pairs_reads_the_export_and_no_prompts(project, kind):
 
     run = runs.launch(project, kind, {"beta": 0.2}, round_number=1, policy=policy, export=export)
 
-    assert {path.name for path in run.folder.iterdir()} == {"config.json", "hashes.json", "data"}
+    assert (run.folder / "data" / "data.jsonl").is_file()
+    assert not list(run.folder.glob("*prompts.jsonl"))
     config = json.loads((run.folder / "config.json").read_text())["config"]
     assert (config["beta"], config["model"]) == (0.2, policy.reference())
 

@@ -12,7 +12,7 @@ import torch
 
 from rlhf.training.__main__ import _translate, main
 from rlhf.training.artifacts import RunFolder, read_json
-from rlhf.training.config import GenerateConfig, RewardModelConfig
+from rlhf.training.config import DPOConfig, GenerateConfig, RewardModelConfig
 from rlhf.training.hashes import HASHES, files_in
 
 
@@ -172,6 +172,7 @@ def test_memory_that_torch_does_not_get_is_a_sentence_with_phase_and_sizes(folde
             RewardModelConfig({}, micro_batch_tokens=400),
             "with micro_batch_tokens=400: try micro_batch_tokens=200",
         ),
+        (DPOConfig(model={}), "with micro_batch_size=4: try micro_batch_size=2"),
         (
             RewardModelConfig({}, micro_batch_tokens=1),
             "with micro_batch_tokens=1, max_tokens=1024, max_new_tokens=128: "
