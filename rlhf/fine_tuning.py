@@ -87,11 +87,6 @@ ROUTES = [
         ("policy", "reward_model"),
     ),
     Route(
-        "Search",
-        "You do not know which settings to take: several runs are tried, the best is kept.",
-        RunKind.SEARCH,
-    ),
-    Route(
         "GRPO",
         "As PPO, with several answers to each prompt in place of a value function: less memory.",
         RunKind.GRPO,
@@ -102,6 +97,11 @@ ROUTES = [
         "The same, with the mean of the other answers as the measure, and the KL in the reward.",
         RunKind.RLOO,
         ("policy", "reward_model"),
+    ),
+    Route(
+        "Search",
+        "You do not know which settings to take: several runs are tried, the best is kept.",
+        RunKind.SEARCH,
     ),
 ]
 
