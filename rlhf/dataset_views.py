@@ -28,6 +28,7 @@ from annotator.audit import Action, record
 from annotator.downloads import send_file
 from annotator.imports.uploads import LimitedUpload
 from annotator.models import Role
+from rlhf import screening
 from rlhf.dataset_reading import Source
 from rlhf.datasets import DatasetRefused
 from rlhf.fine_tuning import cards_of
@@ -155,6 +156,7 @@ def dataset(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "runs": runs,
         "sha256": found.files.get("data.jsonl", {}).get("sha256", ""),
         "is_there": found.data.is_file(),
+        "screening": screening.newest(access.project, screening.name_of(found)),
     }
     return render(request, "rlhf/dataset.html", context)
 

@@ -67,7 +67,7 @@ def _inputs(order: Order, folder: Path) -> list[tuple[str, list[Path]]]:
         found.append(
             (screening.name_of(order.export), _there(data, "data.jsonl", "demonstrations.jsonl"))
         )
-    for dataset in getattr(order, "datasets", ()):
+    for dataset in order.datasets:
         found.append(
             (
                 screening.name_of(dataset),

@@ -19,7 +19,7 @@ class ScreenForm(RunForm):
     intro = (
         "Reads prompts, answers or rows before anything learns from them, and reports what is wrong with "
         "them. What is of high severity goes into quarantine: training leaves it out until a reviewer releases it. "
-        "A minute or two for 100,000 rows."
+        "Some two minutes for 100,000 rows."
     )
     advanced = (
         "near_percent",

@@ -7,7 +7,7 @@
 and `after` what is around it. Findings about a text as a whole have no span, and its beginning as `after`.
 
 Rows are read one after another. What is kept of each is some hash values and its length, so memory follows
-the number of rows and not their size. Stopped or killed, a screening begins anew: it takes a minute or two
+the number of rows and not their size. Stopped or killed, a screening begins anew: it takes some two minutes
 for 100,000 rows, and its file takes its place only when it is whole. No torch, unless there is a classifier.
 """
 

@@ -37,7 +37,7 @@ class Like(NamedTuple):
 
 class Index:
     """Texts added so far. Of those that are alike only the first is kept, so memory follows the number
-    of distinct texts: some 1.5 KB each, whatever their length."""
+    of distinct texts: some 2.5 KB each, whatever their length."""
 
     def __init__(self, near_percent: int) -> None:
         self._threshold = near_percent / 100

@@ -106,14 +106,17 @@ def lines_of(path: Path) -> Iterator[Any]:
 
 
 def held_out_prompts(folder: Path) -> Iterator[Row]:
-    """Of the project; and of the export itself, which may be older than a change of the split."""
+    """Of the project; and of what is screened itself, whose split may be another one."""
     for line in lines_of(folder / HELD_OUT):
         yield Row("", PROMPT, f"prompt {line['id']}", text_of(line["messages"]), TEST)
-    data = folder / EXPORT_FOLDER / "data.jsonl"
-    if data.exists():
-        yield from (
-            row for row in of_export(data.parent) if row.kind == PROMPT and row.split == TEST
-        )
+    if (folder / EXPORT_FOLDER).exists():
+        for row in of_export(folder / EXPORT_FOLDER):
+            if row.kind == PROMPT and row.split == TEST:
+                yield row
+    if (dataset := folder / DATASET_FOLDER / "data.jsonl").exists():
+        for row in of_dataset(dataset, DATASET_FOLDER):
+            if row.asked and row.split == TEST:
+                yield row._replace(text=row.asked)
 
 
 def of_project(path: Path) -> Iterator[Row]:

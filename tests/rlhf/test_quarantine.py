@@ -4,9 +4,11 @@ import pytest
 
 from annotator.audit import AuditEntry
 from rlhf import quarantine, runs
+from rlhf.dataset_inputs import link_datasets
+from rlhf.datasets import create_dataset
 from rlhf.inputs import Order, RunRefused
 from rlhf.model_cards import card_of
-from rlhf.models import QuarantinedRow, RunKind, Status
+from rlhf.models import DatasetKind, QuarantinedRow, RunKind, Status
 from rlhf.training.artifacts import read_json
 from rlhf.training.hashes import HASHES, find_problems
 from rlhf.training.screen_rows import answer_key
@@ -216,3 +218,17 @@ def test_a_decision_needs_a_reason_and_something_to_decide_about(project, said, 
     with pytest.raises(ValueError, match=sentence):
         quarantine.decide(run, None, released=True, **said)
     assert state_of(run) == [("prompt-a", "email", False)]
+
+
+def test_a_line_of_a_dataset_in_quarantine_is_left_out_of_supervised_tuning(project, tmp_path):
+    rows = [{"messages": [{"role": "assistant", "content": text}]} for text in ("one", "two")]
+    dataset = create_dataset(project, "d", DatasetKind.DEMONSTRATIONS, rows, origin="test")
+    screened(project, f"dataset-{dataset.pk}", f"dataset-{dataset.pk}-line-1")
+    order = Order(project, RunKind.SUPERVISED, 1, {}, datasets=(dataset,))
+    link_datasets(order.datasets, tmp_path)
+
+    quarantine.leave_out(order, tmp_path)
+
+    kept = tmp_path / "datasets" / str(dataset.pk) / "data.jsonl"
+    assert [json.loads(line) for line in kept.open()] == rows[1:]
+    assert [json.loads(line) for line in dataset.data.open()] == rows

@@ -76,6 +76,14 @@ def test_a_held_out_prompt_of_an_export_is_a_leak_among_those_to_learn_from(fold
     assert [(row["key"], row["code"]) for row in findings(folder)] == [("prompt-a", "exact_leak")]
 
 
+def test_a_held_out_row_of_a_dataset_is_a_leak_among_those_to_learn_from(folder):
+    rows = [demonstration("How old is he?", "40"), demonstration("How old is HE?", "50")]
+
+    assert screened(folder, [rows[0], {**rows[1], "split": "test"}], checks=["leakage"]) == [
+        ("line 1", "exact_leak")
+    ]
+
+
 def test_the_second_of_two_equal_rows_is_the_duplicate(folder):
     rows = [{"text": "One text."}, {"text": "Another."}, {"text": "one  TEXT."}]
 
