@@ -74,7 +74,7 @@ def _open(project: Project, options: dict[str, Any]) -> None:
     said = {name: options[name] for name in SETTINGS if options[name] is not None}
     form = GateForm(project, {**GateForm(project).as_sent(), **said, "candidate": candidate.pk})
     if not form.is_valid():
-        wrong = [f"{name}: {' '.join(errors)}" for name, errors in form.errors.items()]
+        wrong = [f"{name}: {' '.join(map(str, errors))}" for name, errors in form.errors.items()]
         raise CommandError(" ".join(wrong))
     gating.open_gate(project, user=None, round_number=current_number(project), **form.order)
 
