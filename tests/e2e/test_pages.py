@@ -38,6 +38,7 @@ DARK = {
     "/", "/projects/loop/", "/projects/loop/compare/", "/projects/loop/quality/",
     "/projects/loop/progress/", "/projects/loop/runs/2/", "/projects/loop/runs/3/",
     "/projects/loop/comparisons/1/", "/projects/loop/settings/protocol/",
+    "/projects/loop/gates/1/",
 }  # fmt: skip
 
 # Swagger UI's page is as Swagger UI makes it.
@@ -213,6 +214,44 @@ run.save()
 """
 
 
+# A gate at which somebody has voted.
+GATE = """
+from django.utils import timezone
+from annotator import assignment as queue
+from annotator.models import Comparison, Completion, Project, User
+from rlhf.current import keep_current
+from rlhf.gate_models import Gate
+from rlhf.models import GeneratedCompletion, ModelVersion, Run
+
+project, ada = Project.objects.get(), User.objects.get(username="ada")
+current = ModelVersion.objects.get(pk=1)
+keep_current(project)
+candidate = ModelVersion.objects.create(
+    project=project, name="candidate", kind="policy", path=current.path
+)
+run = Run.objects.create(
+    project=project, kind="evaluate", status="succeeded", config={}, policy=candidate, rival=current
+)
+gate = Gate.objects.create(
+    project=project, candidate=candidate, incumbent=current, run=run, alpha=0.05, margin=0.1,
+    budget=100, same_share=0.1, state="voting", opened=timezone.now(),
+)
+for origin, writer in ((run.origin, candidate), (gate.same_origin, current)):
+    texts = (f"New {origin}", f"Old {origin}")
+    pair = [Completion.objects.create(prompt=project.prompts.first(), text=text) for text in texts]
+    for completion, version in zip(pair, (writer, current)):
+        GeneratedCompletion.objects.create(
+            completion=completion, model_version=version, run=run, sampling={}
+        )
+    Comparison.objects.create_from(
+        pair, overlap=1, purpose="evaluation", origin=origin, priority=10
+    )
+    held = queue.claim(project, ada)
+    ranking = [[pk] for pk in held.order]
+    queue.record(held, "ranking", ranking, payload_hash=held.payload_hash)
+"""
+
+
 def named_patterns(patterns, namespace=""):
     """(name, the parts of the address to fill in) of all addresses but those of Django's admin."""
     for pattern in patterns:
@@ -254,7 +293,7 @@ def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, ti
     app.manage(
         "shell",
         "-c",
-        "\n".join([REFUSED, REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN, ELSEWHERE]),
+        "\n".join([REFUSED, REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN, ELSEWHERE, GATE]),
     )
 
     found = {}

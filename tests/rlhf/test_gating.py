@@ -12,11 +12,11 @@ from rlhf import gating, rounds
 from rlhf.current import current_policy
 from rlhf.gate_models import Decision, Gate, GateState
 from rlhf.gating import GateRefused
-from rlhf.models import RunKind
+from rlhf.models import RunKind, Status
 from rlhf.runs import RunRefused
 from rlhf.sequential import Rule
 from tests.factories import ProjectFactory, PromptFactory, UserFactory, make_judgment
-from tests.rlhf.factories import PolicyFactory, RoundFactory
+from tests.rlhf.factories import PolicyFactory, RoundFactory, RunFactory
 from tests.rlhf.gates import LOSS, TIE, WIN, vote, voting_gate
 
 pytestmark = pytest.mark.django_db
@@ -157,7 +157,7 @@ def test_enough_wins_promote_and_end_the_asking(gate):
     assert current_policy(gate.project) == gate.candidate
     assert (
         gate.reason
-        == "After 8 pairs the win probability is 100.0 % (53.6 to 100.0 %): above one half."
+        == "After 8 pairs the win probability is 100.0 % (53.8 to 100.0 %): above one half."
     )
     assert Comparison.objects.open().count() == 0
 
@@ -305,6 +305,19 @@ def test_launch_forms_suggest_what_a_gate_has_promoted(gate):
     gating.settle(gate)
 
     assert rounds.suggestions(gate.project, RunKind.GENERATE) == {"policy": gate.candidate}
+
+
+def test_next_round_starts_from_the_current_policy_and_waits_for_an_open_gate(gate):
+    RoundFactory(project=gate.project, policy=gate.incumbent)
+    ppo = RunFactory(project=gate.project, kind=RunKind.PPO, status=Status.SUCCEEDED)
+    PolicyFactory(project=gate.project, run=ppo)
+
+    with pytest.raises(RunRefused, match=f"Gate {gate.pk} has not decided yet"):
+        rounds.start_next_round(gate.project, None, after=1)
+    gating.overrule(gate, Decision.REJECT, None, "It is no better.")
+    rounds.start_next_round(gate.project, None, after=1)
+
+    assert gate.project.rounds.get(number=2).policy == gate.incumbent
 
 
 # --- in words ---------------------------------------------------------------------------------

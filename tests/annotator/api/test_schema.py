@@ -23,7 +23,13 @@ from tests.factories import (
     UserFactory,
     make_judgment,
 )
-from tests.rlhf.factories import ExportFactory, PolicyFactory, RoundFactory, RunFactory
+from tests.rlhf.factories import (
+    ExportFactory,
+    GateFactory,
+    PolicyFactory,
+    RoundFactory,
+    RunFactory,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -51,6 +57,7 @@ def project(settings):
     ExportFactory(project=project)
     run = RunFactory(project=project, kind=RunKind.PPO, status=Status.FAILED, policy=policy)
     Metrics.objects.create(run=run, step=3, values={"kl/k1": None, "score/mean": 1.5})
+    GateFactory(project=project, incumbent=policy, state="stopped")
     Sample.objects.create(run=run, step=3, index=0, prompt=[], completion="Because.")
     return project
 
@@ -63,8 +70,9 @@ def numbers(project, admin):
         "assignments": assigning.claim(project, admin).pk,
         "exports": project.exports.get().pk,
         "imports": checked_import(project, admin).pk,
-        "runs": project.runs.get().pk,
-        "models": project.model_versions.get().pk,
+        "runs": project.runs.get(kind=RunKind.PPO).pk,
+        "models": project.rounds.get().policy.pk,
+        "gates": project.gates.get().pk,
     }
 
 
