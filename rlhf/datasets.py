@@ -86,8 +86,16 @@ def refuse_taken(project: Project, name: str) -> None:
 
 def _write(path: Path, rows: Iterable[Row]) -> int:
     n_rows = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
             n_rows += 1
+            try:
+                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            except (
+                UnicodeEncodeError
+            ):  # of a JSON escape: half of a pair that stands for one character
+                raise DatasetRefused(
+                    f"Row {n_rows} holds half of a character (a lone surrogate, such as \\ud83d), which "
+                    "no text file can hold: take it out."
+                ) from None
     return n_rows

@@ -218,6 +218,15 @@ def test_nothing_is_kept_of_a_file_with_a_bad_row(project, tmp_path, settings):
     assert list(settings.DATASETS_DIR.iterdir()) == []
 
 
+def test_half_of_a_character_is_refused_and_nothing_is_left(project, settings):
+    rows = [{"text": "whole"}, {"text": "half \ud83d"}]
+
+    with pytest.raises(DatasetRefused, match="Row 2 holds half of a character"):
+        create_dataset(project, "a", TEXT, rows, origin="a file")
+
+    assert not any(settings.DATASETS_DIR.iterdir())
+
+
 def test_a_name_is_taken_once(project):
     make(project)
     make(ProjectFactory())
