@@ -131,13 +131,18 @@ def store_reports(run: Run, reports: Reports) -> None:
         unique_fields=["run", "step", "index"],
         update_fields=["prompt", "completion", "score"],
     )
-    asked = Endpoint.objects.filter(version__in=[run.policy_id, run.rival_id, run.judge_id])
-    known_endpoints = set(asked.values_list("pk", flat=True)) if reports.uses else set()
+    known_endpoints = endpoints_asked(run) if reports.uses else set()
     for (endpoint, side), use in reports.uses.items():
         if endpoint in known_endpoints:
             EndpointUse.objects.update_or_create(
                 endpoint_id=endpoint, run=run, side=side, defaults=use
             )
+
+
+def endpoints_asked(run: Run) -> set[int]:
+    """By their numbers; of a prompt version, that of the policy elsewhere that writes."""
+    versions = [each.writer.pk for each in (run.policy, run.rival, run.judge) if each]
+    return set(Endpoint.objects.filter(version__in=versions).values_list("pk", flat=True))
 
 
 def end_last_line(path: Path) -> None:

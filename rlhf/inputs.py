@@ -92,7 +92,7 @@ VERSION_KINDS = {
     "judge": [ModelKind.POLICY],
 }
 WRITE_ANSWERS = [  # by our own decoder
-    RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE, RunKind.DISTILL,
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.CONVERSE, RunKind.DISTILL, RunKind.SUITE,
 ]  # fmt: skip
 READ_NO_PROMPTS = (
     RunKind.IMPORT_MODEL, RunKind.PROBE, RunKind.CONVERSE, RunKind.MERGE, RunKind.COMBINE,
@@ -228,6 +228,11 @@ def _check(order: Order) -> None:
 def _check_suite(order: Order) -> None:
     if order.policy == order.rival:
         raise RunRefused(f"{order.policy} cannot be compared with itself: choose another version.")
+    if order.judge and order.judge.has_virtual_tokens:
+        raise RunRefused(
+            f"{order.judge} is virtual tokens before the prompt: it can be measured, and cannot be a "
+            "judge. Choose another one."
+        )
     if problem := suite_inputs.problem_with_datasets(order.project, order.settings):
         raise RunRefused(problem)
 

@@ -45,7 +45,7 @@ from rlhf.training.generate import (
 )
 from rlhf.training.model_judge import PROMPT, Contest, Verdicts, judge_all
 from rlhf.training.models import encode_completion, load_policy
-from rlhf.training.prompting import arrange_all, prompter_of
+from rlhf.training.prompting import arrange_all, prompter_of, prompting_result
 from rlhf.training.reward_rules import Conversation, complete, names_of, scores_of
 from rlhf.training.rewards import load_judge
 from rlhf.training.suite_config import SuiteConfig
@@ -72,9 +72,13 @@ from rlhf.training.suite_metrics import (
     win_rate,
 )
 from rlhf.training.suite_tasks import run_tasks
+from rlhf.training.virtual_tokens import is_virtual
 
 TOKENS_AT_ONCE = 2048  # padding included
 NO_WEIGHTS = "a policy elsewhere does not show how likely a text is to it"
+VIRTUAL = (
+    "virtual tokens stand before whatever it reads, and are left out where losses are computed"
+)
 NO_REFERENCES = "no held-out prompt has a reference answer"
 NO_PEOPLE = "no people's votes to compare with"
 
@@ -126,6 +130,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
         "metrics": {name: figure._asdict() for name, figure in metrics.items()},
         **({"judge": opinion} if opinion else {}),
         **asked_result(askers),
+        **prompting_result(folder),
     }
 
 
@@ -189,10 +194,17 @@ class Side:
     def has_weights(self) -> bool:
         return not is_endpoint(self.reference)
 
+    @property
+    def why_no_losses(self) -> str:
+        """A reason, if it cannot be told how likely a text is to it; else empty."""
+        if not self.has_weights:
+            return NO_WEIGHTS
+        return VIRTUAL if any(map(is_virtual, self.reference["adapters"])) else ""
+
     @cached_property
     def policy(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         self.folder.phase(f"loading the {self.name} policy")
-        return load_policy(self.reference)
+        return load_policy(self.reference, may_wrap=True)
 
     def forget(self) -> None:
         self.__dict__.pop("policy", None)
@@ -275,13 +287,13 @@ def losses_of(
     new: Side, inputs: Inputs, config: SuiteConfig, folder: RunFolder
 ) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
     """Figures of how likely texts are, and the same text by text."""
-    if not new.has_weights:
-        nothing = Estimate(None, reason=NO_WEIGHTS)
+    if why := new.why_no_losses:
+        nothing = Estimate(None, reason=why)
         names = ("own_loss", "own_perplexity", "general_loss", "general_perplexity", "forgetting")
         return dict.fromkeys(names, nothing), []
     before: list[Loss] = []
-    if config.rival is not None and not is_endpoint(config.rival):
-        old = Side("old", config.rival, config, folder)
+    old = Side("old", config.rival, config, folder) if config.rival is not None else None
+    if old is not None and not old.why_no_losses:
         before = _kept_losses(folder, "general-old", lambda: old.text_losses(inputs.texts))
         old.forget()
     own = _kept_losses(folder, "own", lambda: new.answer_losses(inputs.lines, inputs.references))

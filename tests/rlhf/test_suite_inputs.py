@@ -138,3 +138,13 @@ def test_a_version_is_not_compared_with_itself(project, prompt):
 
     with pytest.raises(RunRefused, match="cannot be compared with itself"):
         launch_suite(policy, rival=policy)
+
+
+def test_virtual_tokens_are_measured_and_do_not_judge(project, prompt):
+    policy, base = PolicyFactory.create_batch(2, project=project)
+    virtual = PolicyFactory(project=project, parent=base, details={"method": "prefix"})
+
+    with pytest.raises(RunRefused, match="it can be measured, and cannot be a judge"):
+        launch_suite(policy, rival=base, judge=virtual)
+
+    assert launch_suite(virtual).policy == virtual

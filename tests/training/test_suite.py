@@ -66,6 +66,30 @@ def test_every_answer_can_be_read_with_what_was_found_in_it(config, inputs):
     )
 
 
+def test_a_prompt_version_is_measured_with_what_it_puts_around_a_question(config, inputs, tmp_path):
+    path = tmp_path / "prompting.json"
+    write_json(path, {"system": "Open the door."})
+    prompted = {**config.model, "prompting": str(path)}
+
+    plain = run(config, RunFolder(shutil.copytree(inputs.path, tmp_path / "plain")))
+
+    result = run(replace(config, model=prompted, rival=config.model), inputs)
+
+    assert result["prompting"]["tokens_mean"] > 0
+    assert result["metrics"]["forgetting"]["value"] == 0
+    assert result["metrics"]["general_loss"] == plain["metrics"]["general_loss"]
+    assert result["metrics"]["own_loss"] != plain["metrics"]["own_loss"]
+
+
+def test_virtual_tokens_have_no_losses(config, folder, monkeypatch):
+    monkeypatch.setattr(suite, "is_virtual", lambda adapter: adapter == "virtual")
+    reference = {**config.model, "adapters": ["virtual"]}
+
+    side = suite.Side("new", reference, config, folder)
+
+    assert side.why_no_losses == suite.VIRTUAL
+
+
 def test_another_attempt_does_only_what_is_missing(config, inputs, monkeypatch):
     first = run(config, inputs)
     monkeypatch.setattr(suite.Side, "_losses", lambda *_: pytest.fail("computed again"))
