@@ -1,14 +1,14 @@
 """Which parameters move: how many, what memory and time they take, and what is learned in so many steps.
 
     python bench/parameters.py [--model DIR] [--steps 8] [--batch 2] [--tokens 128] [--held-out 8]
-        [--methods lora dora … full]
+        [--methods lora dora … full] [--count]
 
 Each method learns the demo's answers (rlhf/demo/comparisons.jsonl) from the same rows in the same order,
 in a process of its own, and prints one JSON line: the parameters that move and their share, the peak
 of resident memory, seconds per optimiser step without the first, and the loss per token on answers to
 other prompts before and after. Learning rates are what each method usually wants, not tuned here. The
 first line is a process that only loads the model and measures that loss. --model is the embedded one
-if none is named.
+if none is named. --count only says how many parameters each method moves.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,17 +89,28 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--held-out", type=int, default=8)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--count", action="store_true")
     arguments = parser.parse_args()
     processes = multiprocessing.get_context("fork")  # after the imports, which take seconds
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = arguments.model or convert_embedded(folder)
+        if arguments.count:
+            count_all(model, arguments.methods)
+            return
         for name in [None, *arguments.methods]:
             process = processes.Process(target=measure, args=(name, model, arguments, folder))
             process.start()
             process.join()
             if process.exitcode:
                 sys.exit(f"{name} ended with exit code {process.exitcode}")
+
+
+def count_all(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        settings = METHODS[name].settings
+        model, _ = load({"base": str(folder), "adapters": []}, settings)
+        tell({"method": name, **count(make_trainable(model, settings))})
 
 
 def measure(name: str | None, folder: Path, arguments: argparse.Namespace, place: Path) -> None:

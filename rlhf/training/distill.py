@@ -106,7 +106,7 @@ def write(
         reasons = Counter(why for pk, why in asker.reasons().items() if pk in unanswered)
         reasons["too_long"] += len(lines) - len(asked)
         return Written(answers, +reasons, asker)
-    policy, tokenizer = load_policy(reference)
+    policy, tokenizer = load_policy(reference, may_wrap=True)
     prompts, too_long = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
     answers = generate_all(
         policy,

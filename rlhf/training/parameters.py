@@ -64,6 +64,7 @@ from rlhf.training.models import (
     lora_config,
     save_adapter,
     tunable_parameters,
+    use_adapter,
 )
 from rlhf.training.parameter_settings import ParameterSettings
 
@@ -378,7 +379,7 @@ def at_start(model: nn.Module, start: Mapping[str, Tensor]) -> Iterator[None]:
     """
     if isinstance(model, PeftModel):
         learns_prompt = model.active_peft_config.is_prompt_learning
-        with nullcontext() if learns_prompt else model.disable_adapter():
+        with nullcontext() if learns_prompt else use_adapter(model, None):
             yield
         return
     parameters = dict(model.named_parameters())

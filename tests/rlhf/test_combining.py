@@ -16,6 +16,7 @@ from rlhf.lineage import carriers_of, of_version
 from rlhf.model_cards import card_of
 from rlhf.models import RunKind, Status
 from rlhf.runs import launch
+from rlhf.training.combine_config import CombineConfig
 from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, make_judgment
 from tests.rlhf.factories import PolicyFactory, RewardModelFactory, RunFactory
 
@@ -82,6 +83,17 @@ def test_the_form_suggests_the_policy_that_was_asked_for_and_the_newest_other(
     assert candidates(project) == [curt, kind]
     assert CombineForm(project, initial={"policy": kind})["parts"].value() == "0.5 kind\n0.5 curt"
     assert CombineForm(project, initial={"policy": dora})["parts"].value() == "0.5 curt\n0.5 kind"
+
+
+def test_the_form_as_it_is_shown_can_be_sent(project, adapter):
+    adapter("kind")
+
+    form = CombineForm(project, CombineForm(project).as_sent().data)
+
+    assert form.is_valid(), form.errors
+    assert form.settings["parts"] == [{"version": "kind", "weight": 1.0}]
+    defaults = CombineConfig({}, form.settings["parts"])
+    assert form.settings == {name: getattr(defaults, name) for name in form.settings}
 
 
 def test_a_form_that_is_sent_starts_a_run_on_the_parts_adapters(admin, project, base, adapter):

@@ -135,6 +135,23 @@ def test_lower_layers_wait_for_their_turn(tiny_reference, learn):
     assert count(model) == count(make_trainable(old, METHODS["full"]))  # all is as it was found
 
 
+def test_an_anchor_wakes_no_layer_before_its_turn(learn):
+    settings = ParameterSettings(
+        lora_rank=4, unfreeze_every=1.0, anchor="kl", anchor_coefficient=1.0
+    )
+
+    model = learn(
+        settings, max_steps=1, per_device_train_batch_size=1, gradient_accumulation_steps=2
+    ).model
+
+    moved = {
+        name.partition(".layers.")[2][:1]
+        for name, parameter in trainable(model).items()
+        if ".lora_B." in name and parameter.any()
+    }
+    assert moved == {"1"}
+
+
 @pytest.mark.parametrize(("method", "anchor"), [("lora", "l2_sp"), ("lora", "kl"), ("full", "kl")])
 def test_an_anchor_keeps_the_policy_nearer_to_the_base(method, anchor, tiny_reference, learn):
     before = logits(load_policy(tiny_reference)[0])
