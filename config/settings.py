@@ -198,6 +198,7 @@ DATABASES = {
 }
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["ENGINE"] = "annotator.sqlite"
+    DATABASES["default"]["TEST"] = {"NAME": ":memory:"}  # as it is for Django's own
     DATABASES["default"]["OPTIONS"] = {
         # A transaction that will write takes the write lock when it begins: two that both read
         # first and write later would otherwise fail with "database is locked", not wait.
