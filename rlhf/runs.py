@@ -226,8 +226,7 @@ def next_round(
     number = latest.number + 1 if latest else 1
     beside = [  # of no step
         RunKind.CONVERSE, RunKind.ORDER_QUEUE, RunKind.MERGE, RunKind.COMBINE, RunKind.INDEX,
-        RunKind.SUITE,
-        RunKind.SCREEN,
+        RunKind.SUITE, RunKind.SCREEN, RunKind.SEARCH, RunKind.DISTILL,
     ]  # fmt: skip
     of_latest = project.runs.active().exclude(kind__in=beside)
     if latest and (active := of_latest.filter(round_number=latest.number).first()):
