@@ -84,6 +84,10 @@ class CombineForm(RunForm):
         names = ", ".join(version.name for version in known) or "none yet: train one first"
         self.fields["parts"].help_text += f" There are: {names}."
 
+    def missing(self) -> list[str]:
+        few = len(candidates(self.project)) < AT_FIRST
+        return [*super().missing(), *(["Two policies that are adapters"] if few else [])]
+
     def clean_parts(self) -> list[Part]:
         try:
             parts = parse_parts(self.cleaned_data["parts"])

@@ -10,7 +10,10 @@ pytestmark = pytest.mark.e2e
 
 # Of addresses with a number, what to look at where it is not 1 alone.
 EXAMPLES = {
-    "rlhf:new_run": [{"kind": "ppo"}, {"kind": "probe"}],
+    "rlhf:new_run": [
+        {"kind": kind} for kind in ("ppo", "probe", "supervised", "dpo", "search", "suite", "combine")
+    ],
+    "rlhf:screening_line": [{"kind": "ppo"}],
     "rlhf:run": [{"pk": 1}, {"pk": 2}, {"pk": 3}],
     "rlhf:rollouts": [{"pk": 2}],
     "rlhf:reward_report": [{"pk": 3}],

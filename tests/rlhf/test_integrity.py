@@ -89,10 +89,11 @@ def test_a_run_takes_the_hashes_of_all_that_it_reads_along(policy, export):
 
     run = learn(policy, export)
 
+    size = (export.folder / "data.jsonl").stat().st_size
     assert json.loads((run.folder / HASHES).read_text()) == {
         policy.parent.path: policy.parent.files,
         policy.path: policy.files,
-        "data": {"data.jsonl": {"sha256": export.sha256}},
+        "data": {"data.jsonl": {"sha256": export.sha256, "bytes": size}},
     }
 
 
