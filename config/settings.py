@@ -333,6 +333,11 @@ ENDPOINT_HOSTS: list[str] = env.list(
 RUN_MEMORY_LIMIT_MIB = env.int(  # 0: no limit
     "PREFERENDUM_RUN_MEMORY_LIMIT_MIB", 0, validate=validate.Range(min=0)
 )
+RUN_FILE_LIMIT_MIB = env.int(  # of one file; 0: no limit
+    "PREFERENDUM_RUN_FILE_LIMIT_MIB", 0, validate=validate.Range(min=0)
+)
+# A user without privileges that runs are started as, by a trainer that may change users.
+RUN_USER = env.str("PREFERENDUM_RUN_USER", "")
 RUN_TIME_LIMIT_HOURS = env.float(
     "PREFERENDUM_RUN_TIME_LIMIT_HOURS",
     14 * 24.0,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from django.db.models import F, Max, Min, Q
 
 from rlhf.models import ONLINE, Metrics, Run, RunKind, Sample
+from rlhf.training.artifacts import following_no_link
 from rlhf.training.reward_rules import FIRST_NAME, names_of
 
 MAX_POINTS = 1000  # reports sent at once; of a longer run every n-th, and those with an alarm
@@ -557,7 +558,7 @@ def _beside_earlier(run: Run, now: list[Sample]) -> list[Pair]:
 def log_tail(path: Path) -> str:
     """The last lines of a log, read from its end; of a progress bar only what it last showed."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=following_no_link) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - LOG_BYTES))
             text = file.read(LOG_BYTES).decode(errors="replace")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from django.utils import timezone
 
 from rlhf.models import Endpoint, EndpointUse, Metrics, Run, Sample
+from rlhf.training.artifacts import following_no_link
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ def read_reports(path: Path, offset: int) -> Reports:
     """
     reports = Reports(offset, {}, {}, {}, {})
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=following_no_link) as file:
             file.seek(offset)
             lines = file.readlines(READ_BYTES)
-    except FileNotFoundError:
+    except OSError:  # not there yet, or replaced by a link
         return reports
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
@@ -148,7 +149,7 @@ def endpoints_asked(run: Run) -> set[int]:
 def end_last_line(path: Path) -> None:
     """Close a line that a killed process has left half-written, so that the next starts its own."""
     try:
-        with path.open("rb+") as file:
+        with open(path, "rb+", opener=following_no_link) as file:
             size = file.seek(0, 2)
             if size:
                 file.seek(size - 1)

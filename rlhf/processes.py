@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +22,25 @@ from typing import Self
 import psutil
 from django.conf import settings
 
-from rlhf.training.artifacts import BAD_DATA, DISK_FULL, DIVERGED, OUT_OF_MEMORY
+from rlhf.run_user import RunUser
+from rlhf.training.artifacts import (
+    BAD_DATA,
+    DISK_FULL,
+    DIVERGED,
+    FILE_TOO_LARGE,
+    OUT_OF_MEMORY,
+    following_no_link,
+)
 from rlhf.training.config import ENDPOINTS
 
 # The shell waits for a line, then becomes the program. No program runs whose pid is not in the
 # database yet: if the supervisor dies before it has written it, the pipe closes and the shell ends.
 GATE = 'read -r go && exec "$@" </dev/null'
+
+# Before the gate. A program that is started afterwards may lower them and never raise them.
+OPEN_FILES = 4096
+SHELL_BLOCK = 512  # bytes, in which POSIX counts `ulimit -f`
+NO_NEW_PRIVILEGES = ["setpriv", "--no-new-privs"]  # of util-linux, which each Linux has
 
 # A run gets these variables and no others: no database address, no secret key. One that asks
 # endpoints gets their keys besides.
@@ -56,17 +71,31 @@ class RunProcess:
         self._sent: set[signal.Signals] = set()
 
     @classmethod
-    def start(cls, command: list[str], folder: Path, environment: dict[str, str]) -> Self:
-        """The process, waiting for `go()`. Raises OSError, for example if the disk is full."""
-        with (folder / "log.txt").open("ab") as log:
+    def start(
+        cls,
+        command: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        user: RunUser | None = None,
+    ) -> Self:
+        """The process, waiting for `go()`, as the user if one is given.
+
+        Raises OSError, for example if the disk is full.
+        """
+        with open(folder / "log.txt", "ab", opener=following_no_link) as log:
             child = subprocess.Popen(  # noqa: S603 (the command is the admin's own setting)
-                ["/bin/sh", "-c", GATE, "run", *command],
+                ["/bin/sh", "-c", limited_gate(), "run", *unprivileged(command)],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                **(
+                    {"user": user.uid, "group": user.gid, "extra_groups": [], "umask": 0o002}
+                    if user
+                    else {}
+                ),
             )
         niceness = os.getpriority(os.PRIO_PROCESS, 0) + settings.RUN_NICENESS
         os.setpriority(os.PRIO_PROCESS, child.pid, min(niceness, 19))
@@ -126,6 +155,21 @@ class RunProcess:
         return total // 2**20
 
 
+def limited_gate() -> str:
+    """Shell commands: no memory image of a crash, so many open files, files no larger than allowed."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    limits = ["ulimit -c 0", f"ulimit -n {files}"]
+    if limit_mib := settings.RUN_FILE_LIMIT_MIB:
+        limits.append(f"ulimit -f {limit_mib * 2**20 // SHELL_BLOCK}")
+    return "; ".join([*limits, GATE])
+
+
+def unprivileged(command: list[str]) -> list[str]:
+    """So that neither it nor what it starts gets more rights than it has, by a setuid program say."""
+    return [*NO_NEW_PRIVILEGES, *command] if shutil.which(NO_NEW_PRIVILEGES[0]) else command
+
+
 def command_for(folder: Path, accelerate_config: str = "") -> list[str]:
     """The launcher's template, split into words first, so that a path may contain spaces.
 
@@ -170,6 +214,7 @@ def environment(*, online: bool, endpoints: str = "") -> dict[str, str]:
 WORKER_KILLED = "Signal 9 (SIGKILL) received by PID"  # what accelerate says of one of its processes
 
 EXIT_SENTENCES = {
+    FILE_TOO_LARGE: "A file became larger than PREFERENDUM_RUN_FILE_LIMIT_MIB allows.",
     BAD_DATA: "The run could not use what it was given; the log says why.",
     DIVERGED: "The training diverged: its numbers were no longer finite. Start again with "
     "a lower learning rate.",
@@ -238,10 +283,10 @@ def attempt_header(attempt: int, command: list[str]) -> str:
 def attempt_log(folder: Path) -> str:
     """The end of what the latest attempt has written to its log."""
     try:
-        with (folder / "log.txt").open("rb") as file:
+        with open(folder / "log.txt", "rb", opener=following_no_link) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
             tail = file.read().decode(errors="replace")
-    except FileNotFoundError:
+    except OSError:  # there is none, or it was replaced by a link
         return ""
     return re.split(r"^=== attempt \d+: .*\n", tail, flags=re.MULTILINE)[-1]

@@ -40,7 +40,9 @@ from rlhf.processes import (
     environment,
     explain_exit,
 )
+from rlhf.run_user import first_link, hand_over, run_user, take_back
 from rlhf.telling import tell_if_ended
+from rlhf.training.artifacts import following_no_link
 
 logger = logging.getLogger(__name__)
 
@@ -191,12 +193,14 @@ def _start(run: Run) -> RunProcess:
         (run.folder / name).unlink(missing_ok=True)
     end_last_line(run.folder / "events.jsonl")
     command = command_for(run.folder, run.config.get("accelerate_config", ""))
-    with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
+    log_file = run.folder / "log.txt"
+    with open(log_file, "a", encoding="utf-8", opener=following_no_link) as log:
         log.write(attempt_header(run.attempts, command))
-    is_online = reads_hub(run)
-    process = RunProcess.start(
-        command, run.folder, environment(online=is_online, endpoints=endpoints)
-    )
+    passed_on = environment(online=reads_hub(run), endpoints=endpoints)
+    user = run_user()
+    if user is not None:
+        hand_over(run.folder, user, _output_of(run))
+    process = RunProcess.start(command, run.folder, passed_on, user)
     try:
         _write(run, pid=process.pid, pid_started=process.started, host=HOST)
     except BaseException:
@@ -204,6 +208,12 @@ def _start(run: Run) -> RunProcess:
         raise
     process.go()
     return process
+
+
+def _output_of(run: Run) -> Path | None:
+    """Where it writes outside of its folder: the models of everybody, or beside what it merges."""
+    output = Path(run.config.get("output", ""))
+    return output if output.is_absolute() else None
 
 
 def _watch(run: Run, process: RunProcess, is_leaving: Callable[[], bool]) -> bool:
@@ -325,10 +335,14 @@ def _conclude(run: Run, code: int | None) -> None:
     A result.json is written whole, after all that matters, so what it says holds however the
     process went on to end. `code` is None if nobody saw the process end.
     """
+    take_back(run.folder, _output_of(run))
     _copy_all_reports(run)
     _raise_alarms(run)
     run.refresh_from_db(fields=["status", "stop_requested"])
     result = _result_of(run)
+    if link := first_link(run.folder):
+        error = f"The run left a symbolic link, {link}, which could lead anywhere: nothing was taken over."
+        return _fail(run, error)
     if result.get("status") == Status.SUCCEEDED:
         return _succeed(run, result)
     status, error = _how_it_ended(run, code, has_stopped=result.get("status") == Status.STOPPED)

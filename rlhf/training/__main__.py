@@ -23,6 +23,7 @@ from typing import Any
 
 from rlhf.training.artifacts import (
     DISK_FULL,
+    FILE_TOO_LARGE,
     OUT_OF_MEMORY,
     RunError,
     RunFolder,
@@ -46,6 +47,7 @@ DISK_FULL_WORDS = (
     "Disk quota exceeded",
     "inline_container.cc",  # torch.save: its writer found less in the file than it wrote
 )
+FILE_TOO_LARGE_WORDS = "File too large"
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
 # What a process sees of another one that has ended. That one's error is the one to report.
@@ -191,6 +193,12 @@ def _translate(error: Exception, folder: RunFolder, config: Config | None) -> tu
             f"the disk is full ({folder.path}), in phase {folder.current_phase!r}: free some space "
             "and resume; what was saved before is whole",
             DISK_FULL,
+        )
+    if getattr(error, "errno", None) == errno.EFBIG or FILE_TOO_LARGE_WORDS in message:
+        return (
+            f"a file in phase {folder.current_phase!r} became larger than a run may write: set "
+            "PREFERENDUM_RUN_FILE_LIMIT_MIB higher and resume; what was saved before is whole",
+            FILE_TOO_LARGE,
         )
     if isinstance(error, MemoryError) or any(words in message for words in OUT_OF_MEMORY_WORDS):
         return _out_of_memory(folder, config), OUT_OF_MEMORY

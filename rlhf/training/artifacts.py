@@ -39,7 +39,7 @@ ASKED, ANSWERED, TALKING = "asked", "answered", "talking"
 
 # Exit codes of `python -m rlhf.training`, besides 0 (succeeded or stopped, see result.json)
 # and 1 (a crash, whose traceback is in log.txt).
-BAD_DATA, DIVERGED, OUT_OF_MEMORY, DISK_FULL = 3, 4, 5, 6
+BAD_DATA, DIVERGED, OUT_OF_MEMORY, DISK_FULL, FILE_TOO_LARGE = 3, 4, 5, 6, 7
 
 
 class RunError(Exception):
@@ -159,6 +159,14 @@ class RunFolder:
     def write_result(self, status: str, **fields: Any) -> None:
         if self.is_writer:
             write_json(self.path / "result.json", {"status": status, **fields})
+
+
+def following_no_link(path: str, flags: int) -> int:
+    """An opener for files that a run writes and others read: a link there could lead anywhere.
+
+    Raises OSError (ELOOP) for a link.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def read_json(path: Path) -> Any:

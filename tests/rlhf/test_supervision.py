@@ -12,6 +12,7 @@ import pytest
 from django.utils import timezone
 
 from rlhf import runs, supervision
+from rlhf.charts import log_tail
 from rlhf.models import Metrics, ModelVersion, Round, Run, RunKind, Sample, Status
 from tests.rlhf.factories import RunFactory
 
@@ -210,6 +211,24 @@ def test_results_that_cannot_be_taken_over_fail_the_run_and_are_made_anew(toy):
     assert run.error.startswith("The run ended well, but its results could not be taken over:")
     assert (run.folder / "result.refused.json").exists()
     assert not (run.folder / "result.json").exists()
+
+
+def test_nothing_is_taken_over_from_a_folder_with_a_link(toy):
+    toy("linking")
+
+    run = supervised(RunFactory())
+
+    assert (run.status, ModelVersion.objects.count()) == (Status.FAILED, 0)
+    assert run.error == (
+        "The run left a symbolic link, elsewhere, which could lead anywhere: nothing was taken over."
+    )
+
+
+def test_log_that_was_replaced_by_a_link_is_not_shown(tmp_path):
+    (tmp_path / "secret_key").write_text("secret")
+    (tmp_path / "log.txt").symlink_to(tmp_path / "secret_key")
+
+    assert log_tail(tmp_path / "log.txt") == ""
 
 
 def test_memory_limit_ends_the_run(toy, settings):

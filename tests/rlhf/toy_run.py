@@ -39,6 +39,8 @@ def main(mode, folder):
     if mode == "environment":
         write_json(folder.path / "environment.json", dict(os.environ))
         write_json(folder.path / "niceness.json", os.getpriority(os.PRIO_PROCESS, 0))
+    if mode == "linking":
+        (folder.path / "elsewhere").symlink_to("/etc")
     if mode == "greedy":
         hoard = b"x" * (200 * 2**20)
         return work(folder, kind, config, seconds=60.0) + (hoard is None)
