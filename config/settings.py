@@ -338,6 +338,8 @@ RUN_FILE_LIMIT_MIB = env.int(  # of one file; 0: no limit
 )
 # A user without privileges that runs are started as, by a trainer that may change users.
 RUN_USER = env.str("PREFERENDUM_RUN_USER", "")
+# A pickle can run code when it is opened; with this, imports read weights from pickles, and nothing else.
+ALLOW_PICKLED_WEIGHTS = env.bool("PREFERENDUM_ALLOW_PICKLED_WEIGHTS", False)
 RUN_TIME_LIMIT_HOURS = env.float(
     "PREFERENDUM_RUN_TIME_LIMIT_HOURS",
     14 * 24.0,

@@ -32,6 +32,7 @@ from rlhf.training.artifacts import (
     following_no_link,
 )
 from rlhf.training.config import ENDPOINTS
+from rlhf.training.model_safety import ALLOW_PICKLES
 
 # The shell waits for a line, then becomes the program. No program runs whose pid is not in the
 # database yet: if the supervisor dies before it has written it, the pipe closes and the shell ends.
@@ -205,6 +206,7 @@ def environment(*, online: bool, endpoints: str = "") -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PREFERENDUM_MODELS_DIR": str(settings.MODELS_DIR),
         "PREFERENDUM_REWARD_FUNCTIONS": ",".join(settings.REWARD_FUNCTIONS),
+        **({ALLOW_PICKLES: "1"} if settings.ALLOW_PICKLED_WEIGHTS else {}),
         **({} if online else dict.fromkeys(OFFLINE, "1")),
         **({ENDPOINTS: endpoints} if endpoints else {}),
     }

@@ -119,7 +119,7 @@ def load_base(reference: dict[str, Any], dtype: torch.dtype | None = None) -> Ba
     always the same. Raises RunError for missing files.
     """
     check_folders(reference)
-    config = AutoConfig.from_pretrained(reference["base"])
+    config = AutoConfig.from_pretrained(reference["base"], trust_remote_code=False)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise RunError(_no_classifier(config.model_type))
     config.problem_type, config.num_labels = None, 1
@@ -176,8 +176,8 @@ class Reader(NamedTuple):
 def load_reader(reference: dict[str, Any]) -> Reader:
     """How the model of `{"base": folder, …}` reads text. Raises RunError for missing files."""
     check_folders(reference)
-    tokenizer = AutoTokenizer.from_pretrained(reference["base"])
-    config = AutoConfig.from_pretrained(reference["base"])
+    tokenizer = AutoTokenizer.from_pretrained(reference["base"], trust_remote_code=False)
+    config = AutoConfig.from_pretrained(reference["base"], trust_remote_code=False)
     if not is_encoder(config):
         return Reader(tokenizer, None)
     positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)

@@ -5,7 +5,8 @@ no text: it is a base, which reward models can be trained on.
 
 Sources: the model embedded in a Python package (a GGUF file), the tiny model that we make
 ourselves, the Hugging Face hub, or a local folder. No code from a model is ever run
-(trust_remote_code stays off) and no pickled weights are ever opened.
+(trust_remote_code stays off), and no pickled weights are opened unless the installation's owner
+allows it (model_safety.py).
 
 A GGUF file can be used by transformers but neither trained nor saved, so it is converted once
 to fp32 safetensors, which hold exactly the values that the quantised weights stand for.
@@ -36,10 +37,18 @@ from rlhf.training.artifacts import (
 )
 from rlhf.training.config import ImportModelConfig
 from rlhf.training.hashes import files_in
+from rlhf.training.model_safety import (
+    PICKLED,
+    PICKLED_INDEX,
+    check_template,
+    is_pickled,
+    may_open_pickles,
+    refuse_ways_out,
+    write_unpickled,
+)
 
 CARD = "preferendum.json"  # in the model's folder: where it came from, the result of its import
 COPIED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 # For models that were never taught to chat: words, because their vocabulary has no turn markers.
 PLAIN_TEMPLATE = (
@@ -160,7 +169,9 @@ def _import_folder(source: Path, target: Path, folder: RunFolder) -> list[str]:
         return _convert(source, target, folder)
     if not source.is_dir():
         raise RunError(f"{source} is neither a model folder nor a .gguf file")
-    if not any(source.glob("*.safetensors")):
+    refuse_ways_out(source)
+    unpickles = may_open_pickles() and is_pickled(source)
+    if not any(source.glob("*.safetensors")) and not unpickles:
         return _convert(_only_gguf(source), target, folder)
     if (source / "adapter_config.json").exists() and not (source / "config.json").exists():
         raise RunError(f"{source} holds an adapter, not a model: merge it into its base first")
@@ -171,8 +182,12 @@ def _import_folder(source: Path, target: Path, folder: RunFolder) -> list[str]:
     for pattern in COPIED:
         for file in sorted(source.glob(pattern)):
             shutil.copyfile(file, target / file.name)
+    notes = []
+    if not any(source.glob("*.safetensors")):
+        (target / PICKLED_INDEX).unlink(missing_ok=True)
+        notes = [write_unpickled(source, target)]
     folder.phase("checking")
-    return _check(target, source)
+    return [*notes, *_check(target, source)]
 
 
 def _only_gguf(source: Path) -> Path:
@@ -185,7 +200,8 @@ def _only_gguf(source: Path) -> Path:
     if pickled := sorted(f.name for f in source.iterdir() if f.suffix in PICKLED):
         raise RunError(
             f"{source} has its weights as a pickle ({pickled[0]}), which could run any code when "
-            "opened: convert them to safetensors first"
+            "opened: convert them to safetensors first, or have the installation's owner set "
+            "PREFERENDUM_ALLOW_PICKLED_WEIGHTS"
         )
     raise RunError(f"{source} has no weights: no *.safetensors and no *.gguf file is in it")
 
@@ -291,6 +307,7 @@ def _complete_pair_tokenizer(tokenizer: Any, target: Path, source: Path) -> list
         template = PAIR_TEMPLATE.replace("OPENING", opening).replace("BETWEEN", between)
         tokenizer.chat_template = template
         notes.append(f"it reads {opening} prompt {between} answer {tokens[-1]}")
+    check_template(tokenizer, source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never a new one: that resizes the embedding
     tokenizer.save_pretrained(target)
@@ -305,6 +322,7 @@ def _complete_tokenizer(tokenizer: Any, target: Path, source: Path) -> list[str]
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
         notes.append("it had no chat template and was given a plain one (User: … Assistant: …)")
+    check_template(tokenizer, source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never a new one: that resizes the embedding
     tokenizer.save_pretrained(target)

@@ -34,6 +34,7 @@ from transformers.models.auto.modeling_auto import (
 
 from rlhf.training.artifacts import RunError, read_json, write_json
 from rlhf.training.forward import backbone_of, is_trunk_reusable, layers_of
+from rlhf.training.model_safety import refuse_pickled_adapter
 from rlhf.training.virtual_tokens import is_virtual
 
 Message = dict[str, str]
@@ -82,13 +83,17 @@ def load_policy(
     """
     device = device or default_device()
     check_folders(reference)
-    if not writes_text(config := AutoConfig.from_pretrained(reference["base"])):
+    if not writes_text(
+        config := AutoConfig.from_pretrained(reference["base"], trust_remote_code=False)
+    ):
         raise RunError(
             f"The {config.model_type} model in {reference['base']} writes no text: it can be the base "
             "of a reward model, and no policy."
         )
-    tokenizer = AutoTokenizer.from_pretrained(reference["base"])
-    model = AutoModelForCausalLM.from_pretrained(reference["base"], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(reference["base"], trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        reference["base"], dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     for adapter in reference["adapters"]:
         if is_virtual(adapter) and not (may_wrap and adapter == reference["adapters"][-1]):
             raise RunError(
@@ -108,6 +113,8 @@ def check_folders(reference: dict[str, Any]) -> None:
     for folder in [reference["base"], *reference["adapters"]]:
         if not Path(folder).is_dir():
             raise RunError(f"The model folder {folder} does not exist. Was it moved or deleted?")
+    for adapter in reference["adapters"]:
+        refuse_pickled_adapter(Path(adapter))
 
 
 DROPOUTS = ("attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")

@@ -1,0 +1,147 @@
+"""What a run sees that bin/apart starts: real commands in a real sandbox."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from django.conf import settings as django_settings
+
+from rlhf.training.artifacts import write_json
+
+APART = django_settings.BASE_DIR / "bin" / "apart"
+
+
+def can_sandbox():
+    if shutil.which("bwrap") is None:
+        return False
+    test = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "true"]
+    return subprocess.run(test, check=False, capture_output=True).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(
+    not can_sandbox(), reason="bubblewrap is missing, or user namespaces are not allowed"
+)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """The run 2 in a data folder, with a database, a key, another run and two models."""
+    (tmp_path / "secret_key").write_text("secret")
+    (tmp_path / "db.sqlite3").write_text("database")
+    for name in ("runs/1", "runs/2", "models/mine", "models/other"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_text(name)
+    folder = tmp_path / "runs" / "2"
+    config = {"model": {"base": str(tmp_path / "models/mine"), "adapters": []}}
+    write_json(folder / "config.json", {"kind": "merge", "config": config})
+    return folder
+
+
+def apart(run_dir, script, **environment):
+    """What the script says that runs in the sandbox."""
+    done = subprocess.run(
+        [APART, run_dir, "/bin/sh", "-c", script],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def test_a_run_sees_its_folder_and_its_model_and_nothing_else_of_the_data(run_dir, tmp_path):
+    said = apart(run_dir, f"cd {tmp_path} && find . -type f | sort")
+
+    assert said.split() == ["./models/mine/file", "./runs/2/config.json", "./runs/2/file"]
+
+
+def test_a_run_may_write_its_folder_and_nothing_else(run_dir, tmp_path):
+    places = f"made {tmp_path}/models/mine/x /usr/x config.json"
+
+    said = apart(
+        run_dir, f"for place in {places}; do (echo x > $place) 2>/dev/null || echo $place; done"
+    )
+
+    assert said.split() == [f"{tmp_path}/models/mine/x", "/usr/x", "config.json"]
+    assert (run_dir / "made").read_text() == "x\n"
+
+
+def test_a_run_cannot_put_another_configuration_in_the_place_of_its_own(run_dir):
+    said = apart(run_dir, "echo {} > other; mv -f other config.json || rm config.json")
+
+    assert json.loads((run_dir / "config.json").read_text())["kind"] == "merge"
+    assert "busy" in said
+
+
+INTERFACES = "tail -n +3 /proc/net/dev | cut -d: -f1"
+
+
+def test_a_run_has_no_network(run_dir):
+    assert apart(run_dir, INTERFACES).split() == ["lo"]
+
+
+def test_a_run_that_asks_endpoints_has_the_machines_network(run_dir):
+    here = subprocess.run(["sh", "-c", INTERFACES], capture_output=True, text=True, check=True)
+
+    assert apart(run_dir, INTERFACES, PREFERENDUM_ENDPOINTS="{}") == here.stdout
+
+
+def test_a_run_sees_no_other_process_and_has_no_capability(run_dir):
+    said = apart(run_dir, "ls /proc | grep -c '^[0-9]'; grep CapEff /proc/self/status")
+
+    assert int(said.split()[0]) < 8
+    assert said.split()[-1] == "0000000000000000"
+
+
+def test_a_run_that_imports_may_add_a_model_and_change_none(run_dir, tmp_path):
+    config = {"source": "tiny", "output": str(tmp_path / "models" / "new")}
+    write_json(run_dir / "config.json", {"kind": "import_model", "config": config})
+
+    apart(
+        run_dir, "cd ../../models && mkdir .new.partial && mv .new.partial new; echo x > mine/file"
+    )
+
+    assert (tmp_path / "models" / "new").is_dir()
+    assert (tmp_path / "models" / "mine" / "file").read_text() == "models/mine"
+
+
+def test_a_configuration_that_names_the_data_folder_is_refused(run_dir, tmp_path):
+    write_json(run_dir / "config.json", {"kind": "merge", "config": {"data": str(tmp_path)}})
+
+    assert apart(run_dir, "true") == (
+        f"error: {tmp_path} holds the run's own folder: it cannot be read from inside\n"
+    )
+
+
+def test_exit_code_is_the_commands(run_dir):
+    assert subprocess.run([APART, run_dir, "sh", "-c", "exit 7"], check=False).returncode == 7
+
+
+def test_sigterm_reaches_the_command_and_is_waited_for(run_dir):
+    script = "trap 'sleep 0.2; echo saved > checkpoint; exit 3' TERM; touch ready; while :; do sleep 0.05; done"
+    code = f"import signal, os; signal.signal(15, signal.SIG_DFL); os.execv('/bin/sh', ['sh', '-c', {script!r}])"
+    process = subprocess.Popen([APART, run_dir, sys.executable, "-c", code], start_new_session=True)
+    while not (run_dir / "ready").exists() and process.poll() is None:
+        time.sleep(0.02)
+
+    os.killpg(process.pid, signal.SIGTERM)
+
+    assert process.wait() == 3
+    assert (run_dir / "checkpoint").read_text() == "saved\n"
+
+
+@pytest.mark.slow
+def test_a_whole_run_works_in_the_sandbox(run_dir):
+    config = {"source": "tiny", "measure_speed": False}
+    write_json(run_dir / "config.json", {"kind": "import_model", "config": config})
+    command = [sys.executable, "-m", "rlhf.training", str(run_dir)]
+
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(django_settings.BASE_DIR)}
+    subprocess.run(
+        [APART, run_dir, *command], env={**environment, "HF_HUB_OFFLINE": "1"}, check=True
+    )
+
+    assert json.loads((run_dir / "result.json").read_text())["status"] == "succeeded"
