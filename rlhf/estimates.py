@@ -16,6 +16,7 @@ from django.db.models.functions import Length
 
 from annotator.models import Completion, Prompt, Split
 from rlhf.models import ModelKind, ModelVersion, Run
+from rlhf.price_models import Price
 from rlhf.training.config import PPOConfig
 
 START_SECONDS = 10.0  # of Python and its libraries
@@ -356,9 +357,25 @@ def comparisons(run: Run) -> list[Comparison]:
     generated = sum(filter(None, lengths)) * run.config["batch_size"]
     learned = generated * run.config["epochs"]
     expected = run.estimate
+    price = Price.objects.filter(project=run.project_id, per_hour__gt=0).first()
     resumed = "not known, because the run was resumed" if run.attempts else ""
+    estimated = 60 * expected["minutes"]
+    money = (
+        [
+            Comparison(
+                "Cost",
+                price.currency,
+                price.of_seconds(estimated),
+                None if seconds is None else price.of_seconds(seconds),
+                resumed,
+            )
+        ]
+        if price
+        else []
+    )
     return [
-        Comparison("Time", "", 60 * expected["minutes"], seconds, resumed),
+        Comparison("Time", "", estimated, seconds, resumed),
+        *money,
         Comparison("Memory", "MiB", expected["memory_mib"], *_memory_used(run)),
         Comparison("Written", "tokens", expected["tokens_generated"], generated or None),
         Comparison("Learned from", "tokens", expected["tokens_trained"], learned or None),

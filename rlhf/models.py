@@ -685,3 +685,4 @@ class QuarantinedRow(models.Model):
 # Models with what is done with them, in modules of their own: Django looks for models here.
 from rlhf.gate_models import Gate as Gate  # noqa: E402
 from rlhf.gate_models import Promotion as Promotion  # noqa: E402
+from rlhf.price_models import Price as Price  # noqa: E402

@@ -2,6 +2,7 @@ from django.urls import URLPattern, URLResolver, include, path
 
 from rlhf import (
     chat,
+    cost_pages,
     dataset_views,
     distill_pages,
     document_pages,
@@ -84,6 +85,7 @@ project_urls: list[URLPattern | URLResolver] = [
     path("rounds/next/", views.next_round, name="next_round"),
     path("runs/", include(run_urls)),
     path("chat/", include(chat_urls)),
+    path("costs/", cost_pages.costs, name="costs"),
     path("routes/", route_pages.routes, name="routes"),
     path("routes/<int:pk>/evaluate/", route_pages.evaluate_route, name="evaluate_route"),
     path("gates/", include(gate_urls)),

@@ -44,6 +44,7 @@ from rlhf import (
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.combining import can_be_part, parts_of
+from rlhf.costs import price_of
 from rlhf.current import current_policy
 from rlhf.endpoints import spent_on
 from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
@@ -221,10 +222,13 @@ def _outlook(project: Project, form: PPOForm) -> dict[str, Any]:
     measured = estimates.probe_of(policy)
     found = estimates.estimate_run(policy, reward_model, config)
     free_mib = estimates.free_memory_mib(measured)
+    price = price_of(project)
     return {
         "policy": policy,
         "measured": measured,
         "estimate": found,
+        "price": price,
+        "money": price.of_seconds(found.seconds) if found and price.per_hour else None,
         "free_mib": free_mib,
         "has_second_model": any(
             estimates.needs_second_model(policy, version)

@@ -1,0 +1,119 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.urls import reverse
+
+from annotator.models import AuditEntry, Role
+from rlhf.costs import TRIED, Cost, costs_of, total
+from rlhf.models import EndpointUse, RunKind, Status
+from rlhf.price_models import Price
+from tests.factories import MembershipFactory, ProjectFactory
+from tests.rlhf.factories import EndpointFactory, PolicyFactory, RunFactory
+
+pytestmark = pytest.mark.django_db
+
+NOVEMBER = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory(slug="tea", name="Tea")
+
+
+def ended_run(project, hours, started=NOVEMBER, **fields):
+    finished = started + timedelta(hours=hours)
+    return RunFactory(
+        project=project,
+        started=started,
+        finished=finished,
+        **{"status": Status.SUCCEEDED, **fields},
+    )
+
+
+def sign_in(client, project, role):
+    client.force_login(MembershipFactory(project=project, role=role).user)
+
+
+def test_hours_cost_what_an_hour_costs_by_month_and_kind(project):
+    Price.objects.create(project=project, per_hour=3, currency="EUR")
+    ended_run(project, 0.5)
+    ended_run(project, 1.5, status=Status.FAILED)
+    ended_run(project, 4, started=NOVEMBER - timedelta(days=30))
+    RunFactory(project=project)  # which has not begun
+    ended_run(ProjectFactory(), 100)
+
+    assert costs_of(project) == [
+        Cost("2026-11", "Import model", runs=2, hours=2.0, money=6.0),
+        Cost("2026-10", "Import model", runs=1, hours=4.0, money=12.0),
+    ]
+
+
+def test_what_endpoints_were_paid_is_counted_with_the_run_that_asked_them(project):
+    Price.objects.create(project=project, per_hour=2)
+    endpoint = EndpointFactory(version=PolicyFactory(project=project, kind="endpoint"))
+    run = ended_run(project, 1, kind=RunKind.GENERATE)
+    use = {"endpoint": endpoint, "created": NOVEMBER, "prompt_tokens": 10, "completion_tokens": 5}
+    EndpointUse.objects.create(run=run, spent=0.25, **use)
+    EndpointUse.objects.create(run=None, spent=0.5, **use)
+
+    by_hand, generated = costs_of(project)
+
+    assert by_hand == Cost("2026-11", TRIED, tokens=15, spent=0.5, money=0.5)
+    assert generated == Cost(
+        "2026-11", RunKind.GENERATE.label, runs=1, hours=1.0, tokens=15, spent=0.25, money=2.25
+    )
+    assert total([by_hand, generated]) == Cost("", "", 1, 1.0, 30, 0.75, 2.75)
+
+
+def test_the_page_counts_with_the_price_that_an_admin_sets(client, project):
+    sign_in(client, project, Role.ADMIN)
+    address = reverse("rlhf:costs", args=["tea"])
+    empty = client.get(address).content.decode()
+    ended_run(project, 2)
+
+    client.post(address, {"per_hour": "1.25", "currency": "EUR"})
+
+    page = client.get(address)
+    assert "No run has ended yet" in empty
+    assert page.context["total"] == Cost("", "", runs=1, hours=2.0, money=2.5)
+    assert AuditEntry.objects.get(kind="price").details == {
+        "per_hour": {"from": 0, "to": 1.25},
+        "currency": {"from": "USD", "to": "EUR"},
+    }
+
+
+@pytest.mark.parametrize("per_hour", ["-1", "nan", "x", "1e400"])
+def test_a_price_that_is_none_is_refused(client, project, per_hour):
+    sign_in(client, project, Role.ADMIN)
+
+    answer = client.post(
+        reverse("rlhf:costs", args=["tea"]), {"per_hour": per_hour, "currency": "EUR"}
+    )
+
+    assert (answer.status_code, Price.objects.count()) == (422, 0)
+
+
+@pytest.mark.parametrize(
+    ("role", "seen", "set_"), [("annotator", 404, 404), ("reviewer", 200, 404)]
+)
+def test_only_reviewers_see_costs_and_only_admins_set_prices(client, project, role, seen, set_):
+    sign_in(client, project, role)
+    address = reverse("rlhf:costs", args=["tea"])
+
+    assert client.get(address).status_code == seen
+    assert client.post(address, {"per_hour": "9", "currency": "EUR"}).status_code == set_
+    assert Price.objects.count() == 0
+
+
+def test_the_number_of_queries_does_not_depend_on_how_many_runs_there_are(
+    client, project, django_assert_num_queries
+):
+    sign_in(client, project, Role.REVIEWER)
+    address = reverse("rlhf:costs", args=["tea"])
+    ended_run(project, 1)
+    client.get(address)
+
+    for _ in range(2):
+        ended_run(project, 1)
+        with django_assert_num_queries(7):
+            client.get(address)
