@@ -56,8 +56,10 @@ def total(costs: Iterable[Cost], month: str = "", kind: str = "") -> Cost:
 
 def _of_runs(project: Project) -> Iterable[Cost]:
     price = price_of(project)
-    ended = Run.objects.filter(project=project, started__isnull=False, finished__isnull=False)
-    for kind, started, finished in ended.values_list("kind", "started", "finished"):
+    times = Run.objects.filter(project=project).values_list("kind", "started", "finished")
+    for kind, started, finished in times:
+        if started is None or finished is None:
+            continue
         seconds = max((finished - started).total_seconds(), 0.0)
         yield Cost(
             f"{timezone.localtime(started):%Y-%m}",

@@ -31,8 +31,7 @@ from rlhf.training.artifacts import (
     OUT_OF_MEMORY,
     following_no_link,
 )
-from rlhf.training.config import ENDPOINTS
-from rlhf.training.model_safety import ALLOW_PICKLES
+from rlhf.training.config import ALLOW_PICKLES, ENDPOINTS
 
 # The shell waits for a line, then becomes the program. No program runs whose pid is not in the
 # database yet: if the supervisor dies before it has written it, the pipe closes and the shell ends.
@@ -92,11 +91,10 @@ class RunProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **(
-                    {"user": user.uid, "group": user.gid, "extra_groups": [], "umask": 0o002}
-                    if user
-                    else {}
-                ),
+                user=user.uid if user else None,
+                group=user.gid if user else None,
+                extra_groups=[] if user else None,
+                umask=0o002 if user else -1,
             )
         niceness = os.getpriority(os.PRIO_PROCESS, 0) + settings.RUN_NICENESS
         os.setpriority(os.PRIO_PROCESS, child.pid, min(niceness, 19))

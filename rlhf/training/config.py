@@ -69,6 +69,7 @@ MOST_REQUESTS_AT_ONCE = 256
 # The variable that says with which key each endpoint is asked, and what this run may spend on it in
 # all: {"7": {"key": …, "budget": …}} as JSON.
 ENDPOINTS = "PREFERENDUM_ENDPOINTS"
+ALLOW_PICKLES = "PREFERENDUM_ALLOW_PICKLED_WEIGHTS"  # "1" if the installation's owner does
 
 
 def is_endpoint(reference: dict[str, Any]) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.training.artifacts import RunError, read_json
+from rlhf.training.config import ALLOW_PICKLES
 
-ALLOW_PICKLES = "PREFERENDUM_ALLOW_PICKLED_WEIGHTS"  # "1" if the installation's owner does
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PICKLED_MODEL, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 QUESTION = [{"role": "user", "content": "Hello."}]

@@ -9,6 +9,8 @@ import pytest
 
 from rlhf import processes, run_user
 from rlhf.run_user import CannotChangeUser, first_link, hand_over, take_back
+from rlhf.supervision import supervise
+from tests.rlhf.factories import RunFactory
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change users here")
 
@@ -54,6 +56,20 @@ def test_what_a_run_has_made_belongs_to_the_trainer_when_it_has_ended(settings, 
     said = output_of("echo other > artifact/model || true", folder, user)
     assert "Permission denied" in said[-1]
     assert (folder / "artifact" / "model").read_text() == "weights\n"
+
+
+@as_root
+@pytest.mark.django_db
+def test_supervised_run_is_its_users_and_afterwards_the_trainers(settings, folder):
+    settings.RUN_USER, settings.RUNS_DIR = "nobody", folder / "runs"
+    (folder / "train.sh").write_text("id -u > $1/who")
+    settings.RUN_COMMAND = f"/bin/sh {folder}/train.sh {{run_dir}}"
+    run = RunFactory()
+
+    supervise(run.pk)
+
+    assert (run.folder / "who").read_text() == f"{run_user.run_user().uid}\n"
+    assert (run.folder / "who").stat().st_uid == run.folder.stat().st_uid == os.geteuid()
 
 
 @as_root

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from rlhf.training.artifacts import RunError, RunFolder, read_json
-from rlhf.training.config import ImportModelConfig
+from rlhf.training.config import ALLOW_PICKLES, ImportModelConfig
 from rlhf.training.import_model import run
-from rlhf.training.model_safety import ALLOW_PICKLES, check_template
+from rlhf.training.model_safety import check_template
 from rlhf.training.models import load_policy
 
 
