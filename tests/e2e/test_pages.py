@@ -11,9 +11,17 @@ pytestmark = pytest.mark.e2e
 # Of addresses with a number, what to look at where it is not 1 alone.
 EXAMPLES = {
     "rlhf:new_run": [
-        {"kind": kind} for kind in ("ppo", "probe", "supervised", "dpo", "search", "suite", "combine")
+        {"kind": kind}
+        for kind in ("ppo", "probe", "supervised", "dpo", "search", "suite", "combine")
     ],
+    "rlhf:trials": [{"pk": 101}],
+    "rlhf:screening": [{"pk": 102}],
+    "rlhf:download_findings": [{"pk": 102}],
+    "rlhf:demonstrations": [{"pk": 103}],
+    "rlhf:candidate_answers": [],  # of suites, whose pages are looked at with real answers
+    "rlhf:prompt_comparison": [],  # of two versions, by a query
     "rlhf:screening_line": [{"kind": "ppo"}],
+    "rlhf:screen_now": [{"kind": "ppo"}],
     "rlhf:run": [{"pk": 1}, {"pk": 2}, {"pk": 3}],
     "rlhf:rollouts": [{"pk": 2}],
     "rlhf:reward_report": [{"pk": 3}],
@@ -130,6 +138,58 @@ assert version.pk == 2  # as EXAMPLES says
 url = "https://example.org/hook"
 hook, _ = outbox.add(project, ada, url=url, events=["run.finished"], agreement_below=None)
 outbox.tell_test(hook)
+"""
+
+# A dataset, documents, a search with a trial, a screening with a finding, a distillation.
+FINE_TUNED = """
+import json
+from annotator.models import Project, User
+from rlhf.datasets import create_dataset
+from rlhf.documents import create_collection, read_documents
+from rlhf.models import DatasetKind, ModelVersion, Run
+from pathlib import Path
+from tempfile import mkdtemp
+
+project, ada = Project.objects.get(), User.objects.get(username="ada")
+policy = ModelVersion.objects.filter(kind="policy").first()
+text = Path(mkdtemp()) / "tea.txt"
+text.write_text("Tea is steeped for three minutes.")
+create_collection(project, "tea", read_documents(text, "tea.txt"), user=ada)
+CONFIGS = {
+    "search": {"tries": "reward_model", "space": "epochs in 1, 2", "settings": {}},
+    "screen": {"screened": "project"},
+    "distill": {"rewards": []},
+}
+RESULTS = {
+    "search": {"best_trial": 0, "metric": "eval_loss", "best_value": 0.5},
+    "screen": {"n_rows": 9, "counts": {"email": {"rows": 1, "findings": 1}}, "severities": {}},
+    "distill": {"n_rows": 1},
+}
+for pk, kind in enumerate(CONFIGS, 101):
+    run = Run.objects.create(
+        pk=pk, project=project, kind=kind, status="succeeded", policy=policy, created_by=ada,
+        config=CONFIGS[kind], result=RESULTS[kind],
+    )
+    run.folder.mkdir(parents=True)
+said = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "Steep it."}]
+rows = [{"messages": said, "source": "teacher", "written_by": "big", "score": 1.0}]
+create_dataset(
+    project, "tea", DatasetKind.DEMONSTRATIONS, rows, origin="a test", user=ada,
+    run=Run.objects.get(pk=103),
+)
+trial = {
+    "number": 0, "state": "complete", "value": 0.5, "error": "", "reports": [], "seconds": 60.0,
+    "values": {"epochs": 1},
+}
+table = {"metric": "eval_loss", "direction": "minimize", "trials": [trial], "importance": {}}
+(Run.objects.get(pk=101).folder / "trials.json").write_text(json.dumps(table))
+finding = {
+    "key": "prompt-1", "kind": "prompt", "place": "prompt 1", "split": "train", "code": "email",
+    "start": 5, "end": 8, "before": "Mail ", "span": "a@b.c", "after": " now", "note": "",
+}
+artifact = Run.objects.get(pk=102).folder / "artifact"
+artifact.mkdir()
+(artifact / "findings.jsonl").write_text(json.dumps(finding))
 """
 
 # Of two people, who agree on two in three, with figures of them.
@@ -296,7 +356,19 @@ def test_no_page_is_hard_to_use_with_a_screen_reader_or_poor_sight(app, page, ti
     app.manage(
         "shell",
         "-c",
-        "\n".join([REFUSED, REVIEWED, JUDGED, VOTES, PPO_RUN, REWARD_MODEL_RUN, ELSEWHERE, GATE]),
+        "\n".join(
+            [
+                REFUSED,
+                REVIEWED,
+                JUDGED,
+                VOTES,
+                PPO_RUN,
+                REWARD_MODEL_RUN,
+                ELSEWHERE,
+                GATE,
+                FINE_TUNED,
+            ]
+        ),
     )
 
     found = {}
