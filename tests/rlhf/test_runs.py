@@ -79,6 +79,24 @@ def test_same_token_starts_one_run(project):
     assert Run.objects.count() == 1
 
 
+def test_a_run_that_the_same_token_starts_meanwhile_is_the_one(project, monkeypatch):
+    token, started = uuid.uuid4(), []
+    refuse_second = runs._refuse_second
+
+    def launch():
+        values = {"source": "tiny"}
+        return runs.launch(project, "import_model", values, round_number=1, token=token)
+
+    def another_request_was_faster(*args):
+        monkeypatch.setattr(runs, "_refuse_second", refuse_second)
+        started.append(launch())
+        refuse_second(*args)
+
+    monkeypatch.setattr(runs, "_refuse_second", another_request_was_faster)
+
+    assert [launch()] == started
+
+
 def test_second_run_of_a_kind_in_a_round_is_refused(project):
     first = runs.launch(project, "import_model", {"source": "tiny"}, round_number=1)
 
