@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.conf import settings
 
 from annotator.models import Project
 from rlhf.forms.base import RunForm
 from rlhf.forms.fields import (
+    RuleLines,
     batch_size,
     decimal,
     ensemble,
@@ -25,7 +25,6 @@ from rlhf.forms.fields import (
 )
 from rlhf.models import RunKind
 from rlhf.training.distill_config import MOST_CANDIDATES, DistillConfig
-from rlhf.training.reward_rules import Rule, parse_lines
 
 
 class DistillForm(RunForm):
@@ -45,11 +44,9 @@ class DistillForm(RunForm):
         "Teacher", "Who writes the answers: a policy here, or one elsewhere that is asked."
     )
     reward_model = version("Reward model", "It picks the best answer.", required=False)
-    rewards = forms.CharField(
+    rewards = RuleLines(
         label="Rules",
-        required=False,
-        strip=False,
-        widget=forms.Textarea(attrs={"rows": 2, "class": "code", "spellcheck": "false"}),
+        rows=2,
         help_text="Beside the reward model or instead of it, as “More rewards” in the form of PPO, one a "
         "line: length target=80.",
     )
@@ -102,12 +99,6 @@ class DistillForm(RunForm):
     def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
         super().__init__(project, *args, **kwargs)
         self.initial.setdefault("reward_model", self._rows(project, "reward_model").first())
-
-    def clean_rewards(self) -> list[Rule]:
-        try:
-            return parse_lines(self.cleaned_data["rewards"], settings.REWARD_FUNCTIONS)
-        except ValueError as error:
-            raise forms.ValidationError(str(error)) from error
 
     def clean(self) -> None:
         super().clean()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.conf import settings
 
 from rlhf.models import ModelVersion
 from rlhf.training.config import (
     PPOConfig,
 )
+from rlhf.training.reward_rules import Rule, parse_lines
 
 
 def whole(label: str, initial: int, help_text: str, low: int = 1, high: int = 10**6) -> Any:
@@ -111,6 +113,22 @@ def version(label: str, help_text: str, *, required: bool = True, empty: str = "
         empty_label=None if required else empty,
         error_messages={
             "invalid_choice": "Choose one of the list. A policy elsewhere can only write answers, in "
-            "“Generate completions”, “Evaluate” and “Distillation”."
+            "“Generate completions”, “Evaluate”, “Distillation” and “Evaluation suite”."
         },
     )
+
+
+class RuleLines(forms.CharField):
+    """Rewards that need no model, one a line; the form gets them as rules."""
+
+    def __init__(self, *, rows: int, may_call: bool = True, **kwargs: Any) -> None:
+        self.may_call = may_call  # functions that the machine's settings allow
+        attrs = {"rows": rows, "class": "code", "spellcheck": "false"}
+        super().__init__(required=False, strip=False, widget=forms.Textarea(attrs=attrs), **kwargs)
+
+    def clean(self, value: Any) -> list[Rule]:
+        allowed = settings.REWARD_FUNCTIONS if self.may_call else ()
+        try:
+            return parse_lines(super().clean(value), allowed)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error

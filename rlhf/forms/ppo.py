@@ -11,6 +11,7 @@ from django.utils.safestring import mark_safe
 from annotator.models import Project
 from rlhf.forms.base import RunForm
 from rlhf.forms.fields import (
+    RuleLines,
     adapter_layers,
     decimal,
     ensemble,
@@ -29,7 +30,6 @@ from rlhf.processes import accelerate_configs
 from rlhf.training.config import (
     PPOConfig,
 )
-from rlhf.training.reward_rules import Rule, parse_lines
 
 
 class PPOForm(RunForm):
@@ -54,11 +54,9 @@ class PPOForm(RunForm):
         "model and needs as much memory again.",
         required=False,
     )
-    rewards = forms.CharField(
+    rewards = RuleLines(
         label="More rewards",
-        required=False,
-        strip=False,
-        widget=forms.Textarea(attrs={"rows": 3, "class": "code", "spellcheck": "false"}),
+        rows=3,
         help_text=mark_safe(
             "One a line: <code>length target=80</code> (tokens; or <code>unit=words</code>), "
             "<code>regex pattern='thank (you|s)' count=2</code>, <code>sentiment</code>, "
@@ -244,12 +242,6 @@ class PPOForm(RunForm):
             f"{settings.ACCELERATE_DIR}."
         )
         self.initial.setdefault("reward_model", self._rows(project, "reward_model").first())
-
-    def clean_rewards(self) -> list[Rule]:
-        try:
-            return parse_lines(self.cleaned_data["rewards"], settings.REWARD_FUNCTIONS)
-        except ValueError as error:
-            raise forms.ValidationError(str(error)) from error
 
     def clean(self) -> None:
         super().clean()

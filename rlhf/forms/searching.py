@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.db.models import QuerySet
 from django.utils.safestring import mark_safe
 
 from annotator.models import Export, Project
 from rlhf.forms.base import ExportField, RunForm
-from rlhf.forms.fields import optional_decimal, seed, version, whole
+from rlhf.forms.fields import RuleLines, optional_decimal, seed, version, whole
 from rlhf.forms.supervised import datasets
 from rlhf.inputs import NEEDED
 from rlhf.models import RunKind
-from rlhf.training.reward_rules import Rule, parse_lines
 from rlhf.training.search_config import OBJECTIVES, SearchConfig, kinds_tried
 
 
@@ -69,11 +67,9 @@ class SearchForm(RunForm):
     )
     trials = whole("Trials", SearchConfig.trials, "Runs at most, one after another.", high=1000)
     base = version("Base", "What a reward model is made from. None: the policy.", required=False)
-    rewards = forms.CharField(
+    rewards = RuleLines(
         label="More rewards",
-        required=False,
-        strip=False,
-        widget=forms.Textarea(attrs={"rows": 2, "class": "code", "spellcheck": "false"}),
+        rows=2,
         help_text="As in the form of PPO, one a line.",
     )
     objective = forms.ChoiceField(
@@ -101,12 +97,6 @@ class SearchForm(RunForm):
         initial=SearchConfig.sampler,
     )
     seed = seed(SearchConfig.seed)
-
-    def clean_rewards(self) -> list[Rule]:
-        try:
-            return parse_lines(self.cleaned_data["rewards"], settings.REWARD_FUNCTIONS)
-        except ValueError as error:
-            raise forms.ValidationError(str(error)) from error
 
     def _rows(self, project: Project, name: str) -> QuerySet[Any]:
         return project.datasets.all() if name == "datasets" else super()._rows(project, name)

@@ -9,6 +9,7 @@ from django import forms
 from annotator.models import Project
 from rlhf.forms.base import RunForm
 from rlhf.forms.fields import (
+    RuleLines,
     batch_size,
     decimal,
     ensemble,
@@ -22,7 +23,6 @@ from rlhf.forms.fields import (
     whole,
 )
 from rlhf.models import DatasetKind, RunKind
-from rlhf.training.reward_rules import Rule, parse_lines
 from rlhf.training.suite_config import SuiteConfig
 
 
@@ -72,11 +72,10 @@ class SuiteForm(RunForm):
         "Nats per token that the loss of general text may grow; 0.1 is a tenth more perplexity.",
         high=10.0,
     )
-    rewards = forms.CharField(
+    rewards = RuleLines(
         label="Rules",
-        required=False,
-        strip=False,
-        widget=forms.Textarea(attrs={"rows": 2, "class": "code", "spellcheck": "false"}),
+        rows=2,
+        may_call=False,
         help_text="One a line, as in PPO: “length target=80”, “regex pattern='thank you'” or “sentiment”.",
     )
     ensemble = ensemble()
@@ -119,12 +118,6 @@ class SuiteForm(RunForm):
     def clean_tasks(self) -> list[str]:
         names = self.cleaned_data["tasks"].split(",")
         return [name.strip() for name in names if name.strip()]
-
-    def clean_rewards(self) -> list[Rule]:
-        try:
-            return parse_lines(self.cleaned_data["rewards"])
-        except ValueError as error:
-            raise forms.ValidationError(str(error)) from error
 
     def clean(self) -> None:
         super().clean()

@@ -45,7 +45,8 @@ from rlhf.training.parameters import Anchored, callbacks, load, make_trainable, 
 from rlhf.training.preference_config import PreferenceConfig
 from rlhf.training.reward_checks import check_chat_template, check_pairs
 from rlhf.training.reward_report import share
-from rlhf.training.reward_trainer import MAX_REPORTS, Reporter
+from rlhf.training.reward_trainer import Reporter
+from rlhf.training.trainer_settings import shared_settings
 
 TOKENS_AT_ONCE = 2048  # without gradients, padding included
 EVALUATIONS = 4  # on held-out pairs, the last one after training
@@ -255,28 +256,16 @@ def trainer_settings(
 ) -> dict[str, Any]:
     """What TRL's configurations of both kinds are told."""
     return {
-        "output_dir": str(folder.path / ".trainer"),
+        **shared_settings(folder, n_steps, config.seed, on_cpu=on_cpu),
         "num_train_epochs": config.epochs,
         "per_device_train_batch_size": config.micro_batch_size,
         "gradient_accumulation_steps": config.batch_size // config.micro_batch_size,
         "learning_rate": config.learning_rate,
         "warmup_steps": config.warmup_steps,  # a share
-        "lr_scheduler_type": "linear",
         "max_grad_norm": config.max_grad_norm,
         "beta": config.beta,
         "max_length": None,  # left out and counted already
         "precompute_ref_log_probs": True,
-        # Precision is the weights' own (bf16 base, fp32 adapter on a GPU), as in PPO.
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": on_cpu,
-        "dataloader_pin_memory": False,
-        "logging_steps": max(1, n_steps // MAX_REPORTS),
-        "logging_nan_inf_filter": False,  # a NaN ends the run, it is not averaged away
-        "save_strategy": "no",  # the reporter says when
-        "seed": config.seed,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
 
 

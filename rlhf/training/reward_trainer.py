@@ -33,9 +33,9 @@ from rlhf.training.config import RewardModelConfig
 from rlhf.training.reward_data import EncodedPair, Group, column, n_pairs
 from rlhf.training.reward_forward import Scorer
 from rlhf.training.reward_loss import vote_losses
+from rlhf.training.trainer_settings import on_one_gpu, shared_settings
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-MAX_REPORTS = 500  # of training metrics, so that a long run's page stays light
 VOTES_LEARNING_RATE = 0.05  # a few numbers that have to move by tenths within a hundred steps
 
 
@@ -215,29 +215,15 @@ def trainer_settings(
     config: RewardModelConfig, n_steps: int, folder: RunFolder, *, on_cpu: bool
 ) -> RewardConfig:
     settings = RewardConfig(
-        output_dir=str(folder.path / ".trainer"),
+        **shared_settings(folder, n_steps, config.seed, on_cpu=on_cpu),
         max_steps=n_steps,
         per_device_train_batch_size=1,  # a step's number
         learning_rate=config.learning_rate,
         warmup_steps=0.05,  # share of all steps
-        lr_scheduler_type="linear",
         max_length=None,  # left out and counted already
-        # Precision is the weights' own (bf16 base, fp32 adapter on a GPU), as in PPO.
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=on_cpu,
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        logging_steps=max(1, n_steps // MAX_REPORTS),
-        logging_nan_inf_filter=False,  # a NaN ends the run, it is not averaged away
-        save_strategy="no",  # the reporter says when
-        seed=config.seed,
-        report_to="none",
-        disable_tqdm=True,
     )
-    if settings.n_gpu > 1:  # this process uses one; TRL refuses to be given several
-        settings._n_gpu = 1
-    return settings
+    return on_one_gpu(settings)
 
 
 class Reporter(TrainerCallback):

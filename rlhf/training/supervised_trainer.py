@@ -25,9 +25,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from rlhf.training import reward_trainer
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder
 from rlhf.training.parameters import Anchored
-from rlhf.training.reward_trainer import MAX_REPORTS
 from rlhf.training.supervised_config import SupervisedConfig
 from rlhf.training.supervised_data import IGNORED, micro_batches
+from rlhf.training.trainer_settings import on_one_gpu, shared_settings
 
 
 class SupervisedTrainer(Anchored, SFTTrainer):
@@ -176,31 +176,17 @@ def trainer_settings(
     config: SupervisedConfig, n_steps: int, folder: RunFolder, *, on_cpu: bool
 ) -> SFTConfig:
     settings = SFTConfig(
-        output_dir=str(folder.path / ".trainer"),
+        **shared_settings(folder, n_steps, config.seed, on_cpu=on_cpu),
         max_steps=n_steps,
         per_device_train_batch_size=1,  # a step's number
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
-        lr_scheduler_type="linear",
         dataset_kwargs={"skip_prepare_dataset": True},  # rows are tokens with labels already
         packing=config.packing,
         max_length=config.max_tokens if config.packing else None,
-        # Precision is the weights' own (bf16 base, fp32 adapter on a GPU), as in PPO.
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=on_cpu,
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        logging_steps=max(1, n_steps // MAX_REPORTS),
-        logging_nan_inf_filter=False,  # a NaN ends the run, it is not averaged away
-        save_strategy="no",  # the reporter says when
-        seed=config.seed,
-        report_to="none",
-        disable_tqdm=True,
     )
-    if settings.n_gpu > 1:  # this process uses one; TRL refuses to be given several
-        settings._n_gpu = 1
-    return settings
+    return on_one_gpu(settings)
 
 
 def _is_on_cpu(model: nn.Module) -> bool:
