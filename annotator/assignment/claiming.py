@@ -82,6 +82,9 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                 if found is None:
                     if release_expired(project) + end_holds(project):
                         continue
+                    # What had run out may have been given back by somebody else after the look.
+                    found = find_next(project, annotator)
+                if found is None:
                     return None
             with transaction.atomic():
                 if found and attempt > 0:
@@ -120,7 +123,7 @@ def _hand_out_next(
     comparison, is_repeat = _choose(project, annotator, found)
     if comparison is None:
         return None
-    assignment = _hand_out(comparison, annotator, is_repeat)
+    assignment = _hand_out(comparison, annotator, is_repeat, is_qualification=found is None)
     if assignment is None:
         return None
     # Asked last: the new row has waited for whatever this person was doing in another tab.
@@ -147,12 +150,16 @@ def _choose(
 
 
 def _hand_out(
-    comparison: Comparison, annotator: User, is_repeat: bool = False
+    comparison: Comparison,
+    annotator: User,
+    is_repeat: bool = False,
+    *,
+    is_qualification: bool = False,
 ) -> Assignment | None:
     """Take a place of the comparison, if it is one that is taken, and write down what is shown; None if
     others took the last."""
     showing = drawn_showing(comparison, annotator)
-    showing.is_repeat = is_repeat
+    showing.is_repeat, showing.is_qualification = is_repeat, is_qualification
     if showing.takes_place and take_open_place(comparison.pk) != 1:
         return None
     if has_draft(protocol_of(comparison.project), len(showing.order)):
@@ -174,13 +181,21 @@ def _go_on_with_draft(showing: Assignment) -> None:
     showing.payload_hash = payload_hash(showing.comparison, begun.order)
 
 
-@transaction.atomic
 def hand_out(comparison: Comparison, annotator: User) -> Assignment:
     """Put this very comparison before this person; what they hold goes back to the queue.
 
-    Raises NotHandedOut, and changes nothing, if it is full or held back, if they have handled it, or
-    if they are handed nothing new: paused, not qualified, quota reached.
+    Raises NotHandedOut, and changes nothing, if it is full or held back, if they have handled it,
+    if they are handed nothing new (paused, not qualified, quota reached), or if another tab of
+    theirs is handed something at the same time.
     """
+    try:
+        return _put_before(comparison, annotator)
+    except IntegrityError:  # there is one live showing a person
+        raise NotHandedOut("You were handed another comparison in another tab meanwhile.") from None
+
+
+@transaction.atomic
+def _put_before(comparison: Comparison, annotator: User) -> Assignment:
     if not may_begin_real_work(comparison.project, annotator):
         raise NotHandedOut("You are handed nothing new at the moment: “Compare” says why.")
     if held := held_by(comparison.project, annotator):

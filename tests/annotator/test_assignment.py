@@ -29,6 +29,7 @@ from annotator.assignment import (
     shown,
     undo_last,
 )
+from annotator.assignment import claiming
 from annotator.gold import make_gold
 from annotator.models import (
     Arm,
@@ -380,6 +381,18 @@ def test_a_claim_looks_for_expired_leases_only_if_nothing_else_is_open(project, 
     say(first)
 
     assert first.comparison == free
+    assert claim(project, anna).comparison == late.comparison
+
+
+def test_a_claim_finds_what_somebody_else_gave_back_after_it_looked(project, anna, monkeypatch):
+    late = AssignmentFactory(comparison=ComparisonFactory(project=project))
+
+    def given_back_by_another(project):
+        release(late)
+        return 0
+
+    monkeypatch.setattr(claiming, "release_expired", given_back_by_another)
+
     assert claim(project, anna).comparison == late.comparison
 
 
@@ -1035,22 +1048,65 @@ def test_progress_does_not_count_without_end(project, anna, monkeypatch):
     assert progress(project, anna, None) == expected
 
 
-def test_progress_keeps_the_total_that_was_shown(project, anna):
-    said = make_judgment(ComparisonFactory(project=project), anna)
+@pytest.mark.parametrize(("verdict", "done"), [(Verdict.ALL_BAD, 13), (Verdict.SKIPPED, 12)])
+def test_progress_goes_on_from_what_was_shown_with_the_verdict(project, anna, verdict, done):
+    judged = make_judgment(ComparisonFactory(project=project), anna, verdict=verdict)
     held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
 
-    shown = progress(project, anna, held, known_total="1012+")
+    now = progress(project, anna, held, judged=judged, shown_before="12/1012+")
 
-    assert shown == Progress(done=1, total=1012, is_capped=True, last_judgment=said.pk)
+    assert now == Progress(done, total=1012, is_capped=True, last_judgment=judged.pk)
+    assert now.shown == f"{done}/1012+"
 
 
-@pytest.mark.parametrize(("known_total", "count_every"), [("1", 10), ("many", 10), ("1012+", 1)])
-def test_progress_counts_anew(project, anna, monkeypatch, known_total, count_every):
-    monkeypatch.setattr("annotator.assignment.standing.COUNT_EVERY", count_every)
-    make_judgment(ComparisonFactory(project=project), anna)
+@pytest.mark.parametrize("shown_before", ["0/1", "9/1012+", "many", ""])
+def test_progress_is_counted_anew_at_the_end_every_tenth_time_and_if_it_is_unknown(
+    project, anna, shown_before
+):
+    judged = make_judgment(ComparisonFactory(project=project), anna)
     held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
 
-    assert progress(project, anna, held, known_total=known_total).total == 2
+    now = progress(project, anna, held, judged=judged, shown_before=shown_before)
+
+    assert now == Progress(done=1, total=2, is_capped=False, last_judgment=judged.pk)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ALL_BAD, Verdict.SKIPPED])
+def test_progress_does_not_tell_known_answers_and_repetitions_from_the_rest(verdict):
+    totals = []
+    for project in ProjectFactory.create_batch(2, gold_percent=10):
+        anna = MembershipFactory(project=project).user
+        ComparisonFactory.create_batch(5, project=project)
+        make_judgment(ComparisonFactory(project=project), anna)
+        asked = GoldFactory(project=project) if totals else ComparisonFactory(project=project)
+        held = AssignmentFactory(comparison=asked, annotator=anna)
+        if totals:
+            ComparisonFactory(project=project)  # what the other one has on the screen is open here
+        before = progress(project, anna, held)
+        say(held, verdict)
+        after = progress(project, anna, claim(project, anna))
+        totals.append([(before.done, before.total), (after.done, after.total)])
+
+    assert totals[0] == totals[1] == [(1, 7), (2, 7) if verdict == Verdict.ALL_BAD else (1, 6)]
+
+
+def test_progress_shows_more_to_come_though_known_answers_were_more_than_what_is_left(anna):
+    project = anna.memberships.get().project
+    project.gold_percent = 50
+    for known in GoldFactory.create_batch(3, project=project):
+        make_judgment(known, anna)
+    held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
+
+    shown = progress(project, anna, held)
+
+    assert (shown.done, shown.total) == (3, 4)
+
+
+def test_progress_promises_no_more_than_the_quota(project, anna):
+    anna.memberships.update(quota_total=3)
+    ComparisonFactory.create_batch(5, project=project)
+
+    assert progress(project, anna, claim(project, anna)).total == 3
 
 
 def test_queue_state_says_when_nothing_is_imported(project, anna):
@@ -1068,6 +1124,16 @@ def test_queue_state_says_until_when_others_hold_the_rest(project, anna):
     held = AssignmentFactory(comparison=comparison)
 
     assert queue_state(project, anna) == QueueState("held_by_others", held.lease_until)
+
+
+def test_queue_state_says_until_when_the_rest_is_held_back(project, anna):
+    rest = ComparisonFactory.create_batch(3, project=project)
+    tomorrow = timezone.now() + timedelta(days=1)
+    for comparison, days in zip(rest, (0, 1, None), strict=True):
+        until = None if days is None else tomorrow + timedelta(days=days)
+        Comparison.objects.filter(pk=comparison.pk).hold_back("Later.", until)
+
+    assert queue_state(project, anna) == QueueState("held_back", tomorrow)
 
 
 def test_queue_state_says_when_all_is_done(project, anna, ben):
