@@ -141,7 +141,7 @@ def qualification_shares(membership: Membership) -> list[float]:
         created__gte=membership.qualification_changed,
         voided=None,
         verdict__in=COUNTED,
-        comparison__purpose=Purpose.GOLD,
+        assignment__is_qualification=True,
     )
     return [
         share_right(

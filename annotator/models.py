@@ -633,6 +633,9 @@ class Assignment(models.Model):
     draft = models.JSONField(default=dict, blank=True, editable=False)
     # Shown to somebody who has judged it before, to see whether they say the same again.
     is_repeat = models.BooleanField(default=False, editable=False)
+    # A known answer by which it is decided whether somebody is qualified. In real work there are
+    # known answers too, and nobody is to know them.
+    is_qualification = models.BooleanField(default=False, editable=False)
     lease_until = models.DateTimeField()
     created = models.DateTimeField(default=timezone.now, editable=False)
 

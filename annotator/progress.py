@@ -52,7 +52,8 @@ T_90 = (1.886, 1.638, 1.533, 1.476, 1.440)
 def count_work(project: Project, now: datetime | None = None) -> bool:
     """Add to `DailyWork` what has been judged since the last call; False if some is still to count.
 
-    Votes that were taken back by now count as time, not as votes, and so do skips and repeats.
+    Votes that were taken back by now count as time, not as votes, and so do skips, repeats and
+    verdicts on known answers: none of them is waited for.
     Known choices that were imported took nobody any time, and do not count at all.
     """
     settled = Judgment.objects.filter(created__lt=(now or timezone.now()) - SETTLED)
@@ -60,7 +61,10 @@ def count_work(project: Project, now: datetime | None = None) -> bool:
     counted = project.work_counted
     if newest is None or newest <= counted:
         return True
-    columns = "pk", "annotator", "created", "seconds", "verdict", "voided", "is_repeat"
+    columns = (
+        "pk", "annotator", "created", "seconds", "verdict", "voided", "is_repeat",
+        "comparison__purpose",
+    )  # fmt: skip
     new = Judgment.objects.filter(project=project, pk__gt=counted, pk__lte=newest)
     rows = list(new.order_by("pk").values_list(*columns)[:COUNTED_AT_ONCE])
     is_all = len(rows) < COUNTED_AT_ONCE
@@ -78,14 +82,15 @@ def _per_day(
     project: Project, rows: Sequence[tuple[Any, ...]]
 ) -> dict[tuple[int, date], DailyWork]:
     work: dict[tuple[int, date], DailyWork] = {}
-    for _, annotator, created, seconds, verdict, voided, is_repeat in rows:
+    for _, annotator, created, seconds, verdict, voided, is_repeat, purpose in rows:
         if seconds is None:
             continue
         day = timezone.localdate(created)
         row = work.setdefault(
             (annotator, day), DailyWork(project=project, annotator_id=annotator, day=day)
         )
-        row.n_judgments += verdict in COUNTED and voided is None and not is_repeat
+        is_extra = is_repeat or purpose == Purpose.GOLD
+        row.n_judgments += verdict in COUNTED and voided is None and not is_extra
         row.seconds += min(seconds, LONGEST_PAUSE)
     return work
 

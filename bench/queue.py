@@ -11,8 +11,9 @@ machine with the server: each posts the page's form as htmx does, and reads the 
 With --ordered four in five comparisons are asked in an order of questions, for which all compete.
 
 Prints one JSON line a setting. A cycle is one request; the first seconds are not counted.
-`queries_per_cycle` is measured in this process, without BEGIN and COMMIT; `web_cpu_ms_per_cycle` is
-what the web processes used of the processor, also where other programs want it. `lost` are verdicts that
+`queries_per_cycle` is measured in this process, without BEGIN and COMMIT. `web_cpu_ms_per_cycle`,
+`database_cpu_ms_per_cycle` (PostgreSQL's processes) and `client_cpu_ms_per_cycle` (this one) are what
+they used of the processor, also where other programs want it. `lost` are verdicts that
 were said to be recorded and are not in the database, `over_assigned` comparisons that more people
 have or had than they need, `out_of_work` annotators who ran out of comparisons. `peak_mib` is the
 largest resident memory of a web process so far, when the counting starts and when it ends.
@@ -130,11 +131,11 @@ def measure(tasks: int, arguments: argparse.Namespace) -> dict[str, float | int 
         told = sum(len(browser.seconds) for browser in browsers)
         for browser in browsers:
             browser.seconds.clear()
-        peak_start, cpu_start = peak_mib(workers()), cpu_seconds(workers())
+        peak_start, cpu_before = peak_mib(workers()), cpu_seconds(workers())
         began = time.perf_counter()
         asyncio.run(work(browsers, arguments.seconds))
         took = time.perf_counter() - began
-        peak_end, cpu_end = peak_mib(workers()), cpu_seconds(workers())
+        peak_end, cpu_after = peak_mib(workers()), cpu_seconds(workers())
     milliseconds = [1000 * seconds for browser in browsers for seconds in browser.seconds]
     percentiles = statistics.quantiles(milliseconds, n=100)
     told += len(milliseconds)
@@ -152,7 +153,12 @@ def measure(tasks: int, arguments: argparse.Namespace) -> dict[str, float | int 
         "p99_ms": round(percentiles[98], 1),
         "errors": sum(browser.errors for browser in browsers),
         "lost": told - (Judgment.objects.count() - recorded_before),
-        "web_cpu_ms_per_cycle": round(1000 * (cpu_end - cpu_start) / len(milliseconds), 1),
+        **{
+            f"{who}_cpu_ms_per_cycle": round(1000 * (used - before) / len(milliseconds), 1)
+            for who, used, before in zip(
+                ("web", "database", "client"), cpu_after, cpu_before, strict=True
+            )
+        },
         "queries_per_cycle": queries,
         "over_assigned": over_assigned(),
         "out_of_work": sum(browser.form is None for browser in browsers),
@@ -379,8 +385,21 @@ def wait_for(port: int) -> None:
             time.sleep(0.1)
 
 
-def cpu_seconds(processes: list[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+def cpu_seconds(workers: list[psutil.Process]) -> tuple[float, float, float]:
+    """That the web processes, PostgreSQL's and this one have used so far."""
+    from django.db import connection
+
+    database: list[psutil.Process] = []
+    if connection.vendor == "postgresql":
+        folder = connection.settings_dict["HOST"]
+        running = psutil.process_iter(["name", "cmdline"])
+        [master] = [p for p in running if f"{folder}/data" in (p.info["cmdline"] or [])]
+        database = [master, *master.children()]
+    web, served = (
+        sum(sum(process.cpu_times()[:2]) for process in processes)
+        for processes in (workers, database)
+    )
+    return web, served, time.process_time()
 
 
 def peak_mib(processes: list[psutil.Process]) -> int:

@@ -206,6 +206,8 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "timeout": 30,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
+elif DATABASES["default"]["ENGINE"].endswith("postgresql"):
+    DATABASES["default"]["ENGINE"] = "annotator.postgresql"
 
 # --- language, time, files --------------------------------------------------------------------
 LANGUAGE_CODE = "en"
@@ -261,13 +263,14 @@ REST_KNOX = {
 }
 API_TAGS = (  # in the order of the page
     "projects", "imports", "prompts", "completions", "comparisons", "assignments", "judgments",
-    "quality", "leaderboard", "exports", "runs", "models", "rounds",
+    "quality", "leaderboard", "exports", "datasets", "runs", "models", "prompting", "documents",
+    "rounds", "routes", "candidates", "gates", "current", "lineage", "audit",
 )  # fmt: skip
 SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.0",
     "TITLE": "Preferendum",
     "VERSION": "1",
-    "DESCRIPTION": "Everything that the pages do, for programs. docs/api.md is the guide.",
+    "DESCRIPTION": "What the pages do, for programs. docs/api.md is the guide.",
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "TAGS": [{"name": name} for name in API_TAGS],
     "COMPONENT_SPLIT_REQUEST": True,
@@ -325,6 +328,8 @@ ACCELERATE_DIR = Path(env.str("PREFERENDUM_ACCELERATE_DIR", str(DATA_DIR / "acce
 REWARD_FUNCTIONS: list[str] = env.list(
     "PREFERENDUM_REWARD_FUNCTIONS", [], str.strip, validate=check_dotted_paths
 )
+# More tasks for lm-evaluation-harness. Their files may name code, so no project's admin puts them there.
+LM_EVAL_TASKS = Path(env.str("PREFERENDUM_LM_EVAL_TASKS", str(DATA_DIR / "lm_eval_tasks")))
 # Whom the server may ask for a project's admins. Names and addresses of other machines are for the
 # owner of this one to allow: they could be of its own network.
 ENDPOINT_HOSTS: list[str] = env.list(

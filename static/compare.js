@@ -125,5 +125,5 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
   setTimeout(() => comparison.removeAttribute("aria-busy"), BOUNCE_MS);
   // To who cannot see that everything is new. What is swapped in is not announced by itself.
   const news = comparison.querySelector(".error, .empty h2, #progress");
-  document.getElementById("said").textContent = news.textContent.replace(/\s+/g, " ").trim();
+  document.getElementById("said").textContent = news?.textContent.replace(/\s+/g, " ").trim() ?? "";
 });

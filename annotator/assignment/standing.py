@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import NamedTuple
 
-from django.db.models import Count, Max, Min, Q, QuerySet, Value
+from django.db.models import Count, F, Max, Min, Q, QuerySet, Value
 from django.utils import timezone
 
 from annotator.assignment.finding import has_open, open_for
@@ -26,8 +27,9 @@ from annotator.models import (
 )
 
 COUNT_LIMIT = 1000  # nobody needs to know exactly how many more there are
+LOOKED_BACK = 100  # judgments, skips included, of which the last COUNT_EVERY verdicts are some
 COUNT_EVERY = 10  # verdicts: others may have taken some of them meanwhile
-TOTAL = re.compile(r"([0-9]{1,9})(\+?)")
+SHOWN = re.compile(r"([0-9]{1,9})/([0-9]{1,9})(\+?)")  # how a form brings back what it showed
 
 
 class Progress(NamedTuple):
@@ -38,21 +40,73 @@ class Progress(NamedTuple):
     is_capped: bool
     last_judgment: int | None  # the one that an undo takes back
 
+    @property
+    def shown(self) -> str:
+        """Such as "12/160" or "12/1012+": the page sends it with the verdict."""
+        return f"{self.done}/{self.total}{'+' if self.is_capped else ''}"
+
 
 def progress(
-    project: Project, annotator: User, held: Assignment | None, *, known_total: str = ""
+    project: Project,
+    annotator: User,
+    held: Assignment | None,
+    *,
+    judged: Judgment | None = None,
+    shown_before: str = "",
 ) -> Progress:
     """Of what they are handed: with known answers and repetitions, which are to look like the rest.
 
-    `held` is what they hold now, and `known_total` the total that they were shown last, such as "160"
-    or "1012+": it stays for some verdicts, because counting takes as long as finding the next.
+    `held` is what they hold now, `judged` what they have just said, and `shown_before` what they
+    were shown with it (`Progress.shown`): that and this verdict are the progress now, and it is
+    counted anew only once in a while, because counting takes as long as finding the next.
+    Neither number tells which of them were known answers and repetitions.
     """
+    known = SHOWN.fullmatch(shown_before)
+    if judged and known and held:
+        done, total = int(known[1]) + (judged.verdict in COUNTED), int(known[2])
+        if done < total and done % COUNT_EVERY:
+            return Progress(done, total, known[3] == "+", judged.pk)
     [(done, last)] = _done_and_last(project.pk, annotator.pk)
-    known = TOTAL.fullmatch(known_total)
-    if known and done < int(known[1]) and held and done % COUNT_EVERY:
-        return Progress(done, int(known[1]), known[2] == "+", last)
     left = open_for(project, annotator)[:COUNT_LIMIT].count()
-    return Progress(done, done + left + (held is not None), left == COUNT_LIMIT, last)
+    is_capped = left == COUNT_LIMIT
+    at_least = done + (held is not None)
+    total = at_least + left
+    if not is_capped and _asks_extra(project):
+        total = done - _n_extra(project, annotator, done) + left
+        total = max(total + (held is not None and held.takes_place), at_least)
+    return _within_quota(Progress(done, total, is_capped, last), membership_of(project, annotator))
+
+
+def _within_quota(progress: Progress, membership: Membership | None) -> Progress:
+    """Whoever has a quota is asked for no more than that, however much there is."""
+    quota = membership.quota_total if membership else None
+    if quota is None or quota > progress.total:
+        return progress
+    return progress._replace(total=max(quota, progress.done), is_capped=False)
+
+
+def _asks_extra(project: Project) -> bool:
+    return project.gold_percent + project.repeat_percent > 0
+
+
+def _n_extra(project: Project, annotator: User, done: int) -> int:
+    """Known answers and repetitions handled since the last full COUNT_EVERY verdicts.
+
+    They are in `done`, and were never among those left. Counted as if they had been, nobody sees by
+    the total, however often they load the page, which ones they were: it moves at every COUNT_EVERY
+    verdicts, by what came in all of them.
+    """
+    # By showing: a verdict that is changed stays where it was. Skips are seen by the total too.
+    handled = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    newest = handled.order_by("-created").select_related("comparison")[:LOOKED_BACK]
+    n_extra, n_counted = 0, done % COUNT_EVERY
+    for judgment in sorted(newest, key=attrgetter("assignment_id"), reverse=True):
+        is_counted = judgment.verdict in COUNTED
+        if is_counted and n_counted == 0:
+            break
+        n_counted -= is_counted
+        n_extra += judgment.is_repeat or judgment.comparison.purpose == Purpose.GOLD
+    return n_extra
 
 
 @compiled
@@ -75,7 +129,8 @@ class QueueState(NamedTuple):
     """Why there is, or is not, a comparison for the annotator."""
 
     # available, not_qualified, qualification_failed, qualification_lacks_answers, paused,
-    # quota_reached, daily_quota_reached, nothing_imported, held_by_others or all_done
+    # quota_reached, daily_quota_reached, nothing_imported, held_by_others, held_back
+    # or all_done
     reason: str
     until: datetime | None = None  # when there may be something again, if that is known
 
@@ -134,4 +189,14 @@ def queue_state(project: Project, annotator: User) -> QueueState:
         .exclude(purpose=Purpose.GOLD),
     )
     until = others.aggregate(until=Min("lease_until"))["until"]
-    return QueueState("held_by_others", until) if until else QueueState("all_done")
+    if until:
+        return QueueState("held_by_others", until)
+    until = _hold_ends(project, annotator)
+    return QueueState("held_back", until) if until else QueueState("all_done")
+
+
+def _hold_ends(project: Project, annotator: User) -> datetime | None:
+    """When the first of what is held back for a time may be asked of them."""
+    held = Comparison.objects.held().filter(project=project, held_until__isnull=False)
+    still_open = held.filter(taken__lt=F("overlap")).not_handled_by(annotator)
+    return still_open.order_by("held_until").values_list("held_until", flat=True).first()

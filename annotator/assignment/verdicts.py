@@ -25,7 +25,7 @@ from annotator.assignment.showing import (
 from annotator.assignment.standing import quota_reached
 from annotator.ballots import entered_by, keep
 from annotator.compiled import Changes, compiled_update, insert
-from annotator.gold import is_qualifying, settle_qualification
+from annotator.gold import settle_qualification
 from annotator.models import (
     COUNTED,
     HANDLED,
@@ -50,6 +50,7 @@ from annotator.protocols import (
 from annotator.webhooks.outbox import tell_judgment
 
 VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
+SHOWN_AGAIN = "You were handed this comparison a second time; answer it there."
 UNDO_LIMIT = 20  # verdicts taken back one after the other; older ones are changed in the history
 
 
@@ -110,7 +111,7 @@ def record(
             raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
         if not was_live:
             _revive(assignment, membership)
-            _end_showing(assignment.pk, skipped=skipped, live_only=False)
+            _end_late_showing(assignment.pk, skipped=skipped)
         if skipped:
             give_place_back(assignment)
         elapsed = (timezone.now() - assignment.created).total_seconds()
@@ -146,6 +147,15 @@ def _end_showing(
     return showing, {"state": AssignmentState.JUDGED, "draft": {}}
 
 
+def _end_late_showing(pk: int, *, skipped: bool) -> None:
+    """Raises NotRecorded if a claim in another tab has shown them the comparison again meanwhile."""
+    try:
+        with transaction.atomic():
+            _end_showing(pk, skipped=skipped, live_only=False)
+    except IntegrityError:
+        raise NotRecorded(SHOWN_AGAIN) from None
+
+
 def _check(assignment: Assignment, said: Said, payload: str) -> None:
     if payload != assignment.payload_hash:
         raise NotRecorded("This verdict is about another text than the one you were shown.")
@@ -176,7 +186,7 @@ def _revive(assignment: Assignment, membership: Membership | None) -> None:
         is_repeat=assignment.is_repeat,
     )
     if handled.exists():
-        raise NotRecorded("You were handed this comparison a second time; answer it there.")
+        raise NotRecorded(SHOWN_AGAIN)
     if not take_place(assignment):
         raise NotRecorded(
             "This comparison was no longer kept for you, and others have answered it meanwhile."
@@ -203,7 +213,7 @@ def _check_quota_of_late(assignment: Assignment, membership: Membership) -> None
 
 def last_judgment(project: Project, annotator: User) -> Judgment | None:
     """The annotator's last verdict, or skip, in force: the one that an undo takes back."""
-    return _in_force(project, annotator).first()
+    return _in_force(project, annotator).select_related("assignment").first()
 
 
 def _in_force(project: Project, annotator: User) -> QuerySet[Judgment]:
@@ -220,36 +230,47 @@ def undo_last(
     They see it as before, in the same order; what they hold now goes back to the queue. None if
     there is nothing to undo, or if the last one is not `judgment_id`: a request that comes twice
     takes back one verdict. Raises NotUndone, and changes nothing, if a skipped comparison has no
-    place left, or if the last UNDO_LIMIT are taken back already.
+    place left, if the last UNDO_LIMIT are taken back already, or if another tab is handed something
+    at the same time.
     """
-    membership = membership_of(project, annotator)
-    if not may_judge(project, annotator, membership):
+    if not may_judge(project, annotator, membership_of(project, annotator)):
         return None
-    with transaction.atomic():
-        last = (
-            _in_force(project, annotator)
-            .select_for_update(of=("self",), no_key=True)
-            .select_related("assignment__comparison__prompt", "assignment__comparison__project")
-            .first()
+    try:
+        return _take_back_last(project, annotator, judgment_id)
+    except IntegrityError:  # there is one live showing a person
+        raise NotUndone(
+            "You were handed a comparison in another tab meanwhile. Take it back once more."
+        ) from None
+
+
+@transaction.atomic
+def _take_back_last(
+    project: Project, annotator: User, judgment_id: int | None
+) -> Assignment | None:
+    last = (
+        _in_force(project, annotator)
+        .select_for_update(of=("self",), no_key=True)
+        .select_related("assignment__comparison__prompt", "assignment__comparison__project")
+        .first()
+    )
+    if last is None or judgment_id not in (None, last.pk):
+        return None
+    if _taken_back_since(last) >= UNDO_LIMIT:
+        raise NotUndone(
+            f"{UNDO_LIMIT} verdicts are taken back: no more at once. "
+            "Answer these first; older ones can be changed under My votes."
         )
-        if last is None or judgment_id not in (None, last.pk):
-            return None
-        if _taken_back_since(last) >= UNDO_LIMIT:
-            raise NotUndone(
-                f"{UNDO_LIMIT} verdicts are taken back: no more at once. "
-                "Answer these first; older ones can be changed under My votes."
-            )
-        comparison = last.assignment.comparison
-        if is_of_qualification(last, membership):
-            raise NotUndone("The verdicts of a qualification cannot be taken back.")
-        if held := held_by(project, annotator):
-            lock_both(held.comparison_id, comparison.pk)
-            release(held)
-        if last.verdict not in COUNTED and not take_place(last.assignment):
-            raise NotUndone("Others have answered the comparison that you skipped.")
-        Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
-        Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
-        return _show_again(last.assignment, _said_again(last))
+    comparison = last.assignment.comparison
+    if last.assignment.is_qualification:
+        raise NotUndone("The verdicts of a qualification cannot be taken back.")
+    if held := held_by(project, annotator):
+        lock_both(held.comparison_id, comparison.pk)
+        release(held)
+    if last.verdict not in COUNTED and not take_place(last.assignment):
+        raise NotUndone("Others have answered the comparison that you skipped.")
+    Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
+    Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
+    return _show_again(last.assignment, _said_again(last))
 
 
 def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignment:
@@ -267,14 +288,6 @@ def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignme
         guideline_version=project.guideline_version,
         lease_until=lease_end(project),
     )
-
-
-def is_of_qualification(judgment: Judgment, membership: Membership | None) -> bool:
-    """Given before it was decided: what was right may have been shown."""
-    if membership is None or judgment.comparison.purpose != Purpose.GOLD:
-        return False
-    is_before = judgment.created <= membership.qualification_changed
-    return is_before or is_qualifying(judgment.project, membership)
 
 
 def _said_again(judgment: Judgment) -> dict[str, list[str]]:
@@ -326,7 +339,7 @@ def correct(
         counts_more = judgment.verdict not in COUNTED and said["verdict"] in COUNTED
         if counts_more and membership is not None and quota_reached(membership):
             raise NotRecorded("You have judged as many as you were asked for: this stays a skip.")
-        if is_of_qualification(judgment, membership):
+        if assignment.is_qualification:
             raise NotRecorded("The verdicts of a qualification cannot be changed.")
         _move_place(judgment, said["verdict"])
         skipped = said["verdict"] == Verdict.SKIPPED

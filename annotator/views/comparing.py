@@ -25,6 +25,7 @@ from annotator.models import COUNTED, Assignment, Judgment, Project, Role, Verdi
 from annotator.protocols import picks_best, protocol_shown
 from annotator.rendering import LETTERS, code_style, split_conversation
 from annotator.reviewing import examples_of, in_letters, worked
+from annotator.withdrawing import was_withdrawn
 
 EXAMPLES_SHOWN = 10
 SHOWN_SALT = "annotator.shown"
@@ -51,16 +52,15 @@ def next_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
 def judge(request: HtmxRequest, slug: str) -> HttpResponse:
     """Record the verdict, and answer with the next comparison."""
     access = get_access(request, slug)
-    if error := take_verdict(request, access):
-        return _show(request, access, error, 422)
-    if access.project.qualification_shows_answers:
-        judgment = queue.last_judgment(access.project, request.user)
-        if judgment is not None and _may_see_answer(access.project, judgment):
-            return _show_answer(request, access, judgment)
-    return _show(request, access, has_judged=True)
+    judged = take_verdict(request, access)
+    if isinstance(judged, str):
+        return _show(request, access, judged, 422)
+    if access.project.qualification_shows_answers and _may_see_answer(access.project, judged):
+        return _show_answer(request, access, judged)
+    return _show(request, access, judged=judged)
 
 
-def take_verdict(request: HtmxRequest, access: Access) -> str:
+def take_verdict(request: HtmxRequest, access: Access) -> Judgment | str:
     """Record what the form says; a sentence if that cannot be."""
     form = JudgmentForm(request.POST)
     if not form.is_valid():
@@ -80,7 +80,7 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
     if said["verdict"] == Verdict.SKIPPED:
         queue.save_draft(assignment, entered)  # an undo brings it back
     try:
-        queue.record(
+        return queue.record(
             assignment,
             **said,
             payload_hash=form.cleaned_data["payload_hash"],
@@ -89,7 +89,6 @@ def take_verdict(request: HtmxRequest, access: Access) -> str:
     except queue.NotRecorded as error:
         queue.save_draft(assignment, entered)
         return str(error)
-    return ""
 
 
 @compiled
@@ -172,10 +171,8 @@ def code_css(request: HttpRequest) -> HttpResponse:
 # --- the right answer -------------------------------------------------------------------------
 def _may_see_answer(project: Project, judgment: Judgment) -> bool:
     """Only of the qualification: in real work a known answer must not be told from the others."""
-    if not project.qualification_shows_answers or judgment.verdict not in COUNTED:
-        return False
-    membership = queue.membership_of(project, judgment.annotator)
-    return queue.is_of_qualification(judgment, membership)
+    is_asked = judgment.assignment.is_qualification and judgment.verdict in COUNTED
+    return project.qualification_shows_answers and is_asked
 
 
 def _show_answer(request: HtmxRequest, access: Access, judgment: Judgment) -> HttpResponse:
@@ -212,13 +209,13 @@ def _show(
     error: str = "",
     status: int = 200,
     *,
-    has_judged: bool = False,
+    judged: Judgment | None = None,
 ) -> HttpResponse:
     """What comes next: the fragment for htmx, else the page, by way of a redirect if all is well."""
     if not request.htmx and not error:
         return redirect("annotator:compare", access.project.slug)
     template = "annotator/_comparison.html" if request.htmx else "annotator/compare.html"
-    context = _context(request, access, has_judged=has_judged) | {"error": error}
+    context = _context(request, access, judged) | {"error": error}
     if error:
         context["unsent"] = _unsent(request, context["assignment"])
     return render(request, template, context, status=status)
@@ -253,11 +250,15 @@ def seconds_since(shown: str, assignment: Assignment) -> float | None:
     return time.time() - since if pk == assignment.pk else None
 
 
-def _context(request: HtmxRequest, access: Access, *, has_judged: bool = False) -> dict[str, Any]:
+def _context(
+    request: HtmxRequest, access: Access, judged: Judgment | None = None
+) -> dict[str, Any]:
     project, role = access
-    assignment = queue.claim(project, request.user, has_judged=has_judged)
-    known_total = request.POST.get("total", "") if has_judged else ""
-    progress = queue.progress(project, request.user, assignment, known_total=known_total)
+    assignment = queue.claim(project, request.user, has_judged=judged is not None)
+    shown_before = request.POST.get("progress", "")
+    progress = queue.progress(
+        project, request.user, assignment, judged=judged, shown_before=shown_before
+    )
     context: dict[str, Any] = {
         "project": project,
         "role": role,
@@ -271,12 +272,15 @@ def _context(request: HtmxRequest, access: Access, *, has_judged: bool = False) 
         if membership is not None and is_qualifying(project, membership):
             context["n_qualifying"] = len(qualification_shares(membership))
         last = queue.last_judgment(project, request.user)
-        if last and queue.is_of_qualification(last, membership):
+        if last and last.assignment.is_qualification:
             context["last_judgment"] = None  # it stands
     if assignment is None:
         admins = project.memberships.filter(role=Role.ADMIN).order_by("user__username")
+        state = queue.queue_state(project, request.user)
         return context | {
-            "state": queue.queue_state(project, request.user),
+            "state": state,
+            "was_withdrawn": state.reason == "not_qualified"
+            and was_withdrawn(project, request.user),
             "admins": admins.values_list("user__username", flat=True)[:20],
         }
     return context | task_context(assignment)

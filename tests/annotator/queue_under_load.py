@@ -49,6 +49,7 @@ from annotator.models import (  # noqa: E402
 
 PROCESSES, THREADS = 2, 8
 EVERYBODY = PROCESSES * THREADS
+ROUNDS_OF_LATE = 3
 QUOTA = 20  # of one person in the scenario about it
 barrier = pool = None  # of all threads; of all processes
 
@@ -61,7 +62,7 @@ def main():
     with spawn.Pool(PROCESSES, share_barrier, [spawn.Barrier(EVERYBODY)]) as pool:
         scenarios = [
             claims, claims_in_order, one_persons_claims, one_persons_verdicts, expired_leases,
-            one_persons_quota, moves, work,
+            late_verdicts, one_persons_quota, moves, work,
         ]  # fmt: skip
         print(json.dumps({scenario.__name__: scenario() for scenario in scenarios}))  # noqa: T201
 
@@ -118,6 +119,29 @@ def expired_leases():
     newcomers = new_people(project, "newcomer")
     results = at_once(do_claim, [(project.pk, person) for person in newcomers])
     return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
+
+
+def late_verdicts():
+    """Each sends a verdict whose lease had run out while another tab of theirs asks for the next."""
+    project, people = new_project("late", n_comparisons=EVERYBODY, overlap=EVERYBODY)
+    people = people[: EVERYBODY // 2]
+    results = []
+    for _ in range(ROUNDS_OF_LATE):
+        late = [queue.claim(project, User.objects.get(pk=person)) for person in people]
+        urgent = [assignment.comparison_id for assignment in late]
+        Comparison.objects.filter(project=project).update(priority=0)
+        Comparison.objects.filter(pk__in=urgent).update(priority=1)  # so it is what is asked next
+        for assignment in late:
+            queue.release(assignment)
+        calls = [call for one in late for call in ((one.pk, None), (project.pk, one.annotator_id))]
+        results += at_once(do_record_late_or_claim, calls)
+        for person in people:
+            queue.release_all(project, User.objects.get(pk=person))
+    return {
+        "recorded": results.count(True),
+        "refused": results.count(False),
+        **state_of(project),
+    }
 
 
 def one_persons_quota():
@@ -181,6 +205,17 @@ def do_claim(project_pk, person):
 def do_record(assignment_pk, is_skip):
     assignment = Assignment.objects.get(pk=assignment_pk)
     return say(assignment, Verdict.SKIPPED if is_skip else Verdict.RANKING).pk
+
+
+def do_record_late_or_claim(pk, person):
+    """Whether the verdict was recorded; None of a claim."""
+    if person is not None:
+        do_claim(pk, person)
+        return None
+    try:
+        return bool(say(Assignment.objects.get(pk=pk), Verdict.RANKING))
+    except queue.NotRecorded:
+        return False
 
 
 def do_work(project_pk, person):

@@ -95,6 +95,14 @@ def test_expired_leases_are_given_back_once_each(outcome):
     }
 
 
+def test_a_late_verdict_beside_a_claim_of_the_same_person_is_recorded_or_refused(outcome):
+    late = outcome["late_verdicts"]
+
+    assert late["recorded"] == late["judgments"]
+    assert late["recorded"] + late["refused"] == 3 * EVERYBODY // 2
+    assert (late["broken"], late["live"]) == (0, 0)
+
+
 def test_no_quota_is_exceeded_whatever_one_does_in_many_tabs(outcome):
     assert outcome["one_persons_quota"] == {
         "recorded_late": True,

@@ -1,10 +1,10 @@
 """Comparisons whose answer is known, and the qualification by them."""
 
-from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.urls import reverse
-from django.utils import timezone
 
 from annotator.agreement import alpha, annotator_statistics
 from annotator.assignment import (
@@ -25,7 +25,15 @@ from annotator.gold import (
     set_qualification,
     share_right,
 )
-from annotator.models import Comparison, Membership, Purpose, Qualification, Role, Verdict
+from annotator.models import (
+    Assignment,
+    Comparison,
+    Membership,
+    Purpose,
+    Qualification,
+    Role,
+    Verdict,
+)
 from tests.factories import (
     ComparisonFactory,
     GoldFactory,
@@ -212,6 +220,18 @@ def test_reviewers_admins_and_who_has_judged_here_need_no_qualification(asking):
     assert states[new.user_id] == Qualification.PENDING
 
 
+def test_known_answers_of_real_work_are_none_of_a_qualification_that_is_asked_for_later(asking):
+    old_hand = newcomer(asking, qualification=Qualification.PASSED)
+    judgment = make_judgment(GoldFactory(project=asking), old_hand.user, [0], [1])
+
+    set_qualification(old_hand, Qualification.PENDING)
+    assert undo_last(asking, old_hand.user).comparison == judgment.comparison
+
+    make_judgment(GoldFactory(project=asking), newcomer(asking).user, [0], [1])
+    assert exempt_who_has_judged(asking) == 2
+    assert not Assignment.objects.filter(is_qualification=True).exists()
+
+
 def test_too_few_known_answers_are_said_so(asking):
     membership = newcomer(asking)
     asking.comparisons.gold().hold_back("Wrong.")
@@ -228,9 +248,7 @@ def test_the_verdicts_of_a_qualification_stand(asking):
     with pytest.raises(NotUndone, match="verdicts of a qualification cannot be taken back"):
         undo_last(asking, membership.user)
 
-    membership.qualification_changed = timezone.now() + timedelta(seconds=1)  # it has been decided
-    membership.qualification = Qualification.PASSED
-    membership.save()
+    set_qualification(membership, Qualification.PASSED)
     with pytest.raises(NotUndone, match="verdicts of a qualification cannot be taken back"):
         undo_last(asking, membership.user)
 
@@ -240,6 +258,21 @@ def test_a_qualification_that_is_turned_off_is_forgotten(asking):
     asking.qualification_items = 0
 
     assert claim(asking, membership.user).comparison.purpose == Purpose.TRAINING
+
+
+def test_showings_of_earlier_qualifications_are_found(asking):
+    members = [newcomer(asking) for _ in range(3)]
+    asked = [make_judgment(GoldFactory(project=asking), each.user, [0], [1]) for each in members]
+    passed, exempt = members[1:]
+    set_qualification(passed, Qualification.PASSED, share=1.0)
+    set_qualification(exempt, Qualification.PASSED)
+    make_judgment(GoldFactory(project=asking), passed.user, [0], [1])  # in real work, later
+
+    migration = import_module("annotator.migrations.0014_qualification_showings")
+    migration.mark_showings(apps, None)
+
+    found = Assignment.objects.filter(is_qualification=True).order_by("pk")
+    assert list(found) == [judgment.assignment for judgment in asked[:2]]
 
 
 def test_a_verdict_of_a_qualification_cannot_be_changed_either(asking):

@@ -103,6 +103,19 @@ def test_a_vote_taken_back_a_skip_and_a_long_pause_are_time_but_no_votes(project
     assert counted(project) == [(TODAY, "anna", 0, work.LONGEST_PAUSE + 7)]
 
 
+def test_known_answers_and_repetitions_are_time_but_no_votes(project, anna, vote):
+    for known in GoldFactory.create_batch(2, project=project):
+        said = make_judgment(known, anna, [0], [1], seconds=20)
+        Judgment.objects.filter(pk=said.pk).update(created=NOON)
+    again = vote(anna)
+    Judgment.objects.filter(pk=again.pk).update(is_repeat=True)
+    vote(anna)
+
+    assert count_work(project)
+
+    assert counted(project) == [(TODAY, "anna", 1, 60.0)]
+
+
 def test_known_choices_from_a_file_are_nobodys_work(project):
     line = b'{"prompt": "Hi!", "chosen": "Hello!", "rejected": "No."}'
     import_jsonl(project, [line], judge=judge_named("imported"))

@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from annotator import assignment as queue
 from annotator.exporting import create_export
+from annotator.gold import exempt_who_has_judged
 from annotator.models import (
     Assignment,
     Comparison,
@@ -430,7 +431,7 @@ def empty_state(client):
     return html.split('data-reason="')[1].split('"')[0]
 
 
-def test_the_four_empty_states_differ(client, project, member):
+def test_the_empty_states_differ(client, project, member):
     user = member(Role.ANNOTATOR)
     assert empty_state(client) == "nothing_imported"
 
@@ -441,6 +442,9 @@ def test_the_four_empty_states_differ(client, project, member):
 
     queue.record(held, Verdict.ALL_BAD, payload_hash=held.payload_hash)
     assert empty_state(client) == "all_done"
+
+    ComparisonFactory(project=project, hold="Later.", held_until=timezone.now() + timedelta(days=1))
+    assert empty_state(client) == "held_back"
 
     Membership.objects.filter(user=user).update(is_qualified=False)
     assert empty_state(client) == "not_qualified"
@@ -1051,6 +1055,19 @@ def test_in_real_work_a_known_answer_looks_like_any_other(client, project, membe
     assert (shown.status_code, shown["Location"]) == (302, url("compare"))
 
 
+def test_it_stays_so_when_a_qualification_is_asked_for_later(client, project, member):
+    judgment = make_judgment(GoldFactory(project=project), member(Role.ANNOTATOR), [0], [1])
+    project.qualification_items, project.qualification_shows_answers = 2, True
+    project.save()
+    exempt_who_has_judged(project)
+
+    shown = client.get(url("right_answer", judgment.pk))
+    own = client.get(url("own_judgment", judgment.pk)).content.decode()
+
+    assert (shown.status_code, shown["Location"]) == (302, url("compare"))
+    assert 'id="verdict"' in own  # it can be changed, as any other can
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -1072,13 +1089,13 @@ def test_whoever_is_handed_nothing_reads_why(client, project, member, fields, wo
 
 
 # --- lists cost the same however long ------------------------------------------------------------
-@pytest.mark.parametrize(("known_total", "queries"), [("3", 12), ("", 13)])
+@pytest.mark.parametrize(("progress", "queries"), [("0/3", 11), ("", 13)])
 def test_a_verdict_and_the_next_comparison_take_few_queries(
-    client, project, member, django_assert_num_queries, known_total, queries
+    client, project, member, django_assert_num_queries, progress, queries
 ):
     user = member(Role.ANNOTATOR)
     ComparisonFactory.create_batch(3, project=project, draw=1.0)  # found without wrapping round
-    sent = verdict(queue.claim(project, user), "first", total=known_total)
+    sent = verdict(queue.claim(project, user), "first", progress=progress)
 
     with django_assert_num_queries(queries + 4):  # two savepoints: a test is in a transaction
         client.post(url("judge"), sent, headers=HTMX)

@@ -126,8 +126,12 @@ def test_no_key_judges_while_the_sheet_is_open(page, project):
     assert len(rankings()) == 1
 
 
-def test_four_answers_are_ranked_by_digits(page, project):
+def test_four_answers_are_ranked_by_digits_on_a_narrow_screen_too(page, project):
+    page.set_viewport_size({"width": 390, "height": 800})
     open_queue(page, project, 2, answers=4)
+    assert (
+        page.evaluate("document.documentElement.scrollWidth") == 390
+    )  # the cards scroll, not the page
 
     page.keyboard.press("Enter")  # nothing is ranked yet: the order shown is no verdict
     for digit in "2113":

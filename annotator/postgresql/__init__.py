@@ -1,0 +1,1 @@
+"""Django's PostgreSQL backend, as config/settings.py names it."""
