@@ -9,7 +9,7 @@ from django.db.models import Q
 
 from annotator.audit import Action, changes, record
 from annotator.differences import Piece, shortened, word_changes
-from annotator.models import GuidelineVersion, Membership, Project, User
+from annotator.models import GuidelineVersion, Judgment, Membership, Project, User
 
 
 def publish(project: Project, text: str, author: User | None) -> None:
@@ -58,7 +58,7 @@ def versions(project: Project) -> list[GuidelineVersion]:
 class News(NamedTuple):
     """What a member has not read yet."""
 
-    read: int | None  # the version read last, if any
+    read: int | None  # the version read last, or under which they judged last; if any
     changes: list[Piece]  # since then; empty if nobody knows how that one read
 
 
@@ -70,9 +70,19 @@ def news_for(project: Project, user: User) -> News | None:
     read = membership.guidelines_read
     if read is not None and read >= project.guideline_version:
         return None
+    if read is None:
+        read = _judged_under(project, user)
+    if read == project.guideline_version:
+        return News(None, [])
     before = project.guideline_versions.filter(number=read or 0).first()
     changes = shortened(word_changes(before.text, project.guidelines)) if before else []
     return News(read, changes)
+
+
+def _judged_under(project: Project, user: User) -> int | None:
+    """The version beside their last verdict, for who has never said that they have read one."""
+    mine = Judgment.objects.filter(project=project, annotator=user).order_by("-created")
+    return mine.values_list("guideline_version", flat=True).first()
 
 
 def mark_read(project: Project, user: User, number: int) -> None:

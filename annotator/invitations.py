@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from annotator.audit import Action, record
 from annotator.models import Invitation, Membership, Project, User
+from annotator.withdrawing import was_withdrawn
 
 TOKEN_BYTES = 24
 
@@ -68,7 +69,8 @@ def revoke(project: Project, pk: int, user: User | None = None) -> bool:
 
 
 def join(invitation: Invitation, user: User) -> Membership:
-    """Make the user a member. Who is one already stays what they are, and takes no use.
+    """Make the user a member. Who is one already stays what they are, and takes no use. Who was
+    withdrawn is not handed comparisons until an admin says so: a link must not undo that.
 
     Raises NotJoined if the link does not work any more.
     """
@@ -82,7 +84,11 @@ def join(invitation: Invitation, user: User) -> Membership:
             raise NotJoined(link.problem)
         Invitation.objects.filter(pk=link.pk).update(uses=F("uses") + 1)
         member = Membership.objects.create(
-            project_id=link.project_id, user=user, role=link.role, invitation=link
+            project_id=link.project_id,
+            user=user,
+            role=link.role,
+            invitation=link,
+            is_qualified=not was_withdrawn(link.project, user),
         )
         details = {"role": link.role, "invitation": link.pk}
         record(user, Action.JOINED, member, project=link.project, **details)

@@ -26,6 +26,17 @@ def known_here(project: Project) -> QuerySet[User]:
     return User.objects.filter(Exists(members) | Exists(judgments))
 
 
+def was_withdrawn(project: Project, user: User) -> bool:
+    """Whether what this person said here before is void. Who comes back is asked nothing until an
+    admin qualifies them again."""
+    return Withdrawal.objects.filter(project=project, annotator=user).exists()
+
+
+def is_being_withdrawn(project: Project, user: User) -> bool:
+    """Whether some of what they said is still to be voided."""
+    return Withdrawal.objects.filter(project=project, annotator=user, finished=None).exists()
+
+
 def n_in_force(project: Project, annotator: User) -> int:
     """How many judgments, skips included, a withdrawal would void."""
     return Judgment.objects.filter(project=project, annotator=annotator, voided=None).count()

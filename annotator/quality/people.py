@@ -167,20 +167,34 @@ def share(hits: Sequence[bool], nothing: str) -> Estimate:
 
 
 def known_answers(ballots: Iterable[Ballot]) -> Estimate:
-    """A vote is right if it ranks all pairs that it ranks as expected; that all are bad never is."""
-    return share(
-        [
-            bool(vote.ranking) and vote.outcomes.items() <= outcomes_of(vote.expected).items()
-            for vote in ballots
-            if vote.expected
-        ],
-        NONE_KNOWN,
-    )
+    """Of one person, who was asked each of them once; n counts votes."""
+    return share([is_right(vote) for vote in ballots if vote.expected], NONE_KNOWN)
+
+
+def known_answers_of_all(ballots: Iterable[Ballot]) -> Estimate:
+    """Votes on one known answer stay together: where it is a hard one, many miss it."""
+    asked = [vote for vote in ballots if vote.expected]
+    values = [float(is_right(vote)) for vote in asked]
+    return mean_by_comparison([vote.comparison for vote in asked], values, NONE_KNOWN)
+
+
+def is_right(vote: Ballot) -> bool:
+    """Whether it ranks all pairs that it ranks as expected; that all are bad never is right."""
+    return bool(vote.ranking) and vote.outcomes.items() <= outcomes_of(vote.expected).items()
 
 
 def self_agreement(said_again: Iterable[tuple[Ballot, Ballot]]) -> Estimate:
-    rows = [[likeness(before, again), 1.0] for before, again in said_again]
-    return estimate(mean, np.array(rows).reshape(-1, 2), NONE_REPEATED)
+    votes = list(said_again)
+    values = [likeness(before, again) for before, again in votes]
+    return mean_by_comparison([again.comparison for _, again in votes], values, NONE_REPEATED)
+
+
+def mean_by_comparison(
+    comparisons: Sequence[int], values: Sequence[float], nothing: str
+) -> Estimate:
+    """Mean of values of votes; the interval draws whole comparisons."""
+    added = np.array([(value, 1.0) for value in values]).reshape(-1, 2)
+    return estimate(mean, summed_by(np.array(comparisons, dtype=int), added), nothing)
 
 
 def likeness(one: Ballot, other: Ballot) -> float:

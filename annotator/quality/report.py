@@ -37,7 +37,7 @@ from annotator.quality.people import (
     everybody,
     evidence_by_annotator,
     figures_of,
-    known_answers,
+    known_answers_of_all,
     said_twice,
     self_agreement,
     signals,
@@ -108,7 +108,7 @@ def measures(said: Said) -> dict[str, Any]:
         "fleiss_kappa": fleiss(table),
         "kendall_tau": kendall(meetings(table)),
         "self_agreement": self_agreement(said.again),
-        "known_answers": known_answers(said.known),
+        "known_answers": known_answers_of_all(said.known),
     }
     return {name: figure._asdict() for name, figure in figures.items()}
 

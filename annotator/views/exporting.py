@@ -16,9 +16,7 @@ from annotator.audit import Action, record
 from annotator.downloads import send_file
 from annotator.export_jobs import ExportJob, JobKind
 from annotator.exporting import NotExported, preview
-from annotator.exporting import create_export as freeze
 from annotator.exports import derived, jobs
-from annotator.exports.comparing import kept_comparison
 from annotator.exports.costs import costs_of
 from annotator.exports.files import FORMATS
 from annotator.exports.forms import ExportForm
@@ -26,13 +24,13 @@ from annotator.exports.words import filters_in_words
 from annotator.hashes import FileChanged, check_file, sha256_of
 from annotator.models import Export, Project, Role
 
+CHANGED = "is not what was made of this export"
 EXPORT_FILES = {
     "data.jsonl": "application/x-ndjson",
     "votes.jsonl": "application/x-ndjson",
     "demonstrations.jsonl": "application/x-ndjson",
     "manifest.json": "application/json",
 }
-AT_ONCE = 5000  # judgments that a request freezes, or pairs that it compares; more is the worker's
 
 
 @login_required
@@ -86,17 +84,13 @@ def create_export(request: HtmxRequest, slug: str) -> HttpResponse:
         return _exports_page(request, project, role, form, status=422)
     filters, licence = form.filters(), form.cleaned_data["licence"]
     use_rulings = form.cleaned_data.get("use_rulings", False)
-    if preview(project)["judgments"] > AT_ONCE:
-        jobs.ask_to_freeze(project, request.user, filters, use_rulings=use_rulings, licence=licence)
-        return redirect("annotator:exports", project.slug)
     try:
-        export = freeze(
-            project, request.user, filters=filters, use_rulings=use_rulings, licence=licence
-        )
+        made = jobs.freeze(project, request.user, filters, use_rulings=use_rulings, licence=licence)
     except NotExported as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, f"Export {export.pk} is frozen: {export.n_rows} pairs.")
+        if isinstance(made, Export):
+            messages.success(request, f"Export {made.pk} is frozen: {made.n_rows} pairs.")
     return redirect("annotator:exports", project.slug)
 
 
@@ -179,6 +173,10 @@ def download_derived(request: HtmxRequest, slug: str, pk: int, name: str) -> Htt
     if name not in derived.names():
         raise Http404
     _, of = derived.names()[name]
+    if derived.path_of(export, name).is_file() and not derived.is_as_made(export, name):
+        jobs.ask_for_file(export, request.user, name)
+        messages.error(request, f"{name} {CHANGED}: it is being made anew.")
+        return redirect("annotator:export", project.slug, pk)
     try:
         response = send_file(
             request,
@@ -202,14 +200,12 @@ def compare_exports(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     before = _before(project, after, request.GET.get("before"))
     context: dict[str, Any] = {"project": project, "role": role, "before": before, "after": after}
     if before is not None:
-        is_small = before.n_rows + after.n_rows <= AT_ONCE
         try:
-            context["found"] = kept_comparison(before, after, make=is_small)
+            found = jobs.compare(before, after, request.user)
         except FileNotFoundError:
             context["error"] = "The files of one of the two are missing."
         else:
-            if context["found"] is None:
-                context["job"] = _comparing(before, after, request)
+            context["job" if isinstance(found, ExportJob) else "found"] = found
     return render(request, "annotator/export_comparison.html", context)
 
 
@@ -219,11 +215,3 @@ def _before(project: Project, after: Export, number: str | None) -> Export | Non
     if not number.isdecimal():
         raise Http404("No such export.")
     return get_object_or_404(project.exports, pk=int(number))
-
-
-def _comparing(before: Export, after: Export, request: HtmxRequest) -> ExportJob:
-    """The job that is under way or went wrong; a new one if it was never asked for."""
-    asked = after.jobs.filter(kind=JobKind.COMPARE, name=f"{before.pk}-{after.pk}").first()
-    if asked and (asked.error or not asked.is_lost):
-        return asked
-    return jobs.ask_to_compare(before, after, request.user)

@@ -95,13 +95,15 @@ def my_judgments(request: HtmxRequest, access: Access) -> JudgmentQuerySet:
 
 
 def containing(judgments: JudgmentQuerySet, text: str) -> JudgmentQuerySet:
-    """Those with `text` in the prompt or in an answer."""
+    """Those with `text` in the prompt, in an answer or in what the annotator wrote."""
     answers = Completion.objects.filter(
         comparisons=OuterRef("comparison"), text__icontains=text
     ).order_by()
     messages = Cast("comparison__prompt__messages", TextField())
     in_prompt = Q(messages_text__icontains=as_in_json(text))
-    return judgments.annotate(messages_text=messages).filter(in_prompt | Exists(answers))
+    in_own_words = Q(rationale__icontains=text) | Q(rewrite__icontains=text)
+    found = in_prompt | in_own_words | Exists(answers)
+    return judgments.annotate(messages_text=messages).filter(found)
 
 
 def as_in_json(text: str) -> str:
@@ -113,6 +115,11 @@ def as_in_json(text: str) -> str:
 def letters_of(judgment: Judgment) -> dict[int, str]:
     """The letters that the annotator saw."""
     return dict(zip(judgment.assignment.order, LETTERS, strict=False))
+
+
+def _may_change(request: HtmxRequest, access: Access, judgment: Judgment) -> bool:
+    stands = judgment.voided or judgment.assignment.is_qualification
+    return not stands and queue.is_qualified(access.project, request.user)
 
 
 def _refuse(request: HtmxRequest, access: Access, judgment: Judgment, error: str) -> HttpResponse:
@@ -135,7 +142,7 @@ def _context(
         "judgment": judgment,
         "words": in_words(judgment, letters),
         "details": list(besides(judgment, letters, texts)),
-        "may_change": not judgment.voided and queue.is_qualified(access.project, request.user),
+        "may_change": _may_change(request, access, judgment),
         "assignment": assignment,
         "conversation": split_conversation(judgment.comparison.prompt.messages),
         "answers": list(zip(LETTERS, completions, strict=False)),

@@ -87,7 +87,7 @@ def join(request: HttpRequest, token: str) -> HttpResponse:
     if request.method == "POST":
         try:
             if _join(request, invitation, form):
-                messages.success(request, f"Welcome to {invitation.project}.")
+                messages.info(request, _welcome(request, invitation.project))
                 return redirect("annotator:compare", invitation.project.slug)
         except links.NotJoined as error:
             return _no_use(request, str(error), status=410)
@@ -115,6 +115,16 @@ def _join(request: HttpRequest, invitation: Invitation, form: AccountForm) -> bo
         return False
     login(request, user)
     return True
+
+
+def _welcome(request: HttpRequest, project: Project) -> str:
+    assert request.user.is_authenticated  # they have just joined
+    if project.memberships.filter(user=request.user, is_qualified=True).exists():
+        return f"Welcome to {project}."
+    return (
+        f"Welcome back to {project}. Your earlier votes here were withdrawn, and stay so. "
+        "You are handed comparisons again when an admin says so."
+    )
 
 
 def _no_use(request: HttpRequest, problem: str, status: int) -> HttpResponse:

@@ -25,7 +25,17 @@ from annotator.access import HtmxRequest, get_access
 from annotator.audit import Action, changes, record
 from annotator.forms import MembershipForm, MoveForm, NewMemberForm, WorkForm
 from annotator.gold import is_qualifying, qualification_shares, set_qualification
-from annotator.models import IN_HAND, Assignment, Judgment, Membership, Project, Role, User
+from annotator.models import (
+    IN_HAND,
+    Assignment,
+    Judgment,
+    Membership,
+    Project,
+    Role,
+    User,
+    Withdrawal,
+)
+from annotator.withdrawing import is_being_withdrawn, was_withdrawn
 
 MEMBERS_SHOWN = 50
 OTHERS_SHOWN = 50
@@ -67,13 +77,16 @@ def _members_page(
 
 
 def _with_work(memberships: QuerySet[Membership]) -> QuerySet[Membership]:
-    """By name, each with `n_judged` and `last_active`: probes of an index per row of the page."""
+    """By name, each with `n_judged`, `last_active` and `was_withdrawn`: probes of an index per row of
+    the page."""
     judged = Judgment.objects.filter(project=OuterRef("project"), annotator=OuterRef("user"))
     counted = judged.counted().order_by().values("project").annotate(n=Count("pk")).values("n")
     last = judged.order_by("-created").values("created")[:1]
+    withdrawn = Withdrawal.objects.filter(project=OuterRef("project"), annotator=OuterRef("user"))
     return (
         memberships.select_related("user")
         .annotate(n_judged=Coalesce(Subquery(counted), 0), last_active=Subquery(last))
+        .annotate(was_withdrawn=Exists(withdrawn))
         .order_by("user__username")
     )
 
@@ -98,7 +111,9 @@ def add_member(request: HtmxRequest, slug: str) -> HttpResponse:
     with transaction.atomic():
         user, is_new = User.objects.get_or_create(username=username)
         added, is_added = Membership.objects.get_or_create(
-            project=project, user=user, defaults={"role": role}
+            project=project,
+            user=user,
+            defaults={"role": role, "is_qualified": not was_withdrawn(project, user)},
         )
         if is_added:
             details = {"role": role, "is_new_account": is_new}
@@ -109,7 +124,13 @@ def add_member(request: HtmxRequest, slug: str) -> HttpResponse:
             user.save(update_fields=["password"])
     if is_new:  # shown on this page alone: a message would put the password into a cookie
         return _members_page(request, project, NewMemberForm(), account=(username, password))
-    if is_added:
+    if is_added and not added.is_qualified:
+        messages.warning(
+            request,
+            f"{username} is a member again. Their earlier votes were withdrawn, and stay void; to have "
+            "them judge once more, tick “Is handed comparisons”.",
+        )
+    elif is_added:
         messages.success(request, f"{username} is a member now.")
     else:
         messages.info(request, f"{username} is a member already.")
@@ -128,6 +149,12 @@ def change_member(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         membership = _locked(project, pk)
         if form.cleaned_data["role"] != Role.ADMIN and _is_last_admin(membership):
             messages.error(request, f"{membership.user} is the only admin: make another one first.")
+        elif form.cleaned_data["is_qualified"] and is_being_withdrawn(project, membership.user):
+            messages.error(
+                request,
+                f"{membership.user} is still being withdrawn, and new votes would be voided as well: "
+                "let “Withdraw…” come to its end first.",
+            )
         else:
             changed = changes(model_to_dict(membership, form.cleaned_data), form.cleaned_data)
             membership.role = form.cleaned_data["role"]

@@ -127,7 +127,7 @@ def change_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     form = WebhookForm(request.POST)
     if not form.is_valid():
         return _webhook_page(request, project, hook, form=form)
-    outbox.change(hook, **form.cleaned_data)
+    outbox.change(hook, request.user, **form.cleaned_data)
     messages.success(request, "Saved.")
     return redirect(hook)
 
@@ -137,7 +137,7 @@ def change_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @never_cache
 def replace_secret(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     project, hook = _get(request, slug, pk)
-    return _webhook_page(request, project, hook, secret=outbox.replace_secret(hook))
+    return _webhook_page(request, project, hook, secret=outbox.replace_secret(hook, request.user))
 
 
 @require_POST
@@ -156,7 +156,7 @@ def test_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def pause_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     _, hook = _get(request, slug, pk)
-    outbox.pause(hook, f"Paused by {request.user.username}.")
+    outbox.pause(hook, f"Paused by {request.user.username}.", request.user)
     return redirect(hook)
 
 
@@ -164,7 +164,7 @@ def pause_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def resume_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     _, hook = _get(request, slug, pk)
-    outbox.resume(hook)
+    outbox.resume(hook, request.user)
     messages.success(request, "It is told again. What was waiting is sent now.")
     return redirect(hook)
 
@@ -173,7 +173,7 @@ def resume_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def remove_webhook(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     project, hook = _get(request, slug, pk)
-    outbox.remove(hook)
+    outbox.remove(hook, request.user)
     messages.success(request, f"{hook.url} is told nothing any more.")
     return redirect("annotator:webhooks", project.slug)
 

@@ -11,6 +11,7 @@ from tests.factories import (
     MembershipFactory,
     ProjectFactory,
     UserFactory,
+    make_judgment,
     settings_as_sent,
 )
 
@@ -99,6 +100,17 @@ def test_who_has_read_an_earlier_version_is_shown_what_has_changed(project, anna
             Piece("removed", "."),
             Piece("added", "!"),
         ],
+    )
+
+
+def test_who_has_judged_without_a_word_about_reading_is_shown_what_has_changed_since(project, anna):
+    make_judgment(ComparisonFactory(project=project), anna)
+    assert news_for(project, anna) == News(None, [])
+
+    publish(project, "Be very kind.", None)
+
+    assert news_for(project, anna) == News(
+        1, [Piece("same", "Be "), Piece("added", "very "), Piece("same", "kind.")]
     )
 
 

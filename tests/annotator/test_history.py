@@ -169,17 +169,18 @@ def test_my_votes_are_listed_the_newest_first_and_only_mine(client, project, ann
 @pytest.mark.parametrize(
     "text", ["Größe", "größe?\n", "“quoted”", '"plain"', "東京", "100%", "a_b"]
 )
-def test_search_looks_into_the_question_and_the_answers(client, project, anna, text):
+def test_search_looks_into_question_answers_and_own_words(client, project, anna, text):
     messages = [{"role": "user", "content": f"Say … {text} …"}]
     asked = ComparisonFactory(
         project=project, prompt=PromptFactory(project=project, messages=messages)
     )
     answered = ComparisonFactory(project=project, texts=[f"… {text} …", "no"])
-    other = ComparisonFactory(project=project)
-    for comparison in (asked, answered, other):
+    explained, other = ComparisonFactory.create_batch(2, project=project)
+    for comparison in (asked, answered, explained, other):
         make_judgment(comparison, anna, [0], [1])
+    Judgment.objects.filter(comparison=explained).update(rationale=f"… {text} …")
 
-    assert found(client, search=text) == [answered, asked]
+    assert found(client, search=text) == [explained, answered, asked]
 
 
 def test_votes_are_filtered_by_verdict(client, project, anna):

@@ -6,9 +6,16 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotator import invitations
-from annotator.models import Invitation, Membership, Role, User
+from annotator.models import Invitation, Membership, Role, User, Withdrawal
 from annotator.views.joining import UNKNOWN
-from tests.factories import MembershipFactory, ProjectFactory, UserFactory
+from annotator.withdrawing import withdraw
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    UserFactory,
+    make_judgment,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -90,6 +97,48 @@ def test_a_member_who_opens_a_link_takes_no_use_and_keeps_the_role(client, admin
     assert client.get(link())["Location"] == url("compare")
 
     assert (Invitation.objects.get().uses, admin.memberships.get().role) == (0, Role.ADMIN)
+
+
+def test_a_link_does_not_undo_a_withdrawal(client, admin, link):
+    project, user = admin.memberships.get().project, UserFactory()
+    judgment = make_judgment(ComparisonFactory(project=project), user)
+    withdraw(project, user, admin)
+    project.memberships.get(user=user).delete()
+    client.force_login(user)
+
+    html = client.post(link(), follow=True).content.decode()
+
+    assert "Welcome back to Essays. Your earlier votes here were withdrawn" in html
+    assert "You are not qualified for this queue" in html
+    assert project.memberships.get(user=user).is_qualified is False
+    judgment.refresh_from_db()
+    assert judgment.voided is not None
+
+
+def test_an_admin_who_adds_somebody_withdrawn_is_told(client, admin):
+    project, user = admin.memberships.get().project, UserFactory(username="eve")
+    withdraw(project, user, admin)
+    client.force_login(admin)
+
+    form = {"username": "eve", "role": "annotator"}
+    html = client.post(url("add_member"), form, follow=True).content.decode()
+
+    assert "eve is a member again. Their earlier votes were withdrawn, and stay void" in html
+    assert "withdrawn before" in html
+    assert project.memberships.get(user=user).is_qualified is False
+
+
+def test_nobody_is_qualified_before_their_withdrawal_is_finished(client, admin):
+    project, user = admin.memberships.get().project, UserFactory(username="eve")
+    membership = MembershipFactory(project=project, user=user, is_qualified=False)
+    Withdrawal.objects.create(project=project, annotator=user)
+    client.force_login(admin)
+
+    form = {"role": "annotator", "is_qualified": "on"}
+    html = client.post(url("change_member", membership.pk), form, follow=True).content.decode()
+
+    assert "eve is still being withdrawn" in html
+    assert Membership.objects.get(pk=membership.pk).is_qualified is False
 
 
 def test_a_link_makes_as_many_accounts_as_it_has_uses(client, link):

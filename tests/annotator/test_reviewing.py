@@ -218,7 +218,7 @@ def test_guidelines_cost_the_same_for_one_example_and_three(
         comparison = ComparisonFactory(project=project)
         rule(comparison, rita, Verdict.ALL_BAD, explanation="Both lie.", is_example=True)
 
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         response = client.get(url("guidelines"))
 
     assert len(response.context["examples"]) == rows

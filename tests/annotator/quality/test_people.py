@@ -10,6 +10,7 @@ from annotator.quality.people import (
     figures_of,
     first_shown,
     known_answers,
+    known_answers_of_all,
     longer,
     median_seconds,
     said_twice,
@@ -87,6 +88,17 @@ def test_known_answers_are_right_or_wrong(ballot):
     found = known_answers([ballot(1, 1, ranking, expected=right) for ranking, right in said])
 
     assert (found.value, found.n) == (2 / 5, 5)
+
+
+def test_votes_on_one_known_answer_stay_together(ballot):
+    once = [ballot(n, 1, A if n % 3 else B, expected=A) for n in range(12)]
+    thrice = [vote._replace(annotator=who) for vote in once for who in (1, 2, 3)]
+
+    found = known_answers_of_all(thrice)
+
+    assert found == known_answers_of_all(once)  # no surer of it by more votes on the same ones
+    assert (found.value, found.n) == (2 / 3, 12)
+    assert found.low < 2 / 3 < found.high
 
 
 def test_self_agreement_compares_with_what_was_said_before(ballot):
