@@ -126,6 +126,7 @@ class AuditEntry(models.Model):
 
 # The names of models as pages say them, where they are not a word already.
 KINDS = {
+    "apitoken": "API token",
     "membership": "member",
     "modelversion": "model version",
     "documentcollection": "collection of documents",

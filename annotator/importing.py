@@ -220,44 +220,53 @@ def import_rows(
     Whatever else ends it while rows are stored, an error or a user, leaves whole batches: a note on
     the exception says how many rows these are. Importing the file again adds the others.
     """
+    _check_numbers(overlap, round_number)
+    check_mapping(mapping or {}, rows.columns)
+    with tempfile.TemporaryFile() as good:
+        checked = _check_all(
+            rows,
+            project,
+            good,
+            limit=limit,
+            skip_bad_rows=skip_bad_rows,
+            mapping=mapping,
+            on_progress=on_progress,
+            bad_rows=bad_rows,
+        )
+        batches = _batches(good)
+        if dry_run:
+            counts = _count_all(batches, project, overlap, judge, on_stored)
+        else:
+            n = checked.n_good
+            counts = _store_all(
+                batches, n, project, overlap, round_number, judge, on_stored, user=user
+            )
+            logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
+    return _report(counts, checked)
+
+
+def _check_numbers(overlap: int | None, round_number: int | None) -> None:
     if overlap is not None and not 1 <= overlap <= 100:
         raise ValueError(f"overlap must be between 1 and 100, not {overlap}")
     if round_number is not None and round_number < 1:
         raise ValueError(f"the round must be 1 or more, not {round_number}")
-    check_mapping(mapping or {}, rows.columns)
-    with tempfile.TemporaryFile() as good:
-        try:
-            checked = _check(
-                rows,
-                project,
-                good,
-                limit=limit,
-                skip_bad_rows=skip_bad_rows,
-                mapping=mapping,
-                on_progress=on_progress,
-                bad_rows=bad_rows,
-            )
-        except Unreadable as error:
-            refused = LineError(error.number, printable(error.message), error.place or "the file")
-            raise ImportRefused([refused]) from error
-        if checked.errors and not skip_bad_rows:
-            is_cut = checked.n_errors > len(checked.errors)
-            raise ImportRefused(checked.errors, is_cut=is_cut)
-        if dry_run:
-            counts = _count_all(_batches(good), project, overlap, judge, on_stored)
-        else:
-            counts = _store_all(
-                _batches(good),
-                checked.n_good,
-                project,
-                overlap,
-                round_number,
-                judge,
-                on_stored,
-                user=user,
-            )
-    if not dry_run:
-        logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
+
+
+def _check_all(
+    rows: Rows, project: Project, good: IO[bytes], *, skip_bad_rows: bool, **how: Any
+) -> _Checked:
+    """What `_check` found, if it may be stored. Raises ImportRefused."""
+    try:
+        checked = _check(rows, project, good, skip_bad_rows=skip_bad_rows, **how)
+    except Unreadable as error:
+        refused = LineError(error.number, printable(error.message), error.place or "the file")
+        raise ImportRefused([refused]) from error
+    if checked.errors and not skip_bad_rows:
+        raise ImportRefused(checked.errors, is_cut=checked.n_errors > len(checked.errors))
+    return checked
+
+
+def _report(counts: Counter[str], checked: _Checked) -> ImportReport:
     return ImportReport(
         prompts=counts["prompts"],
         completions=counts["completions"],

@@ -125,10 +125,13 @@ NAMES = (
     "hunyuan", "混元", "stablelm", "assistant", "olmo", "tülu", "nemotron", "jamba", "exaone",
 )  # fmt: skip
 VERBS = (
-    "made", "built", "created", "developed", "trained", "designed", "entwickelt", "trainiert",
-    "erstellt", "développé", "créé", "entraîné", "conçu", "desarrollad", "cread", "entrenad",
-    "sviluppat", "creat", "addestrat", "desenvolvid", "criad", "treinad", "разработан", "создан",
-    "обучен",
+    *(f"{verb} by" for verb in ("made", "built", "created", "developed", "trained", "designed")),
+    *(f"{verb} von" for verb in ("entwickelt", "trainiert", "erstellt")),
+    "développé", "créé", "entraîné", "conçu",
+    *(f"{verb}{end} por" for verb in ("desarrollad", "cread", "entrenad") for end in "oa"),
+    *(f"{verb}{end} da" for verb in ("sviluppat", "creat", "addestrat") for end in "oa"),
+    *(f"{verb}{end} p" for verb in ("desenvolvid", "criad", "treinad") for end in "oa"),
+    "разработан", "создан", "обучен",
 )  # fmt: skip
 KIND = r"model\w*|modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|chatbot|ai|ki|ia|llm"
 SELF_NAMING = [
@@ -143,6 +146,10 @@ SELF_NAMING = [
             VERBS,
             # "as a model made by …", "I'm an AI assistant created by …"
             rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
+            # "…, but as an AI language model developed by …": in the middle of a sentence nothing may
+            # stand between, for much else begins with "as"
+            rf"(?<=[,;:(\u2014\u2013]\s*|\b(?:but|and|that|aber|mais|pero|ma|mas)\s+)(?:as|als|comme|como|come)\s+"
+            rf"(?:(?:an?|eine?|une?|uno|uma?)\s+)?(?:[\w-]+\s+){{0,2}}(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
             # "I was trained by OpenAI"
             rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
         ),

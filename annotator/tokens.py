@@ -14,6 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 from knox.models import AuthToken
 
+from annotator.audit import Action, record
 from annotator.models import User
 
 MOST_TOKENS = 100  # that work, of one person
@@ -76,12 +77,19 @@ def make_token(user: User, name: str, scopes: Iterable[str], days: int) -> tuple
             beginning=row.token_key,
             expires=expires,
         )
+        record(user, Action.CREATED, token, project=None, scopes=token.scopes, days=days)
     return token, secret
 
 
 def revoke(user: User, pk: int) -> bool:
     """End a token of this person's; False if there is none that could be ended."""
-    deleted, _ = AuthToken.objects.filter(api_token__pk=pk, api_token__user=user).delete()
+    token = ApiToken.objects.filter(pk=pk, user=user, secret__isnull=False).first()
+    if token is None:
+        return False
+    with transaction.atomic():
+        deleted, _ = AuthToken.objects.filter(api_token=token).delete()
+        if deleted:
+            record(user, Action.REVOKED, token, project=None)
     return deleted > 0
 
 

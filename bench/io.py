@@ -148,6 +148,7 @@ def judge_all(project, n_annotators: int) -> None:
         name: f"CAST('{value}' AS {as_json})" for name, value in (("map", "{}"), ("list", "[]"))
     }
     assignment = columns | {
+        "is_qualification": false,
         '"order"': shown, "payload_hash": "''", "state": "'judged'", "protocol": empty["map"],
         "draft": empty["map"], "lease_until": "CURRENT_TIMESTAMP",
     }  # fmt: skip

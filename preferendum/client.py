@@ -29,12 +29,14 @@ if TYPE_CHECKING:  # heavy, and only for whoever asks for one
     from datasets import Dataset
 
 __all__ = [
-    "ApiError", "Assignment", "Client", "Export", "Import", "ImportEnded", "ImportReport", "Model",
-    "NotReachable", "PreferendumError", "Project", "Run", "RunEnded",
+    "ApiError", "Assignment", "Client", "Export", "ExportEnded", "ExportJob", "Gate", "Import", "ImportEnded",
+    "ImportReport", "Model", "NotReachable", "PreferendumError", "Project", "Run", "RunEnded",
 ]  # fmt: skip
 
 IMPORT_BYTES = 32 * 2**20  # of rows, before packing, that are sent as one file
-WAITING_REASONS = {"held_by_others", "paused", "nothing_imported", "daily_quota_reached"}
+WAITING_REASONS = {
+    "held_by_others", "held_back", "paused", "nothing_imported", "daily_quota_reached",
+}  # fmt: skip
 FIRST_LOOK_SECONDS, LATER_LOOKS_SECONDS = 0.2, 10.0  # growing by half from look to look
 BLOCK_BYTES = 2**20
 
@@ -57,6 +59,14 @@ class RunEnded(PreferendumError):
         self.run = run
         because = f": {run.error}" if run.error else "."
         super().__init__(f"Run {run.id} ({run.kind}) has {run.status}{because}")
+
+
+class ExportEnded(PreferendumError):
+    """What the server was to make of votes or of an export was not made. `job` is how it ended."""
+
+    def __init__(self, job: ExportJob) -> None:
+        self.job = job
+        super().__init__(job.error)
 
 
 class Client:
@@ -264,9 +274,23 @@ class Project:
         )
 
     # --- out ------------------------------------------------------------------------------------
-    def export(self, **options: Any) -> Export:
-        """Freeze the votes as they are now. Options: `round_number`, `use_rulings`."""
-        return Export(self, self.transport.post(f"{self.path}exports/", options))
+    def export(self, *, timeout: float | None = None, **options: Any) -> Export:
+        """Freeze the votes as they are now. Options: `use_rulings`, `licence`, and conditions:
+        `first_round`, `last_round`, `since`, `until` ("2026-11-30"), `annotators` and `without` (by
+        number), `guideline_versions`, `sources`, `criteria`, `min_rankings`, `min_agreement`.
+
+        Where there are many votes the server's worker does it, and this waits for it. Raises
+        ExportEnded if it cannot be made, and TimeoutError after so many seconds; it goes on all the same.
+        """
+        row = self.transport.post(f"{self.path}exports/", options)
+        if "is_active" not in row:
+            return Export(self, row)
+        job = ExportJob(self, row).wait(timeout=timeout)
+        return Export(self, self.transport.get(f"{self.path}exports/{job.fields['export']}/"))
+
+    def count_export(self, **conditions: Any) -> Row:
+        """What an export under these conditions would hold, and what each of them leaves out."""
+        return self.transport.post(f"{self.path}exports/count/", conditions)
 
     def exports(self) -> Iterator[Export]:
         for row in self.transport.rows(f"{self.path}exports/"):
@@ -274,6 +298,10 @@ class Project:
 
     def quality(self) -> Row:
         return self.transport.get(f"{self.path}quality/")
+
+    def costs(self) -> Row:
+        """What runs took and cost: rows by month and kind, their total, the currency."""
+        return self.transport.get(f"{self.path}costs/")
 
     def leaderboard(self) -> Row:
         return self.transport.get(f"{self.path}leaderboard/")
@@ -306,8 +334,46 @@ class Project:
         return self.transport.rows(f"{self.path}rounds/")
 
     def start_round(self, *, after: int) -> Row:
-        """The next round, from the policy that PPO made in the round `after`."""
+        """The next round, from the policy that PPO made in the round `after`, or from the current one if
+        there has been a gate."""
         return self.transport.post(f"{self.path}rounds/", {"after": after})
+
+    # --- the current policy ---------------------------------------------------------------------
+    def current(self) -> Model | None:
+        """The current policy; None before a model was imported."""
+        pk = self.transport.get(f"{self.path}current/")["model_version"]
+        return Model(self.transport, self.transport.get(f"models/{pk}/")) if pk else None
+
+    def open_gate(self, candidate: Model | int, **settings: Any) -> Gate:
+        """Let people decide, blind, whether this model becomes the current policy.
+
+        `settings` are the fields of the page's form: `budget`, `margin`, `alpha`, …; what is not named is as
+        suggested there.
+        """
+        asked = {"candidate": _number_of(candidate), **settings}
+        return Gate(self, self.transport.post(f"{self.path}gates/", asked))
+
+    def gates(self) -> Iterator[Gate]:
+        """The newest first, without how they stand: `refresh()` one to know."""
+        for row in self.transport.rows(f"{self.path}gates/"):
+            yield Gate(self, row)
+
+    def gate(self, gate_id: int) -> Gate:
+        return Gate(self, self.transport.get(f"{self.path}gates/{gate_id}/"))
+
+    def promotions(self) -> Iterator[Row]:
+        """What became current, when, by whom and why: {"number", "version", "gate", …}, the newest first."""
+        return self.transport.rows(f"{self.path}current/history/")
+
+    def roll_back(self, to: int | None = None, *, reason: str = "") -> Model | None:
+        """Make current again what was before, or what became current by the promotion of the number `to`; the
+        policy that is current then. An open gate is stopped by it."""
+        newest = next(self.promotions(), None)
+        if newest is None or (to is None and newest["number"] == 1):
+            raise PreferendumError(f"{self!r} has no earlier current policy to go back to.")
+        asked = {"to": to or newest["number"] - 1, "after": newest["number"], "reason": reason}
+        self.transport.post(f"{self.path}current/roll-back/", asked, repeatable=False)
+        return self.current()
 
 
 def _packed(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
@@ -396,7 +462,7 @@ class Import(_Followed):
         return Path(path)
 
 
-def _wait_for(job: Import | Run, timeout: float | None) -> None:
+def _wait_for(job: _Followed | Gate, timeout: float | None) -> None:
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = FIRST_LOOK_SECONDS
     while job.refresh().is_active:
@@ -469,6 +535,22 @@ class Assignment:
 
 
 # --- exports ----------------------------------------------------------------------------------
+class ExportJob(_Followed):
+    """Something that the server's worker makes: an export, a file of one, a comparison of two."""
+
+    kept_in = "exports/jobs"
+
+    def __repr__(self) -> str:
+        return f"ExportJob({self.id}, {self.fields['kind']} {self.fields['name']})"
+
+    def wait(self, *, timeout: float | None = None) -> ExportJob:
+        """Itself, when it is done. Raises ExportEnded, and TimeoutError after so many seconds."""
+        _wait_for(self, timeout)
+        if self.error:
+            raise ExportEnded(self)
+        return self
+
+
 class Export:
     """A frozen preference dataset, known by its hash."""
 
@@ -499,15 +581,38 @@ class Export:
     def download(self, path: str | os.PathLike[str]) -> Path:
         """`data.jsonl` as a file of this name. A download that broke off goes on where it was, and what is
         not what the server has hashed is an error."""
+        return self._download(path, "data.jsonl", self.sha256)
+
+    def _download(self, path: str | os.PathLike[str], name: str, sha256: str) -> Path:
         target = Path(path)
-        if not (target.is_file() and _sha256(target) == self.sha256):
+        if not (target.is_file() and _sha256(target) == sha256):
             part = target.with_name(f"{target.name}.part")
-            _fetch(self.project.transport, f"{self.path}data/", part)
-            if _sha256(part) != self.sha256:
+            _fetch(self.project.transport, f"{self.path}data/?name={name}", part)
+            if _sha256(part) != sha256:
                 part.unlink()
                 raise PreferendumError(f"What came is not {self!r}: its hash is another one.")
             part.replace(target)
         return target
+
+    def download_as(
+        self, name: str, path: str | os.PathLike[str], *, timeout: float | None = None
+    ) -> Path:
+        """Another shape or format as a file of this name: "kto.parquet", "votes.csv", "sft.datasets.zip".
+        The server makes it first; raises ExportEnded if it cannot, and TimeoutError."""
+        row = self.project.transport.post(f"{self.path}files/", {"name": name})
+        ExportJob(self.project, row).wait(timeout=timeout)
+        files = self.project.transport.get(f"{self.path}files/")["files"]
+        (sha256,) = [file["sha256"] for file in files if file["name"] == name]
+        return self._download(path, name, sha256)
+
+    def compare(self, before: Export, *, timeout: float | None = None) -> Row:
+        """What differs from an export of before: {"added": {"n", "rows"}, "removed", "changed", "same"}."""
+        address = f"{self.path}compare/"
+        row = self.project.transport.get(address, before=before.id)
+        if "is_active" in row:
+            ExportJob(self.project, row).wait(timeout=timeout)
+            row = self.project.transport.get(address, before=before.id)
+        return row
 
     def dataset(self) -> Dataset:
         """As a `datasets.Dataset`, kept in the user's cache: the same export is downloaded once."""
@@ -591,6 +696,57 @@ class Run(_Followed):
         """Those that it made."""
         transport = self.project.transport
         return [Model(transport, transport.get(f"models/{pk}/")) for pk in self.fields["outputs"]]
+
+
+class Gate(_Followed):
+    """A blind test of a candidate against the current policy, as it was when it was asked for last."""
+
+    kept_in = "gates"
+
+    def __repr__(self) -> str:
+        return f"Gate({self.id}, {self.decision or self.state})"
+
+    @property
+    def is_active(self) -> bool:
+        return bool(self.fields["is_open"])
+
+    @property
+    def state(self) -> str:
+        """ "preparing" while its run writes the answers, "voting", "decided" or "stopped"."""
+        return str(self.fields["state"])
+
+    @property
+    def decision(self) -> str:
+        """ "promote", "reject" or "undecided"; empty until it is decided."""
+        return str(self.fields["decision"])
+
+    def run(self) -> Run:
+        """Which writes the answers that people compare."""
+        return self.project.run(self.fields["run"])
+
+    def wait(self, *, timeout: float | None = None) -> Gate:
+        """This gate when it has ended, with its `decision`: that may take people days.
+
+        Raises RunEnded if its answers could not be written (resume that run), and TimeoutError after so many
+        seconds; it goes on all the same.
+        """
+        began = time.monotonic()
+        if self.refresh().state == "preparing":
+            self.run().wait(timeout=timeout)
+        spent = time.monotonic() - began
+        _wait_for(self, None if timeout is None else max(0.0, timeout - spent))
+        return self
+
+    def stop(self) -> Gate:
+        """End it without a decision."""
+        self.fields = self.project.transport.post(f"{self.path}stop/")
+        return self
+
+    def overrule(self, decision: str, reason: str) -> Gate:
+        """Decide in the votes' stead, or against them: "promote" or "reject", and why."""
+        said = {"decision": decision, "reason": reason}
+        self.fields = self.project.transport.post(f"{self.path}overrule/", said, repeatable=False)
+        return self
 
 
 class Model:

@@ -92,7 +92,8 @@ class NewFileImportSerializer(ChoicesSerializer):
     """Fields of a form with a file in it."""
 
     file = serializers.FileField(
-        help_text="JSON lines, a JSON list, CSV, TSV or Parquet, also packed with gzip.",
+        help_text="JSON lines, a JSON list, CSV, TSV or Parquet, also packed with gzip; or a zip file of a "
+        "folder that `datasets` has saved.",
     )
     overlap = serializers.IntegerField(**OVERLAP)
     skip_bad_rows = serializers.BooleanField(**SKIP_BAD_ROWS)

@@ -72,7 +72,8 @@ class AssignmentSerializer(serializers.ModelSerializer):
 
 REASONS = [
     "available", "not_qualified", "qualification_failed", "qualification_lacks_answers", "paused",
-    "quota_reached", "daily_quota_reached", "nothing_imported", "held_by_others", "all_done",
+    "quota_reached", "daily_quota_reached", "nothing_imported", "held_by_others", "held_back",
+    "all_done",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from django.db.models import QuerySet
@@ -74,6 +75,7 @@ def page_of(
     return pages.get_paginated_response(shown.data)
 
 
+@cache  # one class for each, or the schema would have two of a name
 def pages_of(serializer: type[serializers.BaseSerializer]) -> type[serializers.Serializer]:
     """The shape of a page, for the API's description."""
     name = serializer.__name__.removesuffix("Serializer")

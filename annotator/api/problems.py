@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.defaults import bad_request as bad_request_page
 from django.views.defaults import server_error as server_error_page
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.response import Response
@@ -90,6 +91,21 @@ def _flat(detail: Any, pointer: str) -> Iterator[dict[str, str]]:
 def nothing_here(request: HttpRequest) -> HttpResponse:
     detail = "There is nothing at this address. All of them end with a slash; see /api/v1/docs/."
     return JsonResponse(_problem(404, detail, []), status=404, content_type=MEDIA_TYPE)
+
+
+def method_not_allowed(request: HttpRequest, allowed: list[str]) -> HttpResponse:
+    detail = f"{request.method} is nothing that this address knows: {', '.join(allowed)}."
+    headers = {"Allow": ", ".join(allowed)}
+    problem = _problem(405, detail, [])
+    return JsonResponse(problem, status=405, headers=headers, content_type=MEDIA_TYPE)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What could not be read before any view was asked: a host that is not ours, say."""
+    if not request.path.startswith("/api/"):
+        return bad_request_page(request, exception)
+    detail = "The request cannot be read, or was sent to a host name that is not this server's."
+    return JsonResponse(_problem(400, detail, []), status=400, content_type=MEDIA_TYPE)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

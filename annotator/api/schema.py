@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.http import require_safe
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer
@@ -18,7 +17,7 @@ from rest_framework.permissions import AllowAny
 from annotator.api import paging
 from annotator.api.fields import MOST
 from annotator.api.once import KEY, KEY_PATTERN
-from annotator.api.problems import MEDIA_TYPE
+from annotator.api.problems import MEDIA_TYPE, method_not_allowed
 
 PROBLEMS = {
     400: "The request cannot be read.",
@@ -75,9 +74,11 @@ def text_parameter(name: str, description: str = "", **schema: Any) -> OpenApiPa
     return OpenApiParameter(name, {"type": "string", **schema}, description=description)
 
 
-def number_parameter(name: str, description: str = "", minimum: int = 1) -> OpenApiParameter:
-    limits = {"minimum": minimum, "maximum": MOST}
-    return OpenApiParameter(name, {"type": "integer", **limits}, description=description)
+def number_parameter(
+    name: str, description: str = "", minimum: int = 1, *, required: bool = False
+) -> OpenApiParameter:
+    schema = {"type": "integer", "minimum": minimum, "maximum": MOST}
+    return OpenApiParameter(name, schema, description=description, required=required)
 
 
 # --- what all share -------------------------------------------------------------------------------
@@ -171,8 +172,9 @@ class TokenScheme(OpenApiAuthenticationExtension):
 
 
 # --- where it can be read -------------------------------------------------------------------------
-@require_safe
 def schema(request: HttpRequest) -> HttpResponse:
+    if request.method not in ("GET", "HEAD"):
+        return method_not_allowed(request, ["GET", "HEAD"])
     return HttpResponse(_document(), content_type="application/json")
 
 

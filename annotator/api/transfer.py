@@ -1,4 +1,4 @@
-"""Files out: exports."""
+"""Files out: exports, frozen and downloaded. What else is made of them is in `exporting`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,24 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotator.access import get_access
-from annotator.api import fields
 from annotator.api.errors import Refused
-from annotator.api.fields import Body, asked_by, read
+from annotator.api.exporting import (
+    ExportJobSerializer,
+    NewExportSerializer,
+    filters_of,
+    job_answer,
+)
+from annotator.api.fields import asked_by, read
 from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.schema import documented, text_parameter
 from annotator.audit import Action, record
-from annotator.exporting import NotExported, create_export
+from annotator.export_jobs import ExportJob
+from annotator.exporting import NotExported
+from annotator.exports import derived, jobs
 from annotator.hashes import FileChanged, check_file
 from annotator.models import Export, Role
-from annotator.views.exporting import EXPORT_FILES
+from annotator.views.exporting import CHANGED, EXPORT_FILES
 
 BLOCK_BYTES = 2**16
 
@@ -54,20 +61,10 @@ class WholeExportSerializer(ExportSerializer):
         fields = [*ExportSerializer.Meta.fields, "manifest"]
 
 
-class NewExportSerializer(Body):
-    round_number = fields.Whole(
-        min_value=1, max_value=2**31 - 1, required=False,
-        help_text="Votes up to this round; else of all.",
-    )  # fmt: skip
-    use_rulings = fields.Flag(
-        default=False, help_text="Each reviewer's ruling counts as one more vote."
-    )
-
-
 @documented("list_exports", "Exports", answer=ExportSerializer, is_list=True)
-@documented("create_export", "Freeze the votes as they are now", method="POST",
-            body=NewExportSerializer, answer=WholeExportSerializer, status=201,
-            creates=True)  # fmt: skip
+@documented("create_export", "Freeze the votes as they are now; 202 where the worker does it, as there "
+            "are many", method="POST", body=NewExportSerializer, answer=WholeExportSerializer,
+            status=201, also={202: ExportJobSerializer}, creates=True)  # fmt: skip
 @api_view(["GET", "POST"])
 @once
 def exports(request: Request, slug: str) -> Response:
@@ -77,11 +74,14 @@ def exports(request: Request, slug: str) -> Response:
         return page_of(request, rows, ExportSerializer)
     project = get_access(request, slug, Role.ADMIN).project
     sent = read(NewExportSerializer, request.data)
+    besides = {name: sent.pop(name) for name in ("use_rulings", "licence")}
     try:
-        export = create_export(project, request.user, **sent)
+        made = jobs.freeze(project, request.user, filters_of(sent), **besides)
     except NotExported as error:
         raise Refused(error) from error
-    return Response(WholeExportSerializer(export).data, status=201)
+    if isinstance(made, ExportJob):
+        return job_answer(request, made)
+    return Response(WholeExportSerializer(made).data, status=201)
 
 
 @documented("get_export", "An export with its manifest", answer=WholeExportSerializer)
@@ -104,8 +104,11 @@ class NoSuchRange(APIException):
     status_code = 416
 
 
+FILES = [*EXPORT_FILES, *derived.made_names()]
+
+
 class FileAsked(serializers.Serializer):
-    name = serializers.ChoiceField(choices=list(EXPORT_FILES), default="data.jsonl")
+    name = serializers.ChoiceField(choices=FILES, default="data.jsonl")
 
 
 RANGE = OpenApiParameter(
@@ -118,7 +121,7 @@ BYTES = "application/octet-stream"  # whatever the format: a part of a file is n
 @documented(
     "download_export",
     "A file of an export, or a range of it",
-    query=[text_parameter("name", enum=list(EXPORT_FILES), default="data.jsonl"), RANGE],
+    query=[text_parameter("name", enum=FILES, default="data.jsonl"), RANGE],
     also={(status, BYTES): OpenApiTypes.BINARY for status in (200, 206)},
 )
 @api_view()
@@ -128,14 +131,25 @@ def export_data(request: Request, slug: str, pk: int) -> HttpResponse | Streamin
     export = get_object_or_404(project.exports, pk=pk)
     name = asked_by(request, FileAsked)["name"]
     try:
-        check_file(export, name)
-        file = (export.folder / name).open("rb")
+        file = _opened(export, name)
     except FileNotFoundError as error:
-        raise Http404(f"Export {pk} has no file {name}.") from error
+        raise Http404(f"Export {pk} has no file {name}, or it was not made yet.") from error
     except FileChanged as changed:
         raise Refused(changed) from changed
     record(request.user, Action.DOWNLOADED, export, project=project, file=name)
     return _send(file, request.headers.get("Range", ""), f"{project.slug}-export-{pk}-{name}")
+
+
+def _opened(export: Export, name: str) -> IO[bytes]:
+    """Raises FileNotFoundError, and FileChanged if it is not what was frozen, or made of that."""
+    if name in EXPORT_FILES:
+        check_file(export, name)
+        return (export.folder / name).open("rb")
+    file = derived.path_of(export, name).open("rb")
+    if not derived.is_as_made(export, name):
+        file.close()
+        raise FileChanged(f"{name} {CHANGED}: ask for it to be made anew.")
+    return file
 
 
 def _send(file: IO[bytes], asked: str, filename: str) -> StreamingHttpResponse:

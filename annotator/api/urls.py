@@ -1,6 +1,16 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from annotator.api import content, imports, judging, projects, quality, schema, transfer
+from annotator.api import (
+    auditing,
+    content,
+    exporting,
+    imports,
+    judging,
+    projects,
+    quality,
+    schema,
+    transfer,
+)
 
 app_name = "api"
 
@@ -20,9 +30,15 @@ project_urls: list[URLPattern | URLResolver] = [
     path("imports/<int:pk>/cancel/", imports.cancel_import, name="cancel_import"),
     path("imports/<int:pk>/skipped/", imports.skipped_rows, name="skipped_rows"),
     path("exports/", transfer.exports, name="exports"),
+    path("exports/count/", exporting.costs, name="count_export"),
+    path("exports/jobs/", exporting.export_jobs, name="export_jobs"),
+    path("exports/jobs/<int:pk>/", exporting.export_job, name="export_job"),
     path("exports/<int:pk>/", transfer.export, name="export"),
+    path("exports/<int:pk>/files/", exporting.export_files, name="export_files"),
+    path("exports/<int:pk>/compare/", exporting.compare, name="compare_exports"),
     path("exports/<int:pk>/data/", transfer.export_data, name="export_data"),
     path("quality/", quality.quality, name="quality"),
+    path("audit/", auditing.audit, name="audit"),
     path("leaderboard/", quality.leaderboard, name="leaderboard"),
 ]
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from annotator.exports.files import FORMATS, Lines, convert, read_lines, sha256_of
 from annotator.exports.shapes import SHAPES, Shape
+from annotator.hashes import sha256_of as checked_hash
 from annotator.models import Export
 
 NO_VOTES = (
@@ -47,6 +48,11 @@ def names() -> dict[str, tuple[str, str]]:
     return {file_name(shape, of): (shape, of) for shape in SHAPES for of in FORMATS}
 
 
+def made_names() -> list[str]:
+    """Of those that are made: all but the frozen file's."""
+    return [name for name, of in names().items() if not is_the_frozen_file(*of)]
+
+
 def path_of(export: Export, name: str) -> Path:
     return export.folder / "derived" / name
 
@@ -54,6 +60,14 @@ def path_of(export: Export, name: str) -> Path:
 def hash_of(export: Export, name: str) -> str:
     """Of a file that has been made."""
     return path_of(export, f"{name}.sha256").read_text().split()[0]
+
+
+def is_as_made(export: Export, name: str) -> bool:
+    """Whether the file is there, and is what was made. It is read anew where it was touched."""
+    try:
+        return checked_hash(path_of(export, name)) == hash_of(export, name)
+    except (FileNotFoundError, IndexError):  # IndexError: of a hash that is empty
+        return False
 
 
 def why_not(export: Export, shape: str) -> str:
@@ -84,11 +98,14 @@ def is_the_frozen_file(shape: str, format_name: str) -> bool:
 
 
 def derive(export: Export, shape: str, format_name: str) -> Path:
-    """The file, made if it is not there yet. Raises NotDerived, or OSError if the disk is full."""
+    """The file, made if it is not there yet, or not what it was.
+
+    Raises NotDerived, or OSError if the disk is full.
+    """
     if is_the_frozen_file(shape, format_name):
         return _checked_source(export, shape)
     target = path_of(export, file_name(shape, format_name))
-    if not target.exists():
+    if not is_as_made(export, target.name):
         with aside(target) as unfinished:
             if format_name == "jsonl":
                 _write_rows(export, shape, unfinished)

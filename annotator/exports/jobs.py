@@ -14,15 +14,50 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from annotator.export_jobs import LOST, ExportJob, JobKind
-from annotator.exporting import NotExported, create_export
+from annotator.exporting import NotExported, create_export, preview
 from annotator.exports.comparing import kept_comparison
 from annotator.exports.derived import NotDerived, derive, names
 from annotator.exports.filters import Filters
 from annotator.models import Export, Project, User
 
+AT_ONCE = 5000  # judgments that a request freezes, or pairs that it compares; more is the worker's
+OTHER_UNDER_WAY = (
+    "Another export is being frozen, by other conditions: wait until it is done, then ask again."
+)
+
 logger = logging.getLogger(__name__)
 
 
+# --- at once, or by the worker --------------------------------------------------------------------
+def freeze(
+    project: Project,
+    user: User | None,
+    filters: Filters,
+    *,
+    use_rulings: bool = False,
+    licence: str = "",
+) -> Export | ExportJob:
+    """The export, where there are few votes; else the worker's job. Raises NotExported."""
+    options: dict[str, Any] = {"use_rulings": use_rulings, "licence": licence}
+    if preview(project)["judgments"] > AT_ONCE:
+        return ask_to_freeze(project, user, filters, **options)
+    return create_export(project, user, filters=filters, **options)
+
+
+def compare(before: Export, after: Export, user: User | None) -> dict[str, Any] | ExportJob:
+    """What differs, where the two are small or it is known; else the worker's job, which may have gone
+    wrong. Raises FileNotFoundError, and ValueError if they are of different projects."""
+    is_small = before.n_rows + after.n_rows <= AT_ONCE
+    found = kept_comparison(before, after, make=is_small)
+    if found is not None:
+        return found
+    asked = after.jobs.filter(kind=JobKind.COMPARE, name=f"{before.pk}-{after.pk}").first()
+    if asked and (asked.error or not (asked.finished or asked.is_lost)):
+        return asked
+    return ask_to_compare(before, after, user)
+
+
+# --- asking the worker ----------------------------------------------------------------------------
 def ask_to_freeze(
     project: Project,
     user: User | None,
@@ -31,9 +66,15 @@ def ask_to_freeze(
     use_rulings: bool = False,
     licence: str = "",
 ) -> ExportJob:
-    """Have the worker do what `create_export` does; the job that is under way if there is one."""
+    """Have the worker do what `create_export` does; the job that is under way if it was asked the same.
+
+    Raises NotExported if it was asked something else.
+    """
     options = {"filters": filters.to_json(), "use_rulings": use_rulings, "licence": licence}
-    return _ask(project, user, JobKind.FREEZE, options=options)
+    job = _ask(project, user, JobKind.FREEZE, options=options)
+    if job.options != options:
+        raise NotExported(OTHER_UNDER_WAY)
+    return job
 
 
 def ask_for_file(export: Export, user: User | None, name: str) -> ExportJob:
@@ -67,6 +108,7 @@ def _ask(
     return job
 
 
+# --- what the worker does -------------------------------------------------------------------------
 def work_off(pk: int) -> None:
     """What the worker does. Nothing, if the job is gone or somebody is at it already."""
     if not ExportJob.objects.filter(pk=pk, started=None).update(started=timezone.now()):

@@ -1,4 +1,8 @@
-"""A dataset on the Hugging Face hub, streamed. Never imported by the web process: `datasets` is large."""
+"""A dataset on the Hugging Face hub, streamed. Never imported by the web process: `datasets` is large.
+
+Whoever wrote the dataset is unknown. `datasets` runs no code of it and refuses data files outside of its
+repository; here neither a folder of that name on this machine is read, nor what the rows name as pictures.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,9 @@ def open_hub(address: str) -> Rows:
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(name, config, split=split, streaming=True)
+        # Without the prefix a folder OWNER/NAME below the working directory would come first.
+        dataset = load_dataset(f"hf://datasets/{name}", config, split=split, streaming=True)
+        dataset = dataset.decode(False)  # a picture's path may be any file of this machine
     except Exception as error:  # the hub's client raises errors of a dozen libraries
         raise _unreachable(name, error) from error
     columns = tuple(dataset.column_names or ())

@@ -1,8 +1,9 @@
 """The rows of a file, one after the other, whatever they are packed in. Nothing is read whole.
 
 What a file is, is seen in its first bytes and not in its name: JSON lines, a JSON list, CSV or TSV,
-Parquet, or a folder that `datasets` has saved; the first four may be packed with gzip. A row that
-cannot be read is given as the sentence that says why; what ends the reading is `Unreadable`.
+Parquet, or a folder that `datasets` has saved; the first four may be packed with gzip, the folder as
+a zip file. A row that cannot be read is given as the sentence that says why; what ends the reading is
+`Unreadable`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from annotator.formats.entries import MAX_ROW_BYTES, excerpt
+from annotator.formats.zips import holds_folder
 from annotator.jsonl import broken, fields_of, parse_object
 
 HEAD_BYTES = 8192
 CHUNK_BYTES = 2**16
 DELIMITERS = ",\t;"
 HUB = "hub:"
+ZIP = b"PK\x03\x04"
 # What people mistake for a file of rows, by how it begins.
 NOT_ROWS = {
-    b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save the sheet as CSV",
+    ZIP: "a zip archive or a spreadsheet: unpack it, or save the sheet as CSV",
     b"%PDF": "a PDF file",
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
@@ -40,7 +43,10 @@ NOT_ROWS = {
     b"\xfe\xff": "UTF-16: save it as UTF-8",
     b"<": "a web page or XML",
 }
-SUPPORTED = "JSON lines, a JSON list, CSV, Parquet, or one of these packed with gzip"
+SUPPORTED = (
+    "JSON lines, a JSON list, CSV, Parquet, or one of these packed with gzip; or a zip file of a folder "
+    "that `datasets` has saved"
+)
 
 
 class Row(NamedTuple):
@@ -114,13 +120,24 @@ def open_rows(
         except BaseException:
             file.close()
             raise
-        rows.close = file.close
+        close_rows = rows.close
+
+        def close() -> None:
+            close_rows()
+            file.close()
+
+        rows.close = close
         return rows
     return _open_file(source, name, max_bytes)
 
 
 def _open_file(file: IO[bytes], name: str, max_bytes: int | None) -> Rows:
     file, head = unpacked(file)
+    is_packed = isinstance(file, gzip.GzipFile)  # which cannot be read from its end
+    if head.startswith(ZIP) and not is_packed and holds_folder(file):
+        from annotator.formats.tables import open_zip  # noqa: PLC0415  (50 MiB)
+
+        return open_zip(file, name, max_bytes)
     for beginning, what in NOT_ROWS.items():
         if head.startswith(beginning):
             raise Unreadable(f"the file is {what}; it must be {SUPPORTED}")

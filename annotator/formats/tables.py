@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +17,7 @@ import pyarrow.parquet as pq
 
 from annotator.formats.entries import MAX_ROW_BYTES, excerpt
 from annotator.formats.reading import Row, Rows, Unreadable, too_large
+from annotator.formats.zips import folders_in, unpack
 
 BATCH_ROWS = 64  # of which each may have a MiB
 MAX_GROWTH = 1000  # times the packed size; a file of preferences grows tenfold
@@ -27,7 +32,14 @@ def open_parquet(file: IO[bytes], name: str = "", max_bytes: int | None = None) 
         parquet = pq.ParquetFile(file, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise Unreadable(f"{DAMAGED}: {_first_line(error)}") from error
-    n_bytes = _unpacked_bytes(parquet.metadata)
+    _check_size(_unpacked_bytes(parquet.metadata), n_packed, max_bytes)
+    columns = _columns(parquet.schema_arrow)
+    batches = parquet.iter_batches(batch_size=BATCH_ROWS)
+    return Rows("parquet", _read(batches), name=name, columns=columns)
+
+
+def _check_size(n_bytes: int, n_packed: int, max_bytes: int | None) -> None:
+    """Raises Unreadable for what is too large unpacked, or is made to look small."""
     if max_bytes is not None and n_bytes > max_bytes:
         raise Unreadable(too_large(max_bytes))
     if n_bytes > max(SMALL, MAX_GROWTH * n_packed):
@@ -35,9 +47,6 @@ def open_parquet(file: IO[bytes], name: str = "", max_bytes: int | None = None) 
             f"the file would unpack to {n_bytes / 2**20:,.0f} MiB, {n_bytes // n_packed:,} times its "
             "size, which no file of preferences does"
         )
-    columns = _columns(parquet.schema_arrow)
-    batches = parquet.iter_batches(batch_size=BATCH_ROWS)
-    return Rows("parquet", _read(batches), name=name, columns=columns)
 
 
 def _unpacked_bytes(metadata: Any) -> int:
@@ -61,12 +70,51 @@ def open_folder(folder: Path, name: str = "") -> Rows:
             f"{folder} is no folder that `datasets` has saved with save_to_disk: its state.json "
             f"cannot be read ({_first_line(error)})"
         ) from error
-    if outside := [file for file in names if Path(file).name != file]:
+    if outside := [file for file in names if not _lies_in(folder, file)]:
         raise Unreadable(f"state.json names a file outside of the folder: {excerpt(outside[0])}")
     paths = [folder / file for file in names]
     columns = _columns(_open_arrow(paths[0]).schema) if paths else ()
     batches = (batch for path in paths for batch in _batches(path))
     return Rows("datasets", _read(batches), name=name, columns=columns)
+
+
+def open_zip(file: IO[bytes], name: str = "", max_bytes: int | None = None) -> Rows:
+    """Such a folder, packed as a zip file; of several splits all rows, one split after the other."""
+    n_packed = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    unpacked = tempfile.TemporaryDirectory()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            folders = folders_in(archive)
+            _check_size(
+                sum(info.file_size for infos in folders.values() for info in infos),
+                n_packed,
+                max_bytes,
+            )
+            targets = [Path(unpacked.name) / str(number) for number in range(len(folders))]
+            for target, infos in zip(targets, folders.values(), strict=True):
+                unpack(archive, infos, target)
+        splits = [open_folder(target) for target in targets]
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        unpacked.cleanup()
+        raise Unreadable(f"{DAMAGED}: {_first_line(error)}") from error
+    except BaseException:
+        unpacked.cleanup()
+        raise
+    columns = tuple(dict.fromkeys(column for split in splits for column in split.columns))
+    rows = _numbered(row for split in splits for row in split)
+    return Rows("datasets", rows, name=name, columns=columns, close=unpacked.cleanup)
+
+
+def _numbered(rows: Iterable[Row]) -> Iterator[Row]:
+    """Through all splits."""
+    for number, row in enumerate(rows, 1):
+        yield row._replace(place=f"row {number}", number=number)
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    """Under a plain name, and as no link to elsewhere."""
+    return Path(name).name == name and (folder / name).resolve().is_relative_to(folder.resolve())
 
 
 def _open_arrow(path: Path) -> Any:

@@ -49,7 +49,8 @@ class SourceForm(forms.Form):
 
     file = forms.FileField(
         required=False,
-        help_text="JSON lines, CSV or TSV, or Parquet; also packed with gzip.",
+        help_text="JSON lines, CSV or TSV, or Parquet; also packed with gzip. A folder saved by "
+        "“datasets” as a zip file.",
     )
     text = forms.CharField(
         required=False,

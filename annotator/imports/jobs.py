@@ -17,7 +17,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,8 +29,9 @@ from django.db import transaction
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from annotator.formats.reading import HUB, Row, Rows, open_rows
+from annotator.formats.reading import HUB, ZIP, Row, Rows, Unreadable, open_rows, unpacked
 from annotator.formats.shapes import entry_of, guess_mapping
+from annotator.formats.zips import holds_folder
 from annotator.importing import ImportRefused, ImportReport, LineError, import_rows, judge_named
 from annotator.imports.models import STARTABLE, Import, Progress, State
 from annotator.imports.uploads import move_into
@@ -107,8 +108,10 @@ def _is_opened_by_worker(import_: Import) -> bool:
     """The hub is far away, and to read Parquet takes a library that is large for a web process."""
     if import_.hub_id:
         return True
-    with import_.file.open("rb") as file:
-        return file.read(4) == b"PAR1"
+    with import_.file.open("rb") as file, suppress(Unreadable):
+        head = unpacked(file)[1]
+        return head.startswith(b"PAR1") or (head.startswith(ZIP) and holds_folder(file))
+    return False
 
 
 def open_import(import_: Import) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from typing import Self
+from urllib.parse import urlsplit
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
@@ -65,7 +66,8 @@ class Webhook(models.Model):
         ordering = ["pk"]
 
     def __str__(self) -> str:
-        return self.url
+        """The host alone: some addresses are a secret."""
+        return urlsplit(self.url).hostname or ""
 
     def get_absolute_url(self) -> str:
         return reverse("annotator:webhook", args=[self.project.slug, self.pk])

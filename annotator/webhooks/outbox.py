@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import transaction
 from django.utils import timezone
 
+from annotator.audit import Action, changes, record
 from annotator.secrets import KeyChanged, seal, unseal
 from annotator.webhooks.models import TEST, Delivery, DeliveryState, Event, Webhook
 from annotator.webhooks.sending import Message, Outcome, new_secret, send
@@ -134,44 +135,62 @@ def add(
             secret=seal(secret),
         )
         note_wanted(project)
+        record(user, Action.ADDED, hook, project=project, events=events)
     return hook, secret
 
 
 @transaction.atomic
-def change(hook: Webhook, *, url: str, events: list[str], agreement_below: float | None) -> None:
+def change(
+    hook: Webhook,
+    user: User | None = None,
+    *,
+    url: str,
+    events: list[str],
+    agreement_below: float | None,
+) -> None:
+    before = {"events": hook.events, "agreement_below": hook.agreement_below}
+    after = {"events": events, "agreement_below": agreement_below}
+    changed = changes(before, after) | ({"address": True} if url != hook.url else {})
     hook.url, hook.events, hook.agreement_below = url, events, agreement_below
     hook.is_agreement_low = False  # it may be another value now
     hook.save(update_fields=["url", "events", "agreement_below", "is_agreement_low"])
     note_wanted(hook.project)
+    if changed:
+        record(user, Action.CHANGED, hook, project=hook.project, **changed)
 
 
-def replace_secret(hook: Webhook) -> str:
+@transaction.atomic
+def replace_secret(hook: Webhook, user: User | None = None) -> str:
     """From now on everything is signed with what comes back, which is shown once."""
     secret = new_secret()
+    record(user, Action.CHANGED, hook, project=hook.project, secret=True)
     Webhook.objects.filter(pk=hook.pk).update(secret=seal(secret))
     return secret
 
 
 @transaction.atomic
-def pause(hook: Webhook, reason: str) -> None:
+def pause(hook: Webhook, reason: str, user: User | None = None) -> None:
     """Nothing new is written for it, and what waits stays where it is."""
-    Webhook.objects.filter(pk=hook.pk, paused=None).update(
-        paused=timezone.now(), pause_reason=reason[:300]
-    )
+    active = Webhook.objects.filter(pk=hook.pk, paused=None)
+    if active.update(paused=timezone.now(), pause_reason=reason[:300]):
+        record(user, Action.PAUSED, hook, project=hook.project, reason=reason[:300])
     note_wanted(hook.project)
 
 
 @transaction.atomic
-def resume(hook: Webhook) -> None:
+def resume(hook: Webhook, user: User | None = None) -> None:
     """What waits is sent at once."""
+    if Webhook.objects.filter(pk=hook.pk).exclude(paused=None).exists():
+        record(user, Action.RESUMED, hook, project=hook.project)
     Webhook.objects.filter(pk=hook.pk).update(paused=None, pause_reason="", failing_since=None)
     hook.deliveries.filter(state=DeliveryState.WAITING).update(due=timezone.now())
     note_wanted(hook.project)
 
 
 @transaction.atomic
-def remove(hook: Webhook) -> None:
+def remove(hook: Webhook, user: User | None = None) -> None:
     """Its log goes with it, in the worker's time."""
+    record(user, Action.REMOVED, hook, project=hook.project)
     Webhook.objects.filter(pk=hook.pk).update(removed=timezone.now(), secret="")
     note_wanted(hook.project)
 

@@ -18,6 +18,8 @@ from annotator.guidelines import publish
 from annotator.importing import import_jsonl
 from annotator.models import Role
 from annotator.reviewing import rule, take_back_ruling
+from annotator.tokens import make_token, revoke
+from annotator.webhooks import outbox
 from annotator.withdrawing import withdraw
 from tests.factories import (
     ComparisonFactory,
@@ -298,3 +300,36 @@ def test_only_admins_read_it(client, project, logged, role):
 
     assert client.get(url("audit")).status_code == 404
     assert client.get(url("audit_file", "csv")).status_code == 404
+
+
+# --- where data may go ----------------------------------------------------------------------------
+def test_who_is_told_of_a_project_is_in_its_log_without_what_is_secret(project, ada):
+    url = "https://hooks.example.org/T0/secret"
+    hook, _ = outbox.add(project, ada, url=url, events=["export.ready"], agreement_below=None)
+    outbox.change(hook, ada, url=url, events=["run.finished"], agreement_below=None)
+    outbox.replace_secret(hook, ada)
+    outbox.pause(hook, "It answers 410 (gone).")
+    outbox.remove(hook, ada)
+
+    entries = AuditEntry.objects.filter(project=project, kind="webhook").order_by("pk")
+    assert [(entry.action, entry.actor_name, entry.object_name) for entry in entries] == [
+        ("added", "ada", "hooks.example.org"),
+        ("changed", "ada", "hooks.example.org"),
+        ("changed", "ada", "hooks.example.org"),
+        ("paused", "", "hooks.example.org"),
+        ("removed", "ada", "hooks.example.org"),
+    ]
+    assert entries[1].details == {"events": {"from": ["export.ready"], "to": ["run.finished"]}}
+    assert "T0" not in str(list(entries.values()))
+
+
+def test_tokens_are_made_and_revoked_in_a_log_of_no_project(ada):
+    token, secret = make_token(ada, "laptop", ["read"], days=7)
+    assert (revoke(ada, token.pk), revoke(ada, token.pk)) == (True, False)
+
+    entries = AuditEntry.objects.filter(kind="apitoken").order_by("pk")
+    assert [(entry.action, entry.project, entry.object_name) for entry in entries] == [
+        ("created", None, "laptop of ada"),
+        ("revoked", None, "laptop of ada"),
+    ]
+    assert secret[:12] not in str(list(entries.values()))

@@ -85,6 +85,19 @@ def test_import_goes_on_if_told_to(project, tmp_path):
     assert err.startswith("line 1: ")
 
 
+def test_import_takes_nothing_from_a_folder_with_a_link_out_of_it(project, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "data.arrow").symlink_to(tmp_path / "secret")
+    state = {"_data_files": [{"filename": "data.arrow"}]}
+    (tmp_path / "saved" / "state.json").write_text(json.dumps(state))
+
+    with pytest.raises(CommandError, match=r'outside of the folder: "data\.arrow"'):
+        run("import_comparisons", "demo", str(tmp_path / "saved"))
+
+    assert not Comparison.objects.exists()
+
+
 TABLE = "question,better,worse\nHi!,yes,no\nHo!,=1+1,=1+1\n"
 MAPPED = ["--map", "prompt=question", "--map", "chosen=better", "--map", "rejected=worse"]
 

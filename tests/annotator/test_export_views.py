@@ -4,9 +4,9 @@ import pytest
 from django.urls import reverse
 
 from annotator.exporting import create_export
+from annotator.exports import jobs
 from annotator.exports.derived import derive
 from annotator.models import ExportJob, Role
-from annotator.views import exporting
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -86,7 +86,7 @@ def test_nobody_of_another_project_can_be_named(client, admin):
 
 
 def test_the_worker_freezes_what_is_large(client, project, admin, monkeypatch):
-    monkeypatch.setattr(exporting, "AT_ONCE", 2)
+    monkeypatch.setattr(jobs, "AT_ONCE", 2)
 
     html = text_of(client.post(url("create_export"), {"last_round": "1"}, follow=True))
 
@@ -189,7 +189,7 @@ def test_two_exports_are_compared(client, project, admin):
 
 def test_the_worker_compares_what_is_large(client, project, admin, monkeypatch):
     before, after = create_export(project), create_export(project)
-    monkeypatch.setattr(exporting, "AT_ONCE", 1)
+    monkeypatch.setattr(jobs, "AT_ONCE", 1)
 
     # Without a number it is the one before.
     htmls = [text_of(client.get(url("compare_exports", after.pk))) for _ in range(2)]

@@ -63,6 +63,11 @@ def test_a_different_number_is_never_nearly_identical():
     [
         ("Hello! I'm ChatGPT, and I can help.", "I'm ChatGPT"),
         ("I am the Claude of old.", "I am the Claude"),
+        (
+            "Sorry, but as an AI language model developed by OpenAI, I cannot.",
+            "as an AI language model developed by OpenAI",
+        ),
+        ("It is sad, as a model trained by Google, to hear.", "as a model trained by Google"),
         ("Sorry. As a model made by OpenAI, I cannot.", "As a model made by OpenAI"),
         ("I am an AI assistant created by Acme.", "I am an AI assistant created by Acme"),
         ("I was trained by Google on text.", "I was trained by Google"),
@@ -83,6 +88,7 @@ def test_an_answer_that_says_who_wrote_it_is_found(text, words):
         "As an AI language model, I cannot do that.",  # so do they all: nothing is given away
         "There are models such as ChatGPT, and a model made by Meta.",
         "Claude Monet painted it; I was trained by my mother.",
+        "It is as good as a model trained by Google, as we know the model made by Meta.",
         "As llamas go, it was a tall one.",
     ],
 )
@@ -95,7 +101,7 @@ def test_what_is_not_asked_for_is_not_found():
 
 
 def test_the_patterns_take_no_time_on_long_answers_of_their_own_words():
-    for words in ("I am as ", "I am a model made ", ". as "):
+    for words in ("I am as ", "I am a model made ", ". as ", ", as a model made "):
         assert self_naming(words * 1000) == ""  # would not end if they went back and forth
 
 

@@ -9,15 +9,26 @@ from datasets import Dataset
 from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 
+from annotator.exports import jobs as export_jobs
 from annotator.imports import jobs
 from annotator.models import Assignment, Judgment
 from annotator.models import Project as ProjectRow
 from annotator.tokens import make_token
-from preferendum import ApiError, Client, Import, ImportEnded, PreferendumError, Run, RunEnded
+from preferendum import (
+    ApiError,
+    Client,
+    ExportEnded,
+    ExportJob,
+    Import,
+    ImportEnded,
+    PreferendumError,
+    Run,
+    RunEnded,
+)
 from rlhf.models import Run as RunRow
 from rlhf.models import Status
-from tests.factories import UserFactory
-from tests.rlhf.factories import PolicyFactory, RewardModelFactory, RoundFactory
+from tests.factories import PromptFactory, UserFactory
+from tests.rlhf.factories import GateFactory, PolicyFactory, RewardModelFactory, RoundFactory
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -196,6 +207,29 @@ def test_a_download_goes_on_where_it_broke_off_and_is_checked(project, tmp_path)
         export.download(tmp_path / "other.jsonl")
 
 
+def test_exports_are_made_by_the_worker_waited_for_given_in_other_shapes_and_compared(
+    project, tmp_path, monkeypatch
+):
+    project.import_rows(pairs(30), judge="file")
+    monkeypatch.setattr(export_jobs, "AT_ONCE", 0)
+    look = ExportJob.refresh
+
+    def refresh(job):
+        export_jobs.work_off(job.id)
+        return look(job)
+
+    monkeypatch.setattr(ExportJob, "refresh", refresh)
+
+    before, after = project.export(licence="CC0"), project.export(last_round=1)
+
+    csv = after.download_as("kto.csv", tmp_path / "kto.csv").read_text()
+    assert before.manifest()["licence"] == "CC0"
+    assert csv.startswith("prompt,completion,label,")
+    assert after.compare(before)["same"] == project.count_export(last_round=1)["kept_votes"] == 30
+    with pytest.raises(ExportEnded, match="The filters leave out every vote"):
+        project.export(first_round=2)
+
+
 def test_runs_are_launched_watched_stopped_and_resumed(project):
     run = project.launch("import_model")
     assert (run.kind, run.status, run.is_active) == ("import_model", "queued", True)
@@ -211,6 +245,7 @@ def test_runs_are_launched_watched_stopped_and_resumed(project):
         project.run(run.id).wait()
     assert run.resume().status == "queued"
     assert list(run.metrics()) == list(run.samples(step=1)) == []
+    assert project.costs()["total"]["runs"] == 0  # nobody has begun it
 
 
 def succeed(run):
@@ -251,6 +286,36 @@ def test_the_lines_of_the_readme_lead_from_a_dataset_to_a_policy(
     assert adapter.with_name("README.md").is_file()
     assert Judgment.objects.filter(verdict="ranking").count() == 30
     names["project"].transport.http.close()
+
+
+def test_a_gate_is_opened_followed_and_overruled_and_what_it_promoted_rolled_back(project):
+    row = ProjectRow.objects.get()
+    old = RoundFactory(project=row).policy
+    PromptFactory.create_batch(20, project=row, split="test")
+    new = PolicyFactory(project=row)
+
+    gate = project.open_gate(new.pk, budget=10, same_share=0.1)
+    with pytest.raises(TimeoutError, match="evaluate, queued"):
+        gate.wait(timeout=0)
+    assert (gate.state, project.gate(gate.id).run().kind) == ("preparing", "evaluate")
+    with pytest.raises(ApiError, match="It is promoted already"):
+        gate.overrule("promote", "It is kinder.").overrule("promote", "Twice.")
+
+    assert [(each.id, each.decision) for each in project.gates()] == [(gate.id, "promote")]
+    assert (gate.wait().decision, project.current().id) == ("promote", new.pk)
+    assert project.roll_back(reason="It is rude.").id == old.pk
+    assert [each["version"] for each in project.promotions()] == [old.pk, new.pk, old.pk]
+
+
+def test_a_gate_whose_answers_cannot_be_written_is_not_waited_for_for_ever(project):
+    row = ProjectRow.objects.get()
+    gate = project.gate(GateFactory(project=row, run__status=Status.FAILED).pk)
+
+    with pytest.raises(RunEnded, match="has failed"):
+        gate.wait()
+    assert (gate.stop().state, gate.wait().decision) == ("stopped", "")
+    with pytest.raises(PreferendumError, match="no earlier current policy"):
+        project.roll_back()
 
 
 def test_datasets_are_made_of_rows_and_files_and_learnt_from(project, tmp_path):

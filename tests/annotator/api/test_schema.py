@@ -73,6 +73,7 @@ def numbers(project, admin):
         "runs": project.runs.get(kind=RunKind.PPO).pk,
         "models": project.rounds.get().policy.pk,
         "gates": project.gates.get().pk,
+        "lineage": project.exports.get().pk,
     }
 
 
@@ -116,7 +117,7 @@ def ask(admin, numbers, subtests, max_examples):
 
     def ask_one(operation, mode):
         (tag,) = operation.tags
-        path = {"slug": "tea", "id": numbers.get(tag)}
+        path = {"slug": "tea", "id": numbers.get(tag), "kind": "export"}
         known = {p.name: path[p.name] for p in operation.path_parameters}
 
         @patient

@@ -16,6 +16,7 @@ from annotator.exports.derived import NotDerived, derive, hash_of
 from annotator.exports.files import BATCH_BYTES, Lines, tables, write_csv
 from annotator.exports.schemas import arrow_schema
 from annotator.exports.shapes import KTO, REWARD, SHAPES, VOTES
+from annotator.formats.reading import open_rows
 from annotator.models import Judgment
 from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
 
@@ -133,6 +134,13 @@ def test_a_dataset_is_packed_with_a_folder_for_each_split(export):
             for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json")
         ),
     ]
+
+
+def test_a_packed_dataset_can_be_read_again(export):
+    with open_rows(derive(export, "reward", "datasets")) as rows:
+        answers = {row.record["chosen"][0]["content"] for row in rows}
+
+    assert answers == {row["chosen"][0]["content"] for row in jsonl(export.folder / "data.jsonl")}
 
 
 def test_a_line_longer_than_a_batch_is_read(tmp_path):

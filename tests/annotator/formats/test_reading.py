@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import tracemalloc
+import zipfile
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -105,6 +106,58 @@ def write_folder(folder, rows, filename="data-00000-of-00001.arrow"):
     with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
         writer.write_table(table)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": filename}]}))
+
+
+def zipped(folder):
+    """All of a folder, as a browser can send it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*.*")):
+            archive.write(path, path.relative_to(folder))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("splits", [["."], ["train", "test"]])
+def test_a_saved_folder_may_be_packed_with_all_its_splits(tmp_path, splits):
+    for split in splits:
+        (tmp_path / split).mkdir(exist_ok=True)
+        write_folder(tmp_path / split, ROWS)
+
+    with rows_of(zipped(tmp_path)) as rows:
+        found = list(rows)
+
+    assert (rows.format, rows.columns) == ("datasets", ("prompt", "chosen", "rejected"))
+    assert [row.record for row in found] == ROWS * len(splits)
+    assert [row.place for row in found] == [f"row {n}" for n in range(1, len(found) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda content: content[:-9], "a zip archive or a spreadsheet"),
+        (lambda content: content[:60] + b"xxxx" + content[64:], "damaged or incomplete"),
+        (lambda content: content.replace(b"state.json", b"State.json"), "a zip archive or"),
+        (gzip.compress, "a zip archive or a spreadsheet"),
+    ],
+)
+def test_a_packed_folder_that_is_none_gets_a_sentence(tmp_path, spoil, words):
+    write_folder(tmp_path, ROWS)
+
+    with pytest.raises(Unreadable, match=words):
+        rows_of(spoil(zipped(tmp_path)))
+
+
+def test_a_packed_folder_keeps_to_the_limit_and_to_its_place(tmp_path):
+    write_folder(tmp_path, ROWS)
+    (tmp_path / "data.bin").write_bytes(bytes(MIB))
+    content = zipped(tmp_path)
+    names = {b"data.bin": b"../../da"}
+
+    with pytest.raises(Unreadable, match="larger than"):
+        rows_of(content, max_bytes=MIB)
+    for name, hostile in names.items():
+        content = content.replace(name, hostile)
+    assert len(list(rows_of(content))) == 2
 
 
 def test_an_open_file_that_cannot_go_back_is_read_too():
@@ -283,11 +336,16 @@ def hub(monkeypatch, load_dataset):
 
 def test_a_dataset_on_the_hub_is_streamed(monkeypatch):
     def load_dataset(*asked, **options):
-        assert (asked, options) == (("owner/name", "config"), {"split": "test", "streaming": True})
+        assert asked == ("hf://datasets/owner/name", "config")
+        assert options == {"split": "test", "streaming": True}
         return Streamed([*ROWS, {"prompt": "Hm?", "chosen": None}])
 
     class Streamed(list):
         column_names = ("prompt", "chosen", "rejected")
+
+        def decode(self, enable):
+            assert not enable  # pictures
+            return self
 
     hub(monkeypatch, load_dataset)
 

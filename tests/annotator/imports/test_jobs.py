@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import pickle
 from datetime import timedelta
 
 import pyarrow as pa
@@ -124,12 +125,12 @@ def test_columns_are_guessed_where_rows_say_nothing_without(project, admin):
     assert jobs.receive(project, admin, text=lines(PAIR)).mapping == {}
 
 
-def test_parquet_is_opened_by_the_worker(project, admin, tmp_path):
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_parquet_is_opened_by_the_worker(project, admin, tmp_path, packed):
     pq.write_table(pa.table({"prompt": ["Why?"], "day": [timezone.now()]}), tmp_path / "a.parquet")
+    content = packed((tmp_path / "a.parquet").read_bytes())
 
-    import_ = jobs.receive(
-        project, admin, upload=upload((tmp_path / "a.parquet").read_bytes(), "a.parquet")
-    )
+    import_ = jobs.receive(project, admin, upload=upload(content, "a.parquet"))
     assert import_.state == State.OPENING
 
     open_import(import_.pk)
@@ -146,6 +147,7 @@ def test_parquet_is_opened_by_the_worker(project, admin, tmp_path):
         (b"%PDF-1.7", "The file is a PDF file; it must be JSON lines"),
         (b"\n \n", "It holds no rows."),
         (b"\x1f\x8b\x08", "The file is damaged"),
+        (pickle.dumps([CHOICE]), "The file is not text"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_with_a_sentence(project, admin, content, sentence):
