@@ -70,8 +70,10 @@ def say(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 def judge_turn(request: HtmxRequest, slug: str) -> HttpResponse:
     access = get_access(request, slug)
-    error = take_verdict(request, access)
-    return _show(request, access, error=error, status=UNPROCESSABLE if error else 200)
+    judged = take_verdict(request, access)
+    if isinstance(judged, str):
+        return _show(request, access, error=judged, status=UNPROCESSABLE)
+    return _show(request, access)
 
 
 @require_POST
@@ -111,6 +113,7 @@ def _context(request: HtmxRequest, access: Access, form: SayForm | None = None) 
         "turn": turn,
         "is_listening": conversations.listener_of(project) is not None,
         "form": form or SayForm(initial={"text": _unanswered(turn)}),
+        "judge_url": reverse("rlhf:judge_turn", args=[project.slug]),
     }
     if conversation and turn and turn.state == TurnState.SHOWN:
         return context | _task(request, access, conversation, turn)
@@ -131,6 +134,4 @@ def _task(
     held = queue.held_by(access.project, request.user)
     if held is None or held.comparison_id != turn.comparison_id:
         return {}
-    return task_context(held) | {
-        "judge_url": reverse("rlhf:judge_turn", args=[access.project.slug])
-    }
+    return task_context(held)

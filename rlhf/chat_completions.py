@@ -1,4 +1,4 @@
-"""`POST /api/v1/models/ID/chat/completions`: a policy behind OpenAI's protocol.
+"""`POST /api/v1/models/ID/chat/completions`: a policy, here or elsewhere, behind OpenAI's protocol.
 
 OpenAI's clients work with `…/api/v1/models/ID` as their base address, or with
 `…/api/v1/projects/SLUG/current` for whichever policy is the project's current one. What we do not have (tools,
@@ -33,9 +33,15 @@ from rest_framework.views import APIView
 from annotator.access import role_in
 from annotator.api.auth import HasScope
 from annotator.models import Project, Role, User
-from rlhf import model_server
+from rlhf.asking import lines_of
 from rlhf.current import current_policy
-from rlhf.integrity import HASHED_AT_LAUNCH, FilesChanged, refuse_changed
+from rlhf.integrity import (
+    HASHED_AT_LAUNCH,
+    FilesChanged,
+    folders_of,
+    recorded,
+    refuse_changed,
+)
 from rlhf.model_server import Line, ModelServerError
 from rlhf.models import ModelVersion
 
@@ -126,9 +132,10 @@ class ChatCompletionSerializer(serializers.Serializer):
 
 
 def question_of(version: ModelVersion, asked: dict[str, Any]) -> dict[str, Any]:
-    """What the model server is asked."""
+    """What the version is asked, here or elsewhere."""
     return {
         "reference": version.reference(),
+        "hashes": recorded(version.project, folders_of(version)),
         "messages": [dict(message) for message in asked["messages"]],
         "max_tokens": asked.get("max_completion_tokens") or asked["max_tokens"],
         **{name: asked[name] for name in ("n", "temperature", "top_p", "seed", "stop")},
@@ -272,7 +279,7 @@ class ChatCompletions(APIView):
             refuse_changed(version, hash_up_to=HASHED_AT_LAUNCH)
         except FilesChanged as changed:
             raise ValidationError(str(changed)) from changed
-        lines = model_server.ask(question_of(version, asked))
+        lines = lines_of(version, question_of(version, asked))
         heading = Heading.new(version)
         if not asked["stream"]:
             with closing(lines):
@@ -294,9 +301,9 @@ def version_for(user: User, pk: int) -> ModelVersion:
     version = rows.filter(pk=pk).first()
     if version is None or role_in(version.project, user) != Role.ADMIN:
         raise NotFound("There is no such model, or you are no admin of its project.")
-    if not version.is_asked_here:
+    if not version.writes_text:
         kind = version.get_kind_display().lower()
-        raise ValidationError(f"{version} is a {kind}: only policies that are here can be asked.")
+        raise ValidationError(f"{version} is a {kind}, which writes no text: ask a policy.")
     return version
 
 

@@ -62,6 +62,14 @@ def collect_policy(run: Run) -> dict[str, Any]:
     return add_version(run, ModelKind.POLICY, "policy")
 
 
+def collect_online(run: Run) -> dict[str, Any]:
+    """With the tokens that it wrote, and learned from as often as there are epochs."""
+    lengths = run.metrics.values_list("values__length/mean", flat=True)
+    written = round(sum(filter(None, lengths)) * run.config["batch_size"])
+    tokens = {"written": written, "learned": written * run.config["epochs"]}
+    return {**collect_policy(run), "tokens": tokens}
+
+
 def collect_evaluate(run: Run) -> dict[str, Any]:
     """Comparisons for people; those of a gate, if it was launched by one."""
     gate = Gate.objects.select_related("run").filter(run=run).first()
@@ -155,7 +163,7 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.IMPORT_MODEL: collect_import_model,
     RunKind.GENERATE: store_completions,
     RunKind.REWARD_MODEL: collect_reward_model,
-    RunKind.PPO: collect_policy,
+    RunKind.PPO: collect_online,
     RunKind.EVALUATE: collect_evaluate,
     RunKind.PROBE: collect_probe,
     RunKind.ORDER_QUEUE: store_order,
@@ -164,8 +172,8 @@ COLLECT: dict[str, Callable[[Run], dict[str, Any]]] = {
     RunKind.COMBINE: collect_combine,
     RunKind.SUPERVISED: collect_policy,
     RunKind.DOMAIN: collect_policy,
-    RunKind.RLOO: collect_policy,
-    RunKind.GRPO: collect_policy,
+    RunKind.RLOO: collect_online,
+    RunKind.GRPO: collect_online,
     RunKind.DPO: collect_policy,
     RunKind.KTO: collect_policy,
     RunKind.SEARCH: collect_search,

@@ -1,7 +1,8 @@
 """Which policy of a project is the current one: the one that runs start from, and clients are given.
 
 Without a gate that is the policy of the current round. The first gate writes it down, and from
-then on the record alone says it (docs/gate.md, *Rounds and the current policy*).
+then on the record alone says it (docs/gate.md, *Rounds and the current policy*). A prompt version and a
+policy elsewhere can be current too: what needs weights starts from `policy_to_train` then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from annotator.models import Project, User
 from annotator.webhooks.models import Event
 from annotator.webhooks.outbox import tell
 from rlhf.gate_models import Gate, Promotion
-from rlhf.models import ModelVersion
+from rlhf.models import ModelKind, ModelVersion
 
 
 class CurrentMoved(Exception):
@@ -24,15 +25,42 @@ class CurrentMoved(Exception):
 
 
 def newest_promotion(project: Project) -> Promotion | None:
-    return project.promotions.select_related("version").first()
+    return project.promotions.select_related("version__parent").first()
 
 
 def current_policy(project: Project) -> ModelVersion | None:
     """None before a policy was imported."""
     if newest := newest_promotion(project):
         return newest.version
-    rounds = project.rounds.select_related("policy").order_by("-number")
+    rounds = project.rounds.select_related("policy__parent").order_by("-number")
     return next((each.policy for each in rounds[:1]), None)
+
+
+def policy_to_train(current: ModelVersion) -> ModelVersion | None:
+    """The policy whose weights training starts from: the current one, or the one that the current
+    prompt version is put around. While the current one lives elsewhere, what was current last and is here."""
+    if current.is_asked_here:
+        return current.writer
+    project = current.project
+    earlier = [each.version for each in project.promotions.select_related("version__parent")]
+    were_here = (version.writer for version in earlier if version.is_asked_here)
+    return next(were_here, None) or project.model_versions.filter(kind=ModelKind.POLICY).first()
+
+
+def note_on_training(current: ModelVersion) -> str:
+    """Why training starts from another policy than the current one; empty if it does not."""
+    trained = policy_to_train(current)
+    if current == trained:
+        return ""
+    if current.is_asked_here:
+        return (
+            f"The current policy, {current}, is a prompt version and has no weights of its own: what needs "
+            f"weights starts from {trained}, which it is put around."
+        )
+    why = f"Nobody here has the weights of the current policy, {current}"
+    if trained is None:
+        return f"{why}: import a model before you train one."
+    return f"{why}: what needs them starts from {trained}, if you choose no other."
 
 
 def keep_current(project: Project) -> None:

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_POST, require_safe
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role
 from rlhf import gating, sequential
-from rlhf.current import current_policy, newest_promotion
+from rlhf.current import current_policy, newest_promotion, note_on_training
 from rlhf.evaluation import interval
 from rlhf.forms.gate import GateForm, OverruleForm
 from rlhf.gate_chart import chart_of
@@ -35,10 +35,12 @@ UNPROCESSABLE = 422
 def card_of(project: Project) -> dict[str, Any]:
     """What the project page says of the current policy."""
     newest = newest_promotion(project)
+    version = newest.version if newest else current_policy(project)
     return {
-        "version": newest.version if newest else current_policy(project),
+        "version": version,
         "promotion": newest,
         "gate": gating.open_gate_of(project),
+        "note": note_on_training(version) if version else "",
     }
 
 

@@ -26,10 +26,13 @@ from rlhf import evaluation, sequential
 from rlhf.current import CurrentMoved, current_policy, keep_current, make_current
 from rlhf.gate_models import OPEN, Decision, Gate, GateState, Promotion
 from rlhf.gate_pairs import answers_per_prompt
-from rlhf.models import GeneratedCompletion, ModelKind, ModelVersion, RunKind
+from rlhf.inputs import version_kinds
+from rlhf.models import GeneratedCompletion, ModelVersion, RunKind
 from rlhf.runs import launch, request_stop
 from rlhf.sequential import Point, Rule
 
+# What writes answers: a policy, one with something around its prompts, or one elsewhere.
+CANDIDATES = version_kinds(RunKind.EVALUATE, "policy")
 FEWEST_PAIRS = 10
 MOST_ANSWERS = 9  # to one prompt
 SILENT_DAYS = 3
@@ -105,8 +108,8 @@ def _check(project: Project, candidate: ModelVersion) -> ModelVersion:
     incumbent = current_policy(project)
     if incumbent is None:
         raise GateRefused("This project has no current policy yet: import a model first.")
-    if candidate.project_id != project.pk or candidate.kind != ModelKind.POLICY:
-        raise GateRefused(f"{candidate} is no policy of this project whose weights are here.")
+    if candidate.project_id != project.pk or candidate.kind not in CANDIDATES:
+        raise GateRefused(f"{candidate} is nothing of this project that writes answers.")
     if candidate == incumbent:
         raise GateRefused(f"{candidate} is the current policy: choose another one to test.")
     _refuse_second(project)

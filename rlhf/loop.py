@@ -36,7 +36,7 @@ from rlhf.models import (
     RunKind,
     Status,
 )
-from rlhf.rounds import current_round
+from rlhf.rounds import current_round, promoted_policy
 from rlhf.templatetags.quantities import COUNT_CAP, counted, decimals, percent, remaining
 
 
@@ -99,6 +99,7 @@ class Facts:
     latest: Mapping[str, Run]  # by kind, whatever its status
     succeeded: Mapping[str, Run]  # by kind
     new_policy: ModelVersion | None
+    promoted: ModelVersion | None = None  # what a gate has made current since the round began
 
 
 def strip_of(project: Project, role: str) -> Strip:
@@ -154,7 +155,7 @@ def _without_name(step: Step) -> Step:
 
 # --- reading the rows --------------------------------------------------------------------------
 def facts_of(project: Project) -> Facts:
-    """Twelve queries at most, whatever the project holds."""
+    """Thirteen queries at most, whatever the project holds."""
     current = current_round(project)
     number = current.number if current else 1
     latest, succeeded = _runs_by_kind(project, number)
@@ -174,6 +175,7 @@ def facts_of(project: Project) -> Facts:
         latest=latest,
         succeeded=succeeded,
         new_policy=policies.filter(run=made).first() if made else None,
+        promoted=promoted_policy(current),
     )
 
 
@@ -308,14 +310,20 @@ def _ppo(facts: Facts) -> Step:
 
 def _new_policy(facts: Facts) -> Step:
     step = Step("new_policy", "New policy", State.TODO, "none yet")
-    if facts.new_policy is None or _ppo(facts).state != State.DONE:
+    shown = facts.new_policy if _has_new_policy(facts) else facts.promoted
+    if shown is None:
         return step
+    is_judged = _evaluation(facts).state == State.DONE  # there the next round is offered then
     return step._replace(
         state=State.DONE,
-        summary=facts.new_policy.name,
-        url=facts.new_policy.get_absolute_url(),
-        action=_next_round(facts),
+        summary=shown.name,
+        url=shown.get_absolute_url(),
+        action=None if is_judged else _next_round(facts),
     )
+
+
+def _has_new_policy(facts: Facts) -> bool:
+    return facts.new_policy is not None and _ppo(facts).state == State.DONE
 
 
 def _evaluation(facts: Facts) -> Step:
@@ -323,13 +331,14 @@ def _evaluation(facts: Facts) -> Step:
     made = _newest_policy_run(facts.succeeded)
     done = facts.succeeded.get(RunKind.EVALUATE)
     if done is None or not _is_after(done, made) or facts.latest[RunKind.EVALUATE].is_active:
-        is_ready = _new_policy(facts).state == State.DONE
+        is_ready = _has_new_policy(facts)
         return _of_run(step, facts, RunKind.EVALUATE, "Evaluate", is_ready=is_ready, after=made)
     held = f", {counted(facts.evaluation.held, 'pair')} held back" if facts.evaluation.held else ""
     step = step._replace(summary=f"{facts.evaluation}{held}", url=done.get_absolute_url())
     if facts.evaluation.votes < facts.evaluation.places:
         return step._replace(action=_compare(facts))
-    return step._replace(state=State.DONE, action=_next_round(facts))
+    starts = _has_new_policy(facts) or facts.promoted is not None
+    return step._replace(state=State.DONE, action=_next_round(facts) if starts else None)
 
 
 def _of_run(

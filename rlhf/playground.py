@@ -9,7 +9,7 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.decorators import login_required
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -28,6 +28,9 @@ class VersionField(forms.ModelChoiceField):
     def prepare_value(self, value: Any) -> Any:
         pk = value.pk if isinstance(value, ModelVersion) else value
         return reverse("rlhf:chat_completions", args=[pk]) if pk else pk
+
+    def label_from_instance(self, version: Any) -> str:
+        return str(version) if version.is_asked_here else f"{version} (elsewhere)"
 
 
 class PlaygroundForm(forms.Form):
@@ -69,31 +72,37 @@ class PlaygroundForm(forms.Form):
 @never_cache
 def playground(request: HtmxRequest, slug: str) -> HttpResponse:
     access = get_access(request, slug, Role.ADMIN)
-    policies = asked_here(access.project)
+    policies = versions_asked(access.project)
     left, right = pair_to_compare(access.project, request.GET.get("model", ""))
     form = PlaygroundForm(policies, initial={"left": left, "right": right})
     context = {
         **access._asdict(),
         "form": form,
         "has_policies": left is not None,
+        "has_elsewhere": policies.filter(kind=ModelKind.ENDPOINT).exists(),
         "is_running": model_server.is_running(),
     }
     return render(request, "rlhf/playground.html", context)
 
 
-def asked_here(project: Project) -> QuerySet[ModelVersion]:
-    """Policies that are here, and prompt versions of them."""
-    of_policy = Q(kind=ModelKind.PROMPT, parent__kind=ModelKind.POLICY)
-    return project.model_versions.filter(Q(kind=ModelKind.POLICY) | of_policy)
+def versions_asked(project: Project) -> QuerySet[ModelVersion]:
+    """Policies, here and elsewhere, and prompt versions of them."""
+    kinds = [ModelKind.POLICY, ModelKind.ENDPOINT, ModelKind.PROMPT]
+    return project.model_versions.filter(kind__in=kinds).select_related("parent")
 
 
 def pair_to_compare(
     project: Project, asked: str = ""
 ) -> tuple[ModelVersion | None, ModelVersion | None]:
-    """What it comes from, and the policy that is asked for, else the newest; alone if it is no child."""
-    policies = asked_here(project).select_related("parent")
-    newest = policies.filter(pk=asked).first() if asked.isdecimal() and len(asked) < 10 else None
-    newest = newest or policies.first()
+    """What it comes from, and the policy that is asked for, else the newest; alone if it is no child.
+    One that lives elsewhere stands beside the newest that is here."""
+    is_number = asked.isdecimal() and len(asked) < 10
+    policies = versions_asked(project)
+    chosen = policies.filter(pk=asked).first() if is_number else None
+    here = policies.exclude(kind=ModelKind.ENDPOINT).first()
+    newest = chosen or here or policies.first()
+    if newest is not None and newest.kind == ModelKind.ENDPOINT:
+        return (here, newest) if here else (newest, None)
     if newest is None or newest.parent is None:
         return newest, None
     return newest.parent, newest

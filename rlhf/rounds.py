@@ -9,9 +9,10 @@ from django.db.models import Count, Max
 
 from annotator.agreement import Agreement, alpha_by_round
 from annotator.models import Judgment, Project, Purpose, User
-from rlhf.current import current_policy
+from rlhf.current import current_policy, newest_promotion, note_on_training, policy_to_train
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.gating import open_gate_of
+from rlhf.inputs import takes
 from rlhf.models import MAKE_POLICIES, ONLINE, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from rlhf.runs import RunRefused, next_round
 
@@ -114,7 +115,7 @@ def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int,
 
 def start_next_round(project: Project, user: User | None, *, after: int) -> None:
     """Begin the round after this one from the newest policy that was made from votes in it; once there
-    has been a gate, from the current policy instead.
+    has been a gate, from the current policy instead, however that was made.
 
     Does nothing if that round has begun: a button pressed twice starts one. Raises RunRefused.
     """
@@ -124,15 +125,28 @@ def start_next_round(project: Project, user: User | None, *, after: int) -> None
         kind=ModelKind.POLICY, run__kind__in=MAKE_POLICIES, run__round_number=after
     )
     new_policy = made.order_by("-pk").first()
-    if new_policy is None:
-        raise RunRefused(f"Round {after} has made no new policy yet: run PPO first.")
+    if new_policy is None and promoted_policy(current_round(project)) is None:
+        raise RunRefused(
+            f"Round {after} has made no new policy yet: run PPO first, or let a gate make another policy "
+            "the current one."
+        )
     if gate := open_gate_of(project):
         raise RunRefused(
             f"Gate {gate.pk} has not decided yet whether {gate.candidate} becomes current: wait for it, "
             "or stop it."
         )
-    is_gated = project.promotions.exists()
-    next_round(project, user, (is_gated and current_policy(project)) or new_policy)
+    start = current_policy(project) if project.promotions.exists() else new_policy
+    assert start is not None
+    next_round(project, user, start)
+
+
+def promoted_policy(current: Round | None) -> ModelVersion | None:
+    """What a gate or an admin has made current since this round began, which is the project's newest: another
+    round can start from it, whatever made it. None if the current policy is the round's own."""
+    newest = newest_promotion(current.project) if current else None
+    if newest is None or current is None or newest.version_id == current.policy_id:
+        return None
+    return newest.version
 
 
 def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
@@ -140,7 +154,10 @@ def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
     reward_model = (
         project.model_versions.filter(kind=ModelKind.REWARD).select_related("parent").first()
     )
-    chosen: dict[str, ModelVersion | None] = {"policy": current_policy(project)}
+    current = current_policy(project)
+    if current is not None and not takes(kind, "policy", current):
+        current = policy_to_train(current)
+    chosen: dict[str, ModelVersion | None] = {"policy": current}
     if kind in ONLINE and reward_model:
         chosen = {"policy": reward_model.parent, "reward_model": reward_model}
     if kind == RunKind.EVALUATE:
@@ -160,6 +177,14 @@ def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
             "reward_model": reward_model,
         }
     return {name: version for name, version in chosen.items() if version is not None}
+
+
+def note_on_policy(project: Project, kind: RunKind, suggested: ModelVersion | None) -> str:
+    """Why the form of such a run suggests this policy instead of the current one; empty if it does not."""
+    current = current_policy(project)
+    if current is None or takes(kind, "policy", current) or suggested != policy_to_train(current):
+        return ""
+    return note_on_training(current)
 
 
 def best_of_n(project: Project, n: int, reward_model: int | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rlhf.forms.fields import (
     version,
     whole,
 )
-from rlhf.gating import most_votes
+from rlhf.gating import CANDIDATES, most_votes
 from rlhf.models import ModelKind
 from rlhf.sequential import Rule
 from rlhf.training.config import EvaluateConfig
@@ -38,7 +38,11 @@ class GateForm(forms.Form):
     )
 
     token = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
-    candidate = version("Candidate", "It becomes the current policy if people prefer it.")
+    candidate = version(
+        "Candidate",
+        "It becomes the current policy if people prefer it: a policy, a prompt version, or a policy "
+        "elsewhere, which is paid for as its prices and limits say.",
+    )
     budget = whole(
         "Most votes",
         USUAL_BUDGET,
@@ -86,14 +90,17 @@ class GateForm(forms.Form):
         self.initial.setdefault("budget", max(10, min(USUAL_BUDGET, self.most_votes)))
         field = self.fields["candidate"]
         assert isinstance(field, forms.ModelChoiceField)
-        others = project.model_versions.filter(kind=ModelKind.POLICY)
+        others = project.model_versions.filter(kind__in=CANDIDATES)
         if self.current:
             others = others.exclude(pk=self.current.pk)
         field.queryset = others.order_by("-pk")
         field.error_messages["invalid_choice"] = (
-            "Choose a policy of this project whose weights are here, and which is not the current one."
+            "Choose a policy, a prompt version or a policy elsewhere of this project, and not the current one."
         )
-        self.initial.setdefault("candidate", field.queryset.first())
+        here = field.queryset.exclude(kind=ModelKind.ENDPOINT).exclude(
+            parent__kind=ModelKind.ENDPOINT
+        )
+        self.initial.setdefault("candidate", here.first() or field.queryset.first())
 
     def as_sent(self) -> dict[str, Any]:
         """What would come back if nobody changed anything; only what has a value."""

@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import expect
 
+from annotator.models import Judgment
 from rlhf.models import RunKind, Status, Turn
 from rlhf.training.artifacts import write_json
 from tests.e2e.test_compare import live_server, page, project  # noqa: F401
@@ -30,16 +31,33 @@ def listener(project):  # noqa: F811
     return run
 
 
-def test_talking_to_the_model_by_keyboard(page, listener):  # noqa: F811
+def talk(page, listener):  # noqa: F811
+    """As far as the two answers."""
     page.goto("/projects/essays/chat/")
     page.get_by_label("Say something").fill("Tea or coffee?")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_have_text("The model writes two answers …")
-
+    expect(page.get_by_text("The model writes two answers …")).to_be_visible()
     answers = [{"side": "policy", "text": text, "truncated": False} for text in ("Tea.", "Coffee.")]
     write_json(listener.folder / "answered" / Turn.objects.get().file_name, {"answers": answers})
     expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
+
+
+def test_without_a_connection_the_verdict_on_a_turn_is_kept_and_sent_once(page, listener):  # noqa: F811
+    talk(page, listener)
+
+    page.context.set_offline(True)
+    page.keyboard.press("1")
+    expect(page.get_by_text("Your verdict has not arrived. It is kept")).to_be_visible()
+    page.context.set_offline(False)
+
+    expect(page.get_by_label("Say something")).to_be_visible()
+    expect(page.get_by_text("Your verdict has not arrived.")).to_be_hidden()
+    assert Judgment.objects.count() == 1
+
+
+def test_talking_to_the_model_by_keyboard(page, listener):  # noqa: F811
+    talk(page, listener)
     chosen = page.locator(".answer .markdown").first.inner_text()
     page.keyboard.press("1")
 

@@ -7,10 +7,13 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.urls import reverse
 
 from rlhf.chat_completions import first_problem, while_heard
+from rlhf.endpoints import add_endpoint
 from rlhf.model_server import ModelServerError
+from rlhf.models import Endpoint
 from tests.factories import MembershipFactory
 from tests.rlhf.factories import PolicyFactory, RewardModelFactory
 from tests.rlhf.model_server_stand_in import YES, model_server_that_says
+from tests.rlhf.stand_in import StandIn
 
 pytestmark = pytest.mark.django_db
 
@@ -69,6 +72,7 @@ def test_the_model_server_is_asked_with_our_names_and_defaults(admin, policy):
     assert questions == [
         {
             "reference": policy.reference(),
+            "hashes": {policy.path: policy.files} if policy.files else {},
             "messages": [{"role": "system", "content": "Be kind."}, *HELLO],
             "max_tokens": 9,
             "n": 1,
@@ -176,7 +180,7 @@ def test_a_reward_model_writes_no_text(admin, policy):
     response = ask(admin, RewardModelFactory(project=policy.project, parent=policy))
 
     assert response.status_code == 400
-    assert "only policies that are here" in response.json()["error"]["message"]
+    assert "which writes no text" in response.json()["error"]["message"]
 
 
 def test_nothing_more_is_written_once_the_client_has_hung_up(rf):
@@ -197,3 +201,71 @@ def test_the_first_of_several_problems_is_named_with_its_place():
     detail = {"messages": {1: {"role": ["Wrong."]}}, "n": ["Too many."]}
 
     assert first_problem(detail) == ("messages[1].role", "messages[1].role: Wrong.")
+
+
+# --- policies elsewhere -----------------------------------------------------------------------
+@pytest.fixture
+def elsewhere(policy, admin):
+    """Adds a policy of the same project that lives at a server's address."""
+
+    def add(server, **limits):
+        endpoint = Endpoint(address=server.address, model="toy", **limits)
+        return add_endpoint(policy.project, "elsewhere", endpoint, server.key)
+
+    return add
+
+
+def test_a_policy_elsewhere_is_asked_with_its_key_and_its_names(admin, elsewhere):
+    with StandIn(key="sk-1") as server:
+        version = elsewhere(server, completion_price=1e6)
+        answer = ask(admin, version, max_tokens=9, n=2, top_p=0.5, stop="###", seed=3).json()
+
+    texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert (answer["model"], len(texts)) == ("elsewhere", 2)
+    assert texts[0].startswith("May I?")
+    assert {(body["top_p"], body["max_tokens"], *body["stop"]) for body in server.asked} == {
+        (0.5, 9, "###")
+    }
+    uses = version.endpoint.uses.all()
+    spent = answer["usage"]["completion_tokens"]
+    assert (sum(use.spent for use in uses), {use.run for use in uses}) == (spent, {None})
+
+
+def test_a_policy_elsewhere_answers_a_stream_in_one_piece(admin, elsewhere):
+    with StandIn() as server:
+        response = ask(admin, elsewhere(server), stream=True)
+        parts = b"".join(response).decode().split("\n\n")
+
+    chunks = [json.loads(part.removeprefix("data: ")) for part in parts[:-2]]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert [delta.get("content", "") != "" for delta in deltas] == [False, True, False]
+    assert parts[-2] == "data: [DONE]"
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits", "status", "sentence"),
+    [
+        ("401", {}, 500, "asks for a key"),
+        ("too_long", {}, 400, "too long"),
+        (None, {"limit": 1.0, "completion_price": 1e6}, 400, "This could cost"),
+    ],
+)
+def test_what_a_policy_elsewhere_does_not_answer_is_a_sentence(
+    admin, elsewhere, fault, limits, status, sentence
+):
+    with StandIn([fault]) as server:
+        version = elsewhere(server, **limits)
+        response = ask(admin, version)
+
+    assert response.status_code == status
+    assert sentence in response.json()["error"]["message"]
+    assert version.endpoint.uses.filter(spent__gt=0).count() == 0
+
+
+def test_whoever_asks_elsewhere_too_often_is_told_to_wait(admin, elsewhere):
+    with StandIn() as server:
+        version = elsewhere(server, requests_per_minute=1)
+        answers = [ask(admin, version) for _ in "ab"]
+
+    assert [answer.status_code for answer in answers] == [200, 503]
+    assert answers[1]["Retry-After"] == "2"

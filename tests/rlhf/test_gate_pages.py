@@ -8,11 +8,18 @@ from django.urls import reverse
 from annotator.models import Role
 from rlhf import gating
 from rlhf.current import current_policy
+from rlhf.forms.gate import GateForm
 from rlhf.gate_chart import chart_of
 from rlhf.gate_models import Gate
 from rlhf.sequential import Point
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory, api_client
-from tests.rlhf.factories import GateFactory, PolicyFactory, RoundFactory
+from tests.rlhf.factories import (
+    EndpointFactory,
+    GateFactory,
+    PolicyFactory,
+    RoundFactory,
+    prompt_version,
+)
 from tests.rlhf.gates import LOSS, WIN, vote, voting_gate
 from tests.rlhf.model_server_stand_in import YES, model_server_that_says
 
@@ -50,6 +57,16 @@ def test_annotators_see_nothing_of_gates(client, gate):
     for address in (url("gates"), url("gate", gate.pk), url("gate_status", gate.pk)):
         assert client.get(address).status_code == 404
     assert gate.candidate.name not in client.get(url("project")).content.decode()
+
+
+def test_the_form_suggests_what_is_here_before_what_is_paid_for(gate):
+    here = prompt_version(gate.candidate)
+    elsewhere = EndpointFactory(version__project=gate.project).version
+
+    field = GateForm(gate.project)["candidate"]
+
+    assert field.initial == here
+    assert elsewhere in field.field.queryset
 
 
 def test_reviewers_look_and_admins_act(client, gate):

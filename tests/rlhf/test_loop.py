@@ -6,12 +6,15 @@ from annotator.exporting import create_export
 from annotator.importing import import_jsonl, judge_named
 from annotator.models import Judgment, Role
 from rlhf import loop
+from rlhf.gate_models import Decision
+from rlhf.gating import overrule
 from rlhf.models import RunKind, Status
 from rlhf.templatetags import quantities
 from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EvaluateRunFactory,
     ExportFactory,
+    GateFactory,
     GenerateRunFactory,
     PolicyFactory,
     RewardModelFactory,
@@ -295,6 +298,7 @@ def test_evaluation_waits_for_votes_and_then_closes_the_loop(project, trained):
     trained.judge(asked[1:])
 
     assert the_action(project) == ("evaluation", "Start round 2")
+    assert steps(project)["new_policy"].action is None
 
 
 def test_best_of_n_leaves_a_finished_round_finished(project, trained):
@@ -350,6 +354,20 @@ def test_runs_and_votes_of_other_rounds_and_projects_do_not_count(project, train
 
 
 # --- who sees what -----------------------------------------------------------------------------
+def test_what_a_gate_has_promoted_is_a_new_policy_too(project, turn):
+    turn.import_model()
+    gate = GateFactory(project=project, incumbent=turn.policy, candidate__name="taught")
+    before = steps(project)
+    assert (before["new_policy"].summary, before["evaluation"].action) == ("none yet", None)
+
+    overrule(gate, Decision.PROMOTE, None, "It is better.")
+
+    found = steps(project)
+    assert found["new_policy"].summary == "taught"
+    assert found["evaluation"].action.label == "Start round 2"
+    assert steps(project, Role.ANNOTATOR)["new_policy"].summary == "made"
+
+
 def test_annotator_is_told_that_there_is_a_new_policy_but_not_its_name(project, trained):
     summaries = [steps(project, role)["new_policy"].summary for role in Role.values]
 
@@ -388,13 +406,13 @@ def test_annotator_is_sent_to_the_queue_once(project, trained):
 def test_strip_takes_the_same_queries_however_much_there_is(
     project, trained, django_assert_num_queries
 ):
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(13):
         loop.strip_of(project, Role.ADMIN)
 
     trained.judge(trained.compare(3))
     RunFactory.create_batch(3, project=project, status=Status.FAILED)
 
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(13):
         loop.strip_of(project, Role.ADMIN)
 
 

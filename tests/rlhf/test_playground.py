@@ -4,7 +4,7 @@ from django.urls import reverse
 from rlhf import model_server
 from rlhf.playground import pair_to_compare
 from tests.factories import MembershipFactory, ProjectFactory
-from tests.rlhf.factories import PolicyFactory, RewardModelFactory
+from tests.rlhf.factories import EndpointFactory, PolicyFactory, RewardModelFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -39,6 +39,14 @@ def test_it_begins_with_the_newest_policy_and_what_it_comes_from():
     assert pair_to_compare(ProjectFactory()) == (None, None)
 
 
+def test_it_begins_with_what_costs_nothing():
+    policy = PolicyFactory()
+    elsewhere = EndpointFactory(version__project=policy.project).version
+
+    assert pair_to_compare(policy.project) == (policy, None)
+    assert pair_to_compare(policy.project, str(elsewhere.pk)) == (policy, elsewhere)
+
+
 def test_each_policy_is_offered_with_its_address_and_no_reward_model_is(admin):
     policy = PolicyFactory(project=admin.project, name="polite")
     RewardModelFactory(project=admin.project, parent=policy)
@@ -50,6 +58,18 @@ def test_each_policy_is_offered_with_its_address_and_no_reward_model_is(admin):
     offered = [(str(value), label) for value, label in form.fields["left"].choices]
     assert offered == [(address, "polite")]
     assert form["left"].value() == address
+
+
+def test_a_policy_elsewhere_stands_beside_the_newest_that_is_here(admin):
+    here = PolicyFactory(project=admin.project)
+    elsewhere = EndpointFactory(version__project=admin.project).version
+
+    page = get_page(admin, admin.project, f"?model={elsewhere.pk}")
+
+    form = page.context["form"]
+    assert (form.initial["left"], form.initial["right"]) == (here, elsewhere)
+    assert "A policy elsewhere answers in one piece" in page.content.decode()
+    assert pair_to_compare(admin.project) == (here, None)
 
 
 def test_a_sentence_says_that_no_model_server_runs(admin):
@@ -79,9 +99,9 @@ def test_it_is_for_admins(client):
 def test_more_policies_need_no_more_queries(admin, django_assert_num_queries):
     base = PolicyFactory(project=admin.project)
     PolicyFactory(project=admin.project, parent=base)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         get_page(admin, admin.project)
     PolicyFactory.create_batch(2, project=admin.project, parent=base)
 
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         get_page(admin, admin.project)
