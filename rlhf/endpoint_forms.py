@@ -49,7 +49,8 @@ class LimitsForm(forms.ModelForm):
         label="Requests per minute",
         required=False,
         min_value=1,
-        help_text="Empty: as many as it answers. It is waited for where it asks for that itself.",
+        help_text="Of all that ask it at the same time. Empty: as many as it answers; it is waited for "
+        "where it asks for that itself.",
     )
     prompt_price = amount(
         "Price of prompts", "Per million tokens, in any currency. Empty: they cost nothing."
@@ -58,7 +59,10 @@ class LimitsForm(forms.ModelForm):
     limit_per_run = amount(
         "Spending limit per run", "In that currency. A run that reaches it keeps what it has."
     )
-    limit = amount("Spending limit in all", "Of all runs and tries together. Empty: none.")
+    limit = amount(
+        "Spending limit in all",
+        "Of all runs and tries together. What a run may spend is set aside while it goes on. Empty: none.",
+    )
     timeout_seconds = forms.FloatField(
         label="Longest wait",
         initial=120,

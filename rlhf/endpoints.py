@@ -9,39 +9,57 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import httpx
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import Count, Exists, OuterRef, Q, Sum
 from django.http.request import validate_host
+from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from annotator.audit import Action, record
 from annotator.models import Project, User
 from annotator.secrets import KeyChanged, seal, unseal
-from rlhf.models import Endpoint, EndpointUse, ModelKind, ModelVersion, Run
+from rlhf.models import (
+    STARTED,
+    Endpoint,
+    EndpointGrant,
+    EndpointUse,
+    ModelKind,
+    ModelVersion,
+    Run,
+)
 from rlhf.training.config import EndpointRef
 from rlhf.training.endpoint import (
     Access,
     Dialect,
     Fault,
     Reply,
+    Usage,
     ask,
     client_of,
     host_of,
     list_models,
+    most_it_costs,
 )
 
 TRIAL = "Say in one short sentence what you can do."
 TRIAL_TOKENS = 256
+TRIAL_MESSAGES = [{"role": "user", "content": TRIAL}]
 TRIAL_SECONDS = 30.0  # a web process waits for it
+MINUTE = timedelta(minutes=1)
 
 
 class EndpointRefused(Exception):
     """An endpoint may or can not be asked. The message is a sentence for the admin."""
+
+
+class EndpointBusy(EndpointRefused):
+    """It was asked as often as it may be in a minute."""
 
 
 class Trial(NamedTuple):
@@ -122,22 +140,21 @@ def key_of(endpoint: Endpoint) -> str:
 def try_endpoint(endpoint: Endpoint, key: str) -> Trial:
     """Ask it one short question, once. A row is kept of it if the endpoint has one."""
     reference = _for_trial(endpoint)
-    access = Access(key)
+    use = None
+    if endpoint.pk:
+        try:
+            use = reserve(endpoint, most_it_costs(reference, TRIAL_MESSAGES, 1, TRIAL_TOKENS))
+        except EndpointRefused as refusal:
+            return Trial(error=str(refusal))
     began = time.monotonic()
     try:
-        reply = asyncio.run(_ask_once(reference, access))
+        reply = asyncio.run(_ask_once(reference, Access(key)))
     except Fault as fault:
+        settle(use, reference, fault)
         return Trial(error=str(fault))
     seconds = time.monotonic() - began
     usage = reply.usage
-    if endpoint.pk:
-        EndpointUse.objects.create(
-            endpoint=endpoint,
-            spent=usage.cost(reference),
-            requests=1,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-        )
+    settle(use, reference, usage)
     if not reply.choices:
         return Trial(error="Its content filter has taken the answer away.")
     first = reply.choices[0]
@@ -165,7 +182,7 @@ async def _ask_once(reference: EndpointRef, access: Access) -> Reply:
             client,
             reference,
             access,
-            [{"role": "user", "content": TRIAL}],
+            TRIAL_MESSAGES,
             max_tokens=TRIAL_TOKENS,
             temperature=1.0,
             dialect=Dialect(),
@@ -176,6 +193,55 @@ async def _ask_once(reference: EndpointRef, access: Access) -> Reply:
 async def _list_models(reference: EndpointRef, access: Access) -> list[str]:
     async with client_of(reference, access) as client:
         return await list_models(client, reference, access)
+
+
+# --- questions by hand ------------------------------------------------------------------------
+def reserve(endpoint: Endpoint, most: float) -> EndpointUse:
+    """One question by hand, counted before it is asked, at the most that it may cost.
+
+    Raises EndpointRefused if that is more than is left of the limit, less what runs have set aside,
+    and EndpointBusy if it was asked too often within the last minute.
+    """
+    with transaction.atomic():
+        locked = Endpoint.objects.select_for_update().get(pk=endpoint.pk)
+        if locked.limit is not None:
+            _check_limit(locked, locked.limit, most)
+        if locked.requests_per_minute is not None:
+            _check_rate(locked, locked.requests_per_minute)
+        return EndpointUse.objects.create(endpoint=endpoint, spent=most, requests=1)
+
+
+def _check_limit(endpoint: Endpoint, limit: float, most: float) -> None:
+    rest = limit - spent_on(endpoint) - set_aside(endpoint)
+    if most > rest:
+        raise EndpointRefused(
+            f"This could cost {most:.4g}, and {max(0.0, rest):.4g} is left of the spending limit of "
+            f"{endpoint.version}, {limit:g} in all: raise it, or ask for a shorter answer."
+        )
+
+
+def _check_rate(endpoint: Endpoint, per_minute: int) -> None:
+    """Those who ask by hand have together the share of one run."""
+    n_runs = endpoint.grants.filter(run__status__in=STARTED).count()
+    share = max(1, per_minute // (n_runs + 1))
+    since = timezone.now() - MINUTE
+    if endpoint.uses.filter(run=None, created__gt=since).count() >= share:
+        with_runs = ", shared with the runs that ask it now" if n_runs else ""
+        raise EndpointBusy(
+            f"{endpoint.version} may be asked {per_minute} times a minute{with_runs}: wait a moment."
+        )
+
+
+def settle(use: EndpointUse | None, reference: EndpointRef, came: Usage | Fault) -> None:
+    """What the question did cost. One that was lost may have been billed, and stays as it was counted."""
+    if use is None or (isinstance(came, Fault) and came.may_cost):
+        return
+    if isinstance(came, Usage):
+        use.spent = came.cost(reference)
+        use.prompt_tokens, use.completion_tokens = came.prompt_tokens, came.completion_tokens
+    else:
+        use.spent = 0.0
+    use.save()
 
 
 # --- runs -------------------------------------------------------------------------------------
@@ -189,14 +255,27 @@ def _spent(uses: Any) -> float:
 
 
 def budget_of(endpoint: Endpoint, run: Run | None = None) -> float | None:
-    """What a run may spend in all, with what it has spent already; None if there is no limit."""
+    """What a run may spend in all, with what it has spent already; None if there is no limit. What
+    others have set aside is not counted: it may have ended when this one starts."""
     limits = [endpoint.limit_per_run]
     if endpoint.limit is not None:
-        # Tries have no run, which `exclude(run=run)` would leave out as well.
-        own = _spent(endpoint.uses.filter(run=run)) if run else 0.0
-        limits.append(endpoint.limit - spent_on(endpoint) + own)
+        limits.append(endpoint.limit - spent_on(endpoint) + _own(endpoint, run))
     given = [limit for limit in limits if limit is not None]
     return max(0.0, min(given)) if given else None
+
+
+def _own(endpoint: Endpoint, run: Run | None) -> float:
+    # Tries have no run, which `exclude(run=run)` would leave out as well.
+    return _spent(endpoint.uses.filter(run=run)) if run else 0.0
+
+
+def set_aside(endpoint: Endpoint, run: Run | None = None) -> float:
+    """What the other runs under way may still spend."""
+    held = 0.0
+    for grant in endpoint.grants.filter(run__status__in=STARTED).select_related("run"):
+        if grant.run != run and grant.budget is not None:
+            held += max(0.0, grant.budget - _own(endpoint, grant.run))
+    return held
 
 
 def check_version(version: ModelVersion) -> None:
@@ -214,24 +293,60 @@ def check_version(version: ModelVersion) -> None:
         )
 
 
+def asked_by(run: Run) -> list[ModelVersion]:
+    """The policies elsewhere that a run asks."""
+    sides = [side.writer for side in (run.policy, run.rival, run.judge) if side is not None]
+    return list(dict.fromkeys(side for side in sides if side.kind == ModelKind.ENDPOINT))
+
+
 def grants_of(run: Run) -> str:
     """What the run's process asks its endpoints with, for its environment; empty if it asks none.
 
-    Raises EndpointRefused.
+    What it may spend is set aside for it until it ends. Raises EndpointRefused.
     """
-    asked = (run.policy, run.rival, run.judge)
-    versions = [version.writer for version in asked if version is not None]
-    granted: Mapping[int, dict[str, Any]] = {
-        version.pk: _grant(version, run)
-        for version in versions
-        if version.kind == ModelKind.ENDPOINT
-    }
+    versions = asked_by(run)
+    with transaction.atomic():
+        # Trainers that start runs at the same moment take turns, each in the same order.
+        locked = Endpoint.objects.select_for_update().filter(pk__in=versions).order_by("pk")
+        granted = {endpoint.pk: _grant(endpoint, run) for endpoint in list(locked)}
     return json.dumps(granted) if granted else ""
 
 
-def _grant(version: ModelVersion, run: Run) -> dict[str, Any]:
+def _grant(endpoint: Endpoint, run: Run) -> dict[str, Any]:
     try:
-        check_host(version.endpoint.address)
+        check_host(endpoint.address)
     except ValueError as error:
         raise EndpointRefused(str(error)) from error
-    return {"key": key_of(version.endpoint), "budget": budget_of(version.endpoint, run)}
+    budget = _budget_at_start(endpoint, run)
+    EndpointGrant.objects.update_or_create(endpoint=endpoint, run=run, defaults={"budget": budget})
+    return {"key": key_of(endpoint), "budget": budget}
+
+
+def _budget_at_start(endpoint: Endpoint, run: Run) -> float | None:
+    """`budget_of`, less what the runs under way have set aside. Raises EndpointRefused if that is all."""
+    budget = budget_of(endpoint, run)
+    if endpoint.limit is None or not (held := set_aside(endpoint, run)):
+        return budget
+    rest = endpoint.limit - spent_on(endpoint) - held
+    if rest <= 0:
+        raise EndpointRefused(
+            f"What is left of the spending limit of {endpoint.version} is set aside for runs that ask "
+            f"it now ({held:.4g}): resume when they have ended, or give it a limit per run."
+        )
+    assert budget is not None
+    return min(budget, rest + _own(endpoint, run))
+
+
+def sharing_of(versions: Sequence[ModelVersion]) -> dict[str, int]:
+    """How many ask each of these just now, of those that have a rate: runs, and people by hand.
+
+    Example: {"7": 2}
+    """
+    by_hand = EndpointUse.objects.filter(
+        endpoint=OuterRef("pk"), run=None, created__gt=timezone.now() - MINUTE
+    )
+    rows = Endpoint.objects.filter(pk__in=versions, requests_per_minute__isnull=False).annotate(
+        n_runs=Count("grants", filter=Q(grants__run__status__in=STARTED)),
+        is_tried=Exists(by_hand),
+    )
+    return {str(row.pk): max(1, row.n_runs) + row.is_tried for row in rows}

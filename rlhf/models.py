@@ -165,6 +165,11 @@ class ModelVersion(models.Model):
         """Whether it writes text, and with weights that are here."""
         return self.writer.kind == ModelKind.POLICY
 
+    @property
+    def writes_text(self) -> bool:
+        """Whether it can be asked at all, here or elsewhere."""
+        return self.writer.kind in (ModelKind.POLICY, ModelKind.ENDPOINT)
+
     def root(self) -> ModelVersion:
         """The imported policy that it comes from: all its descendants are as large and as fast."""
         return self if self.parent is None else self.parent.root()
@@ -509,6 +514,23 @@ class EndpointUse(models.Model):
         return f"{self.spent:g} spent on {self.endpoint_id}"
 
 
+class EndpointGrant(models.Model):
+    """What a run may spend on an endpoint in all. It is set aside when the run starts or is resumed, so
+    that runs which ask the same one at the same time do not both spend the rest."""
+
+    endpoint = models.ForeignKey(Endpoint, models.CASCADE, related_name="grants")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="endpoint_grants")
+    budget = models.FloatField(null=True, help_text="Empty: no limit.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["endpoint", "run"], name="one_grant_per_run"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.budget} on {self.endpoint_id} for {self.run_id}"
+
+
 class Metrics(models.Model):
     """The values a run reported at one step."""
 
@@ -685,4 +707,5 @@ class QuarantinedRow(models.Model):
 # Models with what is done with them, in modules of their own: Django looks for models here.
 from rlhf.gate_models import Gate as Gate  # noqa: E402
 from rlhf.gate_models import Promotion as Promotion  # noqa: E402
+from rlhf.price_models import ModelPrice as ModelPrice  # noqa: E402
 from rlhf.price_models import Price as Price  # noqa: E402

@@ -86,8 +86,12 @@ class Pace:
     """When the next request may be sent."""
 
     def __init__(self, per_minute: int | None) -> None:
-        self.interval = 60 / per_minute if per_minute else 0.0
+        self.alone = self.interval = 60 / per_minute if per_minute else 0.0
         self.next = 0.0
+
+    def share(self, n: int) -> None:
+        """From now on so many ask, each at its part of the rate."""
+        self.interval = self.alone * n
 
     def turn(self, now: float) -> float:
         """Seconds to wait: each caller gets a moment of its own."""
@@ -104,7 +108,8 @@ class Asker:
     """Asks an endpoint for answers to prompts, several at once.
 
     All of it happens in one thread, so that nothing here needs a lock. `side` tells two askers of a
-    run apart; progress counts from `done` up to `total`.
+    run apart; progress counts from `done` up to `total`. `is_live`: somebody waits for these answers, and
+    others come later; so what is spent is all that is reported, and having no answer fails nothing.
     """
 
     def __init__(
@@ -119,11 +124,13 @@ class Asker:
         side: str = "",
         done: int = 0,
         total: int | None = None,
+        is_live: bool = False,
     ) -> None:
         self.endpoint = EndpointRef.from_dict(without_prompting(reference))
         self.name = f"{self.endpoint.model} at {self.endpoint.address}"
         self.access = Access.from_environment(self.endpoint.endpoint)
         self.folder, self.side, self.done, self.total = folder, side, done, total
+        self.is_live = is_live
         self.n, self.max_new_tokens = completions_per_prompt, max_new_tokens
         self.temperature, self.seed = temperature, seed
         self.dialect = Dialect()
@@ -158,16 +165,21 @@ class Asker:
         self._report()
         if self.ending and not isinstance(self.ending, SpendingLimit):
             raise self.ending
-        if not self.answers:
+        if not self.answers and not self.is_live:
             raise RunError(f"{self.name} gave no answer. {self._why_none()}")
         return [self.answers[place] for place in sorted(self.answers)]
 
+    def exchanges(self) -> list[Exchange]:
+        """What this side has asked so far, before the run was stopped or killed, too."""
+        return read_exchanges(self._file_of(self.side))
+
+    def _file_of(self, side: str) -> Path:
+        return self.folder.path / f"asked-{self.endpoint.endpoint}{SIDES[side]}.jsonl"
+
     def _take_up(self) -> None:
         """What was asked before the run was stopped or killed."""
-        names = {side: f"asked-{self.endpoint.endpoint}{end}.jsonl" for side, end in SIDES.items()}
-        self.file = self.folder.path / names[self.side]
-        for name in names.values():
-            path = self.folder.path / name
+        self.file = self._file_of(self.side)
+        for path in map(self._file_of, SIDES):
             for exchange in read_exchanges(path):
                 self.spent += exchange.cost
                 if path == self.file:
@@ -195,6 +207,8 @@ class Asker:
         """Ask as much as may be asked at once."""
         if self.folder.should_stop():
             self._end(Stopped())
+        if self.pace.alone:
+            self.pace.share(self.folder.sharers(self.endpoint.endpoint))
         while self.queue and not self.ending and len(tasks) < self.endpoint.requests_at_once:
             question = self.queue.popleft()
             if len(question.indices) > 1 and not self.dialect.takes_n:
@@ -376,10 +390,21 @@ class Asker:
     def _report(self) -> None:
         """Progress, and how the answers since the last report are."""
         n, self.reported = len(self.answers), time.monotonic()
+        self._report_usage()
+        if self.is_live:
+            return
         per_answer = (self.reported - self.began) / max(1, n - self.n_before)
         assert self.total is not None
         left = self.total - self.done - n
         self.folder.progress(self.done + n, self.total, eta_seconds=per_answer * left)
+        if self.fresh:
+            answers = [answer for _, answer in self.fresh]
+            self.folder.metrics(self.done + n, length_metrics(answers))
+            line, first = self.fresh[0]
+            self.folder.sample(self.done + n, 0, line.messages, first.completion)
+            self.fresh = []
+
+    def _report_usage(self) -> None:
         self.folder.event(
             "usage",
             endpoint=self.endpoint.endpoint,
@@ -390,12 +415,6 @@ class Asker:
                 for name in ("requests", "prompt_tokens", "completion_tokens")
             },
         )
-        if self.fresh:
-            answers = [answer for _, answer in self.fresh]
-            self.folder.metrics(self.done + n, length_metrics(answers))
-            line, first = self.fresh[0]
-            self.folder.sample(self.done + n, 0, line.messages, first.completion)
-            self.fresh = []
 
     def result(self) -> dict[str, Any]:
         """What the run's page says of the asking."""

@@ -26,14 +26,26 @@ from rlhf.training.artifacts import (
     ANSWERED,
     ASKED,
     TALKING,
+    RunError,
     RunFolder,
     Stopped,
     read_json,
     write_json,
 )
-from rlhf.training.config import ConverseConfig
+from rlhf.training.ask import Asker
+from rlhf.training.config import ConverseConfig, is_endpoint
+from rlhf.training.data import PromptLine
+from rlhf.training.endpoint import prompt_tokens
 from rlhf.training.generate import sample
-from rlhf.training.models import Message, decode, encode, load_policy, stop_ids
+from rlhf.training.models import (
+    Message,
+    decode,
+    default_device,
+    encode,
+    load_policy,
+    stop_ids,
+)
+from rlhf.training.prompting import Prompter, prompter_of
 
 POLL_SECONDS = 0.05
 STALE_SECONDS = 300  # whoever asked so long ago does not wait any more
@@ -43,20 +55,8 @@ TOO_LONG = (
     "This conversation has become too long for the model ({tokens} tokens, and the limit is "
     "{limit}): begin a new one."
 )
-
-
-class Speaker(NamedTuple):
-    """One of the two sides, and how many of the two answers it gives."""
-
-    side: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    n_answers: int
-
-
-class Question(NamedTuple):
-    path: Path
-    messages: list[Message]
+NO_ANSWER = "The model has not answered this: say it in other words, or once more in a moment."
+ASKED_AS = {"policy": "new", "rival": "old"}  # what the files of both sides are called
 
 
 class Answer(NamedTuple):
@@ -66,11 +66,105 @@ class Answer(NamedTuple):
     n_tokens: int
 
 
+class Speaker(NamedTuple):
+    """One of the two sides, with weights that are here, and how many of the two answers it gives."""
+
+    side: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    n_answers: int
+    prompter: Prompter | None = None  # of a prompt version
+
+    def count(self, messages: list[Message]) -> int:
+        return len(encode(self.tokenizer, messages))
+
+    def encode(self, messages: list[Message]) -> list[int]:
+        """With what a prompt version puts around them, which has a budget of its own."""
+        if self.prompter:
+            messages = self.prompter.arrange(messages, self.count).messages
+        return encode(self.tokenizer, messages)
+
+    def answers(
+        self,
+        conversations: Sequence[list[Message]],
+        config: ConverseConfig,
+        generator: torch.Generator,
+        folder: RunFolder,
+    ) -> list[list[Answer]]:
+        """What it says to each conversation."""
+        sampled = sample(
+            self.model,
+            [self.encode(messages) for messages in conversations],
+            stop=stop_ids(self.model, self.tokenizer),
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            generator=generator,
+            completions_per_prompt=self.n_answers,
+            should_stop=folder.should_stop,
+        )
+        answers = [
+            Answer(self.side, decode(self.tokenizer, one.ids), one.truncated, len(one.ids))
+            for one in sampled
+        ]
+        n = self.n_answers
+        return [answers[start : start + n] for start in range(0, len(answers), n)]
+
+
+class SpeakerElsewhere:
+    """The same for a side that is asked over HTTP, or a prompt version of one."""
+
+    def __init__(self, side: str, reference: dict[str, Any], n_answers: int) -> None:
+        self.side, self.reference, self.n_answers = side, reference, n_answers
+        self.prompter = prompter_of(reference)
+
+    def count(self, messages: list[Message]) -> int:
+        return prompt_tokens(messages)
+
+    def answers(
+        self,
+        conversations: Sequence[list[Message]],
+        config: ConverseConfig,
+        generator: torch.Generator,
+        folder: RunFolder,
+    ) -> list[list[Answer]]:
+        """Fewer, where it refuses to answer or cannot be reached. Raises RunError if it cannot be asked at all,
+        or no more may be spent."""
+        asker = Asker(
+            self.reference,
+            folder,
+            completions_per_prompt=self.n_answers,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=config.seed,
+            side=ASKED_AS[self.side],
+            is_live=True,
+        )
+        first = 1 + max((each.prompt for each in asker.exchanges()), default=0)
+        whole = [self._arranged(messages) for messages in conversations]
+        lines = [PromptLine(first + place, messages) for place, messages in enumerate(whole)]
+        found: list[list[Answer]] = [[] for _ in lines]
+        for row in asker.ask_all(lines):
+            if row.id >= first:
+                answer = Answer(self.side, row.completion, row.truncated, row.n_tokens)
+                found[row.id - first].append(answer)
+        if asker.note():
+            raise RunError(asker.note())
+        return found
+
+    def _arranged(self, messages: list[Message]) -> list[Message]:
+        return self.prompter.arrange(messages, self.count).messages if self.prompter else messages
+
+
+class Question(NamedTuple):
+    path: Path
+    messages: list[Message]
+
+
 def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
     """Answer until nobody asks any more. How many turns there were, and how long one took."""
     folder.phase("loading")
     speakers = load_speakers(config)
-    generator = torch.Generator(speakers[0].model.device).manual_seed(config.seed)
+    generator = torch.Generator(default_device()).manual_seed(config.seed)
     for name in (ASKED, ANSWERED):
         (folder.path / name).mkdir(exist_ok=True)
     folder.phase(TALKING)
@@ -96,13 +190,18 @@ def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def load_speakers(config: ConverseConfig) -> list[Speaker]:
+def load_speakers(config: ConverseConfig) -> list[Speaker | SpeakerElsewhere]:
     if not config.rival:
-        return [Speaker("policy", *load_policy(config.model, may_wrap=True), n_answers=2)]
-    return [
-        Speaker(side, *load_policy(reference, may_wrap=True), n_answers=1)
-        for side, reference in (("policy", config.model), ("rival", config.rival))
-    ]
+        return [_load("policy", config.model, n_answers=2)]
+    return [_load("policy", config.model, n_answers=1), _load("rival", config.rival, n_answers=1)]
+
+
+def _load(side: str, reference: dict[str, Any], n_answers: int) -> Speaker | SpeakerElsewhere:
+    if is_endpoint(reference):
+        return SpeakerElsewhere(side, reference, n_answers)
+    model, tokenizer = load_policy(reference, may_wrap=True)
+    prompter = prompter_of(reference, tokenizer.all_special_tokens)
+    return Speaker(side, model, tokenizer, n_answers, prompter)
 
 
 def waiting_questions(folder: Path) -> list[Question]:
@@ -122,7 +221,7 @@ def _asked_at(path: Path) -> float:
 
 def answer_all(
     questions: Sequence[Question],
-    speakers: Sequence[Speaker],
+    speakers: Sequence[Speaker | SpeakerElsewhere],
     config: ConverseConfig,
     generator: torch.Generator,
     folder: RunFolder,
@@ -131,7 +230,7 @@ def answer_all(
     written: list[Answer] = []
     fitting = []
     for question in questions:
-        tokens = max(len(encode(side.tokenizer, question.messages)) for side in speakers)
+        tokens = max(side.count(question.messages) for side in speakers)
         if tokens > config.max_prompt_tokens:
             sentence = TOO_LONG.format(tokens=tokens, limit=config.max_prompt_tokens)
             _reply(folder, question, {"error": sentence})
@@ -140,6 +239,9 @@ def answer_all(
     for question, answers in zip(
         fitting, two_answers_each(fitting, speakers, config, generator, folder), strict=True
     ):
+        if len(answers) < 2:
+            _reply(folder, question, {"error": NO_ANSWER})
+            continue
         fields = [{"side": a.side, "text": a.text, "truncated": a.truncated} for a in answers]
         _reply(folder, question, {"answers": fields})
         written += answers
@@ -154,50 +256,30 @@ def _reply(folder: RunFolder, question: Question, content: dict[str, Any]) -> No
 
 def two_answers_each(
     questions: Sequence[Question],
-    speakers: Sequence[Speaker],
+    speakers: Sequence[Speaker | SpeakerElsewhere],
     config: ConverseConfig,
     generator: torch.Generator,
     folder: RunFolder,
 ) -> list[list[Answer]]:
-    """Two answers to each question; sampled anew, a few times, where both say the same."""
+    """Two answers to each question; sampled anew, a few times, where both say the same. One that is
+    missing is not waited for any longer."""
     found: list[list[Answer]] = [[] for _ in questions]
+    places = list(range(len(questions)))
     for _ in range(ATTEMPTS):
-        places = [n for n, answers in enumerate(found) if len({a.text for a in answers}) < 2]
         if not places:
             break
         sides = [
-            sample_side(speaker, [questions[n].messages for n in places], config, generator, folder)
+            speaker.answers([questions[n].messages for n in places], config, generator, folder)
             for speaker in speakers
         ]
         for row, n in enumerate(places):
             found[n] = [answer for side in sides for answer in side[row]]
+        places = [n for n in places if _say_the_same(found[n])]
     return found
 
 
-def sample_side(
-    speaker: Speaker,
-    conversations: Sequence[list[Message]],
-    config: ConverseConfig,
-    generator: torch.Generator,
-    folder: RunFolder,
-) -> list[list[Answer]]:
-    """What one side says to each conversation."""
-    n = speaker.n_answers
-    sampled = sample(
-        speaker.model,
-        [encode(speaker.tokenizer, messages) for messages in conversations],
-        stop=stop_ids(speaker.model, speaker.tokenizer),
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        generator=generator,
-        completions_per_prompt=n,
-        should_stop=folder.should_stop,
-    )
-    answers = [
-        Answer(speaker.side, decode(speaker.tokenizer, one.ids), one.truncated, len(one.ids))
-        for one in sampled
-    ]
-    return [answers[start : start + n] for start in range(0, len(answers), n)]
+def _say_the_same(answers: Sequence[Answer]) -> bool:
+    return len(answers) == 2 and answers[0].text == answers[1].text
 
 
 def report(folder: RunFolder, turn: int, seconds: float, answers: Sequence[Answer]) -> None:

@@ -159,13 +159,15 @@ async def ask(
     n: int = 1,
     seed: int | None = None,
     dialect: Dialect,
+    more: Mapping[str, Any] | None = None,
 ) -> Reply:
-    """One reply, with up to `n` choices. Raises Fault.
+    """One reply, with up to `n` choices; `more` goes along as it is, `stop` say. Raises Fault.
 
-    Where the endpoint complains about one of the parameters it is asked again without it.
+    Where the endpoint complains about one of the others it is asked again without it.
     """
     while True:
         body = {"model": endpoint.model, "messages": messages, "temperature": temperature}
+        body |= more or {}
         body[dialect.length] = max_tokens
         if dialect.takes_seed and seed is not None:
             body["seed"] = seed

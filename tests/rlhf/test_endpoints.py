@@ -6,16 +6,20 @@ from django.urls import reverse
 from annotator.models import Comparison, Role
 from annotator.secrets import unseal
 from rlhf import endpoints, runs, supervision
-from rlhf.endpoints import EndpointRefused, Trial, budget_of, clean_address
+from rlhf.endpoints import EndpointBusy, EndpointRefused, Trial, budget_of, clean_address
 from rlhf.forms import FORMS
 from rlhf.inputs import RunRefused
-from rlhf.models import Endpoint, EndpointUse, ModelKind, RunKind, Status
+from rlhf.models import Endpoint, EndpointUse, ModelKind, Run, RunKind, Status
+from rlhf.training.artifacts import RunFolder
+from rlhf.training.config import EndpointRef
+from rlhf.training.endpoint import Usage
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EndpointFactory,
     EvaluateRunFactory,
     GenerateRunFactory,
     PolicyFactory,
+    prompt_version,
 )
 from tests.rlhf.stand_in import StandIn
 
@@ -213,16 +217,27 @@ def test_only_what_asks_for_answers_offers_one(project, version):
     def offered(kind, name="policy"):
         return {str(row) for row in FORMS[kind](project).fields[name].queryset}
 
-    for kind in (RunKind.PPO, RunKind.REWARD_MODEL, RunKind.CONVERSE, RunKind.PROBE):
+    for kind in (RunKind.PPO, RunKind.REWARD_MODEL, RunKind.PROBE):
         assert offered(kind) == {"here"}
     assert offered(RunKind.REWARD_MODEL, "base") == {"here"}
     assert offered(RunKind.GENERATE) == offered(RunKind.EVALUATE, "rival") == {"here", "elsewhere"}
 
 
-@pytest.mark.parametrize("kind", [RunKind.PROBE, RunKind.CONVERSE])
-def test_other_runs_refuse_one(project, version, kind):
-    with pytest.raises(RunRefused, match="elsewhere is a policy elsewhere, of which nobody here"):
-        runs.launch(project, kind, {}, round_number=1, policy=version)
+def test_other_runs_refuse_one_and_its_prompt_versions(project, version):
+    for asked in (version, prompt_version(version)):
+        with pytest.raises(
+            RunRefused, match="elsewhere is a policy elsewhere, of which nobody here"
+        ):
+            runs.launch(project, RunKind.PROBE, {}, round_number=1, policy=asked)
+
+
+def test_people_talk_to_it_or_to_what_a_prompt_makes_of_it(project, version):
+    prompted = prompt_version(version)
+
+    run = runs.launch(project, RunKind.CONVERSE, {}, round_number=1, policy=prompted, rival=version)
+
+    assert (run.config["model"], run.config["rival"]) == (prompted.reference(), version.reference())
+    assert json.loads(endpoints.grants_of(run))[str(version.pk)]["key"] == KEY
 
 
 def test_a_host_that_is_not_allowed_any_more_is_refused(project, version, settings):
@@ -264,6 +279,74 @@ def test_nothing_starts_when_all_is_spent(project, version):
 
     with pytest.raises(EndpointRefused, match="The spending limit of elsewhere, 1 in all, is"):
         endpoints.check_version(version)
+
+
+def grant(run, endpoint):
+    return json.loads(endpoints.grants_of(run))[str(endpoint.pk)]["budget"]
+
+
+def test_runs_at_the_same_time_set_aside_what_they_may_spend():
+    endpoint = EndpointFactory(limit=10.0, limit_per_run=6.0)
+    first, second, third = running(endpoint, 3)
+    assert [grant(run, endpoint) for run in (first, second)] == [6.0, 4.0]
+
+    with pytest.raises(EndpointRefused, match=r"is set aside for runs that ask it now \(10\)"):
+        grant(third, endpoint)
+
+    EndpointUse.objects.create(endpoint=endpoint, run=first, spent=1.0)
+    Run.objects.filter(pk=first.pk).update(status=Status.SUCCEEDED)
+    assert grant(third, endpoint) == 5.0
+    assert grant(second, endpoint) == 4.0  # resumed: its own is not set aside from itself
+
+
+def running(endpoint, n):
+    """Runs of a round each: a round has one of a kind at a time."""
+    policy = endpoint.version
+    about = {"project": policy.project, "policy": policy, "status": Status.RUNNING}
+    return [GenerateRunFactory(round_number=number, **about) for number in range(1, n + 1)]
+
+
+def test_who_asks_by_hand_leaves_what_runs_have_set_aside():
+    endpoint = EndpointFactory(limit=10.0, limit_per_run=6.0)
+    grant(*running(endpoint, 1), endpoint)
+
+    use = endpoints.reserve(endpoint, 3.0)
+
+    with pytest.raises(EndpointRefused, match=r"This could cost 1\.5, and 1 is left"):
+        endpoints.reserve(endpoint, 1.5)
+    endpoints.settle(use, endpoint_ref(endpoint), Usage(0, 0, is_estimated=False))
+    assert endpoints.spent_on(endpoint) == 0.0
+
+
+def endpoint_ref(endpoint):
+    return EndpointRef.from_dict(endpoint.reference())
+
+
+def test_a_rate_is_shared_with_the_runs_that_ask_as_well():
+    endpoint = EndpointFactory(requests_per_minute=4)
+    first, second = running(endpoint, 2)
+    grant(first, endpoint)
+
+    for _ in range(2):
+        endpoints.reserve(endpoint, 0.0)
+
+    with pytest.raises(EndpointBusy, match="4 times a minute, shared with the runs"):
+        endpoints.reserve(endpoint, 0.0)
+    grant(second, endpoint)
+    assert endpoints.sharing_of([endpoint.version]) == {str(endpoint.pk): 3}
+
+
+def test_the_process_of_a_run_is_told_how_many_share_the_rate():
+    endpoint = EndpointFactory(requests_per_minute=60)
+    run, other = running(endpoint, 2)
+    folder = RunFolder(run.folder)
+    assert folder.sharers(endpoint.pk) == 1
+
+    for each in (run, other):
+        grant(each, endpoint)
+    supervision._say_who_shares(run)
+
+    assert folder.sharers(endpoint.pk) == 2
 
 
 # --- the whole way ----------------------------------------------------------------------------

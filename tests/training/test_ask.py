@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rlhf.training import ask
-from rlhf.training.artifacts import RunError, RunFolder, Stopped
+from rlhf.training.artifacts import SHARING, RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import ENDPOINTS, GenerateConfig
 from tests.rlhf.stand_in import StandIn
 
@@ -117,7 +117,7 @@ def test_what_passes_is_tried_again_and_counted(folder, fault, name):
 
 def test_an_answer_that_takes_too_long_is_asked_for_again(folder):
     with StandIn(["wait"]) as server:
-        result = generate(server, folder, limits={"timeout_seconds": 0.3})
+        result = generate(server, folder, limits={"timeout_seconds": 1.0})
 
     assert result["asked"][0]["faults"] == {"timeouts": 1}
     assert len(completions(folder)) == 2
@@ -254,6 +254,16 @@ def test_turns_keep_their_distance():
 
     pace.hold(260.0)
     assert pace.turn(202.0) == 58.0
+
+
+def test_a_rate_is_shared_with_others_as_the_supervisor_says(folder):
+    write_json(folder.path / SHARING, {"7": 3})
+    pace = ask.Pace(per_minute=30)
+
+    pace.share(folder.sharers(7))
+
+    assert [pace.turn(100.0) for _ in "abc"] == [0.0, 6.0, 12.0]
+    assert folder.sharers(8) == 1
 
 
 def test_a_request_to_stop_keeps_what_is_under_way(folder):

@@ -1,13 +1,22 @@
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from rlhf.training.artifacts import Stopped, read_json, write_json
+from rlhf.training.artifacts import RunError, Stopped, read_json, write_json
 from rlhf.training.config import ConverseConfig
-from rlhf.training.converse import load_speakers, run, two_answers_each, waiting_questions
+from rlhf.training.converse import (
+    NO_ANSWER,
+    load_speakers,
+    run,
+    two_answers_each,
+    waiting_questions,
+)
+from rlhf.training.models import encode
+from tests.rlhf.stand_in import StandIn
 
 
 @pytest.fixture
@@ -22,9 +31,12 @@ def ask(folder, name, *contents):
     write_json(folder.path / "asked" / f"{name}.json", {"messages": messages})
 
 
+def read_events(folder):
+    return [json.loads(line) for line in (folder.path / "events.jsonl").read_text().splitlines()]
+
+
 def events(folder):
-    lines = (folder.path / "events.jsonl").read_text().splitlines()
-    return [json.loads(line)["type"] for line in lines]
+    return [event["type"] for event in read_events(folder)]
 
 
 def answered(folder, name):
@@ -50,6 +62,68 @@ def test_with_a_rival_each_side_gives_one_answer(config, folder, tiny_reference)
     run(ConverseConfig(**{**config.to_dict(), "rival": tiny_reference}), folder)
 
     assert [a["side"] for a in answered(folder, 1)["answers"]] == ["policy", "rival"]
+
+
+def test_a_prompt_version_speaks_with_what_stands_around_each_turn(
+    config, tiny_reference, tmp_path
+):
+    write_json(tmp_path / "prompting.json", {"system": "Be brief.", "template": "{prompt} Why?"})
+    prompted = {**tiny_reference, "prompting": str(tmp_path / "prompting.json")}
+
+    plain, around = load_speakers(replace(config, rival=prompted))
+
+    said = [{"role": "user", "content": "Open the door."}]
+    whole = [
+        {"role": "system", "content": "Be brief."},
+        {**said[0], "content": "Open the door. Why?"},
+    ]
+    assert (plain.encode(said), around.encode(said)) == (
+        encode(plain.tokenizer, said), encode(plain.tokenizer, whole),
+    )  # fmt: skip
+    assert around.count(said) == plain.count(said)  # too long is what people said
+
+
+@pytest.fixture
+def server():
+    with StandIn(takes=["n"]) as server:
+        yield server
+
+
+def test_people_talk_to_a_policy_elsewhere_and_its_use_is_told(config, folder, server):
+    ask(folder, 1, "Why?")
+
+    run(replace(config, model=server.reference()), folder)
+    ask(folder, 2, "Why?")
+    run(replace(config, model=server.reference()), folder)  # resumed
+
+    texts = [[a["text"] for a in answered(folder, name)["answers"]] for name in (1, 2)]
+    assert (
+        len({*texts[0], *texts[1]}) == 4
+    )  # the same words again are another turn, with another seed
+    used = [event for event in read_events(folder) if event["type"] == "usage"]
+    assert (used[-1]["side"], used[-1]["requests"]) == ("new", 2)
+    assert not {"progress", "sample"} & set(events(folder))
+
+
+def test_what_it_does_not_answer_is_said_and_the_others_go_on(config, folder, server):
+    server.faults = ["filtered"]
+    ask(folder, 1, "Why?")
+    run(replace(config, model=server.reference(requests_at_once=1), batch_size=1), folder)
+    ask(folder, 2, "How?")
+    run(replace(config, model=server.reference(requests_at_once=1), batch_size=1), folder)
+
+    assert answered(folder, 1) == {"error": NO_ANSWER}
+    assert len(answered(folder, 2)["answers"]) == 2
+
+
+def test_nobody_talks_to_it_for_more_than_may_be_spent(config, folder, server, monkeypatch):
+    monkeypatch.setenv("PREFERENDUM_ENDPOINTS", json.dumps({"7": {"budget": 1e-6}}))
+    ask(folder, 1, "Why?")
+
+    with pytest.raises(RunError, match="The spending limit was reached"):
+        run(replace(config, model=server.reference(completion_price=1.0)), folder)
+
+    assert server.asked == []
 
 
 def test_a_conversation_that_is_too_long_is_told_so(config, folder):
