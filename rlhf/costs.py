@@ -1,9 +1,9 @@
 """What a project's runs took, and what that cost: hours, tokens and money by month and kind of run.
 
-    money = hours · price of an hour + what endpoints were paid
+    money = hours · price of an hour + tokens of models here · their price + what endpoints were paid
 
 Counted are all runs whose process has begun and ended, however they ended. Of a run that was resumed only the
-time since its last start is known.
+time since its last start is known. Tokens of models here are known of runs that have succeeded.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NamedTuple
 from django.utils import timezone
 
 from annotator.models import Project
-from rlhf.models import EndpointUse, Run, RunKind
-from rlhf.price_models import Price
+from rlhf.models import EndpointUse, ModelVersion, Run, RunKind
+from rlhf.price_models import ModelPrice, Price
 
 TRIED = "Endpoints tried by hand"
 
@@ -30,7 +30,21 @@ class Cost(NamedTuple):
     hours: float = 0.0
     tokens: int = 0  # read and written by endpoints
     spent: float = 0.0  # on endpoints
-    money: float = 0.0  # with the hours
+    charged: float = 0.0  # for tokens of models here that have a price
+    money: float = 0.0  # all of it, with the hours
+
+
+class Bill(NamedTuple):
+    currency: str
+    per_hour: float
+    rows: list[Cost]
+    total: Cost
+
+
+def bill_of(project: Project) -> Bill:
+    price = price_of(project)
+    rows = costs_of(project, price)
+    return Bill(price.currency, price.per_hour, rows, total(rows))
 
 
 def price_of(project: Project) -> Price:
@@ -38,10 +52,10 @@ def price_of(project: Project) -> Price:
     return Price.objects.filter(project=project).first() or Price(project=project)
 
 
-def costs_of(project: Project) -> list[Cost]:
+def costs_of(project: Project, price: Price) -> list[Cost]:
     """By month, the newest first, and by kind within it."""
     found: dict[tuple[str, str], list[Cost]] = defaultdict(list)
-    for cost in [*_of_runs(project), *_of_endpoints(project)]:
+    for cost in [*_of_runs(project, price), *_of_endpoints(project)]:
         found[cost.month, cost.kind].append(cost)
     rows = [total(costs, *key) for key, costs in found.items()]
     return sorted(sorted(rows, key=lambda row: row.kind), key=lambda row: row.month, reverse=True)
@@ -54,20 +68,47 @@ def total(costs: Iterable[Cost], month: str = "", kind: str = "") -> Cost:
     )
 
 
-def _of_runs(project: Project) -> Iterable[Cost]:
-    price = price_of(project)
-    times = Run.objects.filter(project=project).values_list("kind", "started", "finished")
-    for kind, started, finished in times:
-        if started is None or finished is None:
-            continue
+def _of_runs(project: Project, price: Price) -> Iterable[Cost]:
+    per_million = _token_prices(project)
+    fields = ("kind", "started", "finished", "result__tokens", "policy_id", "rival_id")
+    rows = Run.objects.filter(project=project, started__isnull=False, finished__isnull=False)
+    for kind, started, finished, tokens, *versions in rows.values_list(*fields):
         seconds = max((finished - started).total_seconds(), 0.0)
+        known = [per_million[pk] for pk in versions if pk in per_million]
+        charged = sum((tokens or {}).values()) * (known[0] if known else 0.0) / 1e6
         yield Cost(
             f"{timezone.localtime(started):%Y-%m}",
             RunKind(kind).label,
             runs=1,
             hours=seconds / 3600,
-            money=price.of_seconds(seconds),
+            charged=charged,
+            money=price.of_seconds(seconds) + charged,
         )
+
+
+def _token_prices(project: Project) -> dict[int, float]:
+    """By version: that of the imported model which it comes from, if that has one."""
+    set_ = ModelPrice.objects.filter(version__project=project, per_million__gt=0)
+    of_root = dict(set_.values_list("version", "per_million"))
+    if not of_root:
+        return {}
+    parents = dict(project.model_versions.values_list("pk", "parent"))
+    prices = {}
+    for version in parents:
+        root = version
+        while (parent := parents.get(root)) is not None:
+            root = parent
+        if root in of_root:
+            prices[version] = of_root[root]
+    return prices
+
+
+def charged_for(version: ModelVersion | None, tokens: float) -> float:
+    """What tokens of a version cost by the price of the imported model; 0 for none."""
+    if version is None or not version.is_asked_here:
+        return 0.0
+    price = ModelPrice.objects.filter(version=version.writer.root()).first()
+    return price.of_tokens(tokens) if price else 0.0
 
 
 def _of_endpoints(project: Project) -> Iterable[Cost]:

@@ -1,22 +1,24 @@
 """What a run of PPO, RLOO or GRPO will take on this machine, before it starts: memory, minutes, tokens.
 
 `estimate` is arithmetic on a probe, the seconds and bytes that rlhf/training/probe.py has measured
-of the model; `estimate_run` finds what it needs to know in the database.
+of the model; `estimate_run` finds what it needs to know in the database. The arithmetic of all other kinds
+is in work.py, and expecting.py finds what they need.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import psutil
 from django.conf import settings
+from django.db.models import Count, Sum
 from django.db.models.functions import Length
 
 from annotator.models import Completion, Prompt, Split
-from rlhf.models import ModelKind, ModelVersion, Run
-from rlhf.price_models import Price
+from rlhf.costs import charged_for, price_of
+from rlhf.models import ONLINE, ModelKind, ModelVersion, Run
 from rlhf.training.config import PPOConfig
 
 START_SECONDS = 10.0  # of Python and its libraries
@@ -85,17 +87,27 @@ class Probe(NamedTuple):
         return characters / self.characters_per_token
 
 
+class Tokens(Protocol):
+    """How many tokens a text has, as far as is known."""
+
+    @property
+    def template_tokens(self) -> float: ...
+
+    def tokens_of(self, characters: float) -> float: ...
+
+
 class Estimate(NamedTuple):
-    memory_mib: float  # at most
-    minutes: float
+    memory_mib: float  # at most; 0: next to nothing, as where another machine computes
+    minutes: float | None  # None: nobody can say
     tokens_generated: float
     tokens_trained: float  # each as often as there are epochs
     prompt_tokens: float  # what it assumes: mean length of a prompt with its template
     answer_tokens: float  # and of an answer, its end token included
+    tokens_read: float = 0.0  # without learning from them
 
     @property
-    def seconds(self) -> float:
-        return 60 * self.minutes
+    def seconds(self) -> float | None:
+        return None if self.minutes is None else 60 * self.minutes
 
 
 def estimate(
@@ -280,8 +292,8 @@ def estimate_run(
     return estimate(
         config,
         probe,
-        prompt_tokens=min(_prompt_tokens(policy, probe), config.max_prompt_tokens),
-        answer_tokens=min(_answer_tokens(policy, probe), config.max_new_tokens),
+        prompt_tokens=min(prompt_tokens(policy.project_id, probe), config.max_prompt_tokens),
+        answer_tokens=min(answer_tokens(policy, probe), config.max_new_tokens),
         reward_layers=[
             _adapter_layers(version, probe) for version in shared for _ in range(_members(version))
         ],
@@ -320,20 +332,23 @@ def needs_second_model(policy: ModelVersion, reward_model: ModelVersion) -> bool
     return reward_model.reference() != policy.reference()
 
 
-def _prompt_tokens(policy: ModelVersion, probe: Probe) -> float:
-    """Mean over some of the project's prompts, with the chat template."""
-    prompts = Prompt.objects.filter(project=policy.project_id, split=Split.TRAIN)
+def prompt_tokens(project_id: int, tokens: Tokens, *splits: Split) -> float:
+    """Mean over some of the project's prompts, those to train on if no splits are named, with the template."""
+    prompts = Prompt.objects.filter(project=project_id, split__in=splits or (Split.TRAIN,))
     chosen = prompts.order_by("key")[:SAMPLE].values_list("messages", flat=True)
     lengths = [sum(len(message["content"]) for message in messages) for messages in chosen]
     mean = sum(lengths) / len(lengths) if lengths else 0.0
-    return probe.template_tokens + probe.tokens_of(mean)
+    return tokens.template_tokens + tokens.tokens_of(mean)
 
 
-def _answer_tokens(policy: ModelVersion, probe: Probe) -> float:
-    """Mean over the newest answers of this policy, with the end token; infinite without any."""
-    written = Completion.objects.filter(generated__model_version=policy).order_by("-pk")
+def answer_tokens(version: ModelVersion, tokens: Tokens) -> float:
+    """Mean over its newest answers, or over those of the version that it comes from if it has written none,
+    with the end token; infinite without any."""
+    written = Completion.objects.filter(generated__model_version=version).order_by("-pk")
     lengths = list(written.values_list(Length("text"), flat=True)[:SAMPLE])
-    return probe.tokens_of(sum(lengths) / len(lengths)) + 1 if lengths else float("inf")
+    if lengths:
+        return tokens.tokens_of(sum(lengths) / len(lengths)) + 1
+    return answer_tokens(version.parent, tokens) if version.parent else float("inf")
 
 
 # --- afterwards ---------------------------------------------------------------------------------
@@ -342,44 +357,83 @@ class Comparison(NamedTuple):
 
     label: str
     unit: str  # empty: seconds, shown as a duration
-    estimated: float
+    estimated: float | None
     actual: float | None
     note: str = ""
 
 
 def comparisons(run: Run) -> list[Comparison]:
-    """Estimate against actual, of a run that has ended well; empty if none was made."""
-    if not run.estimate:
+    """Estimate against actual, of a run that has ended well; empty if none was made. What none was expected
+    of is left out."""
+    if not (expected := run.estimate):
         return []
     took = run.finished - run.started if run.finished and run.started else None
     seconds = took.total_seconds() if took and not run.attempts else None  # not of all attempts
-    lengths = run.metrics.values_list("values__length/mean", flat=True)
-    generated = sum(filter(None, lengths)) * run.config["batch_size"]
-    learned = generated * run.config["epochs"]
-    expected = run.estimate
-    price = Price.objects.filter(project=run.project_id, per_hour__gt=0).first()
+    minutes = expected["minutes"]
+    estimated = None if minutes is None else 60 * minutes
     resumed = "not known, because the run was resumed" if run.attempts else ""
-    estimated = 60 * expected["minutes"]
-    money = (
-        [
-            Comparison(
-                "Cost",
-                price.currency,
-                price.of_seconds(estimated),
-                None if seconds is None else price.of_seconds(seconds),
-                resumed,
-            )
-        ]
-        if price
-        else []
-    )
+    used = used_by(run)
+    rest = [
+        Comparison("Memory", "MiB", expected["memory_mib"], *_memory_used(run)),
+        Comparison("Read", "tokens", expected.get("tokens_read"), used.read),
+        Comparison("Written", "tokens", expected["tokens_generated"], used.written),
+        Comparison("Learned from", "tokens", expected["tokens_trained"], used.learned),
+    ]
     return [
         Comparison("Time", "", estimated, seconds, resumed),
-        *money,
-        Comparison("Memory", "MiB", expected["memory_mib"], *_memory_used(run)),
-        Comparison("Written", "tokens", expected["tokens_generated"], generated or None),
-        Comparison("Learned from", "tokens", expected["tokens_trained"], learned or None),
+        *_money(run, estimated, seconds, used.spent, resumed),
+        *(row for row in rest if row.estimated),
     ]
+
+
+def _money(
+    run: Run, estimated: float | None, seconds: float | None, spent: float, resumed: str
+) -> list[Comparison]:
+    """Hours, tokens and what endpoints were paid; empty where nothing has a price."""
+    price = price_of(run.project)
+    expected_spent = run.estimate.get("spent", 0.0) + run.estimate.get("charged", 0.0)
+    tokens = sum(run.result.get("tokens", {}).values())
+    spent += charged_for(run.policy, tokens) or charged_for(run.rival, tokens)
+    if not (price.per_hour or expected_spent or spent):
+        return []
+
+    def with_hours(of: float | None, paid: float) -> float | None:
+        if not price.per_hour:
+            return paid
+        return None if of is None else price.of_seconds(of) + paid
+
+    note = resumed if price.per_hour else ""
+    expected, actual = with_hours(estimated, expected_spent), with_hours(seconds, spent)
+    return [Comparison("Cost", price.currency, expected, actual, note)]
+
+
+class Used(NamedTuple):
+    """Tokens that a run has read, written and learned from; None where nobody has counted."""
+
+    read: float | None
+    written: float | None
+    learned: float | None
+    spent: float = 0.0  # on endpoints
+
+
+def used_by(run: Run) -> Used:
+    """By what was counted at its end, and what endpoints say of themselves. What models here read is not
+    counted."""
+    asked = run.endpoint_uses.aggregate(
+        n=Count("pk"),
+        read=Sum("prompt_tokens"),
+        written=Sum("completion_tokens"),
+        spent=Sum("spent"),
+    )
+    counted = run.result.get("tokens", {})
+    written, learned = counted.get("written"), counted.get("learned")
+    if run.kind in ONLINE and not counted:  # of before they were counted at the end
+        lengths = run.metrics.values_list("values__length/mean", flat=True)
+        written = sum(filter(None, lengths)) * run.config["batch_size"] or None
+        learned = written and written * run.config["epochs"]
+    if asked["n"]:
+        written = (written or 0) + asked["written"]
+    return Used(asked["read"], written, learned, asked["spent"] or 0.0)
 
 
 def _memory_used(run: Run) -> tuple[float | None, str]:

@@ -1,4 +1,4 @@
-"""What an hour of the trainer costs in a project."""
+"""What an hour of the trainer costs in a project, and a million tokens of a model that is here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from annotator.models import Project
 
 
 class Price(models.Model):
-    """Set by the project's admins. Endpoints have prices of their own, of a million tokens."""
+    """Set by the project's admins. Endpoints have prices of their own, of a million tokens, and so may
+    models."""
 
     project = models.OneToOneField(Project, models.CASCADE, related_name="price")
     per_hour = models.FloatField(
@@ -30,3 +31,23 @@ class Price(models.Model):
     def of_seconds(self, seconds: float) -> float:
         """Example: 1800 seconds at 3 an hour -> 1.5."""
         return self.per_hour * seconds / 3600
+
+
+class ModelPrice(models.Model):
+    """Of an imported model, and of all that is trained from it. No row: its tokens are not counted."""
+
+    version = models.OneToOneField(
+        "rlhf.ModelVersion", models.CASCADE, primary_key=True, related_name="token_price"
+    )
+    per_million = models.FloatField(
+        "Price of a million tokens",
+        validators=[MinValueValidator(0)],
+        help_text="That it, and whatever is trained from it, writes or learns from in runs. 0: not counted.",
+    )
+
+    def __str__(self) -> str:
+        return f"{self.per_million:g} a million tokens"
+
+    def of_tokens(self, tokens: float) -> float:
+        """Example: 500,000 tokens at 3 a million -> 1.5."""
+        return self.per_million * tokens / 1e6

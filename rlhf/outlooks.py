@@ -1,0 +1,101 @@
+"""What the form of a run says before the start: its estimate, what that costs, or why there is none."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any, NamedTuple
+
+from annotator.models import Project
+from rlhf import rounds
+from rlhf.costs import price_of
+from rlhf.estimates import free_memory_mib
+from rlhf.expecting import Expected, expect
+from rlhf.forms import RunForm
+from rlhf.inputs import Order, RunRefused, config_of
+from rlhf.models import ModelVersion, Run, Status
+from rlhf.text_lengths import Unknown
+
+INCOMPLETE = "The estimate appears when the settings are complete."
+ALIKE = 5  # earlier runs that say how far estimates are off
+
+
+class Experience(NamedTuple):
+    """How estimates of such runs have turned out."""
+
+    n: int
+    ratio: float  # what they took, by what was estimated
+
+
+def order_of(project: Project, form: RunForm) -> Order:
+    """What a valid form asks for."""
+    named = {name: value for name, value in form.named_arguments.items() if name != "token"}
+    named["datasets"] = tuple(named.pop("datasets", ()))
+    return Order(project, form.kind, rounds.current_number(project), form.settings, **named)
+
+
+def outlook_of(project: Project, form: RunForm) -> dict[str, Any]:
+    """For rlhf/_estimate.html: the estimate for what the form holds, or a sentence why there is none."""
+    # A form of its own: that a run was refused says nothing about the settings.
+    form = type(form)(project, form.data) if form.is_bound else form.as_sent()
+    if not form.is_valid():
+        return {"problem": INCOMPLETE, "mistakes": _mistakes(form)}
+    try:
+        order = order_of(project, form)
+        expected = expect(order, config_of(order))
+    except RunRefused as refusal:
+        return {"problem": str(refusal)}
+    except Unknown as unknown:
+        return {"problem": str(unknown), "unmeasured": unknown.version}
+    return _as_context(order, expected)
+
+
+def _mistakes(form: RunForm) -> list[str]:
+    """Example: "Temperature: Enter a number."."""
+    return [
+        f"{form[name].label if name in form.fields else 'All'}: {' '.join(map(str, said))}"
+        for name, said in form.errors.items()
+    ]
+
+
+def _as_context(order: Order, expected: Expected) -> dict[str, Any]:
+    found, policy, price = expected.estimate, order.policy, price_of(order.project)
+    free_mib = free_memory_mib(expected.measured)
+    seconds = found.seconds
+    hours = price.of_seconds(seconds) if seconds is not None and price.per_hour else 0.0
+    # What rests on no probe goes by earlier runs already.
+    experience = experience_of(order) if seconds is not None and expected.measured else None
+    return {
+        "estimate": found,
+        "assumes": expected.assumes,
+        "notes": expected.notes,
+        "measured": expected.measured,
+        "policy": policy.writer if policy and policy.is_asked_here else None,
+        "price": price,
+        "money": hours + expected.spent + expected.charged or None,
+        "spent": expected.spent,
+        "free_mib": free_mib,
+        "is_too_large": bool(free_mib and found.memory_mib > free_mib),
+        "experience": experience,
+        "by_experience": seconds * experience.ratio if seconds and experience else None,
+    }
+
+
+def experience_of(order: Order) -> Experience | None:
+    """Of the latest runs of the kind that went through without a break and began from a policy as large;
+    None if there are none."""
+    policy = order.policy
+    if policy is None:
+        return None
+    ended = order.project.runs.filter(kind=order.kind, status=Status.SUCCEEDED, attempts=0)
+    rows = ended.exclude(estimate={}).select_related("policy")[: 2 * ALIKE]
+    ratios = [ratio for run in rows if (ratio := _ratio(run, policy.root())) is not None][:ALIKE]
+    return Experience(len(ratios), median(ratios)) if ratios else None
+
+
+def _ratio(run: Run, root: ModelVersion) -> float | None:
+    estimated = run.estimate.get("minutes")
+    if not estimated or not run.started or not run.finished or run.policy is None:
+        return None
+    if run.policy.root() != root:
+        return None
+    return (run.finished - run.started).total_seconds() / 60 / estimated
