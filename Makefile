@@ -3,6 +3,9 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 TESTS ?= tests
+# Models and pages that SQL of either database could break; all else runs on SQLite alone.
+ON_POSTGRESQL ?= $(addprefix tests/rlhf/test_,$(addsuffix .py,datasets documents gate_pairs gate_pages \
+  gating prompt_commands quarantine routes screening_views searching))
 # Where Debian keeps runuser, which the tests start a private PostgreSQL with.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -10,7 +13,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help:
 	@echo "make demo      start everything here, with a project to try"
 	@echo "make test      checks and tests, without the slow ones"
-	@echo "make test-all  checks and all tests"
+	@echo "make test-all  checks and all tests, some of them on PostgreSQL too"
 	@echo "make check     only what needs no test run: lint, format, types, imports, migrations"
 	@echo "make bench     the measurements, one JSON line each"
 	@echo "make clean     remove caches and the virtual environment; var/ (your data) stays"
@@ -28,6 +31,7 @@ test: check
 
 test-all: check
 	$(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder $(TESTS)
+	$(PY) -m tests.on_postgresql -q -n 2 --dist loadscope -m "not slow" $(ON_POSTGRESQL)
 
 check:
 	@bin/setup dev

@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+SHARING = "sharing.json"  # in a run's folder: {"7": 2}, endpoints and how many ask them just now
 HEARTBEAT_SECONDS = 5.0
 
 # Of live conversations: folders of questions and of answers, and the phase in which it listens.
@@ -79,6 +80,13 @@ class RunFolder:
     def interrupt(self) -> None:
         """Stop as if asked by file; called on SIGTERM."""
         self._interrupted = True
+
+    def sharers(self, endpoint: int) -> int:
+        """How many ask this endpoint just now, this run included, as its supervisor says."""
+        try:
+            return max(1, int(read_json(self.path / SHARING).get(str(endpoint), 1)))
+        except (OSError, ValueError):  # started by hand
+            return 1
 
     # --- reports ----------------------------------------------------------------------------
     def event(self, kind: str, **fields: Any) -> None:

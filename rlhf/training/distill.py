@@ -34,7 +34,7 @@ from rlhf.training.distill_choice import (
 )
 from rlhf.training.distill_config import DistillConfig
 from rlhf.training.evaluate import asked_result
-from rlhf.training.generate import encode_prompts, generate_all
+from rlhf.training.generate import encode_prompts, generate_all, n_written
 from rlhf.training.models import load_policy
 from rlhf.training.ppo_math import normalise_scores, total_scores
 from rlhf.training.reward_rules import Conversation
@@ -82,6 +82,9 @@ def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
         "length_mean": mean_of([float(each.answer.n_tokens) for each in chosen]),
         **what_choosing_gains(chosen, candidates),
         **asked_result([written.asker] if written.asker else []),
+        "tokens": {
+            "written": sum(n_written(each.answers) for each in (written, own) if not each.asker)
+        },
     }
 
 

@@ -25,6 +25,7 @@ from rlhf.training.generate import (
     encode_arranged,
     generate_all,
     generation_batches,
+    n_written,
 )
 from rlhf.training.models import load_policy
 from rlhf.training.ppo_math import best_of_n_kl
@@ -42,6 +43,8 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     # Different seeds: policies that are still alike shall not write the same completions.
     drawn, asked_new = _answers("new", config.model, lines, config, folder, seed=2 * config.seed)
     old, asked_old = _answers("old", config.rival, lines, config, folder, seed=2 * config.seed + 1)
+    here = [rows for rows, asked in ((drawn, asked_new), (old, asked_old)) if not asked]
+    written = sum(n_written(rows.values()) for rows in here)
     # Two tokenisers may find different prompts too long, and an endpoint may owe some answers.
     fitting = complete_prompts(drawn, config.completions_per_prompt * config.best_of)
     fitting &= complete_prompts(old, config.completions_per_prompt)
@@ -78,6 +81,7 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
         **(best_of_result(drawn_scores, best, config.best_of) if config.best_of > 1 else {}),
         **asked_result([*asked_new, *asked_old]),
         **prompting_result(folder),
+        "tokens": {"written": written},
     }
 
 

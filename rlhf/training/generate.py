@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -397,6 +397,11 @@ def generate_all(
     return sorted(completion for number in finished for completion in finished[number])
 
 
+def n_written(completions: Iterable[Generated]) -> int:
+    """Tokens of all answers, those of before a stop included."""
+    return sum(row.n_tokens for row in completions)
+
+
 def report_batch(
     folder: RunFolder, batch: Sequence[EncodedPrompt], generated: Sequence[Generated], step: int
 ) -> None:
@@ -455,4 +460,5 @@ def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
         **prompting_result(folder),
         "seconds": round(seconds, 1),
         "tokens_per_second": round(sum(row.n_tokens for row in completions) / seconds, 1),
+        "tokens": {"written": n_written(completions)},
     }

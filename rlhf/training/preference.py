@@ -69,6 +69,11 @@ class Row(NamedTuple):
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
+def n_tokens(row: Row) -> int:
+    """Of both conversations."""
+    return 2 * len(row.prompt) + len(row.chosen) + len(row.rejected)
+
+
 class Rows(NamedTuple):
     train: list[Row]
     test: list[Row]  # one a decided pair
@@ -438,6 +443,7 @@ def carry_out(
         **measured,
         "n_train": len(rows.train),
         "steps": steps,
+        "tokens": {"learned": config.epochs * sum(map(n_tokens, rows.train))},
         "left_out": rows.left_out,
         "note": "" if found["n_test"] else NO_HELD_OUT,
     }

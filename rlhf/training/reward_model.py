@@ -179,6 +179,10 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
             compare_arms(parts, partial(measured, found, held_out)) if config.compare_arms else None
         ),
         "note": "" if evaluation["n_test"] else NOTHING_HELD_OUT,
+        "tokens": {
+            "written": sum(len(ids) for group in samples for ids in group.completions),
+            "learned": n_learned(trainings, scorer),
+        },
     }
 
 
@@ -397,6 +401,18 @@ def by_trust(
 
 def _name_of(part: Part) -> str:
     return f"{part.arm}-{part.n_votes}"
+
+
+def n_learned(trainings: Sequence[Training], scorer: Scorer) -> int:
+    """Tokens of all steps; a prompt that answers share counts once."""
+    of_group = [sum(scorer.rows[row].n_tokens for row in rows) for rows in scorer.rows_of]
+    return sum(
+        of_group[training.groups[place].number]
+        for training in trainings
+        for epoch in training.epochs
+        for step in epoch
+        for place in step
+    )
 
 
 def _training(name: str, groups: list[Group], seed: int, config: RewardModelConfig) -> Training:

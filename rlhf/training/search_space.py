@@ -77,6 +77,12 @@ def types_of(config: type[Config]) -> dict[str, tuple[type, ...]]:
     }
 
 
+def usual_of(config: type[Config]) -> dict[str, Any]:
+    """What the settings that can be varied are if nobody says anything, in the order of the configuration."""
+    defaults = {field.name: field.default for field in fields(config)}  # type: ignore[arg-type]
+    return {name: defaults[name] for name in types_of(config)}
+
+
 # --- lines to dimensions ----------------------------------------------------------------------
 def parse_space(text: str, types: Types) -> list[Dimension]:
     """One dimension per line that is not empty. Raises ValueError that names the line.
@@ -161,10 +167,15 @@ def _value(name: str, word: str, types: tuple[type, ...]) -> Any:
     except ValueError:
         value = None
     if value is None or not math.isfinite(value):
-        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-        none = " or none" if NoneType in types else ""
-        raise ValueError(f"{name} must be {wanted[kind]}{none}, not {word!r}")
+        raise ValueError(f"{name} must be {in_words(types)}, not {word!r}")
     return value
+
+
+def in_words(types: tuple[type, ...]) -> str:
+    """Example: (int, NoneType) -> "a whole number or none"."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    kind = next(kind for kind in types if kind is not NoneType)
+    return f"{words[kind]} or none" if NoneType in types else words[kind]
 
 
 # --- and back ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ socket, and SETTINGS a JSON object {"max_requests", "idle_seconds"}. Whoever con
 and reads lines until the connection ends:
 
     ask      {"reference": {"base", "adapters"}, "messages": […], "n", "max_tokens", "temperature",
-              "top_p", "seed", "stop"}
+              "top_p", "seed", "stop", "hashes"}
     answer   {"index": 0, "text": "Hel"}, …, {"index": 0, "finish_reason": "stop" | "length"}, and last
               {"usage": {"prompt_tokens", "completion_tokens"}}
     or last  {"error": a sentence, "kind": "busy" | "request" | "too_long" | "model"}
@@ -28,10 +28,12 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.training.__main__ import OUT_OF_MEMORY_WORDS, limit_threads, prepare_libraries
 from rlhf.training.artifacts import RunError
+from rlhf.training.hashes import find_problems, in_a_sentence
 
 if TYPE_CHECKING:  # torch takes seconds to import; until then the door is open already
     from rlhf.training.serve_batch import Batch
@@ -52,6 +54,7 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
+    hashes: dict[str, Any] = field(default_factory=dict)  # as in a run's hashes.json
 
     @classmethod
     def from_line(cls, line: bytes) -> Request:
@@ -241,6 +244,7 @@ def begin(
         reference = group[0].request.reference
         in_use = {key_of(batch.reference) for batch in [*batches, *begun]}
         try:
+            check_files(group[0].request.hashes)
             base = models.base_of(reference, in_use)
             readable = _readable(group, base)
             if readable:
@@ -253,6 +257,17 @@ def begin(
         except Exception as error:  # whatever it is, the others go on
             _fail(group, error)
     return begun
+
+
+def check_files(hashes: dict[str, Any]) -> None:
+    """Raises RunError if a file is not what it was. Each is read for that once, when it is loaded."""
+    problems = [
+        problem
+        for folder, files in hashes.items()
+        for problem in find_problems(Path(folder), files)
+    ]
+    if problems:
+        raise RunError(f"Its files are not what they were: {in_a_sentence(problems)}.")
 
 
 def _readable(group: Sequence[Ticket], base: Any) -> list[tuple[Ticket, list[int]]]:

@@ -42,6 +42,7 @@ from rlhf.training.generate import (
     encode_arranged,
     generate_all,
     generation_batches,
+    n_written,
 )
 from rlhf.training.model_judge import PROMPT, Contest, Verdicts, judge_all
 from rlhf.training.models import encode_completion, load_policy
@@ -123,6 +124,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
     ]  # fmt: skip
     _write(folder, rows, inputs, texts)
     askers = [*new.askers, *opinion.pop("askers", [])]
+    written = new.n_written + opinion.pop("n_written", 0)
     return {
         "n_prompts": len(answers),
         "left_out": left_out(len(inputs.lines) - len(answers), new.askers),
@@ -131,6 +133,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
         **({"judge": opinion} if opinion else {}),
         **asked_result(askers),
         **prompting_result(folder),
+        "tokens": {"written": written},
     }
 
 
@@ -189,6 +192,7 @@ class Side:
     ) -> None:
         self.name, self.reference, self.config, self.folder = name, reference, config, folder
         self.askers: list[Asker] = []
+        self.n_written = 0  # tokens, by weights that are here
 
     @property
     def has_weights(self) -> bool:
@@ -224,6 +228,11 @@ class Side:
             prompter = prompter_of(self.reference)
             asked = arrange_all(prompter, short, prompt_tokens, self.folder, self.name)
             return self.askers[0].ask_all(asked)
+        written = self._write(lines, sampling)
+        self.n_written = n_written(written)
+        return written
+
+    def _write(self, lines: Sequence[PromptLine], sampling: dict[str, Any]) -> list[Generated]:
         model, tokenizer = self.policy
         prompts = self._prompts(lines)
         # The rival's reports stand after those of the version, in the same chart.
@@ -435,6 +444,7 @@ def judgement(
     people = [said for _, said in inputs.pairs]
     opinion = opinion_of(outcomes[: len(contests)], outcomes[len(contests) :], people, verdicts)
     opinion["askers"] = [*old.askers, *verdicts.askers]
+    opinion["n_written"] = old.n_written
     by_prompt = {row.id: outcome for row, outcome in zip(shown, outcomes, strict=False)}
     return rival, opinion, by_prompt
 

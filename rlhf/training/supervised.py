@@ -57,8 +57,9 @@ def run(config: SupervisedConfig, folder: RunFolder) -> dict[str, Any]:
                 learner = start(config)
             carry_out(training, trainings, learner, parts, config, folder)
     found = {each.name: read_json(_kept(folder, each.name)) for each in trainings}
+    learned = n_learned(parts, trainings)
     shutil.rmtree(folder.path / ".tokens", ignore_errors=True)
-    return result(parts, trainings, found)
+    return {**result(parts, trainings, found), "tokens": {"learned": learned}}
 
 
 class Learner(NamedTuple):
@@ -97,6 +98,13 @@ def plan(parts: Sequence[Part], config: SupervisedConfig) -> list[Training]:
         some = [part_of(pool, share, config.seed) for pool in pools]
         trainings.append(_training(f"part-{share:.0%}"[:-1], some, config))
     return trainings
+
+
+def n_learned(parts: Sequence[Part], trainings: Sequence[Training]) -> int:
+    """Tokens of all steps, those that are read and not imitated included."""
+    lengths = [length for part in parts for length in part.lengths()]
+    steps = (step for training in trainings for epoch in training.epochs for step in epoch)
+    return sum(lengths[place] for step in steps for place in step)
 
 
 def _training(name: str, pools: Sequence[Pool], config: SupervisedConfig) -> Training:

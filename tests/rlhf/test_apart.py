@@ -16,16 +16,18 @@ from rlhf.training.artifacts import write_json
 APART = django_settings.BASE_DIR / "bin" / "apart"
 
 
-def can_sandbox():
-    if shutil.which("bwrap") is None:
-        return False
-    test = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "true"]
-    return subprocess.run(test, check=False, capture_output=True).returncode == 0
+def why_not():
+    """What the system says that keeps bubblewrap from working; empty if it works."""
+    program = shutil.which("bwrap")
+    if program is None:
+        return "bubblewrap is missing: bin/setup dev installs it"
+    test = [program, "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "true"]
+    done = subprocess.run(test, check=False, capture_output=True, text=True)
+    return (done.stderr.strip() or f"bwrap ends with {done.returncode}") if done.returncode else ""
 
 
-pytestmark = pytest.mark.skipif(
-    not can_sandbox(), reason="bubblewrap is missing, or user namespaces are not allowed"
-)
+WHY_NOT = why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 
 @pytest.fixture
@@ -56,6 +58,12 @@ def test_a_run_sees_its_folder_and_its_model_and_nothing_else_of_the_data(run_di
     said = apart(run_dir, f"cd {tmp_path} && find . -type f | sort")
 
     assert said.split() == ["./models/mine/file", "./runs/2/config.json", "./runs/2/file"]
+
+
+def test_a_configuration_that_says_the_name_of_a_secret_does_not_show_it(run_dir, tmp_path):
+    write_json(run_dir / "config.json", {"config": {"pattern": str(tmp_path / "secret_key")}})
+
+    assert "No such file" in apart(run_dir, f"cat {tmp_path}/secret_key")
 
 
 def test_a_run_may_write_its_folder_and_nothing_else(run_dir, tmp_path):
@@ -106,6 +114,19 @@ def test_a_run_that_imports_may_add_a_model_and_change_none(run_dir, tmp_path):
 
     assert (tmp_path / "models" / "new").is_dir()
     assert (tmp_path / "models" / "mine" / "file").read_text() == "models/mine"
+
+
+def test_a_run_reads_the_tasks_that_the_machine_keeps_for_the_harness(run_dir, tmp_path):
+    folder = tmp_path / "lm_eval_tasks"
+    folder.mkdir()
+    (folder / "doors.jsonl").write_text("{}")
+
+    said = apart(
+        run_dir, f"cat {folder}/*; echo x > {folder}/x", PREFERENDUM_LM_EVAL_TASKS=str(folder)
+    )
+
+    assert said.startswith("{}")
+    assert not (folder / "x").exists()
 
 
 def test_a_configuration_that_names_the_data_folder_is_refused(run_dir, tmp_path):

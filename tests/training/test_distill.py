@@ -19,6 +19,7 @@ from rlhf.training.distill_choice import (
     share_out,
 )
 from rlhf.training.distill_config import DistillConfig
+from rlhf.training.generate import read_kept
 
 SHORT = {"kind": "length", "target": 4}
 LINES = [PromptLine(number, [{"role": "user", "content": "Hi"}]) for number in range(10)]
@@ -166,6 +167,9 @@ def test_the_dataset_holds_the_best_answers_and_the_students_own(distil, folder,
     assert result["n_rehearsal"] == 1
     assert all(row["messages"][-1]["role"] == "assistant" for row in rows)
     assert result["score_best"] >= result["score_mean"]
+    kept = [read_kept(folder.path / f"{name}.jsonl") for name in ("teacher", "student")]
+    written = [row for batches in kept for batch in batches.values() for row in batch]
+    assert result["tokens"] == {"written": sum(row.n_tokens for row in written)}
 
 
 def test_a_reward_model_picks_by_its_own_score(distil, folder, reward_folder, tiny_reference):

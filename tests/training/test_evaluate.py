@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import ENDPOINTS, EvaluateConfig
 from rlhf.training.evaluate import Pair, best_places, reward_opinion, run
-from rlhf.training.generate import read_kept
+from rlhf.training.generate import n_written, read_kept
 from rlhf.training.models import RewardStatistics
 from rlhf.training.ppo_math import best_of_n_kl
 from rlhf.training.reward_rules import Conversation
@@ -45,6 +45,8 @@ def test_every_prompt_gets_an_answer_of_both_policies_with_scores(config, folder
     assert (result["n_pairs"], result["left_out"]) == (5, {"too_long": 0})
     assert result["reward_margin"] == pytest.approx(sum(margins) / 5)
     assert result["reward_rate"] == sum(margin > 0 for margin in margins) / 5
+    written = [*here(folder, "new"), *here(folder, "old")]
+    assert (len(written), result["tokens"]) == (10, {"written": n_written(written)})
 
 
 def test_an_endpoint_answers_for_one_side(config, folder, prompts_file):
@@ -57,6 +59,13 @@ def test_an_endpoint_answers_for_one_side(config, folder, prompts_file):
     assert all(", answer " in pair.old and ", answer " not in pair.new for pair in pairs)
     assert result["left_out"] == {"too_long": 0, "filtered": 1}
     assert [(asked["side"], asked["requests"]) for asked in result["asked"]] == [("old", 5)]
+    assert result["tokens"] == {"written": n_written(here(folder, "new"))}
+
+
+def here(folder, side):
+    """What a model here has written."""
+    batches = read_kept(folder.path / f"{side}.jsonl").values()
+    return [row for batch in batches for row in batch]
 
 
 def test_two_sides_that_ask_the_same_endpoint_share_what_may_be_spent(

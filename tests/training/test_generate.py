@@ -175,6 +175,7 @@ def test_the_run_writes_the_completions_of_every_prompt(tiny_reference, folder, 
     ids = [prompt.id for prompt in read_prompts(prompts_file)]
     assert [(row["id"], row["index"]) for row in rows] == [(i, n) for i in ids for n in (0, 1)]
     assert (result["n_prompts"], result["n_completions"]) == (5, 10)
+    assert result["tokens"] == {"written": sum(row["n_tokens"] for row in rows)}
 
 
 def test_an_interrupted_run_goes_on_to_the_same_text(tiny_reference, folder, prompts_file):

@@ -1,7 +1,6 @@
 """Hostile folders and files: each is refused with a sentence, or does nothing."""
 
 import json
-import os
 import pickle
 import shutil
 
@@ -16,16 +15,7 @@ from rlhf.training.config import ALLOW_PICKLES, ImportModelConfig
 from rlhf.training.import_model import run
 from rlhf.training.model_safety import check_template
 from rlhf.training.models import load_policy
-
-
-class Bomb:
-    """What a pickle may hold: a call, made when it is opened."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
+from tests.hostile import Bomb, code
 
 
 @pytest.fixture
@@ -117,9 +107,9 @@ def test_an_adapter_with_a_pickle_is_not_opened(source, tmp_path, marker):
 
 
 def test_code_beside_a_known_model_is_neither_copied_nor_run(source, folder, marker):
-    (source / "modeling_evil.py").write_text(f"import os; os.mkdir({str(marker)!r})")
-    code = {"AutoConfig": "modeling_evil.Config", "AutoModelForCausalLM": "modeling_evil.Model"}
-    edit(source / "config.json", auto_map=code)
+    (source / "modeling_evil.py").write_text(code(marker))
+    names = {"AutoConfig": "modeling_evil.Config", "AutoModelForCausalLM": "modeling_evil.Model"}
+    edit(source / "config.json", auto_map=names)
     edit(source / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "modeling_evil.T"]})
 
     result = import_folder(source, folder)
@@ -130,9 +120,9 @@ def test_code_beside_a_known_model_is_neither_copied_nor_run(source, folder, mar
 
 
 def test_a_model_that_needs_its_own_code_is_refused(source, folder, marker):
-    (source / "modeling_evil.py").write_text(f"import os; os.mkdir({str(marker)!r})")
-    code = {"AutoConfig": "modeling_evil.Config"}
-    edit(source / "config.json", auto_map=code, model_type="evil")
+    (source / "modeling_evil.py").write_text(code(marker))
+    names = {"AutoConfig": "modeling_evil.Config"}
+    edit(source / "config.json", auto_map=names, model_type="evil")
 
     assert refusal(source, folder).startswith(f"transformers does not know the model in {source}: ")
     assert not marker.exists()

@@ -15,7 +15,14 @@ from rlhf.training.data import Pair
 from rlhf.training.forward import collate, completion_logprobs
 from rlhf.training.models import load_policy
 from rlhf.training.parameters import make_trainable
-from rlhf.training.preference import Row, by_vote, encode_rows, mean_kl, steps_of_epoch
+from rlhf.training.preference import (
+    Row,
+    by_vote,
+    encode_rows,
+    mean_kl,
+    n_tokens,
+    steps_of_epoch,
+)
 
 KINDS = [(dpo, DPOConfig), (kto, KTOConfig)]
 GOOD, BAD = "Please do.", "It is a long long red cup on a long red table."
@@ -113,6 +120,10 @@ def test_answers_of_kto_are_good_or_bad_and_their_kl_is_measured_on_another_ones
     assert all((ids in (2, 5)) == label for ids, label in zip(answers, data["label"], strict=True))
 
 
+def test_tokens_of_a_row_are_those_of_both_conversations():
+    assert n_tokens(Row(prompt=[1, 2, 3], chosen=[4], rejected=[5, 6])) == 2 * 3 + 1 + 2
+
+
 def test_steps_of_an_epoch_count_micro_batches_as_the_trainer_does(make_config):
     config = make_config(DPOConfig, batch_size=8, micro_batch_size=4)
 
@@ -140,6 +151,7 @@ def test_a_run_learns_the_votes_and_says_how_far_it_went(make_config, folder, mo
     assert first["values"]["margin"] == pytest.approx(0.0, abs=1e-3)  # it starts at the reference
     assert result["n_train"] == 6
     assert (result["n_test"], result["accuracy"]) == (2, 1.0)
+    assert result["tokens"]["learned"] % 3 == 0  # of three epochs
     assert result["margin"] > 1
     assert (result["kl"] is not None, result["n_samples"], result["note"]) == (True, 2, "")
     assert {event["step"] for event in events(folder, "sample")} == {0, result["steps"]}

@@ -176,6 +176,19 @@ def test_a_reward_model_learns_that_short_answers_are_liked(trained):
     assert result["longer_accuracy"] < 0.2
 
 
+def test_tokens_are_counted_in_each_epoch_and_a_prompt_once_for_its_answers(
+    trained, tiny_reference
+):
+    folder, result = trained
+    _, tokenizer = load_policy(tiny_reference)
+    groups = encode_pairs(
+        tokenizer, read_pairs(folder.path / "data" / "data.jsonl"), 1024, 1024
+    ).train
+
+    of_epoch = sum(len(group.prompt) + sum(map(len, group.completions)) for group in groups)
+    assert result["tokens"]["learned"] == 2 * of_epoch
+
+
 def test_whoever_votes_the_wrong_way_round_is_not_believed(trained):
     _, result = trained
 

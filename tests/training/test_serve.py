@@ -4,11 +4,13 @@ import json
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from peft import get_peft_model
 
+from rlhf.training.hashes import files_in
 from rlhf.training.models import encode, load_policy, lora_config, save_adapter
 from rlhf.training.serve import Desk, compute, open_door
 from rlhf.training.serve_batch import keep_top, next_tokens
@@ -153,6 +155,20 @@ def test_a_missing_folder_is_named_and_the_next_request_is_answered(server, tiny
 
     assert "/nowhere does not exist" in lines[0]["error"]
     assert "usage" in server.ask(tiny_reference)[-1]
+
+
+def test_a_file_that_is_not_what_it_was_is_named_and_not_used(server, tiny_reference):
+    folder = tiny_reference["base"]
+    files = files_in(Path(folder))
+    weights = {"sha256": "0" * 64, "bytes": files["model.safetensors"]["bytes"]}
+    server.start()
+
+    well = server.ask(tiny_reference, hashes={folder: files})
+    (changed,) = server.ask(tiny_reference, hashes={folder: {"model.safetensors": weights}})
+
+    assert "usage" in well[-1]
+    assert changed["kind"] == "model"
+    assert "model.safetensors has changed: its SHA-256 is" in changed["error"]
 
 
 def test_when_nobody_asks_for_a_while_it_ends_and_lets_nobody_in(server, tiny_reference):

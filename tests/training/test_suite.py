@@ -60,6 +60,7 @@ def test_every_answer_can_be_read_with_what_was_found_in_it(config, inputs):
         (1, ["Open the door.", "Yes."]), (2, []), (3, ["Why not?"]),
     ]  # fmt: skip
     assert result["metrics"]["length"]["value"] == pytest.approx(sum(lengths) / 5)
+    assert result["tokens"] == {"written": sum(lengths)}
     assert [row["text"] for row in texts] == TEXTS
     assert sum(row["nats"] for row in texts) / sum(row["n_tokens"] for row in texts) == (
         pytest.approx(result["metrics"]["general_loss"]["value"])
@@ -79,15 +80,6 @@ def test_a_prompt_version_is_measured_with_what_it_puts_around_a_question(config
     assert result["metrics"]["forgetting"]["value"] == 0
     assert result["metrics"]["general_loss"] == plain["metrics"]["general_loss"]
     assert result["metrics"]["own_loss"] != plain["metrics"]["own_loss"]
-
-
-def test_virtual_tokens_have_no_losses(config, folder, monkeypatch):
-    monkeypatch.setattr(suite, "is_virtual", lambda adapter: adapter == "virtual")
-    reference = {**config.model, "adapters": ["virtual"]}
-
-    side = suite.Side("new", reference, config, folder)
-
-    assert side.why_no_losses == suite.VIRTUAL
 
 
 def test_another_attempt_does_only_what_is_missing(config, inputs, monkeypatch):
@@ -132,6 +124,7 @@ def test_the_judge_sees_each_pair_in_both_orders(config, inputs):
     assert len(verdicts) == 2 * (5 + 1)
     assert judge["n_pairs"] == 5
     assert 0 < judge["mass"] < 1
+    assert result["tokens"] == {"written": 2 * sum(row["values"]["length"] for row in answers)}
     # Both sides have drawn the same answers from the same seed: nobody can be better.
     assert all(row["answer"] == row["rival"] for row in answers)
     assert (judge["wins"], result["metrics"]["judge_win_rate"]["value"]) == (0, 0.5)

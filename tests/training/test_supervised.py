@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-from rlhf.training import reward_trainer
+from rlhf.training import reward_trainer, supervised
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
+from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.models import load_policy
+from rlhf.training.parameters import callbacks
 from rlhf.training.supervised import evaluation_steps, plan, run, start
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
 from rlhf.training.supervised_data import Part, encode_conversation, read_parts
@@ -93,11 +96,13 @@ def test_text_is_learnt_to_its_last_token(tiny_reference, folder):
         learning_rate=2e-2, epochs=4,
     )  # fmt: skip
 
-    held_out = run(config, folder)["held_out"]
+    result = run(config, folder)
 
+    held_out = result["held_out"]
     n_tokens = 3 * 12 + 2  # words and stops, the last space, and an end: 3 blocks
     assert held_out["n_tokens"] == n_tokens - 3  # nobody can foresee the first of a block
     assert held_out["loss_after"] < 0.7 * held_out["loss_before"]
+    assert result["tokens"] == {"learned": 4 * 4 * n_tokens}
 
 
 def test_each_dataset_has_a_held_out_loss_of_its_own(tiny_reference, folder, polite):
@@ -225,7 +230,8 @@ class Killed(BaseException):
 
 
 def weights(folder):
-    return load_file(folder.path / "artifact" / "adapter_model.safetensors")
+    (file,) = (folder.path / "artifact").glob("*.safetensors")
+    return load_file(file)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +257,45 @@ def test_a_run_that_ended_early_goes_on_as_if_it_had_not(
         run(config, folder)
     resumed = run(config, folder)
 
+    assert resumed == whole
+    for name, tensor in weights(folder).items():
+        torch.testing.assert_close(tensor, weights(other)[name], atol=0, rtol=0)
+
+
+class Moving(TrainerCallback):
+    """Notes which layers move in each step. The trainer asks it after the run's own callbacks."""
+
+    def __init__(self):
+        self.layers = {}
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        _, layers = layers_of(backbone_of(model))
+        self.layers[state.global_step] = [
+            number for number, layer in enumerate(layers)
+            if any(parameter.requires_grad for parameter in layer.parameters())
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_gradual_unfreezing_goes_on_where_it_was(
+    tiny_reference, folder, polite, tmp_path, monkeypatch, method
+):
+    watch = Moving()
+    monkeypatch.setattr(supervised, "callbacks", lambda *given: [*callbacks(*given), watch])
+    config = config_of(tiny_reference, polite, method=method, epochs=2, unfreeze_every=4 / 3)
+    (tmp_path / "other").mkdir()
+    other = RunFolder(tmp_path / "other")
+    (other.path / "polite").symlink_to(folder.path / "polite")
+    schedule = {0: [1], 1: [1], 2: [1], 3: [1], 4: [0, 1], 5: [0, 1]}  # the second in step 4 of 6
+    whole = run(config, other)
+    assert watch.layers == schedule
+
+    with Ends(folder, 2, Stopped), pytest.raises(Stopped):
+        run(config, folder)
+    watch.layers.clear()
+    resumed = run(config, folder)
+
+    assert watch.layers == {step: schedule[step] for step in (2, 3, 4, 5)}
     assert resumed == whole
     for name, tensor in weights(folder).items():
         torch.testing.assert_close(tensor, weights(other)[name], atol=0, rtol=0)

@@ -171,6 +171,22 @@ def test_a_dataset_with_nothing_to_learn_from_is_refused(folder, tokenizer, rows
         parts_of(folder, tokenizer, rows, max_tokens=40)
 
 
+def test_what_rows_hold_beside_their_text_is_neither_learnt_nor_opened(folder, tokenizer):
+    plain, picture = row("Yes."), "file:///etc/passwd"
+    hostile = {
+        **plain,
+        "images": [picture],
+        "tools": [{"name": "x"}],
+        "chat_template": "{{ 1 / 0 }}",
+    }
+    hostile["messages"] = [{**each, "image": picture} for each in plain["messages"]]
+
+    (part,) = parts_of(folder, tokenizer, [plain, hostile])
+
+    assert part.train.column_names == ["input_ids", "labels"]
+    assert part.train[0] == part.train[1]
+
+
 # --- batches ----------------------------------------------------------------------------------
 @settings(max_examples=30)
 @given(

@@ -1,16 +1,22 @@
-"""What each method of fine-tuning leaves behind is loaded, written with, and served."""
+"""What each method of fine-tuning leaves behind is loaded, written with, measured, and served."""
 
+import json
 from typing import NamedTuple
 
 import pytest
 import torch
 
+from rlhf.training import evaluate, suite
 from rlhf.training.artifacts import RunError
+from rlhf.training.config import EvaluateConfig
 from rlhf.training.generate import Decoding
 from rlhf.training.models import load_policy
 from rlhf.training.parameter_settings import ParameterSettings
 from rlhf.training.parameters import load, make_trainable, save, trainable
+from rlhf.training.serve import Request, Ticket
+from rlhf.training.serve_batch import Batch, encode_messages
 from rlhf.training.serve_models import Models
+from rlhf.training.suite_config import SuiteConfig
 from rlhf.training.virtual_tokens import n_virtual_tokens, prefix_of
 
 METHODS = {
@@ -116,3 +122,51 @@ def test_virtual_tokens_take_room_in_the_context(versions, tiny_reference):
     assert n_virtual_tokens(versions["prefix"].reference["adapters"]) == 3
     assert base.context_for(versions["prefix"].reference["adapters"]) == base.context_tokens - 3
     assert base.context_for(versions["lora"].reference["adapters"]) == base.context_tokens
+
+
+# --- in gates, the suite and the playground -----------------------------------------------------
+UNLIKE_LORA = ("ia3", "prompt", "prefix")
+
+
+@pytest.mark.parametrize("name", UNLIKE_LORA)
+def test_a_gate_compares_what_the_playground_would_answer(name, versions, folder, prompts_file):
+    reference, base = versions[name].reference, versions["lora"].reference
+    config = EvaluateConfig(base, reference, max_new_tokens=6, temperature=0.001)
+
+    evaluate.run(config, folder)
+
+    pairs = (folder.path / "artifact" / "pairs.jsonl").read_text().splitlines()
+    messages = [json.loads(line)["messages"] for line in prompts_file.read_text().splitlines()]
+    for side, version in (("new", base), ("old", reference)):
+        assert [json.loads(pair)[side] for pair in pairs] == served(version, messages)
+
+
+@torch.no_grad()
+def served(reference, asked):
+    """The likeliest answer of the model server to each."""
+    base = Models(free_bytes=lambda: 10**9).base_of(reference)
+    tickets = [Ticket(Request(reference, each, max_tokens=6, temperature=0)) for each in asked]
+    batch = Batch(base, reference, tickets, [encode_messages(base, each) for each in tickets])
+    while batch.is_going:
+        batch.step()
+    return ["".join(line.get("text", "") for line in lines_of(ticket)) for ticket in tickets]
+
+
+def lines_of(ticket):
+    return [ticket.lines.get() for _ in range(ticket.lines.qsize())]
+
+
+@pytest.mark.parametrize("name", UNLIKE_LORA)
+def test_the_suite_measures_them_and_says_what_it_cannot(
+    name, versions, tiny_reference, folder, prompts_file
+):
+    (folder.path / "texts.jsonl").write_text(json.dumps({"text": "The red door is open."}) + "\n")
+    reference = versions[name].reference
+    config = SuiteConfig(reference, rival=tiny_reference, max_new_tokens=4)
+
+    metrics = suite.run(config, folder)["metrics"]
+
+    assert metrics["length"]["n"] == 5
+    reason = "" if name == "ia3" else suite.VIRTUAL
+    assert (metrics["forgetting"]["reason"], metrics["general_loss"]["reason"]) == (reason, reason)
+    assert (metrics["forgetting"]["value"] is None) == (name != "ia3")
