@@ -63,17 +63,21 @@ def sources_in(paths: Iterable[Path]) -> list[Source]:
         if path.is_file() or (path / "state.json").exists():
             found.append(Source(path.name, path))
             continue
-        inside = [each for each in sorted(path.rglob("*")) if _is_wanted(each, path)]
+        inside = files_below(path)
         if not inside:
             raise BadRows([f"The folder {path} holds no file that could be read."])
         found += [Source(str(each.relative_to(path)), each) for each in inside]
     return found
 
 
-def _is_wanted(path: Path, folder: Path) -> bool:
-    """Not what is hidden, and not what a link leads to outside of the folder."""
-    is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.is_file() and not is_hidden and path.resolve().is_relative_to(folder.resolve())
+def files_below(folder: Path) -> list[Path]:
+    """All files in it, in order, but what is hidden and what a link leads to outside of it."""
+
+    def is_wanted(path: Path) -> bool:
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.is_file() and not is_hidden and path.resolve().is_relative_to(folder.resolve())
+
+    return [path for path in sorted(folder.rglob("*")) if is_wanted(path)]
 
 
 def read(

@@ -99,10 +99,10 @@ READ_NO_PROMPTS = (
     RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.INDEX, *FROM_PAIRS,
 )  # fmt: skip
 ASK_ELSEWHERE = [  # the others need a policy's weights
-    RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL, RunKind.SUITE,
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL, RunKind.SUITE, RunKind.CONVERSE,
 ]  # fmt: skip
 PUT_AROUND = [  # each question what a prompt version says
-    RunKind.GENERATE, RunKind.EVALUATE, RunKind.SUITE,
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.SUITE, RunKind.CONVERSE,
 ]  # fmt: skip
 
 
@@ -119,6 +119,12 @@ def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
         *([ModelKind.ENDPOINT] if is_asked else []),
         *([ModelKind.PROMPT] if is_prompted else []),
     ]
+
+
+def takes(run_kind: str, name: str, version: ModelVersion) -> bool:
+    """Also whether it takes the policy that a prompt version is put around."""
+    kinds = version_kinds(run_kind, name)
+    return version.kind in kinds and version.writer.kind in kinds
 
 
 @dataclass(frozen=True)
@@ -241,16 +247,18 @@ def _check_versions(order: Order) -> None:
     for name, version in order.versions.items():
         kinds = version_kinds(order.kind, name)
         is_of_project = version.project_id == order.project.pk
-        if is_of_project and version.kind == ModelKind.ENDPOINT and version.kind not in kinds:
+        is_elsewhere = version.writer.kind == ModelKind.ENDPOINT
+        if is_of_project and is_elsewhere and ModelKind.ENDPOINT not in kinds:
             raise RunRefused(
-                f"{version} is a policy elsewhere, of which nobody here has the weights: it can write "
-                "answers, in “Generate completions”, “Evaluate”, “Distillation” and “Evaluation suite”, and "
-                "nothing else."
+                f"{version.writer} is a policy elsewhere, of which nobody here has the weights: it can write "
+                "answers, in “Generate completions”, “Evaluate”, “Distillation”, “Evaluation suite” and “Live "
+                "conversations”, and nothing else."
             )
         if is_of_project and version.kind == ModelKind.PROMPT and version.kind not in kinds:
             raise RunRefused(
                 f"{version} is a prompt version and has no weights of its own: it can write answers, in "
-                f"“Generate completions”, “Evaluate” and “Evaluation suite”. Choose {version.writer} instead."
+                "“Generate completions”, “Evaluate”, “Evaluation suite” and “Live conversations”. Choose "
+                f"{version.writer} instead."
             )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rlhf.models import Run, RunKind
+from rlhf.searching import TrialRun
 from rlhf.templatetags.quantities import percent, significant
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 338.0, 10.0, 198.0  # of the area for values, in 360 x 240
@@ -60,7 +61,7 @@ class Point(NamedTuple):
     high: float
 
 
-def curve_of(run: Run) -> LearningCurve | None:
+def curve_of(run: Run | TrialRun) -> LearningCurve | None:
     """None if the run was not asked for one, or nothing was held out to measure it by."""
     points = _points(run)
     if len(points) < 2:
@@ -97,7 +98,7 @@ def curve_of(run: Run) -> LearningCurve | None:
     )  # fmt: skip
 
 
-def _points(run: Run) -> list[tuple[str, Point]]:
+def _points(run: Run | TrialRun) -> list[tuple[str, Point]]:
     found = []
     for each in run.result.get("learning_curve") or []:
         label = percent(each["share"])

@@ -204,6 +204,7 @@ def environment(*, online: bool, endpoints: str = "") -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PREFERENDUM_MODELS_DIR": str(settings.MODELS_DIR),
         "PREFERENDUM_REWARD_FUNCTIONS": ",".join(settings.REWARD_FUNCTIONS),
+        "PREFERENDUM_LM_EVAL_TASKS": str(settings.LM_EVAL_TASKS),
         **({ALLOW_PICKLES: "1"} if settings.ALLOW_PICKLED_WEIGHTS else {}),
         **({} if online else dict.fromkeys(OFFLINE, "1")),
         **({ENDPOINTS: endpoints} if endpoints else {}),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from rlhf.learning_curves import curve_of
 from rlhf.models import Run
 from rlhf.rollouts import as_text
+from rlhf.searching import TrialRun
 from rlhf.templatetags.quantities import decimals, percent
 
 Rate = Mapping[str, Any]  # n, value, low, high; the last three None where n is 0
@@ -26,12 +27,12 @@ AGREEMENT = {
 }
 
 
-def report_of(run: Run) -> dict[str, Any] | None:
+def report_of(run: Run | TrialRun) -> dict[str, Any] | None:
     return run.result.get("report")
 
 
 # --- in words ---------------------------------------------------------------------------------
-def summary(run: Run) -> str:
+def summary(run: Run | TrialRun) -> str:
     """The sentence that somebody needs first; empty for a run without a report."""
     report = report_of(run)
     if report is None:
@@ -216,7 +217,7 @@ class Mistake(NamedTuple):
     votes: str
 
 
-def mistakes_of(run: Run) -> list[Mistake]:
+def mistakes_of(run: Run | TrialRun) -> list[Mistake]:
     """Those of the report whose texts the run's folder still has, the worst first."""
     found = (report_of(run) or {}).get("mistakes", [])
     rows = held_out_rows(run.folder / "data" / "data.jsonl", {each["place"] for each in found})
@@ -264,13 +265,14 @@ def _at(places: set[int], rows: Iterable[Any]) -> Iterator[tuple[int, Any]]:
 
 
 # --- the page ---------------------------------------------------------------------------------
-def page_of(run: Run) -> dict[str, Any]:
+def page_of(run: Run | TrialRun) -> dict[str, Any]:
     """What the page shows of a run that has a report."""
     report = run.result["report"]
     curve = run.result.get("learning_curve") or []
     calibration = report["calibration"]
     return {
         "report": report,
+        "ties": run.config.get("ties"),
         "summary": summary(run),
         "cautions": cautions(report),
         "agreement": [

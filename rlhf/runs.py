@@ -28,7 +28,7 @@ from django_q.tasks import async_task
 from annotator.audit import Action, record
 from annotator.models import Export, Project, QueueOrder, User
 from rlhf import suites
-from rlhf.estimates import estimate_run, probe_of
+from rlhf.expecting import as_json, expect
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
 from rlhf.models import (
     RESUMABLE,
@@ -46,8 +46,9 @@ from rlhf.quarantine import leave_out, passed_by
 from rlhf.questions import newest_reward_model, order_settings
 from rlhf.supervision import has_ended_unseen, supervise
 from rlhf.telling import tell_if_ended
+from rlhf.text_lengths import Unknown
 from rlhf.training.artifacts import write_json
-from rlhf.training.config import Config, PPOConfig
+from rlhf.training.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +135,11 @@ def _staged_folder() -> Iterator[Path]:
 
 
 def _estimate(order: Order, config: Config) -> dict[str, Any]:
-    """Of PPO, if the policy's speed is known."""
-    if not isinstance(config, PPOConfig) or order.policy is None:
+    """Empty if nobody can say."""
+    try:
+        return as_json(expect(order, config))
+    except (Unknown, RunRefused):
         return {}
-    found = estimate_run(order.policy, order.reward_model, config)
-    device = probe_of(order.policy).get("device", "CPU")
-    return {**found._asdict(), "device": device} if found else {}
 
 
 def _create(

@@ -58,6 +58,25 @@ class Trials(NamedTuple):
         return [row for row in self.rows if row.has_files and row.version is None]
 
 
+class TrialRun(NamedTuple):
+    """What a trial has left in its folder, by the names that a run of its own would have it under."""
+
+    kind: str
+    config: dict[str, Any]
+    result: dict[str, Any]
+    folder: Path
+
+
+def trial_run(run: Run, number: int) -> TrialRun | None:
+    """None if there is no such trial, or it has not come to its end."""
+    folder = _folder(run, number)
+    try:
+        config, result = (read_json(folder / name) for name in ("config.json", "result.json"))
+    except FileNotFoundError:
+        return None
+    return TrialRun(run.config["tries"], config["config"], result, folder)
+
+
 def trials_of(run: Run) -> Trials | None:
     """None while there is no table yet."""
     try:
@@ -154,7 +173,7 @@ def _trial(run: Run, number: int | None) -> Row:
 
 
 def _made(run: Run, row: Row) -> dict[str, Any]:
-    """What the trial says of itself; its report has no page, so the figures alone are kept."""
+    """What the trial says of itself; its report stays in its folder, for its page."""
     folder = _folder(run, row.number)
     result = read_json(folder / "result.json")
     files = result.pop("files", {})

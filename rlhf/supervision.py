@@ -9,7 +9,9 @@ write, and one that was taken for dead notices that it has been replaced.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import signal
 import socket
 import threading
@@ -28,7 +30,7 @@ from django.utils import timezone
 
 from rlhf.alarms import as_json, find_alarms
 from rlhf.collecting import COLLECT
-from rlhf.endpoints import EndpointRefused, grants_of
+from rlhf.endpoints import EndpointRefused, asked_by, grants_of, sharing_of
 from rlhf.events import end_last_line, load_line, read_reports, store_reports
 from rlhf.models import ONLINE, STARTED, Run, RunKind, Status
 from rlhf.processes import (
@@ -42,7 +44,7 @@ from rlhf.processes import (
 )
 from rlhf.run_user import first_link, hand_over, run_user, take_back
 from rlhf.telling import tell_if_ended
-from rlhf.training.artifacts import following_no_link
+from rlhf.training.artifacts import SHARING, following_no_link
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +191,7 @@ def _start(run: Run) -> RunProcess:
     Raises OSError, and EndpointRefused if it asks somebody whom it may not ask.
     """
     endpoints = grants_of(run)
+    _say_who_shares(run)
     for name in ("stop", "result.json"):  # of the attempt before
         (run.folder / name).unlink(missing_ok=True)
     end_last_line(run.folder / "events.jsonl")
@@ -252,8 +255,26 @@ def _look_after(run: Run, process: RunProcess) -> None:
     if memory_mib > run.result.get("peak_mib", 0) * 1.01:
         _write(run, result={**run.result, "peak_mib": memory_mib})
     _enforce_limits(run, process, memory_mib)
+    _say_who_shares(run)
     if run.status == Status.STOPPING:
         _enforce_stop(run, process)
+
+
+def _say_who_shares(run: Run) -> None:
+    """Tell the process how many ask the same endpoints just now: it has neither network to us nor the
+    files of others. On a full disk it goes on with what it knows."""
+    if not (versions := asked_by(run)):
+        return
+    path = run.folder / SHARING
+    text = json.dumps(sharing_of(versions))
+    with suppress(OSError):
+        if path.is_file() and path.read_text() == text:
+            return
+        unfinished = path.with_name(f".{SHARING}")
+        with open(unfinished, "w", opener=following_no_link) as file:
+            os.fchmod(file.fileno(), 0o644)  # whatever our umask: it may run as another user
+            file.write(text)
+        unfinished.replace(path)
 
 
 def _copy_reports(run: Run) -> bool:

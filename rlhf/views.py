@@ -25,6 +25,7 @@ from rlhf import (
     annotators,
     charts,
     conversations,
+    cost_pages,
     distill_pages,
     estimates,
     evaluation,
@@ -44,13 +45,12 @@ from rlhf import (
 from rlhf import rollouts as answers
 from rlhf import runs as run_control
 from rlhf.combining import can_be_part, parts_of
-from rlhf.costs import price_of
 from rlhf.current import current_policy
 from rlhf.endpoints import spent_on
-from rlhf.forms import FORMS, PPOForm, RunForm, settings_like
-from rlhf.inputs import Order, config_of
+from rlhf.forms import FORMS, RunForm, settings_like
+from rlhf.gating import CANDIDATES
 from rlhf.models import ONLINE, ModelKind, ModelVersion, Run, RunKind, Status
-from rlhf.training.config import PPOConfig
+from rlhf.outlooks import outlook_of
 from rlhf.training.reward_rules import format_lines
 
 PAGE_SIZE = 50
@@ -188,10 +188,15 @@ def _render_form(
     template = "rlhf/_run_form.html" if request.htmx else "rlhf/new_run.html"
     few_shot = prompt_lab.few_shot_notice(project, form.kind)
     context = {"project": project, "role": Role.ADMIN, "form": form, "few_shot": few_shot}
+    if "policy" in form.arguments:
+        suggested = form.initial.get("policy")
+        context["note_on_policy"] = rounds.note_on_policy(project, form.kind, suggested)
     if form.kind in quarantine.TRAINING:
         context |= screening_views.line_of(project, form)
-    if isinstance(form, PPOForm):
-        context["outlook"] = _outlook(project, form)
+    if form.kind == RunKind.SEARCH:
+        context["searchable"] = search_pages.settings_by_kind()
+    if not form.missing():
+        context["outlook"] = outlook_of(project, form)
     return render(request, template, context, status=status)
 
 
@@ -199,44 +204,10 @@ def _render_form(
 @login_required
 def estimate(request: HtmxRequest, slug: str) -> HttpResponse:
     project, _ = get_access(request, slug, Role.ADMIN)
-    asked = FORMS.get(request.GET.get("kind", ""), PPOForm)
-    if not issubclass(asked, PPOForm):
-        raise Http404("no estimate for this kind of run")
-    outlook = _outlook(project, asked(project, request.POST))
+    if (asked := FORMS.get(request.GET.get("kind", RunKind.PPO))) is None:
+        raise Http404("no such kind of run")
+    outlook = outlook_of(project, asked(project, request.POST))
     return render(request, "rlhf/_estimate.html", {"project": project, "outlook": outlook})
-
-
-def _outlook(project: Project, form: PPOForm) -> dict[str, Any]:
-    """The estimate for what the form holds, or a sentence why there is none."""
-    # A form of its own: that a run was refused says nothing about the settings.
-    form = type(form)(project, form.data) if form.is_bound else form.as_sent()
-    if not form.is_valid():
-        return {"problem": "The estimate appears when the settings are complete."}
-    policy, reward_model = form.cleaned_data["policy"], form.cleaned_data["reward_model"]
-    order = Order(project, form.kind, 1, form.settings, policy=policy, reward_model=reward_model)
-    try:
-        config = config_of(order)
-    except run_control.RunRefused as refusal:
-        return {"problem": str(refusal)}
-    assert isinstance(config, PPOConfig)
-    measured = estimates.probe_of(policy)
-    found = estimates.estimate_run(policy, reward_model, config)
-    free_mib = estimates.free_memory_mib(measured)
-    price = price_of(project)
-    return {
-        "policy": policy,
-        "measured": measured,
-        "estimate": found,
-        "price": price,
-        "money": price.of_seconds(found.seconds) if found and price.per_hour else None,
-        "free_mib": free_mib,
-        "has_second_model": any(
-            estimates.needs_second_model(policy, version)
-            for version in estimates.reward_models(policy, reward_model, config)
-        ),
-        "has_several_processes": bool(config.accelerate_config),
-        "is_too_large": bool(found and free_mib and found.memory_mib > free_mib),
-    }
 
 
 def _go_to(request: HtmxRequest, url: str) -> HttpResponse:
@@ -442,8 +413,11 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "role": role,
         "version": version,
         "is_current": current_policy(project) == version,
+        "has_trial_report": search_pages.has_report(version),
+        "may_be_tested": role == Role.ADMIN and version.kind in CANDIDATES,
         "measured": measured,
         "probe": estimates.Probe.from_json(measured),
+        **cost_pages.price_of_tokens(version),
         "ancestors": rounds.ancestors_of(version),
         "files": model_pages.files_of(version) if may_take_along else None,
         "children": version.children.select_related("run"),

@@ -50,12 +50,17 @@ class PromptingSerializer(serializers.Serializer):
     passages = serializers.IntegerField()
 
 
+@documented("list_prompt_versions", "Prompt versions", answer=ModelVersionSerializer, is_list=True)
 @documented("create_prompt_version", "Put instructions, examples and passages around a policy",
             method="POST", body=NEW_PROMPT, answer=ModelVersionSerializer, status=201,
             creates=True)  # fmt: skip
-@api_view(["POST"])
+@api_view(["GET", "POST"])
 @once
 def prompt_versions(request: Request, slug: str) -> Response:
+    if request.method == "GET":
+        project = get_access(request, slug, Role.REVIEWER).project
+        rows = project.model_versions.filter(kind=ModelKind.PROMPT).select_related("project")
+        return page_of(request, rows, ModelVersionSerializer)
     project = get_access(request, slug, Role.ADMIN).project
     sent = read(NEW_PROMPT, request.data)
     shown = {bound.name: bound.value() for bound in PromptForm(project)}

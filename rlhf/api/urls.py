@@ -1,6 +1,18 @@
 from django.urls import URLPattern, URLResolver, include, path
 
-from rlhf.api import candidates, datasets, gates, models, prompting, routes, runs, screening, trials
+from rlhf.api import (
+    candidates,
+    costs,
+    datasets,
+    gates,
+    lineage,
+    models,
+    prompting,
+    routes,
+    runs,
+    screening,
+    trials,
+)
 
 app_name = "rlhf_api"
 
@@ -39,8 +51,10 @@ project_urls: list[URLPattern | URLResolver] = [
     path("datasets/<int:pk>/", datasets.dataset, name="dataset"),
     path("datasets/<int:pk>/data.jsonl", datasets.dataset_file, name="dataset_file"),
     path("routes/", routes.routes, name="routes"),
+    path("costs/", costs.costs, name="costs"),
     path("prompting/", prompting.prompt_versions, name="prompt_versions"),
     path("documents/", prompting.collections, name="collections"),
+    path("lineage/<str:kind>/<int:pk>/", lineage.lineage_of, name="lineage"),
     path("candidates/", candidates.candidates, name="candidates"),
     path("gates/", include(gate_urls)),
     path("current/", include(current_urls)),

@@ -113,7 +113,7 @@ def version(label: str, help_text: str, *, required: bool = True, empty: str = "
         empty_label=None if required else empty,
         error_messages={
             "invalid_choice": "Choose one of the list. A policy elsewhere can only write answers, in "
-            "“Generate completions”, “Evaluate”, “Distillation” and “Evaluation suite”."
+            "“Generate completions”, “Evaluate”, “Distillation”, “Evaluation suite” and “Live conversations”."
         },
     )
 

@@ -82,7 +82,9 @@ class ConverseForm(RunForm):
     arguments = ("policy", "rival")
     advanced = ("max_prompt_tokens", "batch_size", "seed")
 
-    policy = version("Policy", "Whom people talk to.")
+    policy = version(
+        "Policy", "Whom people talk to. To a policy elsewhere, what they say is sent there."
+    )
     rival = version(
         "Second policy",
         "It writes one of the two answers. None: the first writes both.",

@@ -116,8 +116,13 @@ class SuiteForm(RunForm):
             self.initial["tasks"] = ", ".join(tasks)
 
     def clean_tasks(self) -> list[str]:
-        names = self.cleaned_data["tasks"].split(",")
-        return [name.strip() for name in names if name.strip()]
+        names = [name.strip() for name in self.cleaned_data["tasks"].split(",") if name.strip()]
+        if paths := [name for name in names if "/" in name]:
+            raise forms.ValidationError(
+                f"“{paths[0]}” is a path, and a task has a name: put its file into the folder of tasks "
+                "(docs/evaluation.md), and give its name here."
+            )
+        return names
 
     def clean(self) -> None:
         super().clean()

@@ -12,6 +12,7 @@ from annotator.models import Assignment, Comparison, Completion, Export, Judgmen
 from rlhf.datasets import create_dataset
 from rlhf.gate_models import Gate, Promotion
 from rlhf.models import DatasetKind, Endpoint, ModelKind, ModelVersion, Round, Run, RunKind, Status
+from rlhf.training.prompting import PROMPTING
 from tests.factories import ProjectFactory, UserFactory
 
 PAIR = '{"chosen": 1}\n'
@@ -154,6 +155,13 @@ class EndpointFactory(factory.django.DjangoModelFactory):
     )
     address = "http://127.0.0.1:9/v1"
     model = "toy"
+
+
+def prompt_version(policy, **fields):
+    """A policy, here or elsewhere, with an instruction before each question."""
+    version = PolicyFactory(project=policy.project, parent=policy, kind=ModelKind.PROMPT, **fields)
+    (Path(version.path) / PROMPTING).write_text(json.dumps({"system": "Be brief."}))
+    return version
 
 
 class GateFactory(factory.django.DjangoModelFactory):

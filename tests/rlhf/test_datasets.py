@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -25,6 +26,7 @@ from tests.factories import (
     api_client,
     make_judgment,
 )
+from tests.hostile import Bomb, code
 from tests.rlhf.factories import PolicyFactory, RunFactory
 
 pytestmark = pytest.mark.django_db
@@ -194,6 +196,19 @@ def test_a_folder_is_all_files_below_it_but_what_is_hidden_or_leads_outside(tmp_
     assert [source.name for source in sources_in([folder])] == ["a/c.md", "b.txt"]
     with pytest.raises(BadRows, match="There is no file or folder"):
         sources_in([tmp_path / "nowhere"])
+
+
+PICTURE = {"type": "image", "url": "file:///etc/passwd"}
+
+
+def test_pictures_in_a_conversation_are_refused_and_other_keys_left_out(tmp_path):
+    seen = {"role": "user", "content": [{"type": "text", "text": "Hi"}, PICTURE]}
+    pictured = written(tmp_path, "a.jsonl", {"messages": [seen, MESSAGES[1]]})
+    beside = written(tmp_path, "b.jsonl", {"messages": MESSAGES, "images": [PICTURE["url"]], "tools": [{}]})  # fmt: skip
+
+    with pytest.raises(BadRows, match="must be text; only text can be compared"):
+        rows_of(pictured)
+    assert rows_of(beside) == [{"messages": MESSAGES, "split": "train"}]
 
 
 # --- making -----------------------------------------------------------------------------------
@@ -501,6 +516,22 @@ def test_a_folder_is_made_a_dataset_by_command(project, tmp_path, capsys):
 def test_a_command_that_cannot_work_says_why(project, arguments, sentence):
     with pytest.raises(CommandError, match=sentence):
         call_command("import_dataset", *arguments)
+
+
+@pytest.mark.parametrize("name", ["tea.py", "tea.pkl", "rows.jsonl", "rows.parquet", "rows.txt"])
+def test_code_and_pickles_make_no_dataset_and_do_nothing(project, tmp_path, settings, name):
+    marker, folder = tmp_path / "hostile-code-ran", tmp_path / "tea"
+    written(folder, "a.jsonl", ROW)
+    is_code = name.endswith(".py")
+    content = code(marker).encode() if is_code else pickle.dumps(Bomb(marker))
+    (folder / name).write_bytes(content)
+
+    with pytest.raises(CommandError, match=rf"{name}.*\nNothing was kept\."):
+        call_command("import_dataset", "tea", "x", str(folder))
+
+    assert not project.datasets.exists()
+    assert not list(settings.DATASETS_DIR.glob("*"))
+    assert not marker.exists()
 
 
 DATASETS = "/api/v1/projects/tea/datasets/"

@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import pyarrow
@@ -22,6 +23,7 @@ from rlhf.runs import launch
 from rlhf.training.retrieval import Collection
 from rlhf.training.retrieval_metrics import Relevant
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
+from tests.hostile import Bomb
 from tests.rlhf.factories import PolicyFactory
 
 DOCUMENTS = [Document("Cats", "They purr.\n\nThey sleep."), Document("Dogs", "They bark.")]
@@ -161,6 +163,16 @@ def test_a_run_refuses_a_collection_that_was_changed():
 def collection_folder(collection):
 
     return Path(collection.path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.html", "a.jsonl", "a.parquet", "a.pkl"])
+def test_a_pickle_is_refused_under_any_name_and_not_opened(tmp_path, name):
+    marker = tmp_path / "hostile-code-ran"
+
+    with pytest.raises(DocumentsRefused, match=f"^{name} "):
+        read(tmp_path, name, pickle.dumps(Bomb(marker)))
+
+    assert not marker.exists()
 
 
 # --- pages ----------------------------------------------------------------------------------------

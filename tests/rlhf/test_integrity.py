@@ -70,7 +70,8 @@ def learn(policy, export):
 
 # --- recorded -------------------------------------------------------------------------------------
 def test_what_a_run_says_of_its_files_is_kept_with_the_version(project, policy):
-    run = RunFactory(project=project, kind=RunKind.PPO, policy=policy)
+    config = {"batch_size": 4, "epochs": 1}
+    run = RunFactory(project=project, kind=RunKind.PPO, policy=policy, config=config)
     (run.folder / "artifact").mkdir()
     (run.folder / "artifact" / "adapter.safetensors").write_bytes(b"weights")
     run.result = {"steps": 3, "files": files_in(run.folder / "artifact")}

@@ -94,6 +94,12 @@ def test_a_template_without_python_offers_no_processes(settings, tmp_path):
     assert processes.accelerate_configs() == []
 
 
+def test_run_is_told_where_more_tasks_for_the_harness_are(settings, tmp_path):
+    settings.LM_EVAL_TASKS = tmp_path
+
+    assert processes.environment(online=False)["PREFERENDUM_LM_EVAL_TASKS"] == str(tmp_path)
+
+
 def test_run_is_told_which_functions_it_may_call(settings):
     settings.REWARD_FUNCTIONS = ["our.rewards.polite", "our.rewards.short"]
 

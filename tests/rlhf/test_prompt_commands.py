@@ -31,6 +31,18 @@ def test_documents_and_a_prompt_version_by_command(tmp_path, capsys):
     assert version.details["collection"] == "Pets v1"
 
 
+def test_of_a_folder_nothing_is_taken_that_a_link_leads_to_outside_of_it(tmp_path, capsys):
+    project = ProjectFactory(slug="tea")
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets" / "cats.md").write_text("They purr.")
+    (tmp_path / "pets" / "notes.txt").symlink_to(tmp_path / "secret.txt")
+
+    call_command("documents", "tea", "Pets", tmp_path / "pets")
+
+    assert project.collections.get().details["sources"] == ["cats.md"]
+
+
 def test_what_is_refused_is_a_sentence(tmp_path):
     PolicyFactory(project=ProjectFactory(slug="tea"), name="polite")
 

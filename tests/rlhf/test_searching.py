@@ -15,6 +15,8 @@ from rlhf.model_cards import card_of
 from rlhf.models import DatasetKind, ModelKind, RunKind, Status
 from rlhf.search_picture import draw, place_of
 from rlhf.searching import SearchRefused, delete_files, promote, trials_of
+from rlhf.training.reward_report import report
+from rlhf.training.search_config import OBJECTIVES
 from rlhf.training.search_space import Choice, Range
 from tests.factories import MembershipFactory, PromptFactory, api_client
 from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactory, RunFactory
@@ -77,6 +79,12 @@ def searched(policy, *trials, direction="minimize"):
             }
             (place / "result.json").write_text(json.dumps(made))
     return run
+
+
+def reported(run, number):
+    """The trial has left the report of a reward model as well."""
+    path = run.folder / "trials" / str(number) / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "report": report([])}))
 
 
 # --- launching --------------------------------------------------------------------------------
@@ -221,6 +229,22 @@ def test_files_of_a_search_that_goes_on_stay(policy):
         delete_files(run)
 
 
+def test_a_promoted_reward_model_has_the_report_of_its_trial(client, policy):
+    run = searched(policy, trial(0), trial(1, value=0.9))
+    reported(run, 0)
+    version, other = promote(run), promote(run, 1)
+    client.force_login(MembershipFactory(project=run.project, role=Role.REVIEWER).user)
+    address = reverse("rlhf:trial_report", args=["tea", run.pk, 0])
+
+    page = client.get(address).content.decode()
+
+    assert address in client.get(version.get_absolute_url()).content.decode()
+    assert f'Of trial 1, which is <a href="{version.get_absolute_url()}">' in page
+    assert "No pair that people decided was held out" in page
+    assert "/report/" not in client.get(other.get_absolute_url()).content.decode()
+    assert client.get(reverse("rlhf:trial_report", args=["tea", run.pk, 1])).status_code == 404
+
+
 # --- the picture ------------------------------------------------------------------------------
 def test_places_on_an_axis_follow_its_scale():
     assert place_of(Range("rate", 1e-5, 1e-3, is_log=True), 1e-4) == pytest.approx(0.5)
@@ -259,6 +283,23 @@ def test_the_page_shows_each_trial_and_offers_to_promote_the_best(client, policy
     assert page.count("Promote") == 2
     assert "Promote the best" in page
     assert "out of memory" in page
+
+
+def test_the_form_lists_what_may_be_searched_with_type_and_default(client, policy):
+    client.force_login(MembershipFactory(project=policy.project, role=Role.ADMIN).user)
+
+    page = client.get(reverse("rlhf:new_run", args=["tea", "search"]))
+
+    listed = {
+        kind: {each.name: each for each in found} for kind, found in page.context["searchable"]
+    }
+    assert list(listed) == [RunKind(kind).label for kind in OBJECTIVES]
+    assert listed["Reward model"]["epochs"][2:] == ("a whole number", "2")
+    assert listed["PPO"]["target_kl"][2:] == ("a number or none", "none")
+    assert listed["PPO"]["critic"].label == "Critic"
+    assert listed["PPO"]["keep"][2:] == ("a word: best, last", "best")
+    assert "<code>learning_rate</code>" in page.content.decode()
+    assert "base" not in listed["Reward model"]  # a model, which cannot vary
 
 
 def test_reviewers_see_trials_and_cannot_promote_them(client, policy):

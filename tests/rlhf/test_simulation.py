@@ -146,6 +146,7 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow  # five real runs: the default suite goes once around the loop, in the browser
 @pytest.mark.django_db(transaction=True)
 def test_the_loop_proves_itself_on_the_tiny_model():
     """Import, generate, vote, export, reward model, PPO, evaluate, vote: with real processes."""

@@ -225,6 +225,15 @@ def test_names_of_tasks_are_separated_by_commas(project, base):
     assert form.settings["tasks"] == ["arc", "boolq"]
 
 
+def test_a_task_has_a_name_and_is_no_file(project, base):
+    form = SuiteForm(project, SuiteForm(project).as_sent().data | {"tasks": "arc, /etc/x.yaml"})
+
+    assert form.errors["tasks"] == [
+        "“/etc/x.yaml” is a path, and a task has a name: put its file into the folder of tasks "
+        "(docs/evaluation.md), and give its name here."
+    ]
+
+
 def test_forgetting_beyond_the_bound_raises_an_alarm():
     def levels(grown, low):
         values = {"forgetting": grown, "forgetting/low": low, "forgetting/bound": 0.1}

@@ -457,7 +457,7 @@ def test_next_round_starts_and_shows_the_project(client, project, policy, admin)
 def test_next_round_that_is_refused_says_why(client, project, admin):
     response = client.post(url("next_round", "tea"), {"after": "1"}, follow=True)
 
-    assert "Round 1 has made no new policy yet: run PPO first." in response.content.decode()
+    assert "Round 1 has made no new policy yet: run PPO first, or let" in response.content.decode()
 
 
 @pytest.mark.parametrize("after", ["", "x", "-1", "²"])

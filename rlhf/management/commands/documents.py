@@ -11,6 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from annotator.models import Project
+from rlhf.dataset_reading import files_below
 from rlhf.documents import (
     FORMATS,
     OVERLAP,
@@ -68,8 +69,7 @@ def _files(paths: list[Path]) -> Iterator[Path]:
     """Of a folder, what can be read, in the order of the names."""
     for path in paths:
         if path.is_dir():
-            inside = (each for each in sorted(path.rglob("*")) if each.suffix.lower() in FORMATS)
-            yield from (each for each in inside if each.is_file())
+            yield from (each for each in files_below(path) if each.suffix.lower() in FORMATS)
         else:
             yield path
 

@@ -46,6 +46,18 @@ def test_model_versions_of_other_projects_do_not_exist(project, admin):
     assert annotator.get(f"{TEA}models/").status_code == 404
 
 
+def test_a_lineage_is_what_the_page_has_and_of_this_project_only(project, admin):
+    policy = PolicyFactory(project=project)
+    tuned = PolicyFactory(project=project, parent=policy)
+    other = PolicyFactory()
+
+    found = admin.get(f"{TEA}lineage/version/{tuned.pk}/").json()
+
+    assert (found["of"], f"version-{policy.pk}" in found["back"]) == (f"version-{tuned.pk}", True)
+    assert admin.get(f"{TEA}lineage/version/{other.pk}/").status_code == 404
+    assert admin.get(f"{TEA}lineage/person/{tuned.pk}/").status_code == 404
+
+
 def test_rounds_come_in_pages_the_newest_first(project, admin):
     for number in (1, 2, 3):
         RoundFactory(project=project, number=number)
