@@ -1,13 +1,16 @@
 """Reward at equal KL: adapters on the top layers alone against adapters on all of them.
 
     python bench/ppo_layers.py [--model DIR] [--prompts FILE] [--seeds 3] [--top 10] [--updates 10]
-        [--figure docs/figures/ppo_layers.svg]
+        [--processes 1] [--figure docs/figures/ppo_layers.svg]
 
 PPO as the simulation does it, but rewarded with the simulated annotators' true taste instead of a
 model of it, so that nothing but the policy's layers differs. Prints a JSON line per run: KL and score
 of each step's fresh answers. Then one per variant: the taste at a few distances, read off each seed's
 curve (null where a seed did not get that far), and the slope over the square root of the KL, which is
 about how a score grows (Gao et al. 2022, arXiv 2210.10760). --figure draws the curves.
+
+Nothing here is timed, so with --processes each training takes its share of the cores: two that use one
+core each get through more than one that uses two.
 """
 
 import argparse
@@ -21,6 +24,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, which has a queue.py
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import torch
 
 from bench.ppo import ROOT, convert_embedded, numbered
 from rlhf.taste import taste
@@ -48,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--top", type=int, default=10)
     parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     os.environ["PREFERENDUM_REWARD_FUNCTIONS"] = FUNCTION
@@ -55,11 +64,17 @@ def main() -> None:
     curves: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as place:
         model = arguments.model or convert_embedded(Path(place))
-        for seed in range(arguments.seeds):
-            for name, layers in variants.items():
-                folder = Path(place) / f"{layers}-{seed}"
-                folder.mkdir()
-                curve = train(str(model), layers, seed, arguments, folder)
+        settings = list(itertools.product(range(arguments.seeds), variants))
+        with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+            trained = pool.map(
+                train,
+                itertools.repeat(str(model)),
+                [variants[name] for _, name in settings],
+                [seed for seed, _ in settings],
+                itertools.repeat(arguments),
+                [Path(place) / f"{name}-{seed}" for seed, name in settings],
+            )
+            for (seed, name), curve in zip(settings, trained, strict=True):
                 curves[name].append(curve)
                 print(json.dumps({"variant": name, "seed": seed, "curve": curve}), flush=True)
     for name, of_seeds in curves.items():
@@ -72,6 +87,8 @@ def train(
     model: str, layers: int | None, seed: int, arguments: argparse.Namespace, path: Path
 ) -> list[tuple[float, float]]:
     """KL (k1, nats per completion) and true taste (points) of the answers of each step."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // arguments.processes))
+    path.mkdir()
     config = PPOConfig(
         {"base": model, "adapters": []},
         rewards=[{"kind": "callable", "function": FUNCTION, "mean": -7.0, "std": 3.0}],
@@ -97,8 +114,10 @@ def summary(name: str, curves: list[list[tuple[float, float]]]) -> dict[str, Any
         found[f"median_at_{kl:g}"] = statistics.median(known) if known else None
     points = [point for curve in curves for point in curve]
     roots = [max(kl, 0.0) ** 0.5 for kl, _ in points]
-    slope = statistics.linear_regression(roots, [score for _, score in points]).slope
-    return found | {"per_root_nat": round(slope, 3)}
+    if len(set(roots)) > 1:
+        slope = statistics.linear_regression(roots, [score for _, score in points]).slope
+        found["per_root_nat"] = round(slope, 3)
+    return found
 
 
 def score_at(kl: float, curve: list[tuple[float, float]]) -> float | None:

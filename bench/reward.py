@@ -1,12 +1,13 @@
 """Pairs a second, memory and held-out accuracy of training a reward model.
 
     python bench/reward.py --data FILE [--model DIR] [--pairs 240] [--max-tokens 256] [--epochs 1]
-        [--batch 8] [--adapter-layers all|K] [--members 1] [--plain]
+        [--batch 8] [--adapter-layers all|K] [--members 1] [--micro-batch-tokens 1024]
+        [--without prompts|trunk] [--plain]
 
 FILE holds known choices (HH-RLHF's, say, as the importer reads them) or is the data.jsonl of an
 export. Learns from its first --pairs pairs and is measured by the next as many, of other prompts
-(bench/preference_data.py). --plain runs every conversation by itself through all layers, which changes
-no score. Prints one JSON line. `seconds` are those of training alone, all members together; `pairs_per_s` counts
+(bench/preference_data.py). --without prompts runs every conversation by itself, --without trunk all of
+them through all layers each time, and --plain both, which changes no score. Prints one JSON line. `seconds` are those of training alone, all members together; `pairs_per_s` counts
 each pair once per epoch, however many members learn from it.
 """
 
@@ -55,7 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--adapter-layers", default="all")
     parser.add_argument("--members", type=int, default=1)
-    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--micro-batch-tokens", type=int, default=1024)
+    parser.add_argument("--without", choices=["prompts", "trunk"], action="append", default=[])
+    parser.add_argument("--plain", action="store_const", dest="without", const=["prompts", "trunk"])
     return parser.parse_args()
 
 
@@ -85,8 +88,9 @@ def measure(
         ),
         members=arguments.members,
         max_tokens=arguments.max_tokens,
-        reuse_trunk=not arguments.plain,
-        share_prompts=not arguments.plain,
+        micro_batch_tokens=arguments.micro_batch_tokens,
+        reuse_trunk="trunk" not in arguments.without,
+        share_prompts="prompts" not in arguments.without,
     )
     policy, tokenizer = load_policy(config.model)
     pairs = [*selection.train, *(pair._replace(split="test") for pair in selection.held_out)]
@@ -126,7 +130,8 @@ def report(
         "implementation": "preferendum",
         "adapter_layers": arguments.adapter_layers,
         "members": arguments.members,
-        "plain": arguments.plain,
+        "without": arguments.without,
+        "micro_batch_tokens": arguments.micro_batch_tokens,
         "pairs": arguments.pairs,
         "max_tokens": arguments.max_tokens,
         "epochs": arguments.epochs,

@@ -18,4 +18,5 @@ urlpatterns = [
     path("django-admin/", admin.site.urls),
 ]
 
+handler400 = "annotator.api.problems.bad_request"
 handler500 = "annotator.api.problems.server_error"

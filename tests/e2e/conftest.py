@@ -1,6 +1,7 @@
 """The whole product, as `make demo` starts it: web, worker and trainer, and a real browser."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -82,11 +83,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def app(tmp_path):
-    app = App(tmp_path)
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """The data folder of an installation in which nothing has happened yet."""
+    app = App(tmp_path_factory.mktemp("installed"))
     app.manage("migrate")
     app.manage("createsuperuser", "--noinput", "--username", "ada", "--email", "ada@example.org")
+    return app.folder / "data"
+
+
+@pytest.fixture
+def app(tmp_path, installed):
+    app = App(tmp_path)
+    shutil.copytree(installed, tmp_path / "data")
     for name in ("web", "worker", "trainer"):
         app.start(name)
     app.wait_until_it_answers()

@@ -40,7 +40,7 @@ def make_project(page):
 def start(page, kind, fields=None):
     """Fill in the form of a run and start it; the folded settings too."""
     page.goto(f"/projects/loop/runs/new/{kind}/")
-    folded = page.get_by_text("More settings")
+    folded = page.get_by_text("More settings", exact=True)
     if folded.count():
         folded.click()
     for label, value in (fields or {}).items():

@@ -15,6 +15,7 @@ EXAMPLES = {
         for kind in ("ppo", "probe", "supervised", "dpo", "search", "suite", "combine")
     ],
     "rlhf:trials": [{"pk": 101}],
+    "rlhf:trial_report": [{"pk": 101, "number": 0}],
     "rlhf:screening": [{"pk": 102}],
     "rlhf:download_findings": [{"pk": 102}],
     "rlhf:demonstrations": [{"pk": 103}],
@@ -39,6 +40,7 @@ EXAMPLES = {
     "rlhf:endpoint": [{"pk": 2}],
     "rlhf:lineage": [{"kind": "version", "pk": 2}, {"kind": "export", "pk": 1}],
     "rlhf:lineage_json": [{"kind": "version", "pk": 2}],
+    "rlhf_api:lineage": [{"kind": "version", "pk": 2}],
     "rlhf:file_check": [{"kind": "version", "pk": 1}],
     "rlhf:check_files": [{"kind": "version", "pk": 1}],
     "rlhf:download_model": [{"pk": 1, "part": "weights"}],
@@ -183,6 +185,10 @@ trial = {
 }
 table = {"metric": "eval_loss", "direction": "minimize", "trials": [trial], "importance": {}}
 (Run.objects.get(pk=101).folder / "trials.json").write_text(json.dumps(table))
+place = Run.objects.get(pk=101).folder / "trials" / "0"
+place.mkdir(parents=True)
+(place / "config.json").write_text(json.dumps({"config": {}}))
+(place / "result.json").write_text(json.dumps(Run.objects.get(pk=3).result))  # with its report
 finding = {
     "key": "prompt-1", "kind": "prompt", "place": "prompt 1", "split": "train", "code": "email",
     "start": 5, "end": 8, "before": "Mail ", "span": "a@b.c", "after": " now", "note": "",
