@@ -114,7 +114,11 @@ def row_scores(layers: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
 @torch.no_grad()
 def shares_prompts(model: nn.Module) -> bool:
     """Whether completions that share a row score as each would alone: not where a model attends in
-    windows, has its own idea of positions, or takes no mask. In bf16 the two round differently."""
+    windows, has its own idea of positions, or takes no mask.
+
+    Told by how far their last states are apart, of their length: what is wrong moves them by a tenth
+    and more, rounding by 1e-4 (SmolLM2 in fp32, of which single numbers reach 55) or a few hundredths (bf16).
+    """
     backbone = backbone_of(model)
     if getattr(backbone.config.get_text_config(), "sliding_window", None):
         return False
@@ -127,8 +131,8 @@ def shares_prompts(model: nn.Module) -> bool:
         )
     except (TypeError, ValueError, RuntimeError, IndexError):
         return False
-    exact = expected.dtype == torch.float32
-    return torch.allclose(found, expected, atol=1e-5 if exact else 0.1, rtol=1e-4 if exact else 0.1)
+    furthest = ((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max()
+    return bool(furthest <= (1e-3 if expected.dtype == torch.float32 else 0.1))
 
 
 # --- scoring ----------------------------------------------------------------------------------

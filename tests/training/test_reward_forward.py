@@ -117,6 +117,26 @@ def test_a_model_that_attends_in_windows_gets_a_row_for_each_completion(classifi
     assert len(scorer.rows) == 6
 
 
+def test_rounding_is_no_reason_for_more_rows(classifier):
+    model = classifier()
+
+    def rounded(module, inputs, states):  # otherwise in rows of another length
+        return states + 1e-4 * states.norm(dim=-1, keepdim=True) / states.shape[1]
+
+    backbone_of(model).norm.register_forward_hook(rounded)
+
+    assert shares_prompts(model)
+
+
+def test_a_model_that_does_not_heed_positions_gets_a_row_for_each_completion(classifier):
+    model = classifier()
+    backbone = backbone_of(model)
+    run = backbone.forward
+    backbone.forward = lambda *inputs, position_ids=None, **more: run(*inputs, **more)
+
+    assert not shares_prompts(model)
+
+
 def test_the_lower_layers_alone_are_run_for_the_trunks_states(classifier):
     model = classifier()
     backbone = backbone_of(model)
