@@ -23,6 +23,7 @@ from rlhf.evaluation import interval
 from rlhf.forms.gate import GateForm, OverruleForm
 from rlhf.gate_chart import chart_of
 from rlhf.gate_models import Gate, GateState
+from rlhf.outlooks import incomplete, outlook_of_order
 from rlhf.rounds import current_number
 from rlhf.runs import RunRefused
 
@@ -86,6 +87,8 @@ def new_gate(request: HtmxRequest, slug: str) -> HttpResponse:
     if request.method != "POST":
         return _render_form(request, project, GateForm(project, initial=_asked(request, project)))
     form = GateForm(project, request.POST)
+    if "estimate" in request.POST:
+        return _render_form(request, project, form)
     if not form.is_valid():
         return _render_form(request, project, form, status=UNPROCESSABLE)
     try:
@@ -111,7 +114,30 @@ def _render_form(
     request: HtmxRequest, project: Project, form: GateForm, status: int = 200
 ) -> HttpResponse:
     context = {"project": project, "role": Role.ADMIN, "form": form}
+    if form.can_start:
+        context["outlook"] = _outlook(project, form)
     return render(request, "rlhf/new_gate.html", context, status=status)
+
+
+@require_POST
+@login_required
+def estimate(request: HtmxRequest, slug: str) -> HttpResponse:
+    project, _ = get_access(request, slug, Role.ADMIN)
+    context = {"project": project, "outlook": _outlook(project, GateForm(project, request.POST))}
+    return render(request, "rlhf/_estimate.html", context)
+
+
+def _outlook(project: Project, form: GateForm) -> dict[str, Any]:
+    """What it will take until people can be asked."""
+    # A form of its own: that a gate was refused says nothing about the settings.
+    form = GateForm(project, form.data if form.is_bound else form.as_sent())
+    if not form.is_valid():
+        return incomplete(form)
+    try:
+        order = gating.run_of(project, round_number=current_number(project), **form.order)
+    except gating.GateRefused as refusal:
+        return {"problem": str(refusal)}
+    return outlook_of_order(order)
 
 
 @require_safe

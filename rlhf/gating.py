@@ -26,7 +26,7 @@ from rlhf import evaluation, sequential
 from rlhf.current import CurrentMoved, current_policy, keep_current, make_current
 from rlhf.gate_models import OPEN, Decision, Gate, GateState, Promotion
 from rlhf.gate_pairs import answers_per_prompt
-from rlhf.inputs import version_kinds
+from rlhf.inputs import Order, version_kinds
 from rlhf.models import GeneratedCompletion, ModelVersion, RunKind
 from rlhf.runs import launch, request_stop
 from rlhf.sequential import Point, Rule
@@ -72,25 +72,20 @@ def open_gate(
         margin=rule.margin, budget=budget, votes_per_pair=votes_per_pair,
         same_share=same_share, created_by=user,
     )  # fmt: skip
-    per_prompt = _answers_per_prompt(gate)
+    asked = _run_of(gate, sampling, round_number)
     try:
         with transaction.atomic():
             keep_current(project)
             gate.run = launch(
                 project,
-                RunKind.EVALUATE,
-                # Drawn: answers of an earlier evaluation, which people have seen, do not come again.
-                {
-                    "seed": random.randrange(2**20),
-                    **sampling,
-                    "completions_per_prompt": per_prompt,
-                },
+                asked.kind,
+                asked.settings,
                 round_number=round_number,
                 user=user,
                 token=token,
-                policy=candidate,
-                rival=incumbent,
-                max_prompts=gate.n_pairs + gate.n_same,
+                policy=asked.policy,
+                rival=asked.rival,
+                max_prompts=asked.max_prompts,
             )
             gate.save()
             about = {"candidate": str(candidate), "incumbent": str(incumbent), "budget": budget}
@@ -101,6 +96,44 @@ def open_gate(
         _refuse_second(project)
         raise GateRefused("This gate has just been opened by somebody else.") from error
     return gate
+
+
+def run_of(
+    project: Project,
+    candidate: ModelVersion,
+    *,
+    budget: int,
+    votes_per_pair: int,
+    same_share: float,
+    sampling: dict[str, Any],
+    round_number: int,
+    **_: Any,
+) -> Order:
+    """The run that such a gate would begin with; of the arguments of `open_gate` what it depends on.
+    Raises GateRefused."""
+    gate = Gate(
+        project=project, candidate=candidate, incumbent=_check(project, candidate), budget=budget,
+        votes_per_pair=votes_per_pair, same_share=same_share,
+    )  # fmt: skip
+    return _run_of(gate, sampling, round_number)
+
+
+def _run_of(gate: Gate, sampling: dict[str, Any], round_number: int) -> Order:
+    settings = {
+        # Drawn: answers of an earlier evaluation, which people have seen, do not come again.
+        "seed": random.randrange(2**20),
+        **sampling,
+        "completions_per_prompt": _answers_per_prompt(gate),
+    }
+    return Order(
+        gate.project,
+        RunKind.EVALUATE,
+        round_number,
+        settings,
+        policy=gate.candidate,
+        rival=gate.incumbent,
+        max_prompts=gate.n_pairs + gate.n_same,
+    )
 
 
 def _check(project: Project, candidate: ModelVersion) -> ModelVersion:

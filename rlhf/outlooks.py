@@ -5,6 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import Any, NamedTuple
 
+from django.forms import Form
+
 from annotator.models import Project
 from rlhf import rounds
 from rlhf.costs import price_of
@@ -38,9 +40,13 @@ def outlook_of(project: Project, form: RunForm) -> dict[str, Any]:
     # A form of its own: that a run was refused says nothing about the settings.
     form = type(form)(project, form.data) if form.is_bound else form.as_sent()
     if not form.is_valid():
-        return {"problem": INCOMPLETE, "mistakes": _mistakes(form)}
+        return incomplete(form)
+    return outlook_of_order(order_of(project, form))
+
+
+def outlook_of_order(order: Order) -> dict[str, Any]:
+    """The same of a run without a form of its own."""
     try:
-        order = order_of(project, form)
         expected = expect(order, config_of(order))
     except RunRefused as refusal:
         return {"problem": str(refusal)}
@@ -49,7 +55,12 @@ def outlook_of(project: Project, form: RunForm) -> dict[str, Any]:
     return _as_context(order, expected)
 
 
-def _mistakes(form: RunForm) -> list[str]:
+def incomplete(form: Form) -> dict[str, Any]:
+    """What is said of a form that is not filled in rightly yet."""
+    return {"problem": INCOMPLETE, "mistakes": _mistakes(form)}
+
+
+def _mistakes(form: Form) -> list[str]:
     """Example: "Temperature: Enter a number."."""
     return [
         f"{form[name].label if name in form.fields else 'All'}: {' '.join(map(str, said))}"

@@ -73,6 +73,7 @@ prompt_urls = [
 gate_urls = [
     path("", gate_pages.gates, name="gates"),
     path("new/", gate_pages.new_gate, name="new_gate"),
+    path("estimate/", gate_pages.estimate, name="gate_estimate"),
     path("<int:pk>/", gate_pages.gate, name="gate"),
     path("<int:pk>/status/", gate_pages.gate_status, name="gate_status"),
     path("<int:pk>/stop/", gate_pages.stop_gate, name="stop_gate"),

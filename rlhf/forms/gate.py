@@ -102,6 +102,13 @@ class GateForm(forms.Form):
         )
         self.initial.setdefault("candidate", here.first() or field.queryset.first())
 
+    @property
+    def can_start(self) -> bool:
+        """Whether there is something to test, something to test it against, and prompts to do it with."""
+        candidate = self.fields["candidate"]
+        assert isinstance(candidate, forms.ModelChoiceField)
+        return bool(self.current and self.held_out and candidate.queryset)
+
     def as_sent(self) -> dict[str, Any]:
         """What would come back if nobody changed anything; only what has a value."""
         shown = {bound.name: bound.value() for bound in self}

@@ -22,6 +22,7 @@ from tests.rlhf.factories import (
 )
 from tests.rlhf.gates import LOSS, WIN, vote, voting_gate
 from tests.rlhf.model_server_stand_in import YES, model_server_that_says
+from tests.rlhf.test_outlooks import MEASURED
 
 pytestmark = pytest.mark.django_db
 
@@ -110,6 +111,25 @@ def test_a_gate_is_opened_with_the_form_as_it_is_shown(client):
     gate = Gate.objects.get()
     assert (answer["Location"], gate.candidate) == (url("gate", gate.pk), candidate)
     assert (form.initial["budget"], gate.budget) == (37, 37)  # what 5 prompts are enough for
+
+
+def test_the_form_says_what_a_gate_will_take_before_it_opens(client):
+    project = RoundFactory(project__slug="tea").project
+    endpoint = EndpointFactory(version__project=project, completion_price=2.0)
+    PromptFactory.create_batch(5, project=project, split="test")
+    project.model_versions.exclude(pk=endpoint.version_id).update(probe=MEASURED)
+    sign_in(client, project, Role.ADMIN)
+    form = GateForm(project, initial={"candidate": endpoint.version})
+
+    few, many = [
+        client.post(url("gate_estimate"), {**form.as_sent(), "budget": budget}).context["outlook"]
+        for budget in (10, 30)
+    ]
+    none = client.post(url("gate_estimate"), {**form.as_sent(), "budget": 10_000})
+
+    assert 0 < few["spent"] < many["spent"]
+    assert 0 < few["estimate"].tokens_generated < many["estimate"].tokens_generated
+    assert "lower the budget" in none.content.decode()
 
 
 def test_what_is_refused_comes_back_with_the_sentence(admin, gate):
