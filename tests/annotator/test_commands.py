@@ -49,6 +49,19 @@ def test_import_reads_standard_input(project, monkeypatch):
     assert Comparison.objects.get().overlap == 3
 
 
+def test_import_shows_on_a_terminal_how_far_it_is(project, tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{n}?"}) + "\n" for n in range(400)))
+
+    run("import_comparisons", "demo", str(file))
+
+    assert "Checked: " in terminal.getvalue()
+    assert "Stored: " in terminal.getvalue()
+
+
 @pytest.mark.parametrize(("arguments", "number"), [([], 3), (["--round", "2"], 2)])
 def test_import_is_into_the_latest_round_or_the_one_named(project, tmp_path, arguments, number):
     there = ComparisonFactory(project=project, round_number=3)

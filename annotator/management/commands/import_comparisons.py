@@ -2,17 +2,18 @@
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
 
+from annotator.checking import LineError
 from annotator.formats.reading import open_rows
 from annotator.importing import (
     ImportRefused,
     ImportReport,
-    LineError,
     import_rows,
     judge_named,
 )
@@ -75,7 +76,11 @@ class Command(BaseCommand):
             raise CommandError(f"There is no project {options['project']}.")
         try:
             source = sys.stdin.buffer if options["file"] == "-" else options["file"]
-            with open_rows(source) as rows, _written(options["bad_rows"]) as bad_rows:
+            with (
+                open_rows(source) as rows,
+                _written(options["bad_rows"]) as bad_rows,
+                _bars() as (checked, stored),
+            ):
                 report = import_rows(
                     project,
                     rows,
@@ -87,6 +92,8 @@ class Command(BaseCommand):
                     mapping=_mapping(options["map"]),
                     dry_run=options["dry_run"],
                     bad_rows=bad_rows,
+                    on_progress=checked,
+                    on_stored=stored,
                 )
         except ImportRefused as refused:
             self._print_errors(refused.errors, refused.is_cut)
@@ -113,6 +120,22 @@ def _written(name: str | None) -> Iterator[IO[str] | None]:
     else:
         with open(name, "w", newline="", encoding="utf-8") as file:
             yield file
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """For `import_rows` to call: they say on a terminal how far it is, and elsewhere nothing."""
+    how = {"unit": " rows", "disable": None, "leave": False, "file": sys.stderr}
+    with tqdm(desc="Checked", **how) as checked, tqdm(desc="Stored", **how) as stored:
+
+        def show_checked(n: int) -> None:
+            checked.update(n - checked.n)
+
+        def show_stored(n: int) -> None:
+            stored.total = checked.n or None  # but for bad rows, which are few
+            stored.update(n - stored.n)
+
+        yield show_checked, show_stored
 
 
 def _mapping(given: list[str]) -> dict[str, str]:
