@@ -23,16 +23,11 @@ from django.conf import settings
 from django.db import transaction
 
 from annotator.audit import Action, record
+from annotator.checking import Good, LineError, Rules, check_all
 from annotator.counting import Seen, count_new
-from annotator.formats.entries import (
-    Entry,
-    FieldError,
-    check_prompt,
-    excerpt,
-    printable,
-)
-from annotator.formats.reading import Row, Rows, Unreadable, read_json_lines
-from annotator.formats.shapes import check_mapping, entry_of
+from annotator.formats.entries import Entry, check_prompt, printable
+from annotator.formats.reading import Rows, Unreadable, read_json_lines
+from annotator.formats.shapes import check_mapping
 from annotator.locks import alone
 from annotator.models import (
     Completion,
@@ -53,21 +48,9 @@ SECONDS_BETWEEN_LOOKS = 0.2  # of an import that waits for another one
 BETWEEN_PROGRESS = 200  # rows
 BAD_ROW_COLUMNS = ("place", "column", "value", "problem")
 
-ENCODER = msgspec.json.Encoder()  # of the file between checking and storing
-DECODER = msgspec.json.Decoder(Entry)
+DECODER = msgspec.json.Decoder(Entry)  # of the file between checking and storing
 
 logger = logging.getLogger(__name__)
-
-
-class LineError(NamedTuple):
-    line: int
-    message: str
-    place: str = ""  # where rows are not lines
-    column: str = ""
-    value: str = ""  # its beginning
-
-    def __str__(self) -> str:
-        return f"{self.place or f'line {self.line}'}: {self.message}"
 
 
 class ImportRefused(Exception):
@@ -121,44 +104,29 @@ def _check(
     listed = csv.writer(bad_rows) if bad_rows else None
     if listed:
         listed.writerow(BAD_ROW_COLUMNS)
-    for n_rows, row in enumerate(rows, 1):
-        if n_good == limit:
-            break
-        if on_progress and n_rows % BETWEEN_PROGRESS == 0:
-            on_progress(n_rows)
-        try:
-            entry = _entry(row, mapping)
-        except ValueError as error:
+    rules = Rules(mapping, project.screening, project.near_identical_percent)
+    n_processes = None if limit is None else 0  # which read ahead
+    with closing(check_all(iter(rows), rules, n_processes)) as results:
+        for n_rows, result in enumerate(results, 1):
+            if n_good == limit:
+                break
+            if on_progress and n_rows % BETWEEN_PROGRESS == 0:
+                on_progress(n_rows)
+            if isinstance(result, Good):
+                n_good += 1
+                if len(ignored) < MAX_IGNORED:
+                    ignored.update(printable(name, 60) for name in result.ignored)
+                good.write(result.line)
+                continue
             n_errors += 1
-            bad = _line_error(row, error)
             if listed:
-                listed.writerow(map(_defused, (bad.place, bad.column, bad.value, bad.message)))
+                cells = (result.place, result.column, result.value, result.message)
+                listed.writerow(map(_defused, cells))
             if n_errors <= MAX_ERRORS:
-                errors.append(bad)
+                errors.append(result)
             elif not skip_bad_rows and not listed:
                 break
-            continue
-        n_good += 1
-        if len(ignored) < MAX_IGNORED:
-            ignored.update(printable(name, 60) for name in entry.ignored)
-        hold = project.reason_to_hold(entry.answers) if entry.expected is None else ""
-        good.write(ENCODER.encode(entry._replace(hold=hold, ignored=[])) + b"\n")
     return _Checked(errors, n_errors, tuple(sorted(ignored)[:MAX_IGNORED]), n_good)
-
-
-def _entry(row: Row, mapping: Mapping[str, str] | None) -> Entry:
-    if isinstance(row.record, ValueError):
-        raise row.record
-    return entry_of(row.record, mapping)
-
-
-def _line_error(row: Row, error: ValueError) -> LineError:
-    column = error.column if isinstance(error, FieldError) else ""
-    value = ""
-    if isinstance(row.record, dict) and column in row.record:
-        given = row.record[column]
-        value = printable(given, 200) if isinstance(given, str) else excerpt(given, 200)
-    return LineError(row.number, printable(str(error)), row.place, printable(column), value)
 
 
 def _defused(cell: str) -> str:

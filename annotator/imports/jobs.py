@@ -29,10 +29,11 @@ from django.db import transaction
 from django.utils import timezone
 from django_q.tasks import async_task
 
+from annotator.checking import LineError
 from annotator.formats.reading import HUB, ZIP, Row, Rows, Unreadable, open_rows, unpacked
 from annotator.formats.shapes import entry_of, guess_mapping
 from annotator.formats.zips import holds_folder
-from annotator.importing import ImportRefused, ImportReport, LineError, import_rows, judge_named
+from annotator.importing import ImportRefused, ImportReport, import_rows, judge_named
 from annotator.imports.models import STARTABLE, Import, Progress, State
 from annotator.imports.uploads import move_into
 from annotator.locks import alone
