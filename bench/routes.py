@@ -12,6 +12,7 @@ compared by the true taste, and ties (less than four words apart) are left out. 
     kl                    nats per answer from the model, on held-out prompts
     length                tokens per answer
     seconds, reward_seconds   of the run, and of the reward model that it needs; with loading
+    cpu_s, reward_cpu_s   the same on a processor, whoever else wants it: with two cores up to twice as many
     peak_mib              of the run's process
 """
 
@@ -160,7 +161,10 @@ class Bench:
         if status:
             sys.exit((folder.path / "log.txt").read_text()[-2000:])
         result = json.loads((folder.path / "result.json").read_text())
-        return Trained(folder.path / "artifact", result, seconds, used.ru_maxrss // 1024)
+        cpu_seconds = used.ru_utime + used.ru_stime
+        return Trained(
+            folder.path / "artifact", result, seconds, cpu_seconds, used.ru_maxrss // 1024
+        )
 
     def compare(self, name: str, adapters: list[str], reward: Path, best_of: int) -> dict[str, Any]:
         """Fresh answers to held-out prompts against the model's, by the true taste."""
@@ -184,6 +188,7 @@ class Trained(NamedTuple):
     artifact: Path
     result: dict[str, Any]
     seconds: float
+    cpu_seconds: float
     peak_mib: int
 
 
@@ -254,7 +259,10 @@ def main() -> None:
 def measure(
     bench: Bench, route: str, data: list[dict[str, Any]], reward: Trained
 ) -> dict[str, Any]:
-    preset, needs = bench.preset, {"reward_seconds": round(reward.seconds, 1)}
+    preset = bench.preset
+    needs = {
+        "reward_seconds": round(reward.seconds, 1), "reward_cpu_s": round(reward.cpu_seconds, 1),
+    }  # fmt: skip
     if route == "best-of":
         found = bench.compare(route, [], reward.artifact, BEST_OF)
         return {"route": f"best of {BEST_OF}", **found, "seconds": 0.0, **needs, "peak_mib": None}
@@ -268,7 +276,10 @@ def measure(
         files = {"prompts": bench.train, "eval_prompts": bench.test}
         run = bench.train_by(route, route, settings, **files)
     found = bench.compare(route, [str(run.artifact)], reward.artifact, 1)
-    cost = {"seconds": round(run.seconds, 1), **needs, "peak_mib": run.peak_mib}
+    cost = {
+        "seconds": round(run.seconds, 1), "cpu_s": round(run.cpu_seconds, 1), **needs,
+        "peak_mib": run.peak_mib,
+    }  # fmt: skip
     return {"route": route, **found, "kl": round(run.result["kl"], 2), **cost}
 
 
