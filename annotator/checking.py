@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -54,7 +54,9 @@ class Good(NamedTuple):
 class Rules(NamedTuple):
     """What rows are checked by."""
 
-    mapping: Mapping[str, str] | None = None  # columns for fields of ours that the file calls otherwise
+    mapping: Mapping[str, str] | None = (
+        None  # columns for fields of ours that the file calls otherwise
+    )
     screening: list[str] = []  # of `screening.CHECKS`
     near_identical_percent: int = 100
 
@@ -98,7 +100,7 @@ def check_all(
     Raises what reading the rows does, and ChildProcessError if one of the processes is killed.
     """
     if n_processes is None:
-        n_cores = len(os.sched_getaffinity(0))
+        n_cores = os.cpu_count() or 1
         n_processes = min(n_cores, MOST_PROCESSES) if n_cores > 1 else 0
     yield from map(rules.check, islice(rows, FEW) if n_processes else rows)
     yield from _side_by_side(_batches(rows), rules, n_processes)
@@ -109,13 +111,20 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     n_bytes = 0
     for row in rows:
-        batch.append(pickle.dumps(row))
+        batch.append(_packed(row))
         n_bytes += len(batch[-1])
         if len(batch) >= BATCH or n_bytes >= BATCH_BYTES:
             yield batch
             batch, n_bytes = [], 0
     if batch:
         yield batch
+
+
+def _packed(row: Row) -> bytes:
+    try:
+        return pickle.dumps(row)
+    except RecursionError:
+        return pickle.dumps(row._replace(record=ValueError("the row is nested too deeply")))
 
 
 def _side_by_side(
@@ -128,8 +137,9 @@ def _side_by_side(
     checked: deque[Future[list[Good | LineError]]] = deque()
     with ExitStack() as stack:
         for _ in range(n_processes):
-            idle.put(process := _Process(rules))
+            idle.put(process := _Process())
             stack.callback(process.end)
+            process.begin(rules)
         threads = ThreadPoolExecutor(n_processes)  # each waits for a process
         stack.callback(threads.shutdown, cancel_futures=True)
         for batch in chain([first], batches):
@@ -151,23 +161,25 @@ def _check_by_one(idle: SimpleQueue[_Process], batch: list[bytes]) -> list[Good 
 class _Process:
     """Runs `main`, below."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self) -> None:
         # In a session of its own: Ctrl-C is for whoever feeds it.
         command = [sys.executable, "-m", "annotator.checking"]
         self.child: Popen[bytes] = Popen(  # noqa: S603
             command, stdin=PIPE, stdout=PIPE, cwd=ROOT, start_new_session=True
         )
-        self._send(rules)
+
+    def begin(self, rules: Rules) -> None:
+        with _killed():
+            self._send(rules)
 
     def check(self, batch: list[bytes]) -> list[Good | LineError]:
+        """Raises what the process did, and ChildProcessError if it is gone."""
         assert self.child.stdout is not None
-        try:
+        with _killed():
             self._send(batch)
-            found: list[Good | LineError] = pickle.load(self.child.stdout)  # noqa: S301
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            raise ChildProcessError(
-                "A process that checked rows has been killed: perhaps there was too little memory."
-            ) from None
+            found: list[Good | LineError] | Exception = pickle.load(self.child.stdout)  # noqa: S301
+        if isinstance(found, Exception):
+            raise found
         return found
 
     def _send(self, what: Any) -> None:
@@ -186,17 +198,32 @@ class _Process:
         self.child.wait()
 
 
+@contextmanager
+def _killed() -> Iterator[None]:
+    try:
+        yield
+    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+        raise ChildProcessError(
+            "A process that checked rows has been killed: perhaps there was too little memory."
+        ) from None
+
+
 def main() -> None:
     """Check what comes in until nothing more does."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    try:
+    with suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):  # whoever fed this is gone
         rules = pickle.load(source)  # noqa: S301 (from the process that has started this one)
         while True:
             batch = pickle.load(source)  # noqa: S301
-            pickle.dump([rules.check(pickle.loads(row)) for row in batch], sink)  # noqa: S301
+            pickle.dump(_checked(rules, batch), sink)
             sink.flush()
-    except (EOFError, pickle.UnpicklingError, BrokenPipeError):
-        return
+
+
+def _checked(rules: Rules, batch: list[bytes]) -> list[Good | LineError] | Exception:
+    try:
+        return [rules.check(pickle.loads(row)) for row in batch]  # noqa: S301
+    except Exception as error:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

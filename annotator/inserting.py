@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import connection, models
 
 Values = Mapping[str, Any]  # by column, as {"prompt_id": 7, "text": "Paris."}
+if TYPE_CHECKING:  # at run time it takes no parameters
+    Field = models.Field[Any, Any]
 
 
 def insert(model: type[models.Model], rows: Sequence[Values]) -> list[int]:
@@ -18,64 +20,75 @@ def insert(model: type[models.Model], rows: Sequence[Values]) -> list[int]:
     Nothing is validated. The database must be one that returns what it has inserted, as PostgreSQL
     and SQLite do.
     """
+    if not rows:
+        return []
     fields = [field for field in model._meta.concrete_fields if not field.primary_key]
-    is_by_column = connection.vendor == "postgresql"
-    at_once = (connection.features.max_query_params or 30_000) // len(fields)
     given = set[str]().union(*rows)
+    alike = [field for field in fields if field.attname not in given and not _is_drawn(field)]
+    varying = [field for field in fields if field not in alike]
+    values_alike = [_adapted(field, [field.get_default()])[0] for field in alike]
+    at_once = ((connection.features.max_query_params or 30_000) - len(alike)) // len(varying)
     keys: list[int] = []
     with connection.cursor() as cursor:
         for start in range(0, len(rows), at_once):
-            batch = rows[start : start + at_once]
-            columns = [_column(field, batch, is_given=field.attname in given) for field in fields]
-            values: Sequence[Any]
-            if is_by_column:
-                source, values = _arrays(fields), columns
-            else:
-                source = _values(len(fields), len(batch))
-                values = list(chain.from_iterable(zip(*columns, strict=True)))
-            cursor.execute(_statement(model, [str(field.column) for field in fields], source), values)
+            columns = [_column(field, rows[start : start + at_once]) for field in varying]
+            source, values = _source(varying, columns)
+            statement = _statement(model, varying, alike, source)
+            cursor.execute(statement, [*values_alike, *values])
             keys += chain.from_iterable(cursor.fetchall())
     return keys
 
 
-def _statement(model: type[models.Model], columns: Sequence[str], source: str) -> str:
+def _statement(
+    model: type[models.Model], varying: Sequence[Field], alike: Sequence[Field], source: str
+) -> str:
+    """What is alike in all rows stands there once."""
     quote = connection.ops.quote_name
     key = model._meta.pk
     assert key is not None
-    names = ", ".join(map(quote, columns))
+    names = ", ".join(quote(str(field.column)) for field in (*varying, *alike))
+    selected = ", ".join(["*", *(_placeholder(field) for field in alike)])
     return (
-        f"INSERT INTO {quote(model._meta.db_table)} ({names}) "  # noqa: S608  (names of our models)
-        f"{source} RETURNING {quote(str(key.column))}"
+        f"INSERT INTO {quote(model._meta.db_table)} ({names}) SELECT {selected} FROM {source} "  # noqa: S608  (names of our models)
+        f"RETURNING {quote(str(key.column))}"
     )
 
 
-def _values(n_columns: int, n_rows: int) -> str:
-    row = f"({', '.join(['%s'] * n_columns)})"
-    return f"VALUES {', '.join([row] * n_rows)}"
+def _source(fields: Sequence[Field], columns: Sequence[Sequence[Any]]) -> tuple[str, Sequence[Any]]:
+    """The rows as a table, and its parameters: in PostgreSQL an array for each column, because it takes as long
+    to read thousands of values one by one as to store them."""
+    if connection.vendor == "postgresql":
+        arrays = ", ".join(f"{_placeholder(field)}[]" for field in fields)
+        return f"UNNEST({arrays}) AS rows", columns
+    row = f"({', '.join(['%s'] * len(fields))})"
+    values = list(chain.from_iterable(zip(*columns, strict=True)))
+    return f"(VALUES {', '.join([row] * len(columns[0]))}) AS rows", values
 
 
-def _arrays(fields: Sequence[models.Field[Any, Any]]) -> str:
-    """One for each column: PostgreSQL takes as long to read thousands of values one by one as to store
-    them."""
+def _placeholder(field: Field) -> str:
+    if connection.vendor != "postgresql":
+        return "%s"
     # Without its length: a cast to varchar(64) would cut silently what the column refuses.
-    types = [str(field.db_type(connection)).partition("(")[0] for field in fields]
-    return f"SELECT * FROM UNNEST({', '.join(f'%s::{type_}[]' for type_ in types)})"
+    return f"%s::{str(field.db_type(connection)).partition('(')[0]}"
 
 
-def _column(
-    field: models.Field[Any, Any], rows: Sequence[Values], *, is_given: bool
-) -> Sequence[Any]:
+def _is_drawn(field: Field) -> bool:
+    """Whether each row gets a default of its own."""
+    return _adapter(field) is None and field.has_default() and callable(field.default)
+
+
+def _column(field: Field, rows: Sequence[Values]) -> Sequence[Any]:
     """The field's values in these rows, as the database driver takes them."""
-    name, default, adapt = field.attname, field.get_default, _adapter(field)
-    is_drawn = not adapt and field.has_default() and callable(field.default)
-    if not is_given and not is_drawn:
-        value = default()
-        return [adapt(value) if adapt else value] * len(rows)
-    values = [row[name] if name in row else default() for row in rows]
+    name = field.attname
+    return _adapted(field, [row[name] if name in row else field.get_default() for row in rows])
+
+
+def _adapted(field: Field, values: list[Any]) -> list[Any]:
+    adapt = _adapter(field)
     return [adapt(value) for value in values] if adapt else values
 
 
-def _adapter(field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
+def _adapter(field: Field) -> Callable[[Any], Any] | None:
     """None for texts, numbers, truth values and foreign keys, which are what they are."""
     if isinstance(field, models.JSONField):
         return lambda value: connection.ops.adapt_json_value(value, field.encoder)

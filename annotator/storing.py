@@ -253,9 +253,11 @@ def _store_comparisons(
             "origin": comparison.origin,
             "overlap": comparison.overlap,
             "taken": comparison.taken,
-            "hold": comparison.hold,
-            "expected": comparison.expected,
-            "explanation": comparison.explanation,
+            **_rarely(
+                hold=comparison.hold,
+                expected=comparison.expected,
+                explanation=comparison.explanation,
+            ),
         }
         for comparison, _ in asked
     ]
@@ -270,6 +272,11 @@ def _store_comparisons(
             for position, completion in enumerate(completions)
         ],
     )
+
+
+def _rarely(**values: Any) -> dict[str, Any]:
+    """Those that say something: the others are as they are by default, and need not be written for each row."""
+    return {name: value for name, value in values.items() if value}
 
 
 # --- votes ------------------------------------------------------------------------------------

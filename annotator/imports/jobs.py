@@ -307,6 +307,8 @@ def _run(import_: Import) -> None:
     except ValueError as error:
         part = _part(import_, watch.n_stored)
         _end(import_, State.REFUSED, error=_sentence(error), report=part)
+    except ChildProcessError as error:
+        _end(import_, State.FAILED, error=str(error))
     except OSError as error:
         why = f"A file of the server could not be read or written: {error.strerror}."
         _end(import_, State.FAILED, error=why, report=_part(import_, watch.n_stored))

@@ -13,6 +13,7 @@ from annotator.assignment import (
     Progress,
     QueueState,
     claim,
+    claiming,
     end_holds,
     forget_order,
     held_by,
@@ -29,7 +30,6 @@ from annotator.assignment import (
     shown,
     undo_last,
 )
-from annotator.assignment import claiming
 from annotator.gold import make_gold
 from annotator.models import (
     Arm,

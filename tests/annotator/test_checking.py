@@ -13,7 +13,9 @@ from annotator.formats.reading import Row
 FEEDER = """
 import time
 from annotator.checking import Rules, _Process
-print(_Process(Rules()).child.pid, flush=True)
+process = _Process()
+process.begin(Rules())
+print(process.child.pid, flush=True)
 time.sleep(60)
 """
 
@@ -33,8 +35,21 @@ def test_processes_find_what_this_one_finds_in_the_same_order(monkeypatch):
     assert sum(isinstance(each, checking.Good) for each in found) == 32
 
 
+def test_what_is_nested_too_deeply_to_be_sent_is_a_bad_row(monkeypatch):
+    monkeypatch.setattr(checking, "FEW", 0)
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    rows = [Row("line 1", 1, {"prompt": deep}), Row("line 2", 2, {"prompt": "Hi!"})]
+
+    bad, good = check_all(iter(rows), Rules(), 1)
+
+    assert str(bad) == "line 1: the row is nested too deeply"
+    assert isinstance(good, checking.Good)
+
+
 def test_a_process_that_is_killed_is_said_so():
-    process = checking._Process(Rules())
+    process = checking._Process()
     process.child.kill()
     process.child.wait()
 
