@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from annotator import assignment as queue
 from annotator.access import Access, HtmxRequest, get_access
+from annotator.guidelines import news_for
 from annotator.views.comparing import take_verdict, task_context
 from rlhf import conversations
 from rlhf.models import Conversation, Turn, TurnState
@@ -34,7 +35,9 @@ class SayForm(forms.Form):
 @login_required
 @never_cache
 def chat(request: HtmxRequest, slug: str) -> HttpResponse:
-    return render(request, "rlhf/chat.html", _context(request, get_access(request, slug)))
+    access = get_access(request, slug)
+    context = _context(request, access) | {"news": news_for(access.project, request.user)}
+    return render(request, "rlhf/chat.html", context)
 
 
 @require_safe

@@ -75,11 +75,11 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 
 // --- what is new on the page ----------------------------------------------------------------------
 function prepare(hasJudged) {
+  foldGuidelines(hasJudged);
   const keys = document.getElementById("show-keys");
-  if (!keys) return; // nothing to compare at the moment
+  if (!keys) return; // in a qualification, a conversation, or with nothing to compare
   keys.hidden = false;
   keys.addEventListener("click", showSheet);
-  foldGuidelines(hasJudged);
 }
 
 // New guidelines are there to be read: they are open until the first verdict under them, or as long

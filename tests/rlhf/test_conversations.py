@@ -7,6 +7,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotator import assignment as queue
+from annotator.guidelines import publish
 from annotator.models import Assignment, Comparison, Prompt, Verdict
 from rlhf import conversations
 from rlhf.models import GeneratedCompletion, Run, RunKind, Status, TurnState
@@ -274,6 +275,15 @@ def test_without_a_listener_the_page_leads_to_prepared_comparisons(client, proje
 
     assert "Nobody to talk to at the moment" in page.text
     assert reverse("annotator:compare", args=["tea"]) in page.text
+
+
+def test_whoever_talks_is_told_of_guidelines_that_they_have_not_read(client, project, anna):
+    publish(project, "Be kind.", None)
+    client.force_login(anna)
+
+    page = client.get(reverse("rlhf:chat", args=["tea"]))
+
+    assert "before you judge" in page.text
 
 
 def test_an_outsider_finds_no_conversation(client, project, listener):

@@ -54,11 +54,12 @@ class Command(BaseCommand):
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']}.")
-        figures = compute(project).figures
+        report = compute(project)
         if options["json"]:
-            self.stdout.write(json.dumps(figures, ensure_ascii=False))
+            found = {**report.figures, "consensus": report.consensus}
+            self.stdout.write(json.dumps(found, ensure_ascii=False))
         else:
-            self.stdout.write("\n".join(in_words(figures)))
+            self.stdout.write("\n".join(in_words(report.figures)))
 
 
 def in_words(figures: dict[str, Any]) -> Iterator[str]:
