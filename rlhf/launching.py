@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from django import forms
+from django.core.exceptions import NON_FIELD_ERRORS
 from django.core.management.base import CommandError
 
 from annotator.models import Project
 from rlhf import rounds
+from rlhf.form_words import choices_of
 from rlhf.forms import FORMS, RunForm
-from rlhf.inputs import RunRefused
-from rlhf.models import Run, RunKind
-from rlhf.runs import launch
+from rlhf.inputs import MISSING_SENTENCES, RunRefused
+from rlhf.models import Run, RunKind, Status
+from rlhf.runs import launch, run_to_end
+
+
+def shown_form(project: Project, kind: RunKind) -> RunForm:
+    """The page's form as it is shown at first."""
+    return FORMS[kind](project, initial=rounds.suggestions(project, kind))
 
 
 def form_with(project: Project, kind: RunKind, settings: dict[str, Any]) -> RunForm:
     """The page's form, as it would be sent with these settings changed."""
-    shown = FORMS[kind](project, initial=rounds.suggestions(project, kind))
-    return FORMS[kind](project, {**shown.as_sent().data, **settings})
+    return FORMS[kind](project, {**shown_form(project, kind).as_sent().data, **settings})
 
 
+# --- commands -------------------------------------------------------------------------------------
 def project_named(slug: str) -> Project:
     """Raises CommandError if there is none."""
     project = Project.objects.filter(slug=slug).first()
@@ -41,12 +51,63 @@ def version_named(project: Project, name: str | None) -> int | None:
 def launch_by_command(project: Project, kind: RunKind, settings: dict[str, Any]) -> Run:
     """Those that are None are as on the page. Raises CommandError with what the form would say."""
     given = {name: value for name, value in settings.items() if value is not None}
-    form = form_with(project, kind, given)
-    if not form.is_valid():
-        said = [f"{name}: {' '.join(map(str, found))}" for name, found in form.errors.items()]
-        raise CommandError("\n".join(said))
-    number = rounds.current_number(project)
+    return launch_form(form_with(project, kind, given))
+
+
+def launch_form(form: RunForm, wrong: Mapping[str, str] | None = None) -> Run:
+    """Raises CommandError with all that is wrong, or with why the run is refused."""
+    refuse_wrong(form, wrong)
     try:
-        return launch(project, kind, form.settings, round_number=number, **form.named_arguments)
+        return launch(
+            form.project,
+            form.kind,
+            form.settings,
+            round_number=rounds.current_number(form.project),
+            **form.named_arguments,
+        )
     except RunRefused as refusal:
         raise CommandError(str(refusal)) from refusal
+
+
+def refuse_wrong(form: forms.BaseForm, wrong: Mapping[str, str] | None = None) -> None:
+    """Raises CommandError with a line for each field that is wrong: as was found before, by name, or as
+    the form says, with what may stand there."""
+    said = {
+        name: " ".join([*map(str, errors), *_right(form, name)])
+        for name, errors in form.errors.items()
+    }
+    if lines := {**said, **(wrong or {})}:
+        raise CommandError(
+            "\n".join(
+                sentence if name == NON_FIELD_ERRORS else f"{name}: {sentence}"
+                for name, sentence in lines.items()
+            )
+        )
+
+
+def _right(form: forms.BaseForm, name: str) -> Iterator[str]:
+    field = form.fields.get(name)
+    if isinstance(field, forms.ModelChoiceField):
+        rows: Any = field.queryset
+        if name in MISSING_SENTENCES and not rows.exists():
+            yield MISSING_SENTENCES[name]
+    elif form.errors.as_data()[name][0].code == "invalid_choice":
+        yield f"There are: {', '.join(choices_of(field))}."
+
+
+def carry_to_end(run: Run) -> Run:
+    """See the run through here, or wait for who does. Whoever presses Ctrl-C does not wait any more; its
+    process does not notice, and the trainer or the worker takes over."""
+    try:
+        return run_to_end(run)
+    except KeyboardInterrupt:
+        raise CommandError(
+            f"{run} goes on without you. To end it: manage.py run {run.project.slug} --stop {run.pk}",
+            returncode=128 + signal.SIGINT,
+        ) from None
+
+
+def refuse_unless_succeeded(run: Run) -> None:
+    """Raises CommandError with how it ended instead."""
+    if run.status != Status.SUCCEEDED:
+        raise CommandError(f"{run} {run.get_status_display().lower()}. {run.error}".strip())

@@ -9,11 +9,16 @@ import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
-from rlhf.launching import launch_by_command, project_named, version_named
-from rlhf.models import RunKind, Status
-from rlhf.runs import run_to_end
+from rlhf.launching import (
+    carry_to_end,
+    launch_by_command,
+    project_named,
+    refuse_unless_succeeded,
+    version_named,
+)
+from rlhf.models import RunKind
 
 FIGURES = (
     "n_rows", "n_teacher", "n_rehearsal", "n_candidates", "left_out", "score_best", "score_mean",
@@ -54,9 +59,8 @@ class Command(BaseCommand):
             "completions_per_prompt": options["best_of"],
             **{name: options[name] for name in names},
         }
-        run = run_to_end(launch_by_command(project, RunKind.DISTILL, settings))
-        if run.status != Status.SUCCEEDED:
-            raise CommandError(f"{run} {run.get_status_display().lower()}. {run.error}")
+        run = carry_to_end(launch_by_command(project, RunKind.DISTILL, settings))
+        refuse_unless_succeeded(run)
         figures = {name: run.result.get(name) for name in FIGURES}
         dataset = run.datasets_made.get()
         self.stdout.write(json.dumps({"run": run.pk, "dataset": dataset.name, **figures}))

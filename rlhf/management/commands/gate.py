@@ -13,6 +13,7 @@ from rlhf import gating
 from rlhf.current import current_policy, newest_promotion
 from rlhf.forms.gate import GateForm
 from rlhf.gate_models import Gate
+from rlhf.launching import refuse_wrong
 from rlhf.rounds import current_number
 from rlhf.runs import RunRefused
 
@@ -73,9 +74,7 @@ def _open(project: Project, options: dict[str, Any]) -> None:
         raise CommandError(f"{project} has no model version {options['candidate']}.")
     said = {name: options[name] for name in SETTINGS if options[name] is not None}
     form = GateForm(project, {**GateForm(project).as_sent(), **said, "candidate": candidate.pk})
-    if not form.is_valid():
-        wrong = [f"{name}: {' '.join(map(str, errors))}" for name, errors in form.errors.items()]
-        raise CommandError(" ".join(wrong))
+    refuse_wrong(form)
     gating.open_gate(project, user=None, round_number=current_number(project), **form.order)
 
 

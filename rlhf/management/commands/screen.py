@@ -13,7 +13,8 @@ from annotator.models import Project
 from rlhf import runs, screening
 from rlhf.forms import ScreenForm
 from rlhf.inputs import RunRefused
-from rlhf.models import Run, RunKind, Status
+from rlhf.launching import carry_to_end, refuse_unless_succeeded
+from rlhf.models import Run, RunKind
 from rlhf.rounds import current_number
 from rlhf.training.screen_config import NOTHING, SEVERITIES
 
@@ -38,10 +39,8 @@ class Command(BaseCommand):
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']}.")
-        run = self._launch(project, options)
-        run = runs.run_to_end(run)
-        if run.status != Status.SUCCEEDED:
-            raise CommandError(f"{run} {run.get_status_display().lower()}: {run.error}")
+        run = carry_to_end(self._launch(project, options))
+        refuse_unless_succeeded(run)
         if options["json"]:
             self.stdout.write(json.dumps({"run": run.pk, **run.result}, ensure_ascii=False))
         else:

@@ -9,11 +9,16 @@ import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
-from rlhf.launching import launch_by_command, project_named, version_named
-from rlhf.models import Run, RunKind, Status
-from rlhf.runs import run_to_end
+from rlhf.launching import (
+    carry_to_end,
+    launch_by_command,
+    project_named,
+    refuse_unless_succeeded,
+    version_named,
+)
+from rlhf.models import Run, RunKind
 from rlhf.searching import promote
 from rlhf.training.search_config import PRUNERS, kinds_tried
 
@@ -51,9 +56,8 @@ class Command(BaseCommand):
             "max_hours": options["hours"],
             **{name: options[name] for name in ("trials", "pruner", "rewards", "seed")},
         }
-        run = run_to_end(launch_by_command(project, RunKind.SEARCH, settings))
-        if run.status != Status.SUCCEEDED:
-            raise CommandError(f"{run} {run.get_status_display().lower()}. {run.error}")
+        run = carry_to_end(launch_by_command(project, RunKind.SEARCH, settings))
+        refuse_unless_succeeded(run)
         self.stdout.write(json.dumps(_report(run, promoted=options["promote"])))
 
 

@@ -13,9 +13,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from annotator.models import Project
 from rlhf import suites
-from rlhf.models import ModelVersion, Run, RunKind, Status
+from rlhf.launching import carry_to_end, refuse_unless_succeeded
+from rlhf.models import ModelVersion, Run, RunKind
 from rlhf.rounds import current_number
-from rlhf.runs import RunRefused, launch, run_to_end
+from rlhf.runs import RunRefused, launch
 
 VERSIONS = {
     "against": ("rival", "what it is compared with"),
@@ -64,12 +65,10 @@ class Command(BaseCommand):
             )
         except RunRefused as refusal:
             raise CommandError(str(refusal)) from refusal
-        self._report(run_to_end(run), as_json=options["json"])
+        self._report(carry_to_end(run), as_json=options["json"])
 
     def _report(self, run: Run, *, as_json: bool) -> None:
-        if run.status != Status.SUCCEEDED:
-            why = run.error or "resume it on its page"
-            raise CommandError(f"{run} is {run.get_status_display().lower()}: {why}")
+        refuse_unless_succeeded(run)
         if as_json:
             found = {"run": run.pk, "version": str(run.policy), "alarms": run.alarms, **run.result}
             self.stdout.write(json.dumps(found, ensure_ascii=False))
