@@ -14,9 +14,10 @@ from rlhf.models import DatasetKind, ModelKind, RunKind, Status
 class Route(NamedTuple):
     title: str
     when: str  # one sentence
-    kind: RunKind  # whose form it begins with
+    kind: RunKind | None  # whose form it begins with; None: it is no run
     needs: tuple[str, ...] = ("policy",)  # keys of NEEDS
     query: str = ""  # of the form's address
+    page: str = "rlhf:new_run"  # it begins with
 
 
 class Need(NamedTuple):
@@ -32,8 +33,22 @@ class Card(NamedTuple):
     n_done: int  # runs of the kind that succeeded
 
 
-# Roughly in the order in which to try them; a prompt version comes before all of them.
+# Roughly in the order in which to try them.
 ROUTES = [
+    Route(
+        "Examples in the prompt",
+        "Always first: good answers stand before the question, and nothing is trained.",
+        None,
+        page="rlhf:new_prompt",
+    ),
+    Route(
+        "Retrieval",
+        "What a good answer has to know stands in your documents: the passages that fit best are quoted "
+        "before the question, and nothing is trained.",
+        None,
+        ("policy", "documents"),
+        page="rlhf:new_prompt",
+    ),
     Route(
         "Domain tuning",
         "The model does not know your field's words: let it read your texts, as it was pre-trained.",
@@ -61,7 +76,8 @@ ROUTES = [
     ),
     Route(
         "KTO",
-        "The same where answers are called good or bad one by one, or all of a pair are bad.",
+        "The same, with each answer by itself: chosen ones are good, rejected ones bad, and the one kind "
+        "may count more than the other. Ties and “all bad” teach neither of them.",
         RunKind.KTO,
         ("policy", "export"),
     ),
@@ -99,6 +115,12 @@ ROUTES = [
         ("policy", "reward_model"),
     ),
     Route(
+        "Combine adapters",
+        "Two policies have learned different things: their adapters are added up, and nothing is trained.",
+        RunKind.COMBINE,
+        ("trained",),
+    ),
+    Route(
         "Search",
         "You do not know which settings to take: several runs are tried, the best is kept.",
         RunKind.SEARCH,
@@ -107,28 +129,36 @@ ROUTES = [
 
 
 def cards_of(project: Project) -> list[Card]:
-    """Each route with what the project has for it; four queries, however many routes there are."""
+    """Each route with what the project has for it; six queries, however many routes there are."""
     needs = _needs(project)
     succeeded = project.runs.filter(status=Status.SUCCEEDED).order_by().values("kind")
     done = dict(succeeded.annotate(n=Count("pk")).values_list("kind", "n"))
     return [
         Card(
             route,
-            reverse("rlhf:new_run", args=[project.slug, route.kind]) + route.query,
+            _url(project, route),
             [needs[name] for name in route.needs],
-            0 if route.query else done.get(route.kind, 0),
+            0 if route.query or not route.kind else done.get(route.kind, 0),
         )
         for route in ROUTES
     ]
 
 
+def _url(project: Project, route: Route) -> str:
+    kind = [route.kind] if route.kind else []
+    return reverse(route.page, args=[project.slug, *kind]) + route.query
+
+
 def _needs(project: Project) -> dict[str, Need]:
     versions = set(project.model_versions.order_by().values_list("kind", flat=True).distinct())
     kinds = set(project.datasets.order_by().values_list("kind", flat=True).distinct())
+    trained = project.model_versions.filter(kind=ModelKind.POLICY).exclude(parent=None).count()
     datasets = reverse("rlhf:datasets", args=[project.slug])
     importing = reverse("rlhf:new_run", args=[project.slug, RunKind.IMPORT_MODEL])
     exports = reverse("annotator:exports", args=[project.slug])
     reward = reverse("rlhf:new_run", args=[project.slug, RunKind.REWARD_MODEL])
+    documents = reverse("rlhf:collections", args=[project.slug])
+    supervised = reverse("rlhf:new_run", args=[project.slug, RunKind.SUPERVISED])
     return {
         "policy": Need("a policy", ModelKind.POLICY in versions, importing),
         "reward_model": Need("a reward model", ModelKind.REWARD in versions, reward),
@@ -137,4 +167,6 @@ def _needs(project: Project) -> dict[str, Need]:
             "a dataset of demonstrations", DatasetKind.DEMONSTRATIONS in kinds, datasets
         ),
         "text": Need("a dataset of text", DatasetKind.TEXT in kinds, datasets),
+        "documents": Need("documents", project.collections.exists(), documents),
+        "trained": Need("two trained policies", trained >= 2, supervised),
     }

@@ -467,6 +467,15 @@ def test_the_ways_to_fine_tune_say_what_is_missing(client, admin, project):
     assert "a dataset of demonstrations (there)" in page
 
 
+def test_the_ways_that_train_nothing_come_first(client, admin, project):
+    page = client.get(url("fine_tune"))
+
+    titles = [card.route.title for card in page.context["cards"]]
+    assert titles[:2] == ["Examples in the prompt", "Retrieval"]
+    assert f'<a href="{url("prompt_lab")}">try those first</a>' in page.content.decode()
+    assert f'<a href="{url("collections")}">documents</a>' in page.content.decode()
+
+
 def test_the_form_begins_with_the_dataset_that_the_address_names(client, admin, project):
     PolicyFactory(project=project)
     old, _ = make(project, "old"), make(project, "new")
