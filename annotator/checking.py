@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
@@ -93,7 +93,7 @@ def _line_error(row: Row, error: ValueError) -> LineError:
 # --- many rows --------------------------------------------------------------------------------
 def check_all(
     rows: Iterator[Row], rules: Rules, n_processes: int | None = None
-) -> Iterator[Good | LineError]:
+) -> Generator[Good | LineError, None, None]:
     """In the order of the rows. By so many processes beside this one; by none, no row is read before it
     is its turn. Without a number: one for each core, if there are several.
 
