@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from rlhf.training.reward_rules import Rule, check_function, complete
 from rlhf.training.search_config import INPUTS, settings_fixed
 
 READ_BY_RUNS = ("data.jsonl", "demonstrations.jsonl", "manifest.json")  # of an export
+SINGLE_VOTES = "votes.jsonl"  # has the comparisons whose answers all were called bad
 
 
 class RunRefused(Exception):
@@ -429,7 +431,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         except CannotScreen as error:
             raise RunRefused(str(error)) from error
     if order.export is not None:
-        _copy_export(order.export, folder / "data")
+        _copy_export(order.export, files_read(order), folder / "data")
     link_datasets(order.datasets, folder)
     if hashes := _hashes(order):
         write_json(folder / HASHES, hashes)
@@ -472,22 +474,26 @@ def _hashes(order: Order) -> dict[str, Files]:
         folders.append(collection_of(order).path)
     return {
         **recorded(order.project, folders),
-        **_hashes_of_export(order.export),
+        **_hashes_of_export(order),
         **hashes_of_datasets(order.datasets),
     }
 
 
-def _hashes_of_export(export: Export | None) -> dict[str, Files]:
-    if export is None:
+def files_read(order: Order) -> tuple[str, ...]:
+    """Of an export. Single votes are for reward models alone, and the files made of them for nobody."""
+    return (*READ_BY_RUNS, SINGLE_VOTES) if order.kind == RunKind.REWARD_MODEL else READ_BY_RUNS
+
+
+def _hashes_of_export(order: Order) -> dict[str, Files]:
+    if order.export is None:
         return {}
-    files = files_of_export(export).items()
-    return {"data": {name: known for name, known in files if name in READ_BY_RUNS}}
+    files, read = files_of_export(order.export).items(), files_read(order)
+    return {"data": {name: known for name, known in files if name in read}}
 
 
-def _copy_export(export: Export, target: Path) -> None:
-    """What runs read; single votes, and the files made of them, stay with the export."""
+def _copy_export(export: Export, names: Iterable[str], target: Path) -> None:
     target.mkdir()
-    for source in (export.folder / name for name in READ_BY_RUNS):
+    for source in (export.folder / name for name in names):
         if not source.is_file():
             continue
         try:

@@ -24,7 +24,7 @@ from rlhf.models import QuarantinedRow, Run, RunKind
 from rlhf.training.artifacts import read_json, write_json
 from rlhf.training.hashes import HASHES, sha256_of
 from rlhf.training.screen_config import CLASSES
-from rlhf.training.screen_rows import PROMPT, keys_of, row_key
+from rlhf.training.screen_rows import FILES_OF_EXPORT, PROMPT, keys_of, row_key
 
 SCREENING = "screening.json"
 TRAINING = [
@@ -64,9 +64,7 @@ def _inputs(order: Order, folder: Path) -> list[tuple[str, list[Path]]]:
     found = []
     if order.export is not None:
         data = folder / "data"
-        found.append(
-            (screening.name_of(order.export), _there(data, "data.jsonl", "demonstrations.jsonl"))
-        )
+        found.append((screening.name_of(order.export), _there(data, *FILES_OF_EXPORT)))
     for dataset in order.datasets:
         found.append(
             (
@@ -181,7 +179,8 @@ def _in_words(passed: Row) -> str:
     name = screening.in_words(passed["screened"])
     if passed["screening"] is None:
         return f"{name}: not screened"
-    n = sum(passed["left_out"].values())
+    # votes.jsonl says once more what is in the pairs.
+    n = sum(n for name, n in passed["left_out"].items() if name != "votes.jsonl")
     rows = {0: "nothing was", 1: "1 row was"}.get(n, f"{n:,} rows were")
     return f"{name} passed screening run {passed['screening']}: {rows} left out"
 

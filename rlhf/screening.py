@@ -27,6 +27,7 @@ from rlhf.training.screen_rows import (
     ANSWER,
     DATASET_FOLDER,
     EXPORT_FOLDER,
+    FILES_OF_EXPORT,
     HELD_OUT,
     PROMPT,
     ROWS,
@@ -37,7 +38,7 @@ BATCH = 500  # rows
 PROJECT = "project"
 FINDINGS = "findings.jsonl"
 INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-READ_OF_EXPORT = ("data.jsonl", "demonstrations.jsonl", "manifest.json")
+READ_OF_EXPORT = (*FILES_OF_EXPORT, "manifest.json")
 
 
 class CannotScreen(Exception):

@@ -2,7 +2,8 @@
 
     held_out.jsonl        held-out prompts of the project, as prompts.jsonl has them
     rows.jsonl            of a project: {"kind": "prompt" | "completion", "id", "prompt_key", "text", "split"}
-    data/data.jsonl       of an export: pairs; data/demonstrations.jsonl besides, if it has any
+    data/data.jsonl       of an export: pairs; data/demonstrations.jsonl and data/votes.jsonl besides, if
+                          it has any: answers that people wrote, and such as nobody ranked
     dataset/data.jsonl    of a dataset: {"messages": […]} or {"text": …}
 
 A prompt and an answer have the same key wherever they are: in a project, or in any export of it. A row of
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 PROMPT, ANSWER, ROW = "prompt", "answer", "row"
 HELD_OUT, ROWS, EXPORT_FOLDER, DATASET_FOLDER = "held_out.jsonl", "rows.jsonl", "data", "dataset"
+FILES_OF_EXPORT = ("data.jsonl", "demonstrations.jsonl", "votes.jsonl")
 TEST = "test"
 
 Messages = Sequence[Mapping[str, Any]]
@@ -52,8 +54,17 @@ def row_key(dataset: str, number: int) -> str:
 def keys_of(row: Mapping[str, Any]) -> list[str]:
     """Of a line of an export: its prompt's, and its answers'."""
     of_prompt = hash_of_prompt(row)
-    answers = [text_of(row[name]) for name in ("chosen", "rejected", "completion") if name in row]
-    return [prompt_key(of_prompt), *(answer_key(of_prompt, text) for text in answers)]
+    answers = (answer_key(of_prompt, text) for _, text in answers_of(row))
+    return [prompt_key(of_prompt), *answers]
+
+
+def answers_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of a line of an export: what the answer is there, and its text."""
+    for name in ("chosen", "rejected", "completion"):
+        if name in row:
+            yield name, text_of(row[name])
+    for number, text in enumerate(row.get("completions", ()), 1):
+        yield f"completion {number}", text
 
 
 def hash_of_prompt(row: Mapping[str, Any]) -> str:
@@ -86,10 +97,8 @@ def n_rows_at_most(folder: Path, screened: str) -> int:
     if screened == "project":
         return _n_lines(folder / ROWS)
     if screened.startswith("export-"):
-        pairs, written = (
-            folder / EXPORT_FOLDER / f"{name}.jsonl" for name in ("data", "demonstrations")
-        )
-        return 3 * _n_lines(pairs) + 2 * _n_lines(written)
+        pairs, written, votes = (folder / EXPORT_FOLDER / name for name in FILES_OF_EXPORT)
+        return 3 * _n_lines(pairs) + 2 * _n_lines(written) + 3 * _n_lines(votes)  # mostly of two
     return _n_lines(folder / DATASET_FOLDER / "data.jsonl")
 
 
@@ -131,9 +140,10 @@ def of_project(path: Path) -> Iterator[Row]:
 
 
 def of_export(folder: Path) -> Iterator[Row]:
-    """Prompts and answers of its pairs, and answers that annotators have written."""
+    """Prompts and answers of its pairs, answers that annotators have written, and those in comparisons
+    that nobody ranked."""
     seen: set[bytes] = set()
-    for name in ("data.jsonl", "demonstrations.jsonl"):
+    for name in FILES_OF_EXPORT:
         if not (folder / name).exists():
             continue
         for number, line in enumerate(lines_of(folder / name), 1):
@@ -148,10 +158,8 @@ def _of_line(line: Mapping[str, Any], place: str) -> Iterator[Row]:
     of_prompt, split = hash_of_prompt(line), line.get("split", "")
     asked = text_of(line["prompt"])
     yield Row(prompt_key(of_prompt), PROMPT, f"prompt in {place}", asked, split, asked)
-    for name in ("chosen", "rejected", "completion"):
-        if name in line:
-            text = text_of(line[name])
-            yield Row(answer_key(of_prompt, text), ANSWER, f"{name} in {place}", text, split)
+    for name, text in answers_of(line):
+        yield Row(answer_key(of_prompt, text), ANSWER, f"{name} in {place}", text, split)
 
 
 def of_dataset(path: Path, dataset: str) -> Iterator[Row]:

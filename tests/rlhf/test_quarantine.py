@@ -89,6 +89,21 @@ def test_all_pairs_of_a_prompt_in_quarantine_are_left_out(project, export, tmp_p
     assert chosen_in(folder / "data" / "data.jsonl") == ["4"]
 
 
+def test_comparisons_with_an_answer_in_quarantine_are_left_out_too(project, export, tmp_path):
+    screened(project, f"export-{export.pk}", answer_key("a", "3"))
+    folder = folder_of(export, tmp_path)
+    records = [
+        {"prompt": [], "prompt_key": "a", "completions": ["1", "2"]},
+        {"prompt": [], "prompt_key": "a", "completions": ["1", "3"]},
+    ]
+    votes = folder / "data" / "votes.jsonl"
+    votes.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    leave_out(project, export, folder)
+
+    assert [json.loads(line) for line in votes.open()] == records[:1]
+
+
 def test_the_hashes_are_those_of_what_is_left(project, export, tmp_path):
     screened(project, f"export-{export.pk}", "prompt-a")
     folder = folder_of(export, tmp_path)

@@ -207,6 +207,17 @@ def test_reward_model_run_has_the_export_and_training_prompts_in_its_folder(proj
     assert [line["id"] for line in lines(run.folder / "prompts.jsonl")] == [train.pk]
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("reward_model", True), ("dpo", False)])
+def test_single_votes_are_for_reward_models_alone(project, kind, expected):
+    export, policy = ExportFactory(project=project), PolicyFactory(project=project)
+    PromptFactory(project=project)
+    (export.folder / "votes.jsonl").write_text("{}\n")
+
+    run = runs.launch(project, kind, {}, round_number=1, policy=policy, export=export)
+
+    assert (run.folder / "data" / "votes.jsonl").exists() == expected
+
+
 def test_export_without_pairs_is_refused(project):
     export = ExportFactory(project=project, n_rows=0)
     policy = PolicyFactory(project=project)

@@ -10,6 +10,7 @@ from rlhf.training.screen_rows import (
     before_last_answer,
     keys_of,
     n_rows_at_most,
+    of_export,
     row_key,
 )
 
@@ -172,6 +173,20 @@ def test_a_screening_that_is_stopped_leaves_nothing_half_done(folder):
     with pytest.raises(Stopped):
         screen.run(ScreenConfig("dataset-1"), folder)
     assert not (folder.path / "artifact").exists()
+
+
+def test_answers_that_nobody_ranked_are_looked_at_once_each(folder):
+    record = {"prompt": [{"role": "user", "content": "Hi"}], "prompt_key": "a", "split": "train",
+              "completions": ["Hello", "Hm"]}  # fmt: skip
+    write(folder.path / "data" / "data.jsonl", [pair("a", "train", "Hi", "Hello", "Hey")])
+    write(folder.path / "data" / "votes.jsonl", [record])
+
+    rows = [row for row in of_export(folder.path / "data") if row.kind == "answer"]
+
+    assert [(row.text, row.place) for row in rows] == [
+        ("Hello", "chosen in line 1 of data.jsonl"), ("Hey", "rejected in line 1 of data.jsonl"),
+        ("Hm", "completion 2 in line 1 of votes.jsonl"),
+    ]  # fmt: skip
 
 
 def test_an_answer_has_the_same_key_in_a_project_and_in_an_export():
