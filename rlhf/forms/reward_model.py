@@ -27,7 +27,7 @@ class RewardModelForm(RunForm):
     arguments = ("export", "policy", "base")
     advanced = (
         "train", "members", "annotators", "learning_curve", "compare_arms", "ties", "label_smoothing", "margin_coefficient",
-        "center_rewards", "batch_size", "micro_batch_tokens", "lora_rank", "adapter_layers",
+        "center_rewards", "all_bad_coefficient", "batch_size", "micro_batch_tokens", "lora_rank", "adapter_layers",
         "max_tokens", "min_pairs", "policy_samples", "max_new_tokens", "temperature", "seed",
     )  # fmt: skip
 
@@ -119,6 +119,13 @@ class RewardModelForm(RunForm):
     )
     center_rewards = decimal(
         "Centring", RewardModelConfig.center_rewards, "Keeps scores near 0; 0.01 is usual, 0: off."
+    )
+    all_bad_coefficient = decimal(
+        "Weight of “all bad”",
+        RewardModelConfig.all_bad_coefficient,
+        "How much it counts that people called all answers bad: their scores fall below a level that is "
+        "learned too. 0: not at all.",
+        high=100.0,
     )
     batch_size = whole(
         "Batch size", RewardModelConfig.batch_size, "Pairs per optimiser step.", high=4096

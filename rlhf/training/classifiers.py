@@ -45,7 +45,8 @@ from rlhf.training.models import (
 class RewardHead(nn.Linear):
     """The score in fp32 whatever the backbone computes in, as ScalarHead does it in PPO. And what else
     is learned of how scores become votes: the parameter of ties, where they are an outcome of their
-    own, and the annotators, where their votes are known one by one."""
+    own, the level below which people call all answers bad, where that is learnt from, and the
+    annotators, where their votes are known one by one."""
 
     def __init__(
         self,
@@ -54,12 +55,15 @@ class RewardHead(nn.Linear):
         bias: bool = False,
         is_trained: bool = False,
         has_ties: bool = False,
+        has_level: bool = False,
         annotators: AnnotatorModel | None = None,
     ) -> None:
         super().__init__(hidden_size, 1, bias=bias)
         self.is_trained = is_trained  # it came with the base, and learning goes on from there
         if has_ties:
             self.tie = nn.Parameter(torch.zeros(()))
+        if has_level:
+            self.all_bad_level = nn.Parameter(torch.zeros(()))
         if annotators:
             self.annotators = annotators
 
@@ -210,7 +214,11 @@ def cut(prompt: list[int], completion: list[int], longest: int) -> tuple[list[in
 
 # --- what learns ------------------------------------------------------------------------------
 def put_head(
-    base: Base, *, has_ties: bool = False, annotators: AnnotatorModel | None = None
+    base: Base,
+    *,
+    has_ties: bool = False,
+    has_level: bool = False,
+    annotators: AnnotatorModel | None = None,
 ) -> PreTrainedModel:
     """The base's classifier with a RewardHead in place of its last linear map."""
     name = score_layer(base.model)
@@ -220,6 +228,7 @@ def put_head(
         bias=last.bias is not None,
         is_trained=base.has_head,
         has_ties=has_ties,
+        has_level=has_level,
         annotators=annotators,
     )
     with torch.no_grad():

@@ -143,6 +143,7 @@ class RewardModelConfig(Config):
     margin_coefficient: float = 0.0  # times the strength (0 to 1) of preference, off the difference
     label_smoothing: float = 0.0  # nobody is surer than 1 - this
     center_rewards: float = 0.0  # coefficient of (score + score)²; Eisenstein et al. 2023: 0.01
+    all_bad_coefficient: float = 0.0  # of the loss of "all bad" as a choice; 0: not learnt from
     members: int = 1  # of an ensemble: adapters that differ by seed and by drawn prompts
     learning_curve: bool = False  # also train on 10, 25 and 50 % of the votes
     compare_arms: bool = False  # also train on the first votes of each arm alone; see arms.py
@@ -176,7 +177,7 @@ class RewardModelConfig(Config):
             f"label_smoothing={self.label_smoothing} is for ties='half': {self.ties} has doubt of "
             "its own",
         )
-        for name in ("margin_coefficient", "center_rewards"):
+        for name in ("margin_coefficient", "center_rewards", "all_bad_coefficient"):
             value = getattr(self, name)
             _require(value >= 0, f"{name}={value} must be at least 0")
 

@@ -1,10 +1,10 @@
-"""Reading the files a run is given: prompts.jsonl, and the data.jsonl of an export. No torch."""
+"""Reading the files a run is given: prompts.jsonl, and data.jsonl and votes.jsonl of an export. No torch."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -71,6 +71,18 @@ class Pair(NamedTuple):
     arm: str = ""  # "active": asked by expected information; "random": drawn; or neither
     first_vote: int = 0  # of the comparison: a lower one was given earlier
     comparison: int = 0  # its number: pairs of one ranking share it; 0 if it is unknown
+    n_all_bad: int = 0  # judgments of the comparison that call all of its completions bad
+
+
+class Offer(NamedTuple):
+    """A comparison's completions, and how many people ranked them or found none of them good."""
+
+    prompt: list[dict[str, str]]
+    completions: list[str]
+    truncated: list[bool]
+    split: str
+    n_bad: int
+    n_ranked: int
 
 
 class OfComparison(Protocol):
@@ -173,6 +185,55 @@ def _pair(place: str, row: dict[str, Any]) -> Pair:
         arm=_arm(place, row.get("arm")),
         first_vote=int(_number(place, row, "first_vote", 0)),
         comparison=int(_number(place, row, "comparison", 0, least=0)),
+        n_all_bad=int(_number(place, row, "n_all_bad", 0, least=0)),
+    )
+
+
+def read_offers(path: Path) -> list[Offer]:
+    """The comparisons of an export's votes.jsonl that somebody judged, skips aside. Raises RunError with
+    the number of the first bad line."""
+    offers = (_offer(place, row) for place, row in _rows(path))
+    return [offer for offer in offers if offer.n_bad + offer.n_ranked]
+
+
+def _offer(place: str, row: dict[str, Any]) -> Offer:
+    texts, truncated = row.get("completions"), row.get("truncated")
+    if not _are(texts, str) or not _are(truncated, bool) or len(texts) != len(truncated):
+        raise RunError(f"{place}: completions must be a list of texts, and truncated say of each")
+    judgments, rulings = row.get("judgments"), row.get("rulings", [])
+    if not _are(judgments, dict) or not _are(rulings, dict):
+        raise RunError(f"{place}: judgments and rulings must be lists of objects")
+    verdicts = [judgment.get("verdict") for judgment in (*judgments, *rulings)]
+    return Offer(
+        _messages(place, "prompt", row.get("prompt")),
+        texts,
+        truncated,
+        row.get("split", "train"),
+        verdicts.count("all_bad"),
+        verdicts.count("ranking"),
+    )
+
+
+def _are(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(each, kind) for each in value)
+
+
+def offers_of(pairs: Sequence[Pair]) -> list[Offer]:
+    """The comparisons that these pairs are of: all but those that nobody ranked, which have no pairs."""
+    by_comparison: dict[int, list[Pair]] = {}
+    for place, pair in enumerate(pairs):
+        by_comparison.setdefault(pair.comparison or -place - 1, []).append(pair)
+    return [_offer_of(of_one) for of_one in by_comparison.values()]
+
+
+def _offer_of(pairs: Sequence[Pair]) -> Offer:
+    """Example: pairs (a, b), (a, c), (b, c) -> completions a, b, c."""
+    cut = {pair.chosen: pair.chosen_truncated for pair in pairs}
+    cut |= {pair.rejected: pair.rejected_truncated for pair in pairs}
+    n_ranked = max(pair.n_judgments for pair in pairs)
+    first = pairs[0]
+    return Offer(
+        first.prompt, list(cut), list(cut.values()), first.split, first.n_all_bad, n_ranked
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError
-from rlhf.training.data import Pair, Vote, n_votes
+from rlhf.training.data import Offer, Pair, Vote, n_votes
 from rlhf.training.models import encode, encode_completion
 
 
@@ -38,13 +38,23 @@ class EncodedPair(NamedTuple):
         return self.p_chosen != 0.5
 
 
+class EncodedOffer(NamedTuple):
+    """A comparison as a choice: to rank its completions, or to call all of them bad."""
+
+    completions: tuple[int, ...]  # places in their group
+    n_bad: float  # judgments
+    n_ranked: float
+
+
 class Group(NamedTuple):
-    """A prompt, distinct completions of it, and the judged pairs of those, as tokens."""
+    """A prompt, distinct completions of it, and the judged pairs of those, as tokens. Where "all bad" is
+    learnt from, also the comparisons, some of which nobody ranked: they have no pairs."""
 
     prompt: list[int]
     completions: list[list[int]]
     pairs: list[EncodedPair]
     number: int = 0  # among all groups of the run
+    offers: tuple[EncodedOffer, ...] = ()
 
     @property
     def n_tokens(self) -> int:
@@ -62,12 +72,13 @@ def encode_pairs(
     pairs: Sequence[Pair],
     max_tokens: int,
     group_tokens: int,
+    offers: Sequence[Offer] = (),
 ) -> Encoded:
     """The groups to learn from, those held out, and how many pairs were left out for which reason.
 
     No pair is cut: one with a conversation of more than `max_tokens` tokens is left out. A prompt with
-    more completions than fit into `group_tokens` gets several groups. Raises RunError if nothing is
-    left to learn.
+    more completions than fit into `group_tokens` gets several groups. `offers` are added to the groups
+    to learn from, where all of their completions are short enough. Raises RunError if no pair is left to learn from.
     """
     splits: dict[str, dict[tuple[int, ...], list[Group]]] = {"train": {}, "test": {}}
     too_long = 0
@@ -83,6 +94,8 @@ def encode_pairs(
         group.pairs.append(_encoded(pair, place, *map(group.completions.index, (chosen, rejected))))
     if not splits["train"]:
         raise RunError(_nothing_to_learn(pairs, max_tokens))
+    for offer in offers:
+        _add_offer(splits["train"], tokenizer, offer, max_tokens, group_tokens)
     train = [group for groups in splits["train"].values() for group in groups]
     test = [group for groups in splits["test"].values() for group in groups]
     return Encoded(numbered(train, 0), numbered(test, len(train)), {"too_long": too_long})
@@ -90,6 +103,25 @@ def encode_pairs(
 
 def numbered(groups: Sequence[Group], first: int) -> list[Group]:
     return [group._replace(number=number) for number, group in enumerate(groups, first)]
+
+
+def _add_offer(
+    groups_of: dict[tuple[int, ...], list[Group]], tokenizer: PreTrainedTokenizerBase, offer: Offer,
+    max_tokens: int, group_tokens: int,
+) -> None:  # fmt: skip
+    """To one group, with all its completions: their scores are needed together."""
+    prompt = encode(tokenizer, offer.prompt)
+    completions = [
+        encode_completion(tokenizer, text, truncated=is_cut)
+        for text, is_cut in zip(offer.completions, offer.truncated, strict=True)
+    ]
+    if len(prompt) + max(map(len, completions)) > max_tokens:
+        return
+    groups = groups_of.setdefault(tuple(prompt), [])
+    group = _group_for(groups, prompt, completions, group_tokens)
+    places = tuple(map(group.completions.index, completions))
+    added = EncodedOffer(places, offer.n_bad, offer.n_ranked)
+    groups[groups.index(group)] = group._replace(offers=(*group.offers, added))
 
 
 def _group_for(
@@ -145,28 +177,37 @@ def pairs_of(groups: Sequence[Group]) -> list[EncodedPair]:
     return [pair for group in groups for pair in group.pairs]
 
 
+def encoded_offers(groups: Sequence[Group]) -> list[EncodedOffer]:
+    return [offer for group in groups for offer in group.offers]
+
+
+def n_judgments(groups: Sequence[Group]) -> float:
+    """On their offers: rankings and "all bad" alike."""
+    return sum(offer.n_bad + offer.n_ranked for offer in encoded_offers(groups))
+
+
 def n_pairs(groups: Sequence[Group]) -> int:
     return len(pairs_of(groups))
 
 
 def with_mean_weight_1(groups: Sequence[Group]) -> list[Group]:
     """The same with weights that say what a pair counts against the average pair. Pairs that count
-    nothing are dropped."""
+    nothing are dropped, and groups of which nothing is left."""
     total = total_weight(groups)
     if total == 0:
         raise RunError("all pairs to learn from have weight 0: none of them would count")
     kept = sum(pair.weight > 0 for group in groups for pair in group.pairs)
-    return [
-        group._replace(pairs=pairs)
-        for group in groups
-        if (
-            pairs := [
+    scaled = [
+        group._replace(
+            pairs=[
                 pair._replace(weight=pair.weight * kept / total)
                 for pair in group.pairs
                 if pair.weight > 0
             ]
         )
+        for group in groups
     ]
+    return [group for group in scaled if group.pairs or group.offers]
 
 
 def total_weight(groups: Sequence[Group]) -> float:
@@ -180,17 +221,29 @@ def bootstrap(groups: Sequence[Group], seed: int) -> list[Group]:
     generator = torch.Generator().manual_seed(seed)
     counts = torch.poisson(torch.ones(len(groups)), generator).tolist()
     drawn = [
-        group._replace(pairs=[pair._replace(weight=pair.weight * n) for pair in group.pairs])
+        group._replace(
+            pairs=[pair._replace(weight=pair.weight * n) for pair in group.pairs],
+            offers=tuple(
+                offer._replace(n_bad=offer.n_bad * n, n_ranked=offer.n_ranked * n)
+                for offer in group.offers
+                if n
+            ),
+        )
         for group, n in zip(groups, counts, strict=True)
     ]
     return drawn if total_weight(drawn) else list(groups)
 
 
 def with_places(groups: Sequence[Group], places: Collection[int]) -> list[Group]:
-    """The same with the pairs alone that stand at these places of the list that was read."""
+    """The same with the pairs alone that stand at these places of the list that was read, and without
+    offers: they are of no arm."""
     wanted = set(places)
     kept = [[pair for pair in group.pairs if pair.place in wanted] for group in groups]
-    return [group._replace(pairs=pairs) for group, pairs in zip(groups, kept, strict=True) if pairs]
+    return [
+        group._replace(pairs=pairs, offers=())
+        for group, pairs in zip(groups, kept, strict=True)
+        if pairs
+    ]
 
 
 def share_of_votes(groups: Sequence[Group], share: float, seed: int) -> list[Group]:
@@ -218,18 +271,17 @@ def epoch_batches(
     """The places of the groups of each optimiser step: all groups once, in an order that seed and
     epoch alone decide, those of similar length together, which need little padding.
 
-    A batch has up to `batch_size` pairs, or one group that has more.
+    A batch has up to `batch_size` pairs, or one group that has more; an offer without pairs counts as one.
     """
+    sizes = [len(group.pairs) or len(group.offers) for group in groups]
     rng = random.Random(seed * 1_000_003 + epoch)
     order = rng.sample(range(len(groups)), len(groups))
-    pools = _filled(order, [len(group.pairs) for group in groups], POOL * batch_size)
+    pools = _filled(order, sizes, POOL * batch_size)
     batches = [
         batch
         for pool in pools
         for batch in _filled(
-            sorted(pool, key=lambda place: groups[place].n_tokens),
-            [len(group.pairs) for group in groups],
-            batch_size,
+            sorted(pool, key=lambda place: groups[place].n_tokens), sizes, batch_size
         )
     ]
     rng.shuffle(batches)

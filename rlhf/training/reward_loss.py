@@ -64,6 +64,21 @@ def first_tie(kind: str, tie_shares: Sequence[float]) -> float:
     return math.log(math.expm1(lead))  # the inverse of softplus
 
 
+def all_bad_losses(worth: Tensor, n_bad: Tensor, n_ranked: Tensor, level: Tensor) -> Tensor:
+    """-(n_bad log P + n_ranked log(1 - P)) of each comparison, (C,): whoever judges it chooses between
+    "none of these", worth exp(level), and ranking its answers, worth the sum of exp(score).
+
+    P = exp(level) / (exp(level) + Σ exp(score)) = σ(level - worth), `worth` the logarithm of the sum.
+    """
+    return -(n_bad * F.logsigmoid(level - worth) + n_ranked * F.logsigmoid(worth - level))
+
+
+def first_level(n_answers: float, bad_share: float) -> float:
+    """Where the level starts: as many judgments say "all bad" of so many answers, if all scores were 0."""
+    share = min(max(bad_share, 0.01), 0.9)
+    return math.log(n_answers * share / (1 - share))
+
+
 def smoothed(p_chosen: Tensor, epsilon: float) -> Tensor:
     """Nobody is surer than 1 - epsilon: votes are noisy, even where all agree."""
     return p_chosen.clamp(epsilon, 1 - epsilon)

@@ -57,7 +57,15 @@ from rlhf.training.classifiers import (
     score_head,
 )
 from rlhf.training.config import RewardModelConfig
-from rlhf.training.data import Pair, n_votes, read_pairs, read_prompts
+from rlhf.training.data import (
+    Offer,
+    Pair,
+    n_votes,
+    offers_of,
+    read_offers,
+    read_pairs,
+    read_prompts,
+)
 from rlhf.training.forecast import forecast_accuracy
 from rlhf.training.generate import EncodedPrompt, encode_prompts, generate_all
 from rlhf.training.models import (
@@ -73,11 +81,13 @@ from rlhf.training.models import (
     tunable_parameters,
 )
 from rlhf.training.reward_data import (
+    EncodedOffer,
     EncodedPair,
     Group,
     bootstrap,
     column,
     encode_pairs,
+    encoded_offers,
     epoch_batches,
     n_pairs,
     numbered,
@@ -88,7 +98,7 @@ from rlhf.training.reward_data import (
     with_places,
 )
 from rlhf.training.reward_forward import Scorer
-from rlhf.training.reward_loss import davidson_loss, first_tie, rao_kupper_loss
+from rlhf.training.reward_loss import davidson_loss, first_level, first_tie, rao_kupper_loss
 from rlhf.training.reward_report import (
     HALF,
     JudgedPair,
@@ -115,7 +125,11 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     reader = load_reader(config.base) if config.base else Reader(tokenizer, None)
     pairs = read_pairs(folder.path / config.data / "data.jsonl")
     encoded = encode_pairs(
-        reader.tokenizer, pairs, reader.at_most(config.max_tokens), config.micro_batch_tokens
+        reader.tokenizer,
+        pairs,
+        reader.at_most(config.max_tokens),
+        config.micro_batch_tokens,
+        offers_to_learn(config, folder, pairs),
     )
     # Sampled first: the policy and the reward model share their weights in memory, or the memory.
     folder.phase("sampling from the policy")
@@ -171,6 +185,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "n_train": sum(pair.weight > 0 for pair in pairs_of(encoded.train)),
         "left_out": encoded.left_out,
         "tie_share": None if ties == HALF else ties.share,  # of two completions with equal scores
+        "n_all_bad": round(sum(offer.n_bad for offer in encoded_offers(encoded.train))),
+        "all_bad_level": members[0].get("all_bad_level"),  # of before there was one: none
         "annotators": members[0]["annotators"],
         "report": report(held_out.judged(scores, pairs), ties) | {"duplicates": duplicates(pairs)},
         "learning_curve": curve,
@@ -187,6 +203,19 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 # --- data -------------------------------------------------------------------------------------
+def offers_to_learn(
+    config: RewardModelConfig, folder: RunFolder, pairs: Sequence[Pair]
+) -> list[Offer]:
+    """The comparisons that are not held out; none where nobody called all answers of one bad, or it is
+    not learnt from. Of exports without single votes, those with pairs."""
+    if not config.all_bad_coefficient:
+        return []
+    votes = folder.path / config.data / "votes.jsonl"
+    offers = read_offers(votes) if votes.is_file() else offers_of(pairs)
+    train = [offer for offer in offers if offer.split == "train"]
+    return train if any(offer.n_bad for offer in train) else []
+
+
 def sample_policy(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -258,7 +287,12 @@ def make_trainable(
     base: Base, config: RewardModelConfig, annotators: AnnotatorModel | None = None
 ) -> PreTrainedModel | PeftModel:
     """The base's classifier with a new head or its own, and an adapter; or all its layers learn."""
-    model = put_head(base, has_ties=config.ties != "half", annotators=annotators)
+    model = put_head(
+        base,
+        has_ties=config.ties != "half",
+        has_level=config.all_bad_coefficient > 0,
+        annotators=annotators,
+    )
     if config.train == "full":
         for parameter in tunable_parameters(model, config.adapter_layers):
             parameter.requires_grad_(True)
@@ -417,6 +451,8 @@ def n_learned(trainings: Sequence[Training], scorer: Scorer) -> int:
 
 def _training(name: str, groups: list[Group], seed: int, config: RewardModelConfig) -> Training:
     groups, trust = by_trust(groups, config)
+    if not any(offer.n_bad for offer in encoded_offers(groups)):
+        groups = [group._replace(offers=()) for group in groups]
     total, groups = total_weight(groups), with_mean_weight_1(groups)
     epochs = [
         epoch_batches(groups, config.batch_size, seed, epoch) for epoch in range(config.epochs)
@@ -459,6 +495,9 @@ def carry_out(
     head = scorer.head
     if config.ties != "half":
         nn.init.constant_(head.tie, first_tie(config.ties, [pair.tie_share for pair in pairs]))
+    offers = encoded_offers(training.groups)
+    if offers:
+        nn.init.constant_(head.all_bad_level, level_to_begin_with(offers))
     annotators: AnnotatorModel | None = getattr(head, "annotators", None)
     if annotators:
         annotators.start_from(training.trust, count_votes(pairs))
@@ -479,6 +518,7 @@ def carry_out(
             "test": scores,
             "scale": scale._asdict(),
             "tie_share": None if config.ties == "half" else ties_of(head, config.ties).share,
+            "all_bad_level": head.all_bad_level.item() if offers else None,
             "annotators": to_json(
                 annotators.estimates() if annotators else estimates(training.trust, pairs)
             ),
@@ -489,6 +529,12 @@ def estimates(trust: dict[str, float], pairs: Sequence[EncodedPair]) -> dict[str
     """Of annotators of whom nothing is learned but how far they are trusted."""
     counts = count_votes(pairs)
     return {each: Estimate(weight, 0, 0, weight, counts[each]) for each, weight in trust.items()}
+
+
+def level_to_begin_with(offers: Sequence[EncodedOffer]) -> float:
+    n_bad, n_ranked = sum(each.n_bad for each in offers), sum(each.n_ranked for each in offers)
+    n_answers = sum(len(each.completions) for each in offers) / len(offers)
+    return first_level(n_answers, n_bad / (n_bad + n_ranked))
 
 
 def ties_of(head: nn.Module, kind: str) -> Ties:

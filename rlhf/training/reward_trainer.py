@@ -3,8 +3,8 @@
 Ours differs in that
 
 * a step's pairs are given as groups of completions, and each completion is run once (reward_forward.py);
-* labels are soft, pairs have weights, ties may be an outcome of their own (reward_loss.py). For sure,
-  equal pairs the loss is TRL's;
+* labels are soft, pairs have weights, ties may be an outcome of their own, and "all bad" may be learnt
+  from (reward_loss.py). For sure, equal pairs the loss is TRL's;
 * a step is divided into micro-batches by tokens, and the loss into as many parts, so that neither the
   gradient nor the loss depends on how;
 * it stops between two micro-batches, and its checkpoints are whole or absent.
@@ -30,9 +30,16 @@ from trl import RewardConfig, RewardTrainer
 from rlhf.training.annotator_model import AnnotatorModel, length_difference
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
 from rlhf.training.config import RewardModelConfig
-from rlhf.training.reward_data import EncodedPair, Group, column, n_pairs
+from rlhf.training.reward_data import (
+    EncodedPair,
+    Group,
+    column,
+    encoded_offers,
+    n_judgments,
+    n_pairs,
+)
 from rlhf.training.reward_forward import Scorer
-from rlhf.training.reward_loss import vote_losses
+from rlhf.training.reward_loss import all_bad_losses, vote_losses
 from rlhf.training.trainer_settings import on_one_gpu, shared_settings
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -84,13 +91,14 @@ class PreferenceTrainer(RewardTrainer):
         model.train()
         groups = [self.groups[place] for place in self.batches[inputs["step"]]]
         by_number = {group.number: group for group in groups}
+        of_step = {"n_pairs": n_pairs(groups), "n_judgments": n_judgments(groups)}
         outcomes: list[tuple[Tensor, Tensor]] = []
         loss = torch.zeros((), device=self.scorer.device)
         for numbers in self.scorer.micro_batches(list(by_number), self.config.micro_batch_tokens):
             self.reporter.stop_if_asked()
             part, outputs = self.compute_loss(
                 model,
-                {"groups": [by_number[number] for number in numbers], "n_pairs": n_pairs(groups)},
+                {"groups": [by_number[number] for number in numbers], **of_step},
                 return_outputs=True,
             )
             self.accelerator.backward(part)
@@ -109,15 +117,20 @@ class PreferenceTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Of some groups, their share of the mean loss over the step's `n_pairs` pairs. The outputs are
-        the margins and the pairs' p_chosen, (B,) each."""
+        """Of some groups, their share of the mean loss over the step's `n_pairs` pairs, and over the
+        `n_judgments` of its offers if there are any. The outputs are the margins and the pairs' p_chosen, (B,) each."""
         groups: list[Group] = inputs["groups"]
         rows = [row for group in groups for row in self.scorer.rows_of[group.number]]
-        pairs, chosen, rejected = _scores_of_pairs(groups, self.scorer.scores(rows))
+        scores = self.scorer.scores(rows)
+        pairs, chosen, rejected = _scores_of_pairs(groups, scores)
         losses = pair_losses(chosen - rejected, groups, self.head, self.config)
         losses = losses + self.config.center_rewards * (chosen + rejected) ** 2
         weights = column(pairs, "weight").to(losses.device)
-        loss = (weights * losses).sum() / inputs["n_pairs"]
+        loss = (weights * losses).sum() / max(1, inputs["n_pairs"])
+        if encoded_offers(groups):
+            of_offers = offer_losses(groups, scores, self.head.all_bad_level)
+            share = of_offers.sum() / inputs["n_judgments"]
+            loss = loss + self.config.all_bad_coefficient * share
         if not torch.isfinite(loss):
             raise RunError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}: lower the "
@@ -129,6 +142,8 @@ class PreferenceTrainer(RewardTrainer):
 
     def _keep_metrics(self, margins: Tensor, p_chosen: Tensor) -> None:
         """Nobody can be right about a tie: the accuracy is over decided pairs."""
+        if not len(margins):
+            return
         metrics = self._metrics["train"]
         metrics["margin"].append(margins.mean().item())
         if (is_decided := p_chosen != 0.5).any():
@@ -207,8 +222,24 @@ def pair_losses(
         strength[votes.pair], config, tie,
     )  # fmt: skip
     by_pair = torch.zeros_like(losses).index_add(0, votes.pair, votes.weight * by_vote)
-    has_votes = torch.tensor([bool(pair.votes) for pair in pairs], device=losses.device)
+    has_votes = torch.tensor(
+        [bool(pair.votes) for pair in pairs], dtype=torch.bool, device=losses.device
+    )
     return torch.where(has_votes, by_pair, losses)
+
+
+def offer_losses(groups: Sequence[Group], scores: Tensor, level: Tensor) -> Tensor:
+    """What the judgments of each offer cost, (offers,), by the scores of all completions, group after
+    group."""
+    worths = []
+    start = 0
+    for group in groups:
+        for offer in group.offers:
+            worths.append(scores[[start + place for place in offer.completions]].logsumexp(0))
+        start += len(group.completions)
+    counts = [(offer.n_bad, offer.n_ranked) for offer in encoded_offers(groups)]
+    n_bad, n_ranked = torch.tensor(counts, device=scores.device).T
+    return all_bad_losses(torch.stack(worths), n_bad, n_ranked, level)
 
 
 def trainer_settings(

@@ -65,6 +65,10 @@ def test_an_unknown_setting_is_named():
         (lambda: RewardModelConfig(MODEL, epochs=0), "epochs=0 must be at least 1"),
         (lambda: RewardModelConfig(MODEL, min_pairs=0), "min_pairs=0 must be at least 1"),
         (
+            lambda: RewardModelConfig(MODEL, all_bad_coefficient=-1),
+            "all_bad_coefficient=-1 must be at least 0",
+        ),
+        (
             lambda: PPOConfig(MODEL, "r", batch_size=64, minibatches=3),
             "minibatches=3 must divide batch_size=64",
         ),

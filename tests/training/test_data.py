@@ -6,10 +6,13 @@ from rlhf.training.artifacts import RunError
 from rlhf.training.data import (
     ComparisonLine,
     CompletionLine,
+    Offer,
     Pair,
     PromptLine,
     Vote,
+    offers_of,
     read_comparisons,
+    read_offers,
     read_pairs,
     read_prompts,
 )
@@ -127,6 +130,54 @@ def test_a_bad_comparison_is_named_by_its_line_and_column(write, change, message
 
     with pytest.raises(RunError, match=message):
         read_comparisons(path)
+
+
+def record(*verdicts, **others):
+    judgments = [{"verdict": verdict} for verdict in verdicts]
+    return {"prompt": QUESTION, "completions": ["So.", "No."], "truncated": [False, True],
+            "judgments": judgments, "rulings": [], "split": "train", **others}  # fmt: skip
+
+
+def test_comparisons_that_nobody_ranked_are_read_and_those_that_all_skipped_are_not(write):
+    path = write(record("all_bad", "skipped"), record("skipped"))
+
+    assert read_offers(path) == [Offer(QUESTION, ["So.", "No."], [False, True], "train", 1, 0)]
+
+
+def test_a_ruling_counts_as_one_more_ranking(write):
+    ruling = {"verdict": "ranking"}
+
+    (offer,) = read_offers(write(record("all_bad", "ranking", rulings=[ruling], split="test")))
+
+    assert (offer.n_bad, offer.n_ranked, offer.split) == (1, 2, "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"truncated": [False]}, "line 2: completions must be a list of texts, and truncated say"),
+        ({"completions": None}, "line 2: completions must be a list of texts, and truncated say"),
+        ({"judgments": ["all_bad"]}, "line 2: judgments and rulings must be lists of objects"),
+        ({"prompt": "Why?"}, "line 2: prompt must be a list of messages"),
+    ],
+)
+def test_a_bad_record_is_named_by_its_line(write, change, message):
+    path = write(record("ranking"), record("ranking") | change)
+
+    with pytest.raises(RunError, match=message):
+        read_offers(path)
+
+
+def test_without_single_votes_comparisons_are_those_that_have_pairs(write):
+    row = {**ROW, "comparison": 4, "n_all_bad": 2, "n_judgments": 3}
+    third = [{"role": "assistant", "content": "Hm."}]
+
+    offers = offers_of(read_pairs(write(row, row | {"rejected": third}, ROW)))
+
+    assert offers == [
+        Offer(QUESTION, ["So.", "No.", "Hm."], [False] * 3, "test", 2, 3),
+        Offer(QUESTION, ["So.", "No."], [False] * 2, "test", 0, 1),
+    ]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.training.artifacts import RunError
-from rlhf.training.data import Pair, Vote
+from rlhf.training.data import Offer, Pair, Vote
 from rlhf.training.models import encode, encode_completion, load_policy
 from rlhf.training.reward_data import (
+    EncodedOffer,
     EncodedPair,
     Group,
     bootstrap,
@@ -112,6 +113,36 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(tokenizer):
 def test_without_pairs_to_learn_from_the_reason_is_said(tokenizer, pairs, sentence):
     with pytest.raises(RunError, match=sentence):
         encode_pairs(tokenizer, pairs, 50, 100)
+
+
+def make_offer(*completions, n_bad=1, n_ranked=0, prompt=PROMPT):
+    return Offer(prompt, list(completions), [False] * len(completions), "train", n_bad, n_ranked)
+
+
+def test_an_offer_is_of_completions_that_its_pairs_have_too(tokenizer):
+    offers = [make_offer("Yes.", "No."), make_offer("Try the cup.", "No.", n_bad=2, n_ranked=3)]
+
+    ((group,), _, _) = encode_pairs(tokenizer, [make_pair()], 100, 100, offers)
+
+    assert [len(group.pairs), len(group.completions)] == [1, 3]
+    assert group.offers == (EncodedOffer((2, 0), 1, 0), EncodedOffer((1, 0), 2, 3))
+
+
+def test_an_offer_without_pairs_is_a_group_of_its_own_unless_it_is_too_long(tokenizer):
+    offers = [make_offer("No.", "Yes.", prompt=OTHER_PROMPT), make_offer("No. " * 90, "Yes.")]
+
+    train, _, _ = encode_pairs(tokenizer, [make_pair()], 50, 100, offers)
+
+    assert [len(group.offers) for group in train] == [0, 1]
+    assert train[1].pairs == []
+    assert with_mean_weight_1(train) == train
+
+
+def test_a_batch_has_no_more_offers_without_pairs_than_it_could_have_pairs():
+    offer = EncodedOffer((0, 1), 1, 0)
+    groups = [Group([1], [[2], [3]], [], number, (offer,)) for number in range(8)]
+
+    assert [len(batch) for batch in epoch_batches(groups, 4, 0, 0)] == [4, 4]
 
 
 def test_weights_are_relative_and_pairs_without_weight_are_dropped():

@@ -8,7 +8,9 @@ from torch import tensor
 from torch.testing import assert_close
 
 from rlhf.training.reward_loss import (
+    all_bad_losses,
     davidson_loss,
+    first_level,
     first_tie,
     rao_kupper_loss,
     smoothed,
@@ -72,6 +74,23 @@ def test_the_tie_parameter_starts_where_equal_scores_give_as_many_ties(kind, sha
     loss = LOSSES[kind](torch.zeros(1), tensor([0.5]), torch.ones(1), tie)
 
     assert_close(torch.exp(-loss), tensor([share]), atol=1e-5, rtol=1e-4)
+
+
+def test_all_bad_by_hand():
+    # Answers worth 1 + 2 and 4 + 1, none of them 1: P(all bad) is 1/4 and 1/6.
+    worth = tensor([math.log(3), math.log(5)])
+
+    losses = all_bad_losses(worth, tensor([2.0, 0.0]), tensor([1.0, 3.0]), tensor(0.0))
+
+    assert_close(losses, tensor([2 * math.log(4) - math.log(3 / 4), -3 * math.log(5 / 6)]))
+
+
+def test_the_level_starts_where_answers_of_score_0_are_as_often_bad():
+    worth, level = tensor([math.log(3)]), tensor(first_level(3.0, 0.25))
+
+    loss = all_bad_losses(worth, torch.ones(1), torch.zeros(1), level)
+
+    assert_close(loss, tensor([math.log(4)]))
 
 
 def test_smoothing_leaves_doubt_where_all_agree():

@@ -279,6 +279,59 @@ def test_on_the_language_model_the_artifact_scores_as_the_trained_classifier(
     assert_close(scores.std(correction=0).item(), result["score_std"], atol=1e-5, rtol=0)
 
 
+def call_bad(path, n):
+    """Votes of the n first comparisons to learn from, all of which say "all bad", beside the export's pairs."""
+    rows = [json.loads(line) for line in (path / "data" / "data.jsonl").read_text().splitlines()]
+    records = [
+        {
+            "prompt": row["prompt"],
+            "completions": [row[side][0]["content"] + " No." for side in SIDES],
+            "truncated": [False, False],
+            "judgments": [{"verdict": "all_bad"}] * 2,
+            "rulings": [],
+            "split": row["split"],
+        }
+        for row in rows
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records[:n])
+    (path / "data" / "votes.jsonl").write_text(text)
+
+
+def test_what_nobody_ranked_is_learnt_from_and_resumed_bit_for_bit(tiny_reference, tmp_path):
+    config = RewardModelConfig(
+        tiny_reference, lora_rank=4, max_new_tokens=5, policy_samples=2, all_bad_coefficient=1.0
+    )
+    found = []
+    for name in ("straight", "stopped"):
+        path = tmp_path / name
+        path.mkdir()
+        write_inputs(path, 40)
+        call_bad(path, 10)
+        if name == "stopped":
+            with pytest.raises(Stopped):
+                run(config, StopsAt(path, step=4))
+        result = run(config, RunFolder(path))
+        weights = load_file(path / "artifact" / "adapter_model.safetensors")
+        found.append((result["n_all_bad"], result["all_bad_level"], weights))
+
+    (straight, stopped) = found
+    assert straight[:2] == stopped[:2]
+    assert straight[0] == 16  # two of each, and two comparisons are held out
+    assert all(torch.equal(straight[2][name], stopped[2][name]) for name in straight[2])
+
+
+def test_where_nobody_said_all_bad_no_level_is_learnt(tiny_reference, tmp_path):
+    write_inputs(tmp_path, 30)
+    config = RewardModelConfig(
+        tiny_reference, epochs=1, lora_rank=4, max_new_tokens=5, policy_samples=2,
+        all_bad_coefficient=1.0,
+    )  # fmt: skip
+
+    result = run(config, RunFolder(tmp_path))
+
+    assert (result["n_all_bad"], result["all_bad_level"]) == (0, None)
+
+
 class StopsAt(RunFolder):
     """A run's folder whose admin asks to stop after the training step `step`."""
 

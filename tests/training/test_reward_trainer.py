@@ -9,7 +9,7 @@ from trl import RewardConfig, RewardTrainer
 from rlhf.training.artifacts import DIVERGED, RunError, Stopped
 from rlhf.training.classifiers import score_head
 from rlhf.training.config import RewardModelConfig
-from rlhf.training.data import Pair
+from rlhf.training.data import Offer, Pair
 from rlhf.training.models import load_policy
 from rlhf.training.reward_data import encode_pairs, epoch_batches, with_mean_weight_1
 from rlhf.training.reward_forward import Scorer
@@ -34,10 +34,12 @@ def make_pairs(n, **others):
 def setup(tiny_reference, folder):
     """A function that makes a trainer of fresh weights for some pairs."""
 
-    def setup(pairs, **settings):
+    def setup(pairs, offers=(), **settings):
         config = RewardModelConfig(tiny_reference, lora_rank=4, **settings)
         policy, tokenizer = load_policy(tiny_reference)
-        train, _, _ = encode_pairs(tokenizer, pairs, config.max_tokens, config.micro_batch_tokens)
+        train, _, _ = encode_pairs(
+            tokenizer, pairs, config.max_tokens, config.micro_batch_tokens, offers
+        )
         train = with_mean_weight_1(train)
         model = make_classifier(policy, config)
         start_afresh(model, 0)
@@ -158,6 +160,70 @@ def test_strength_smoothing_and_centring_change_the_loss_as_they_should(setup):
     smooth = 0.9 * surprise(margin) + 0.1 * surprise(-margin)
     assert_close(loss(label_smoothing=0.1)[0], smooth)
     assert loss(center_rewards=1.0)[0] > plain
+
+
+def offer(*texts, n_bad=0, n_ranked=0, prompt=PROMPT):
+    return Offer(prompt, list(texts), [False] * len(texts), "train", n_bad, n_ranked)
+
+
+BAD = offer("Hope.", "Yes.", n_bad=1, prompt=[{"role": "user", "content": "What?"}])
+
+
+def test_all_bad_adds_the_mean_over_judgments_times_its_coefficient(setup):
+    offers = [offer("No.", "Yes.", n_bad=1, n_ranked=2), BAD]
+    trainer = setup(make_pairs(1), offers, all_bad_coefficient=0.5)
+    inputs = {"groups": trainer.groups, "n_pairs": 1, "n_judgments": 4}
+    scores = [trainer.scorer.score_groups([each.number], bool)[0] for each in trainer.groups]
+
+    loss = trainer.compute_loss(trainer.model, inputs)
+
+    (no, yes), others = scores
+    p, q = (1 / (1 + sum(map(math.exp, each))) for each in scores)  # the level is 0
+    pair = math.log1p(math.exp(yes - no))
+    said = -(math.log(p) + 2 * math.log(1 - p) + math.log(q)) / 4
+    assert_close(loss.item(), pair + 0.5 * said, atol=1e-5, rtol=0)
+    assert len(others) == 2
+
+
+def test_an_all_bad_vote_lowers_the_scores_of_both_answers_and_raises_the_level(setup):
+    trainer = setup(make_pairs(1), [BAD], all_bad_coefficient=1.0, batch_size=1)
+    bad = next(group for group in trainer.groups if not group.pairs)
+    rows = trainer.scorer.rows_of[bad.number]
+    before = trainer.scorer.scores(rows).detach()
+
+    loss = trainer.compute_loss(trainer.model, {"groups": [bad], "n_pairs": 0, "n_judgments": 1})
+    loss.backward()
+
+    assert trainer.head.all_bad_level.grad.item() < 0
+    with torch.no_grad():
+        for weights in trainer.model.parameters():
+            if weights.grad is not None:
+                weights -= 1e-3 * weights.grad
+    assert (trainer.scorer.scores(rows) < before).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 4096])
+def test_micro_batches_do_not_change_the_loss_of_offers(setup, tokens):
+    offers = [offer("No.", "Yes.", n_ranked=3), BAD]
+    trainer = setup(
+        make_pairs(3), offers, all_bad_coefficient=1.0, micro_batch_tokens=tokens, batch_size=4
+    )
+
+    loss = trainer.training_step(trainer.model, {"step": 0})
+
+    whole = {"groups": trainer.groups, "n_pairs": 3, "n_judgments": 4}
+    assert_close(loss, trainer.compute_loss(trainer.model, whole).detach())
+
+
+def test_without_offers_the_coefficient_changes_nothing(setup):
+    weights = []
+    for coefficient in (0.0, 1.0):
+        trainer = setup(make_pairs(4), all_bad_coefficient=coefficient, epochs=2)
+        trainer.train()
+        named = trainer.model.named_parameters()
+        weights.append([p for name, p in named if p.requires_grad and "level" not in name])
+
+    assert all(map(torch.equal, *weights))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(setup):
