@@ -90,11 +90,14 @@ def test_a_run_takes_the_hashes_of_all_that_it_reads_along(policy, export):
 
     run = learn(policy, export)
 
-    size = (export.folder / "data.jsonl").stat().st_size
+    hashes = {"data.jsonl": export.sha256, "votes.jsonl": export.manifest["votes"]["sha256"]}
     assert json.loads((run.folder / HASHES).read_text()) == {
         policy.parent.path: policy.parent.files,
         policy.path: policy.files,
-        "data": {"data.jsonl": {"sha256": export.sha256, "bytes": size}},
+        "data": {
+            name: {"sha256": sha256, "bytes": (export.folder / name).stat().st_size}
+            for name, sha256 in hashes.items()
+        },
     }
 
 
