@@ -197,10 +197,12 @@ def read_offers(path: Path) -> list[Offer]:
 
 
 def _offer(place: str, row: dict[str, Any]) -> Offer:
-    texts, truncated = row.get("completions"), row.get("truncated")
+    texts: Any = row.get("completions")
+    truncated: Any = row.get("truncated")
     if not _are(texts, str) or not _are(truncated, bool) or len(texts) != len(truncated):
         raise RunError(f"{place}: completions must be a list of texts, and truncated say of each")
-    judgments, rulings = row.get("judgments"), row.get("rulings", [])
+    judgments: Any = row.get("judgments")
+    rulings: Any = row.get("rulings", [])
     if not _are(judgments, dict) or not _are(rulings, dict):
         raise RunError(f"{place}: judgments and rulings must be lists of objects")
     verdicts = [judgment.get("verdict") for judgment in (*judgments, *rulings)]
