@@ -19,7 +19,7 @@ from django.db.models.functions import Length
 from annotator.models import Completion, Prompt, Split
 from rlhf.costs import charged_for, price_of
 from rlhf.models import ONLINE, ModelKind, ModelVersion, Run
-from rlhf.training.config import PPOConfig
+from rlhf.training.config import EvaluateConfig, PPOConfig
 
 START_SECONDS = 10.0  # of Python and its libraries
 # Bytes per number that learns: weight, gradient and Adam's two moments; the copy that a stopped
@@ -302,7 +302,7 @@ def estimate_run(
 
 
 def reward_models(
-    policy: ModelVersion, reward_model: ModelVersion | None, config: PPOConfig
+    policy: ModelVersion, reward_model: ModelVersion | None, config: PPOConfig | EvaluateConfig
 ) -> list[ModelVersion]:
     """All that a run asks: the one it is given, and those that its rules name."""
     names = [rule["version"] for rule in config.rewards if rule["kind"] == "reward_model"]

@@ -261,9 +261,12 @@ def _evaluate(order: Order, config: EvaluateConfig) -> Plan:
     longest = (config.max_prompt_tokens, config.max_new_tokens)
     texts = texts_for(order.policy, policy, *longest, Split.TEST)
     of_rival = texts_for(order.rival, rival, *longest, Split.TEST)
-    scorer, notes = scorer_for(order.reward_model)
+    asked = reward_models(order.policy, order.reward_model, config)
+    found = [scorer_for(version) for version in asked]
+    notes = tuple(dict.fromkeys(note for _, notes in found for note in notes))
     n = count_prompts(order.project, Split.TEST, order.max_prompts)
-    parts = work.evaluating(config, policy, rival, texts, of_rival, n, scorer)
+    scorers = [scorer for scorer, _ in found if scorer]
+    parts = work.evaluating(config, policy, rival, texts, of_rival, n, scorers)
     return Plan(parts, texts, _of_prompts(n, texts), notes)
 
 

@@ -90,8 +90,8 @@ ROUTES = [
     ),
     Route(
         "Best of n",
-        "You have a reward model and time at each answer, and want no training: the best of several "
-        "answers is shown.",
+        "You have a reward model or rules, time at each answer, and want no training: the best of "
+        "several answers is shown.",
         RunKind.EVALUATE,
         ("policy", "reward_model"),
         "?best_of=16",

@@ -15,11 +15,16 @@ from rlhf.gating import open_gate_of
 from rlhf.inputs import takes
 from rlhf.models import MAKE_POLICIES, ONLINE, ModelKind, ModelVersion, Round, Run, RunKind, Status
 from rlhf.runs import RunRefused, next_round
+from rlhf.training.reward_rules import format_lines
 
 ROUNDS_SHOWN = 20
 # The newest ones; what is older is neither counted nor compared to draw a page.
 VOTES_COUNTED = 20_000
 VOTES_COMPARED = 5_000
+OF_THE_BASELINE = (  # settings of a run with rewards that its baseline shares
+    "reward_weight", "ensemble", "uncertainty_coefficient", "missing_eos", "missing_eos_penalty",
+    "missing_eos_ramp", "temperature", "max_new_tokens", "max_prompt_tokens",
+)  # fmt: skip
 
 
 class RoundRow(NamedTuple):
@@ -197,6 +202,19 @@ def best_of_n(project: Project, n: int, reward_model: int | None = None) -> dict
     if judge is None:
         return {"best_of": n}
     return {"policy": judge.parent, "rival": judge.parent, "reward_model": judge, "best_of": n}
+
+
+def baseline_of(run: Run, n: int) -> dict[str, Any]:
+    """What a run that learnt from its own answers is to be measured by: the best of n answers of the
+    policy that it started from, chosen by the run's own rewards and sampled as there."""
+    return {
+        **{name: run.config[name] for name in OF_THE_BASELINE if name in run.config},
+        "rewards": format_lines(run.rewards),
+        "policy": run.policy,
+        "rival": run.policy,
+        "reward_model": run.reward_model,
+        "best_of": n,
+    }
 
 
 def ancestors_of(version: ModelVersion) -> list[ModelVersion]:

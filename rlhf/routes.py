@@ -197,14 +197,17 @@ def evaluate(
     """Have people compare a version with the policy it was made from.
 
     Answers are sampled as in the newest evaluation of the project, so that routes are judged alike, and
-    the newest reward model gives its opinion. Raises RunRefused.
+    the newest reward model gives its opinion, alone. Raises RunRefused.
     """
     if version.parent is None:
         raise RunRefused(f"{version} was imported: there is no policy that it was made from.")
     project = version.project
     latest = project.runs.without_best_of().filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED)
     before = latest.first()
-    left_out = ("model", "rival", "reward_model", "prompts")
+    left_out = (
+        "model", "rival", "reward_model", "prompts",
+        "rewards", "reward_weight", "missing_eos", "missing_eos_penalty",
+    )  # fmt: skip
     settings = before.config if before else {}
     return launch(
         project,

@@ -148,12 +148,16 @@ def _initial_settings(request: HtmxRequest, project: Project, kind: RunKind) -> 
     """Those of the run that `?like=` names, else what the rounds suggest.
 
     `?best_of=16&reward_model=7` suggests an evaluation that shows what a reward model is worth.
+    `?best_of=16&rewards_of=12` suggests the baseline of a PPO run, by the same rewards.
     """
     like = _number(request, "like")
     if kind == RunKind.SCREEN and (screened := request.GET.get("screened")):
         return {"screened": screened}
     if kind == RunKind.EVALUATE and (n := _number(request, "best_of")):
-        return rounds.best_of_n(project, n, _number(request, "reward_model"))
+        if (pk := _number(request, "rewards_of")) is None:
+            return rounds.best_of_n(project, n, _number(request, "reward_model"))
+        rewarded = project.runs.filter(kind__in=ONLINE).select_related("policy", "reward_model")
+        return rounds.baseline_of(get_object_or_404(rewarded, pk=pk), n)
     if kind == RunKind.INDEX and like is None:
         asked = project.collections.filter(pk=_number(request, "collection") or 0).first()
         return {"collection": asked} if asked else {}

@@ -185,6 +185,12 @@ def score(scorer: Scorer | None, tokens: float) -> Work:
     return in_turn(load(scorer.probe), read(scorer.probe, scorer.members * tokens))
 
 
+def score_all(scorers: Sequence[Scorer], tokens: float) -> Work:
+    """One after the other; all of them are loaded before the first reads."""
+    parts = [score(scorer, tokens) for scorer in scorers]
+    return in_turn(*parts)._replace(memory_mib=sum(part.memory_mib for part in parts))
+
+
 class Moving(NamedTuple):
     """What learns of a model."""
 
@@ -245,7 +251,7 @@ def generating(config: GenerateConfig, policy: Writer, texts: Texts, n_prompts: 
 
 def evaluating(
     config: EvaluateConfig, policy: Writer, rival: Writer, texts: Texts, of_rival: Texts,
-    n_prompts: int, scorer: Scorer | None = None,
+    n_prompts: int, scorers: Sequence[Scorer] = (),
 ) -> Parts:  # fmt: skip
     """The new side writes `best_of` answers for each that the old side writes, and all are scored."""
     n_old = config.completions_per_prompt
@@ -256,7 +262,9 @@ def evaluating(
     return {
         "policy": in_turn(load(policy), new),
         "rival": in_turn(load(rival), old),
-        "reward_model": score(scorer, n_prompts * (n_new * texts.both + n_old * of_rival.both)),
+        "reward_model": score_all(
+            scorers, n_prompts * (n_new * texts.both + n_old * of_rival.both)
+        ),
     }
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from rlhf.forms.base import RunForm
 from rlhf.forms.fields import (
+    RuleLines,
     batch_size,
     ensemble,
     longest_answer,
     longest_prompt,
+    missing_eos,
+    missing_eos_penalty,
+    missing_eos_ramp,
+    reward_weight,
     sample_of_prompts,
     seed,
     temperature,
@@ -53,7 +58,8 @@ class EvaluateForm(RunForm):
     )
     arguments = ("policy", "rival", "reward_model", "max_prompts")
     advanced = (
-        "ensemble", "uncertainty_coefficient", "completions_per_prompt", "max_prompt_tokens",
+        "reward_weight", "ensemble", "uncertainty_coefficient", "missing_eos",
+        "missing_eos_penalty", "missing_eos_ramp", "completions_per_prompt", "max_prompt_tokens",
         "batch_size", "seed",
     )  # fmt: skip
 
@@ -62,15 +68,25 @@ class EvaluateForm(RunForm):
     reward_model = version(
         "Reward model", "Its opinion is shown beside the people's.", required=False
     )
+    rewards = RuleLines(
+        label="More rewards",
+        rows=2,
+        help_text="Beside the reward model or instead of it, as in the form of PPO, one a line: "
+        "length target=80.",
+    )
     best_of = whole(
         "Best of",
         EvaluateConfig.best_of,
-        "Above 1, the new side shows the best of so many answers by the reward model, and both "
-        "policies may be the same: people then judge the reward model.",
+        "Above 1, the new side shows the best of so many answers by the reward model and the other "
+        "rewards, and both policies may be the same: people then judge what they choose.",
         high=MOST_COMPLETIONS,
     )
+    reward_weight = reward_weight(EvaluateConfig.reward_weight)
     ensemble = ensemble()
     uncertainty_coefficient = uncertainty_coefficient()
+    missing_eos = missing_eos(EvaluateConfig.missing_eos)
+    missing_eos_penalty = missing_eos_penalty(EvaluateConfig.missing_eos_penalty)
+    missing_eos_ramp = missing_eos_ramp(EvaluateConfig.missing_eos_ramp)
     max_new_tokens = longest_answer(EvaluateConfig.max_new_tokens)
     temperature = temperature(EvaluateConfig.temperature)
     max_prompts = sample_of_prompts()
@@ -83,5 +99,10 @@ class EvaluateForm(RunForm):
 
     def clean(self) -> None:
         super().clean()
-        if self.cleaned_data.get("best_of", 1) > 1 and not self.cleaned_data.get("reward_model"):
-            self.add_error("best_of", "Choose a reward model, which says which answer is the best.")
+        values = self.cleaned_data
+        is_scored = values.get("reward_model") or values.get("rewards")
+        if values.get("best_of", 1) > 1 and not is_scored and "rewards" in values:
+            self.add_error(
+                "best_of",
+                "Choose a reward model or write a rule, which says which answer is the best.",
+            )

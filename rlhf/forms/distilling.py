@@ -16,6 +16,7 @@ from rlhf.forms.fields import (
     longest_answer,
     longest_prompt,
     optional_decimal,
+    reward_weight,
     sample_of_prompts,
     seed,
     temperature,
@@ -83,12 +84,7 @@ class DistillForm(RunForm):
         help_text="Answers that begin like “I'm sorry, but I can't”, in English. Empty ones and those "
         "that were cut off are always left out.",
     )
-    reward_weight = forms.FloatField(
-        label="Weight of the reward model",
-        initial=DistillConfig.reward_weight,
-        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
-        help_text="The score is the sum of all rewards, each times its weight.",
-    )
+    reward_weight = reward_weight(DistillConfig.reward_weight)
     ensemble = ensemble()
     uncertainty_coefficient = uncertainty_coefficient()
     temperature = temperature(DistillConfig.temperature)

@@ -95,6 +95,38 @@ def uncertainty_coefficient() -> Any:
     return decimal("Price of disagreement", PPOConfig.uncertainty_coefficient, text, high=100.0)
 
 
+def reward_weight(initial: float) -> Any:
+    return forms.FloatField(
+        label="Weight of the reward model",
+        initial=initial,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text="The score is the sum of all rewards, each times its weight.",
+    )
+
+
+def missing_eos(initial: str) -> Any:
+    return forms.ChoiceField(
+        label="Answers that are cut off",
+        choices=[
+            ("penalty", "lose the penalty below"),
+            ("replace", "score minus the penalty, whatever the reward model says"),
+            ("ramp", "pay more and more of the penalty, the nearer to the limit they end"),
+        ],
+        initial=initial,
+        help_text="What an answer pays that does not end by itself.",
+    )
+
+
+def missing_eos_penalty(initial: float) -> Any:
+    text = "Standard deviations of the score."
+    return decimal("Penalty for cut-off answers", initial, text, high=100.0)
+
+
+def missing_eos_ramp(initial: float) -> Any:
+    text = "Share of the longest answer in which the penalty grows from 0."
+    return decimal("Length of the ramp", initial, text)
+
+
 def sample_of_prompts() -> Any:
     return forms.IntegerField(
         label="At most so many prompts",

@@ -17,7 +17,11 @@ from rlhf.forms.fields import (
     ensemble,
     longest_answer,
     longest_prompt,
+    missing_eos,
+    missing_eos_penalty,
+    missing_eos_ramp,
     optional_decimal,
+    reward_weight,
     seed,
     temperature,
     uncertainty_coefficient,
@@ -67,12 +71,7 @@ class PPOForm(RunForm):
             "<code>name=…</code>. Values with spaces stand in quotes."
         ),
     )
-    reward_weight = forms.FloatField(
-        label="Weight of the reward model",
-        initial=PPOConfig.reward_weight,
-        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
-        help_text="The score is the sum of all rewards, each times its weight.",
-    )
+    reward_weight = reward_weight(PPOConfig.reward_weight)
     ensemble = ensemble()
     uncertainty_coefficient = uncertainty_coefficient()
     steps = whole("Steps", PPOConfig.steps, "Batches of answers written and learned from.")
@@ -171,27 +170,9 @@ class PPOForm(RunForm):
         "At the beginning; the policy does not change in them.",
         low=0,
     )
-    missing_eos = forms.ChoiceField(
-        label="Answers that are cut off",
-        choices=[
-            ("penalty", "lose the penalty below"),
-            ("replace", "score minus the penalty, whatever the reward model says"),
-            ("ramp", "pay more and more of the penalty, the nearer to the limit they end"),
-        ],
-        initial=PPOConfig.missing_eos,
-        help_text="What an answer pays that does not end by itself.",
-    )
-    missing_eos_penalty = decimal(
-        "Penalty for cut-off answers",
-        PPOConfig.missing_eos_penalty,
-        "Standard deviations of the score.",
-        high=100.0,
-    )
-    missing_eos_ramp = decimal(
-        "Length of the ramp",
-        PPOConfig.missing_eos_ramp,
-        "Share of the longest answer in which the penalty grows from 0.",
-    )
+    missing_eos = missing_eos(PPOConfig.missing_eos)
+    missing_eos_penalty = missing_eos_penalty(PPOConfig.missing_eos_penalty)
+    missing_eos_ramp = missing_eos_ramp(PPOConfig.missing_eos_ramp)
     evaluate_every = forms.IntegerField(
         label="Evaluate every",
         required=False,

@@ -255,6 +255,7 @@ class PPOConfig(Config):
         _check_sampling(self.temperature, self.max_new_tokens, self.batch_size)
         _check_learning(self.learning_rate, self.lora_rank, self.epochs)
         _check_layers(self.adapter_layers)
+        _check_missing_eos(self.missing_eos, self.missing_eos_ramp)
         self._check_rewards()
         self._check_choices()
         self._check_sizes()
@@ -273,7 +274,7 @@ class PPOConfig(Config):
     def _check_choices(self) -> None:
         choices = {
             "train": TRAINED, "dtype": DTYPES, "keep": KEPT, "critic": CRITICS,
-            "kl_estimator": KL_ESTIMATORS, "missing_eos": MISSING_EOS,
+            "kl_estimator": KL_ESTIMATORS,
         }  # fmt: skip
         for name, known in choices.items():
             value = getattr(self, name)
@@ -320,10 +321,6 @@ class PPOConfig(Config):
         _require(
             0 <= self.warmup_steps <= 1,
             f"warmup_steps={self.warmup_steps} is a share of the optimiser steps: 0 to 1",
-        )
-        _require(
-            0 < self.missing_eos_ramp <= 1,
-            f"missing_eos_ramp={self.missing_eos_ramp} must be in (0, 1]",
         )
 
     @property
@@ -395,12 +392,19 @@ MOST_COMPLETIONS = 64  # of which the best is taken
 class EvaluateConfig(Config):
     model: dict[str, Any]  # the new policy: a ModelRef or an EndpointRef
     rival: dict[str, Any]  # the old one
-    reward_model: str = ""  # folder; empty: no opinion beside the people's
+    reward_model: str = ""  # folder; without it and rules there is no opinion beside the people's
     prompts: str = "prompts.jsonl"
     completions_per_prompt: int = 1  # pairs per prompt
-    best_of: int = 1  # the new side is the best of so many completions by the reward model
-    ensemble: str = "mean"  # how its members choose together, as in PPOConfig
+    best_of: int = 1  # the new side is the best of so many completions by the score
+    # Of the score, as in PPOConfig:
+    reward_weight: float = 1.0
+    ensemble: str = "mean"
     uncertainty_coefficient: float = 1.0
+    score_clip: float = 5.0
+    rewards: list[dict[str, Any]] = field(default_factory=list)
+    missing_eos: str = "penalty"
+    missing_eos_penalty: float = 0.0  # there 1
+    missing_eos_ramp: float = 0.2
     max_new_tokens: int = 128
     max_prompt_tokens: int = 512
     temperature: float = 0.7
@@ -414,10 +418,18 @@ class EvaluateConfig(Config):
             f"best_of={self.best_of} must be between 1 and {MOST_COMPLETIONS}",
         )
         _require(
-            self.best_of == 1 or bool(self.reward_model),
-            f"best_of={self.best_of} needs a reward model to choose by",
+            self.best_of == 1 or self.is_scored,
+            f"best_of={self.best_of} needs a reward model or a rule to choose by",
         )
         check_ensemble(self.ensemble, self.uncertainty_coefficient)
+        for rule in self.rewards:
+            complete(rule)
+        names_of(bool(self.reward_model), self.rewards)
+        _check_missing_eos(self.missing_eos, self.missing_eos_ramp)
+
+    @property
+    def is_scored(self) -> bool:
+        return bool(self.reward_model or self.rewards)
 
 
 @dataclass(frozen=True)
@@ -468,6 +480,11 @@ def _check_sampling(temperature: float, max_new_tokens: int, batch_size: int) ->
     )
     _require(max_new_tokens >= 1, f"max_new_tokens={max_new_tokens} must be at least 1")
     _require(batch_size >= 1, f"batch size {batch_size} must be at least 1")
+
+
+def _check_missing_eos(mode: str, ramp: float) -> None:
+    _require(mode in MISSING_EOS, f"missing_eos={mode!r} must be one of {MISSING_EOS}")
+    _require(0 < ramp <= 1, f"missing_eos_ramp={ramp} must be in (0, 1]")
 
 
 def _check_learning(learning_rate: float, lora_rank: int, epochs: int) -> None:

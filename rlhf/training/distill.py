@@ -36,9 +36,8 @@ from rlhf.training.distill_config import DistillConfig
 from rlhf.training.evaluate import asked_result
 from rlhf.training.generate import encode_prompts, generate_all, n_written
 from rlhf.training.models import load_policy
-from rlhf.training.ppo_math import normalise_scores, total_scores
 from rlhf.training.reward_rules import Conversation
-from rlhf.training.rewards import load_sources
+from rlhf.training.rewards import load_sources, score_texts
 
 Messages = Mapping[int, list[dict[str, str]]]  # by prompt
 
@@ -137,12 +136,7 @@ def score_all(
         Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
         for row in answers
     ]
-    parts = []
-    for source in sources:
-        assert source.score_text is not None  # without a model of ours, each reads text
-        raw = source.score_text(conversations, folder.should_stop).double()  # (B, M)
-        parts.append(source.combine(normalise_scores(raw, source.statistics)))  # (B,)
-    totals = total_scores(parts, [source.weight for source in sources]).tolist()
+    totals = score_texts(sources, conversations, folder.should_stop).totals.tolist()
     return [Candidate(answer, score) for answer, score in zip(answers, totals, strict=True)]
 
 

@@ -1,10 +1,10 @@
 """The run *evaluate*: fresh completions of the new and the old policy on the same prompts.
 
-They become comparisons that people judge blind. The reward model's opinion, where one is given,
+They become comparisons that people judge blind. The score, where a reward model or rules give one,
 is written beside them; nobody who judges sees it.
 
-With `best_of` = n, the new side samples n completions for each that is shown, and the reward model
-chooses: the baseline that needs no training.
+With `best_of` = n, the new side samples n completions for each that is shown, and the score
+chooses: the baseline that needs no training. It is the score that PPO would give (rewards.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import torch
 
 from rlhf.training.artifacts import RunError, RunFolder
 from rlhf.training.ask import Asker, short_enough
@@ -28,10 +30,10 @@ from rlhf.training.generate import (
     n_written,
 )
 from rlhf.training.models import load_policy
-from rlhf.training.ppo_math import best_of_n_kl
+from rlhf.training.ppo_math import best_of_n_kl, charge_missing_end
 from rlhf.training.prompting import arrange_all, prompter_of, prompting_result
 from rlhf.training.reward_rules import Conversation
-from rlhf.training.rewards import load_judge
+from rlhf.training.rewards import Source, load_sources, score_texts
 
 Place = tuple[int, int]  # prompt, and which of its completions
 Scores = Mapping[Place, float | None]
@@ -53,19 +55,15 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     drawn, old = (
         {place: row for place, row in rows.items() if place[0] in fitting} for rows in (drawn, old)
     )
-    drawn_scores: Scores = dict.fromkeys(drawn)
-    old_scores: Scores = dict.fromkeys(old)
-    if config.reward_model:
-        folder.phase("scoring")
-        drawn_scores, old_scores = score_all([drawn, old], lines, config, folder)
-    best = best_places(drawn_scores, config.best_of)
+    of_drawn, of_old = score_all([drawn, old], lines, config, folder)
+    best = best_places(of_drawn.totals, config.best_of)
     new = {place: drawn[chosen] for place, chosen in best.items()}
     pairs = [
         Pair(
             *place,
             new[place].completion, old[place].completion,
             new[place].truncated, old[place].truncated,
-            drawn_scores[best[place]], old_scores[place],
+            of_drawn.totals[best[place]], of_old.totals[place],
         )
         for place in sorted(old)
     ]  # fmt: skip
@@ -78,7 +76,8 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
         "length_new": statistics.fmean(row.n_tokens for row in new.values()),
         "length_old": statistics.fmean(row.n_tokens for row in old.values()),
         **reward_opinion(pairs),
-        **(best_of_result(drawn_scores, best, config.best_of) if config.best_of > 1 else {}),
+        **by_source(of_drawn, list(best.values()), of_old),
+        **(best_of_result(of_drawn.totals, best, config.best_of) if config.best_of > 1 else {}),
         **asked_result([*asked_new, *asked_old]),
         **prompting_result(folder),
         "tokens": {"written": written},
@@ -86,7 +85,7 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 class Pair(NamedTuple):
-    """One line of pairs.jsonl. Scores are in standard deviations of the reward model's own scale."""
+    """One line of pairs.jsonl. Of a reward model alone, scores are in its standard deviations."""
 
     id: int  # of the prompt
     index: int  # type: ignore[assignment]  # among the prompt's pairs (tuples have a method so named)
@@ -181,26 +180,53 @@ def asked_result(askers: Sequence[Asker]) -> dict[str, Any]:
     return {"asked": asked, **({"note": " ".join(sorted(notes))} if notes else {})}
 
 
+class Opinion(NamedTuple):
+    """The scores of one side's completions."""
+
+    totals: Scores  # sums of all sources, less what a missing end costs; None without any source
+    parts: Mapping[str, Scores]  # of each source, before its weight
+
+
 def score_all(
-    sides: Iterable[Mapping[Place, Generated]],
+    sides: Sequence[Mapping[Place, Generated]],
     lines: Sequence[PromptLine],
     config: EvaluateConfig,
     folder: RunFolder,
-) -> list[dict[Place, float | None]]:
-    """The reward model's opinion of every completion, in standard deviations of its own scale."""
-    judge = load_judge(config.reward_model)
+) -> list[Opinion]:
+    """Of each side, as PPO would score it."""
+    if not config.is_scored:
+        return [Opinion(dict.fromkeys(side), {}) for side in sides]
+    folder.phase("scoring")
+    sources = load_sources(None, config)
     messages = {line.id: line.messages for line in lines}
-    found: list[dict[Place, float | None]] = []
-    for side in sides:
-        conversations = [
-            Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
-            for row in side.values()
-        ]
-        scores = judge.scores(
-            conversations, folder.should_stop, config.ensemble, config.uncertainty_coefficient
-        )
-        found.append(dict(zip(side, scores, strict=True)))
-    return found
+    return [_score(side, messages, sources, config, folder) for side in sides]
+
+
+def _score(
+    side: Mapping[Place, Generated],
+    messages: Mapping[int, list[dict[str, str]]],
+    sources: Sequence[Source],
+    config: EvaluateConfig,
+    folder: RunFolder,
+) -> Opinion:
+    conversations = [
+        Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
+        for row in side.values()
+    ]
+    scored = score_texts(sources, conversations, folder.should_stop)
+    totals = charge_missing_end(
+        scored.totals,
+        torch.tensor([row.n_tokens for row in side.values()]),
+        torch.tensor([row.truncated for row in side.values()]),
+        mode=config.missing_eos,
+        penalty=config.missing_eos_penalty,
+        limit=config.max_new_tokens,
+        ramp=config.missing_eos_ramp,
+    )
+    parts = {
+        name: dict(zip(side, part.tolist(), strict=True)) for name, part in scored.parts.items()
+    }
+    return Opinion(dict(zip(side, totals.tolist(), strict=True)), parts)
 
 
 def best_places(scores: Scores, n: int) -> dict[Place, Place]:
@@ -219,7 +245,7 @@ def best_places(scores: Scores, n: int) -> dict[Place, Place]:
 
 
 def best_of_result(scores: Scores, best: Mapping[Place, Place], n: int) -> dict[str, Any]:
-    """How much the choice gains by the reward model itself, and how far it leads away."""
+    """How much the choice gains by the score itself, and how far it leads away."""
     firsts = [scores[prompt, index * n] for prompt, index in best]
     return {
         "best_of": n,
@@ -229,12 +255,27 @@ def best_of_result(scores: Scores, best: Mapping[Place, Place], n: int) -> dict[
     }
 
 
+def by_source(new: Opinion, shown: Sequence[Place], old: Opinion) -> dict[str, Any]:
+    """What each source says, on average and before its weight, of the answers that people see. Empty
+    without scores."""
+    if not new.parts:
+        return {}
+    means = {
+        name: {
+            "new": _mean(part[place] for place in shown),
+            "old": _mean(old.parts[name].values()),
+        }
+        for name, part in new.parts.items()
+    }
+    return {"by_source": means}
+
+
 def _mean(scores: Iterable[float | None]) -> float:
     return statistics.fmean(score for score in scores if score is not None)
 
 
 def reward_opinion(pairs: Sequence[Pair]) -> dict[str, float | None]:
-    """How often and by how much the reward model prefers the new policy; None without scores."""
+    """How often and by how much the score prefers the new policy; None without scores."""
     margins = [
         pair.new_score - pair.old_score
         for pair in pairs

@@ -32,7 +32,7 @@ from rlhf.training.classifiers import (
     load_base,
     load_reader,
 )
-from rlhf.training.config import PPOConfig
+from rlhf.training.config import EvaluateConfig, PPOConfig
 from rlhf.training.distill_config import DistillConfig
 from rlhf.training.forward import (
     backbone_of,
@@ -55,7 +55,7 @@ from rlhf.training.models import (
     n_reusing_layers,
     using_adapter,
 )
-from rlhf.training.ppo_math import combine_members, normalise_scores
+from rlhf.training.ppo_math import combine_members, normalise_scores, total_scores
 from rlhf.training.reward_rules import (
     Conversation,
     Rule,
@@ -69,6 +69,7 @@ from rlhf.training.reward_rules import (
 TOKENS_AT_ONCE = 2048  # scored together, padding included
 
 ScoreText = Callable[[Sequence[Conversation], Callable[[], bool]], Tensor]  # raw scores, (B, M)
+Rewarded = PPOConfig | DistillConfig | EvaluateConfig
 
 
 class Member(NamedTuple):
@@ -106,7 +107,7 @@ class Source(NamedTuple):
         return (sign * combined).clamp(-self.clip, self.clip)
 
 
-def load_sources(model: PeftModel | None, config: PPOConfig | DistillConfig) -> list[Source]:
+def load_sources(model: PeftModel | None, config: Rewarded) -> list[Source]:
     """All sources of a run, its reward model first. Raises RunError if one does not work.
 
     Reward models that lie on `model` become adapters of it; without one, every source reads text.
@@ -144,6 +145,27 @@ def load_sources(model: PeftModel | None, config: PPOConfig | DistillConfig) -> 
     return sources
 
 
+class Scored(NamedTuple):
+    """What all sources say of some completions."""
+
+    parts: dict[str, Tensor]  # (B,) by source: normalised and clipped, before its weight
+    totals: Tensor  # (B,) their weighted sum
+
+
+def score_texts(
+    sources: Sequence[Source],
+    conversations: Sequence[Conversation],
+    should_stop: Callable[[], bool],
+) -> Scored:
+    """By sources that were loaded without a model of ours, so that each reads text. Raises Stopped."""
+    parts = {}
+    for source in sources:
+        assert source.score_text is not None
+        raw = source.score_text(conversations, should_stop).double()  # (B, M)
+        parts[source.name] = source.combine(normalise_scores(raw, source.statistics))
+    return Scored(parts, total_scores(list(parts.values()), [each.weight for each in sources]))
+
+
 def allowed_functions() -> list[str]:
     """What the web process has passed on of the setting of that name."""
     names = os.environ.get("PREFERENDUM_REWARD_FUNCTIONS", "").split(",")
@@ -165,7 +187,7 @@ def _at_once(score_all: Callable[[Sequence[Conversation]], list[float]]) -> Scor
 
 def _load_reward_model(
     model: PeftModel | None,
-    config: PPOConfig | DistillConfig,
+    config: Rewarded,
     name: str,
     rule: Rule,
     n_shared: int,

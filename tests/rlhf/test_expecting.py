@@ -106,6 +106,16 @@ def test_evaluation_asks_held_out_prompts_of_both(policy, prompts):
     assert found.notes == ()
 
 
+def test_evaluation_reads_by_reward_models_that_its_rewards_name_too(policy, prompts):
+    own = RewardModelFactory(project=policy.project, parent=policy, run=RunFactory(config={}))
+    rules = [{"kind": "reward_model", "version": own.name}, {"kind": "sentiment"}]
+
+    by_name = expected(policy, RunKind.EVALUATE, {"best_of": 4, "rewards": rules}, rival=policy)
+    given = expected(policy, RunKind.EVALUATE, {"best_of": 4}, rival=policy, reward_model=own)
+
+    assert by_name == given
+
+
 def test_reward_model_with_weights_of_its_own_is_a_note(policy, prompts):
     rival = PolicyFactory(project=policy.project, parent=policy)
     own = RewardModelFactory(project=policy.project, parent=policy, details={"is_whole": True})

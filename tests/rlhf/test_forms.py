@@ -178,16 +178,18 @@ def test_rewards_of_a_run_are_lines_again():
     assert settings_like(run)["rewards"] == "regex pattern='a b' weight=2.0"
 
 
-def test_the_best_of_several_needs_a_reward_model(project):
+def test_the_best_of_several_needs_a_reward_model_or_a_rule(project):
     reward_model = RewardModelFactory(project=project)
 
     def errors(**changes):
         return EvaluateForm(project, filled_in(EvaluateForm(project), **changes)).errors
 
     assert errors(best_of=16, reward_model=reward_model.pk) == {}
+    assert errors(best_of=16, rewards="length target=80") == {}
     assert errors(best_of=16) == {
-        "best_of": ["Choose a reward model, which says which answer is the best."]
+        "best_of": ["Choose a reward model or write a rule, which says which answer is the best."]
     }
+    assert list(errors(best_of=16, rewards="length")) == ["rewards"]
     assert list(errors(best_of=65, reward_model=reward_model.pk)) == ["best_of"]
 
 

@@ -204,3 +204,18 @@ def test_best_of_n_compares_the_policy_of_a_reward_model_with_itself(project):
     }  # fmt: skip
     assert rounds.best_of_n(project, 4, old.pk)["reward_model"] == old
     assert rounds.best_of_n(ProjectFactory(), 16) == {"best_of": 16}
+
+
+def test_the_baseline_of_a_run_has_its_rewards_and_its_sampling(project):
+    reward_model = RewardModelFactory(project=project)
+    shared = {"reward_weight": 0.5, "missing_eos_penalty": 2.0, "temperature": 0.9}
+    rules = [{"kind": "length", "target": 80, "weight": -0.2}]
+    run = RunFactory(
+        project=project, kind=RunKind.PPO, policy=reward_model.parent, reward_model=reward_model,
+        config={**shared, "rewards": rules, "steps": 3, "seed": 7},
+    )  # fmt: skip
+
+    assert rounds.baseline_of(run, 8) == {
+        **shared, "rewards": "length target=80 weight=-0.2", "policy": run.policy,
+        "rival": run.policy, "reward_model": reward_model, "best_of": 8,
+    }  # fmt: skip

@@ -176,7 +176,7 @@ def test_the_button_evaluates_against_the_start_as_before_and_once(client, proje
     PromptFactory(project=project, split="test")
     evaluated(
         trained(base, RunKind.KTO, export=export), wins=1, losses=0,
-        config={"temperature": 0.9, "max_new_tokens": 8, "seed": 3},
+        config={"temperature": 0.9, "max_new_tokens": 8, "seed": 3, "rewards": [{"kind": "sentiment"}]},
     )  # fmt: skip
     version = trained(base, RunKind.DPO, export=export)
     sign_in(client, project, Role.ADMIN)
@@ -188,6 +188,7 @@ def test_the_button_evaluates_against_the_start_as_before_and_once(client, proje
     run = Run.objects.get(kind=RunKind.EVALUATE, policy=version)
     assert [answer.url for answer in answers] == [run.get_absolute_url()] * 2
     assert (run.rival, run.config["temperature"], run.config["seed"]) == (base, 0.9, 3)
+    assert run.rewards == []
 
 
 def test_an_evaluation_that_is_refused_says_why_on_the_page(client, project, export, base):

@@ -313,6 +313,19 @@ def test_policy_may_be_compared_with_itself_by_the_best_of_several(project):
     assert (run.best_of, run.new_side) == (16, f"best of 16 of {policy.name}")
 
 
+def test_rewards_choose_the_best_of_several_without_the_runs_own_reward_model(project):
+    reward_model = RewardModelFactory(project=project)
+    PromptFactory(project=project, split="test")
+    rules = [{"kind": "sentiment"}, {"kind": "reward_model", "version": reward_model.name}]
+    sides = {"policy": reward_model.parent, "rival": reward_model.parent}
+
+    run = runs.launch(
+        project, "evaluate", {"best_of": 4, "rewards": rules}, round_number=1, **sides
+    )
+
+    assert run.config["rewards"] == [rules[0], {**rules[1], "folder": reward_model.path}]
+
+
 def test_weights_are_merged_beside_the_adapter(project):
     policy = PolicyFactory(project=project, parent=PolicyFactory(project=project))
 

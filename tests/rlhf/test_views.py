@@ -684,6 +684,48 @@ def test_project_page_leads_to_the_best_of_16_once_there_is_a_reward_model(clien
     assert form["reward_model"].value() == reward_model.pk
 
 
+def test_a_ppo_run_leads_to_its_baseline_by_the_same_rewards(client, project, policy, admin):
+    config = {"rewards": [{"kind": "length", "target": 80}], "temperature": 0.9}
+    run = RunFactory(
+        project=project, kind=RunKind.PPO, status=Status.SUCCEEDED, policy=policy, config=config
+    )
+    link = f"{url('new_run', 'tea', RunKind.EVALUATE)}?best_of=16&rewards_of={run.pk}"
+
+    page = client.get(run.get_absolute_url()).content.decode()
+    form = client.get(link).context["form"]
+
+    assert link.replace("&", "&amp;") in page
+    shown = {name: form[name].value() for name in ("rewards", "temperature", "best_of")}
+    assert shown == {"rewards": "length target=80", "temperature": 0.9, "best_of": 16}
+    assert form["policy"].value() == form["rival"].value() == policy.pk
+    assert form["reward_model"].value() is None
+
+
+def test_no_baseline_is_of_another_projects_run(client, project, admin):
+    other = RunFactory(kind=RunKind.PPO, config={"rewards": [{"kind": "sentiment"}]})
+    link = f"{url('new_run', 'tea', RunKind.EVALUATE)}?best_of=16&rewards_of={other.pk}"
+
+    assert client.get(link).status_code == 404
+
+
+def test_evaluation_by_several_rewards_tells_what_each_says(client, project, admin):
+    result = {
+        "reward_rate": 0.8,
+        "reward_margin": 0.5,
+        "by_source": {"length": {"new": 0.75, "old": 0.25}},
+    }
+    run = EvaluateRunFactory(
+        project=project, status=Status.SUCCEEDED, result=result,
+        config={"rewards": [{"kind": "length", "target": 80}]},
+    )  # fmt: skip
+
+    page = client.get(run.get_absolute_url()).content.decode()
+
+    assert "<dt>The rewards prefer it</dt>" in page
+    assert "<dt>Score by <code>length</code></dt>" in page
+    assert "0.75 <span" in page
+
+
 def test_run_page_names_other_rewards_and_second_models(client, project, admin):
     config = {"reward_model": "/r", "rewards": [{"kind": "length", "target": 80}]}
     ppo = RunFactory(project=project, kind=RunKind.PPO, config=config)

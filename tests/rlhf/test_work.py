@@ -118,13 +118,15 @@ def test_a_run_is_its_parts_and_the_start_of_python():
 
 def test_evaluation_writes_for_both_and_scores_what_it_chooses_from():
     config = EvaluateConfig({}, {}, "reward", best_of=4, max_new_tokens=40, batch_size=20)
+    scorers = [Scorer(PROBE, members=2), Scorer(PROBE)]
 
-    found = evaluating(config, PROBE, Elsewhere(2.0), TEXTS, TEXTS, 10, Scorer(PROBE, members=2))
+    found = evaluating(config, PROBE, Elsewhere(2.0), TEXTS, TEXTS, 10, scorers)
 
     assert found["policy"].written == 4 * found["rival"].written == 800
     assert found["rival"].seconds == 20.0
-    scored = 2 * 10 * (4 * 50 + 50) * 10 * 1e-3
-    assert found["reward_model"].seconds == pytest.approx(LOADED + scored)
+    scored = 3 * 10 * (4 * 50 + 50) * 10 * 1e-3
+    assert found["reward_model"].seconds == pytest.approx(2 * LOADED + scored)
+    assert found["reward_model"].memory_mib == 2 * PROBE.resident_mib
     assert evaluating(config, PROBE, PROBE, TEXTS, TEXTS, 10)["reward_model"] == Work()
 
 

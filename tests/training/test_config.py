@@ -75,7 +75,15 @@ def test_an_unknown_setting_is_named():
         (lambda: PPOConfig(MODEL), "there is nothing to reward"),
         (lambda: PPOConfig(MODEL, rewards=[{"kind": "length"}]), "length needs target="),
         (lambda: EvaluateConfig(MODEL, MODEL, "r", best_of=65), "best_of=65 must be between 1"),
-        (lambda: EvaluateConfig(MODEL, MODEL, best_of=2), "best_of=2 needs a reward model"),
+        (
+            lambda: EvaluateConfig(MODEL, MODEL, best_of=2),
+            "best_of=2 needs a reward model or a rule",
+        ),
+        (
+            lambda: EvaluateConfig(MODEL, MODEL, rewards=[{"kind": "length"}]),
+            "length needs target=",
+        ),
+        (lambda: EvaluateConfig(MODEL, MODEL, missing_eos="no"), "missing_eos=.no. must be one of"),
         (
             lambda: EvaluateConfig(MODEL, MODEL, "r", ensemble="best"),
             "ensemble=best must be one of mean, worst, uncertainty",

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import ENDPOINTS, EvaluateConfig
+from rlhf.training.data import read_prompts
 from rlhf.training.evaluate import Pair, best_places, reward_opinion, run
 from rlhf.training.generate import n_written, read_kept
 from rlhf.training.models import RewardStatistics
@@ -95,7 +96,7 @@ def test_several_pairs_per_prompt_are_numbered(config, folder, prompts_file):
     ]
 
 
-def test_without_a_reward_model_there_is_no_opinion(config, folder, prompts_file):
+def test_without_rewards_there_is_no_opinion(config, folder, prompts_file):
     result = run(replace(config, reward_model=""), folder)
 
     assert (result["reward_rate"], result["reward_margin"]) == (None, None)
@@ -178,6 +179,55 @@ def test_members_are_combined_as_the_run_says(config, ensemble_folder, folder, p
             said = Conversation(messages[pair.id], pair.new, 0, pair.new_truncated)
             (expected,) = judge.scores([said], ensemble=ensemble)
             assert pair.new_score == pytest.approx(expected, abs=1e-4)
+
+
+# --- rewards of PPO -----------------------------------------------------------------------------
+LONG = {"kind": "length", "target": 1000}  # n tokens score n / 1000
+
+
+def drawn_by_prompt(folder):
+    return {n: [row for row in sorted(here(folder, "new")) if row.id == n] for n in range(1, 6)}
+
+
+@pytest.mark.parametrize(("weight", "best"), [(1.0, max), (-1.0, min)])
+def test_a_rule_alone_picks_the_longest_or_the_shortest(config, folder, prompts_file, weight, best):
+    rules = [{**LONG, "weight": weight}]
+
+    result = run(replace(config, reward_model="", rewards=rules, best_of=4), folder)
+
+    chosen = [best(rows, key=lambda row: row.n_tokens) for rows in drawn_by_prompt(folder).values()]
+    assert [pair.new for pair in read_pairs(folder)] == [row.completion for row in chosen]
+    assert result["length_new"] == sum(row.n_tokens for row in chosen) / 5
+    assert result["by_source"]["length"]["new"] == pytest.approx(result["length_new"] / 1000)
+    assert result["score_best"] > result["score_first"]
+
+
+def test_several_sources_pick_by_their_weighted_sum(config, folder, prompts_file):
+    rules = [{**LONG, "weight": 20.0}, {"kind": "regex", "pattern": "the", "weight": -0.5}]
+
+    run(replace(config, reward_weight=0.3, score_clip=1.0, rewards=rules, best_of=4), folder)
+
+    judge = load_judge(config.reward_model)
+    messages = {line.id: line.messages for line in read_prompts(prompts_file)}
+
+    def score(row):
+        said = Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
+        liked = max(-1.0, min(1.0, judge.scores([said])[0]))
+        return 0.3 * liked + 20 * row.n_tokens / 1000 - 0.5 * ("the" in row.completion)
+
+    for pair in read_pairs(folder):
+        scores = [score(row) for row in drawn_by_prompt(folder)[pair.id]]
+        assert pair.new_score == pytest.approx(max(scores), abs=1e-4)
+
+
+@pytest.mark.parametrize(("penalty", "n_cut"), [(0.0, 5), (1.0, 0)])
+def test_what_is_cut_off_pays_as_in_ppo(config, folder, prompts_file, penalty, n_cut):
+    settings = {"reward_model": "", "rewards": [LONG], "best_of": 8, "max_new_tokens": 8}
+
+    run(replace(config, **settings, missing_eos_penalty=penalty), folder)
+
+    # Each prompt has answers of both kinds, and what is cut off is as long as it may be.
+    assert sum(pair.new_truncated for pair in read_pairs(folder)) == n_cut
 
 
 class StopsIn(RunFolder):
