@@ -152,7 +152,17 @@ def is_trunk_reusable(model: nn.Module, k: int) -> bool:
         top = top_layers(backbone, k)(inputs_embeds=watch.states, use_cache=False)
     except (TypeError, ValueError, RuntimeError, IndexError):
         return False
-    return torch.allclose(top.last_hidden_state, whole, atol=1e-5, rtol=1e-4)
+    return is_alike(top.last_hidden_state, whole)
+
+
+def is_alike(found: Tensor, expected: Tensor) -> bool:
+    """Whether last states, (…, D), differ by rounding alone.
+
+    Told by how far they are apart, of their length: what is wrong moves them by a tenth and more,
+    rounding by 1e-4 (SmolLM2 in fp32, of which single numbers reach 55) or a few hundredths (bf16).
+    """
+    furthest = ((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max()
+    return bool(furthest <= (1e-3 if expected.dtype == torch.float32 else 0.1))
 
 
 def hidden_states(layers: nn.Module, batch: Batch) -> Tensor:

@@ -1,3 +1,5 @@
+from itertools import count
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,6 +9,7 @@ from rlhf.training.forward import (
     backbone_of,
     collate,
     completion_logprobs,
+    is_alike,
     is_trunk_reusable,
     layers_of,
     score,
@@ -160,6 +163,35 @@ def test_layers_of_mixed_attention_are_not_run_apart_from_the_trunk(policy, monk
     monkeypatch.setattr(model.config, "layer_types", kinds, raising=False)
 
     assert not is_trunk_reusable(model, 1)
+
+
+def test_rounding_is_no_reason_to_run_all_layers(policy):
+    model, _ = policy
+    calls = count()
+
+    def rounded(module, inputs, states):  # otherwise each time, by 1e-4 of their length
+        return states + next(calls) * 1e-4 * states.norm(dim=-1, keepdim=True) / 64**0.5
+
+    handle = backbone_of(model).norm.register_forward_hook(rounded)
+
+    assert is_trunk_reusable(model, 1)
+    assert next(calls) == 2
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off", "expected"),
+    [
+        (torch.float32, 0.05, True), (torch.float32, 0.2, False),
+        (torch.bfloat16, 5.0, True), (torch.bfloat16, 20.0, False),
+    ],
+)  # fmt: skip
+def test_states_are_alike_by_their_length_and_the_farthest_counts(dtype, off, expected):
+    states = torch.tensor([[60.0, 80.0], [100.0, 0.0]], dtype=dtype)
+    others = states + torch.tensor([[0.0, 0.0], [0.0, off]], dtype=dtype)
+
+    assert is_alike(others, states) == expected
+    assert not is_alike(others * float("nan"), states)
 
 
 def test_in_bf16_a_nearly_certain_token_has_the_gradient_it_has_in_fp32():
