@@ -650,7 +650,7 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
     for source in models.rewards:
         if source.memory_mib is not None:
             folder.metrics(0, {f"memory_mib/{source.name}": source.memory_mib})
-    held_out = read_held_out(models.tokenizer, config, folder)
+    held_out, held_out_too_long = read_held_out(models.tokenizer, config, folder)
     state = train(models, prompts, config, folder, held_out)
     top = best(state.evaluations)
     kept = top and (top if config.keep == "best" else state.evaluations[-1])
@@ -670,7 +670,7 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         "steps": state.step,
         "completions": state.step * config.batch_size,
         "n_prompts": len(prompts),
-        "left_out": {"too_long": too_long},
+        "left_out": {"too_long": too_long, "held_out_and_too_long": held_out_too_long},
         "nonfinite_steps": state.nonfinite_steps,
         "n_held_out": len(held_out),
         "best_step": top.step if top else None,

@@ -40,14 +40,16 @@ class Evaluation(NamedTuple):
 
 def read_held_out(
     tokenizer: PreTrainedTokenizerBase, config: PPOConfig, folder: RunFolder
-) -> list[EncodedPrompt]:
-    """The held-out prompts that fit, as many for each process; none if there shall be no evaluation."""
+) -> tuple[list[EncodedPrompt], int]:
+    """The held-out prompts that fit, as many for each process, and how many were left out as too long;
+    none if there shall be no evaluation."""
     path = folder.path / config.held_out
     if config.evaluate_every == 0 or not path.is_file():
-        return []
+        return [], 0
     encoded = [EncodedPrompt(line, encode(tokenizer, line.messages)) for line in read_prompts(path)]
     fitting = [prompt for prompt in encoded if len(prompt.ids) <= config.max_prompt_tokens]
-    return fitting[: len(fitting) // parallel.count() * parallel.count()]
+    shared = fitting[: len(fitting) // parallel.count() * parallel.count()]
+    return shared, len(encoded) - len(fitting)
 
 
 def is_due(step: int, config: PPOConfig) -> bool:

@@ -769,6 +769,19 @@ def test_the_best_policy_on_held_out_prompts_is_kept_or_the_last(make_config, fo
     assert not is_policy(folder, policy_in(folder.path / f"checkpoint-{5 - step}"))
 
 
+def test_held_out_prompts_that_are_too_long_are_counted(
+    make_config, prompts_file, held_out_file, folder
+):
+    with held_out_file.open("a") as file:
+        long = [{"role": "user", "content": "Where is my cup? " * 20}]
+        file.write(json.dumps({"id": 104, "messages": long}) + "\n")
+
+    result = ppo.run(make_config(steps=1, max_prompt_tokens=40), folder)
+
+    assert result["n_held_out"] == 3
+    assert result["left_out"] == {"too_long": 0, "held_out_and_too_long": 1}
+
+
 def test_an_evaluation_is_repeatable_and_says_what_the_objective_is(
     make_config, start, held_out_file, folder
 ):
@@ -776,7 +789,7 @@ def test_an_evaluation_is_repeatable_and_says_what_the_objective_is(
     models, *_ = start(config)
     for parameter in models.policy_parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    held_out = read_held_out(models.tokenizer, config, folder)
+    held_out, _ = read_held_out(models.tokenizer, config, folder)
     state = ppo.make_state(models, config)
     state.kl_coefficient = 99.0  # adapted: what is compared stays at the configured price
 
@@ -824,7 +837,7 @@ def test_a_run_killed_after_a_new_best_still_has_the_one_its_checkpoint_speaks_o
     config = make_config(steps=2, evaluate_every=1, checkpoint_every=2, score_clip=1e6)
     models = load_models(config)
     state = ppo.make_state(models, config)
-    held_out = read_held_out(models.tokenizer, config, folder)
+    held_out, _ = read_held_out(models.tokenizer, config, folder)
     for step in (0, 1):
         state.step = step
         ppo.evaluate(models, held_out, state, config, folder)
