@@ -297,4 +297,6 @@ def page_of(run: Run | TrialRun) -> dict[str, Any]:
         "forecast": curve_of(run) if run.result.get("forecast") else None,
         "mistakes": mistakes_of(run),
         "duplicates": report.get("duplicates"),
+        "split_prompts": run.result.get("split_prompts"),
+        "group_tokens": run.config.get("micro_batch_tokens"),
     }

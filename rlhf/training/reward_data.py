@@ -7,6 +7,7 @@ prompt lie in one group, and the pairs name them by number.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -188,6 +189,12 @@ def n_judgments(groups: Sequence[Group]) -> float:
 
 def n_pairs(groups: Sequence[Group]) -> int:
     return len(pairs_of(groups))
+
+
+def n_split_prompts(groups: Sequence[Group]) -> int:
+    """How many prompts have more completions than one group holds."""
+    n_groups = Counter(tuple(group.prompt) for group in groups)
+    return sum(n > 1 for n in n_groups.values())
 
 
 def with_mean_weight_1(groups: Sequence[Group]) -> list[Group]:

@@ -90,6 +90,7 @@ from rlhf.training.reward_data import (
     encoded_offers,
     epoch_batches,
     n_pairs,
+    n_split_prompts,
     numbered,
     pairs_of,
     share_of_votes,
@@ -184,6 +185,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "is_whole": keeps_whole(model),
         "n_train": sum(pair.weight > 0 for pair in pairs_of(encoded.train)),
         "left_out": encoded.left_out,
+        "split_prompts": n_split_prompts(encoded.train) + n_split_prompts(encoded.test),
         "tie_share": None if ties == HALF else ties.share,  # of two completions with equal scores
         "n_all_bad": round(sum(offer.n_bad for offer in encoded_offers(encoded.train))),
         "all_bad_level": members[0].get("all_bad_level"),  # of before there was one: none

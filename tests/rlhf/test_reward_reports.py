@@ -187,6 +187,20 @@ def test_page_says_what_becomes_of_ties_that_are_an_outcome(client, version, sen
     assert sentence in client.get(address(run)).content.decode()
 
 
+def test_page_counts_prompts_whose_answers_lie_in_several_groups(client):
+    run = make_run([judge(0, 1.0)])
+    sign_in(client, run.project)
+    said = "have more answers than 1,024 tokens hold"
+    assert said not in client.get(address(run)).content.decode()
+    run.config["micro_batch_tokens"] = 1024
+    run.result["split_prompts"] = 3
+    run.save()
+
+    page = client.get(address(run)).content.decode()
+
+    assert f"3 prompts {said}" in page
+
+
 def test_page_of_a_run_without_held_out_pairs_opens(client):
     run = make_run([])
     sign_in(client, run.project)

@@ -16,6 +16,7 @@ from rlhf.training.reward_data import (
     encode_pairs,
     epoch_batches,
     n_pairs,
+    n_split_prompts,
     share_of_votes,
     with_mean_weight_1,
 )
@@ -74,6 +75,8 @@ def test_a_prompt_with_many_completions_gets_several_groups(tokenizer):
     train, _, _ = encode_pairs(tokenizer, [*pairs, pairs[0]], 100, room)
 
     assert [[pair.place for pair in group.pairs] for group in train] == [[0, 1, 3], [2]]
+    assert n_split_prompts(train) == 1
+    assert n_split_prompts(train[:1]) == 0
     assert all(group.n_tokens <= room for group in train)
 
 
