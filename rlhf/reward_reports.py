@@ -299,4 +299,5 @@ def page_of(run: Run | TrialRun) -> dict[str, Any]:
         "duplicates": report.get("duplicates"),
         "split_prompts": run.result.get("split_prompts"),
         "group_tokens": run.config.get("micro_batch_tokens"),
+        "has_uncompared_arms": run.result.get("has_arms") and run.result.get("arms") is None,
     }

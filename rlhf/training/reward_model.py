@@ -152,7 +152,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         share_prompts=config.share_prompts,
         reuse_trunk=config.reuse_trunk,
     )
-    parts = arm_parts(pairs) if config.compare_arms else []
+    of_arms = arm_parts(pairs)
+    parts = of_arms if config.compare_arms else []
     trainings = plan(encoded.train, config, parts)
     held_out = HeldOut(encoded.test, scorer, folder, config.ties)
     train_all(trainings, scorer, learner, held_out, samples, config, folder)
@@ -196,6 +197,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         "arms": (
             compare_arms(parts, partial(measured, found, held_out)) if config.compare_arms else None
         ),
+        "has_arms": bool(of_arms),  # with enough votes to be compared
         "note": "" if evaluation["n_test"] else NOTHING_HELD_OUT,
         "tokens": {
             "written": sum(len(ids) for group in samples for ids in group.completions),

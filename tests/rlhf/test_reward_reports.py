@@ -201,6 +201,26 @@ def test_page_counts_prompts_whose_answers_lie_in_several_groups(client):
     assert f"3 prompts {said}" in page
 
 
+@pytest.mark.parametrize(
+    ("found", "is_told"),
+    [
+        ({"has_arms": True, "arms": None}, True),
+        ({"has_arms": True, "arms": []}, False),
+        ({"has_arms": False, "arms": None}, False),
+        ({}, False),  # a run of before this was known
+    ],
+)
+def test_page_tells_how_to_compare_arms_that_have_enough_votes(client, found, is_told):
+    run = make_run([judge(0, 1.0)])
+    run.result |= found
+    run.save()
+    sign_in(client, run.project)
+
+    page = client.get(address(run)).content.decode()
+
+    assert ("Train with <em>Compare the arms</em>" in page) == is_told
+
+
 def test_page_of_a_run_without_held_out_pairs_opens(client):
     run = make_run([])
     sign_in(client, run.project)

@@ -516,6 +516,7 @@ def test_the_arms_are_compared_at_equal_numbers_of_votes(tiny_reference, folder)
 
     result = run(config, folder)
 
+    assert result["has_arms"]
     assert [(row["arm"], row["n_votes"]) for row in result["arms"]] == [
         ("active", 100), ("random", 100), ("active", 200), ("random", 200),
     ]  # fmt: skip
