@@ -52,6 +52,7 @@ from rlhf.gating import CANDIDATES
 from rlhf.models import ONLINE, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.outlooks import outlook_of
 from rlhf.training.reward_rules import format_lines
+from rlhf.training.savings import savings_in_words
 
 PAGE_SIZE = 50
 ANSWERS_PER_PAGE = 20
@@ -371,6 +372,7 @@ def _status_context(access: Access, run: Run) -> dict[str, Any]:
         "measured": run.result.get("probe"),
         "probe": estimates.probe_in(run.result) if is_done else None,
         "summary": reward_reports.summary(run) if is_done else "",
+        "savings": savings_in_words(found) if (found := run.result.get("savings")) else "",
         "learning": learning_curves.curve_of(run) if is_done and learns_from_data else None,
     }
 

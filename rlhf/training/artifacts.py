@@ -104,6 +104,11 @@ class RunFolder:
     def progress(self, step: int, total: int, eta_seconds: float | None = None) -> None:
         self.event("progress", step=step, total=total, eta_seconds=eta_seconds)
 
+    def say(self, sentence: str) -> None:
+        """A line of log.txt, where the standard output of the process goes."""
+        if self.is_writer:
+            print(sentence, flush=True)  # noqa: T201
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Values that are not finite are reported as null: JSON has no NaN."""
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}

@@ -280,9 +280,14 @@ def merged_adapter(model: PeftModel, name: str) -> Iterator[None]:
 @contextmanager
 def using_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
     """Run the block with the adapter, by the faster of the two ways where that is exact."""
-    is_exact = next(model.parameters()).dtype == torch.float32
-    with merged_adapter(model, name) if name and is_exact else use_adapter(model, name):
+    is_merged = merges_adapters(model)
+    with merged_adapter(model, name) if name and is_merged else use_adapter(model, name):
         yield
+
+
+def merges_adapters(model: nn.Module) -> bool:
+    """Whether adapters become one product with the weights: in bf16 the sum would be rounded."""
+    return bool(next(model.parameters()).dtype == torch.float32)
 
 
 def _merged_forward(module: LoraLayer, name: str) -> Callable[..., Tensor]:
@@ -306,12 +311,17 @@ def adapted_modules(module: nn.Module) -> list[LoraLayer]:
     return [part for part in module.modules() if isinstance(part, LoraLayer)]
 
 
-def n_top_layers(model: nn.Module) -> int:
-    """How many layers, counted from the top, hold all adapters there are; without any, all that
-    learns."""
+def n_top_layers(model: nn.Module, adapter: str | None = None) -> int:
+    """How many layers, counted from the top, hold the adapter of that name, or all adapters there are;
+    without any, all that learns."""
+
+    def n_adapted(part: nn.Module) -> int:
+        names = [(None, *m.lora_A, *m.lora_embedding_A) for m in adapted_modules(part)]
+        return sum(adapter in of_module for of_module in names)
+
     _, layers = layers_of(backbone_of(model))
-    changing = [len(adapted_modules(layer)) for layer in layers]
-    if sum(changing) < len(adapted_modules(model)):  # some lie outside: on the embeddings, say
+    changing = [n_adapted(layer) for layer in layers]
+    if sum(changing) < n_adapted(model):  # some lie outside: on the embeddings, say
         return len(layers)
     if not sum(changing):
         changing = [sum(p.requires_grad for p in layer.parameters()) for layer in layers]

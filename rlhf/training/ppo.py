@@ -65,7 +65,7 @@ from rlhf.training.ppo_math import (
     value_loss,
     whiten,
 )
-from rlhf.training.ppo_models import Models, load_models
+from rlhf.training.ppo_models import Models, load_models, savings_of
 from rlhf.training.ppo_rollout import Rollout, Targets, joined, report_rollout, rollout_metrics
 from rlhf.training.ppo_selection import (
     Evaluation,
@@ -78,6 +78,7 @@ from rlhf.training.ppo_selection import (
 )
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import Source
+from rlhf.training.savings import tell_savings
 
 
 # --- setting up -------------------------------------------------------------------------------
@@ -644,6 +645,8 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         )
     folder.phase("loading the models")
     models = load_models(config)
+    savings = savings_of(models, config)
+    tell_savings(savings, folder)
     prompts, too_long = encode_prompts(
         models.tokenizer, read_prompts(folder.path / config.prompts), config.max_prompt_tokens
     )
@@ -674,6 +677,7 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         "nonfinite_steps": state.nonfinite_steps,
         "n_held_out": len(held_out),
         "best_step": top.step if top else None,
+        "savings": savings.to_json(),
         **result,
     }
 

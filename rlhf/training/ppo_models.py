@@ -30,12 +30,15 @@ from rlhf.training.models import (
     load_policy,
     load_reward_adapter,
     lora_config,
+    merges_adapters,
     n_reusing_layers,
+    n_top_layers,
     stop_ids,
     tunable_parameters,
     using_adapter,
 )
 from rlhf.training.rewards import Source, load_sources
+from rlhf.training.savings import RUN_ALONE, TWO_TYPES, Savings, trunk_note
 
 
 class Models(NamedTuple):
@@ -171,3 +174,27 @@ def load_critic(config: PPOConfig, reward_model: str | None) -> nn.Module:
     if reward_model:
         base = PeftModel.from_pretrained(base, reward_model).merge_and_unload()
     return base.base_model
+
+
+# --- what it spares -----------------------------------------------------------------------------
+def savings_of(models: Models, config: PPOConfig) -> Savings:
+    """What is in force of that which the configuration asks for."""
+    n = len(layers_of(backbone_of(models.model))[1])
+    asked = config.adapter_layers or n
+    notes = []
+    if config.reuse_trunk and asked < n and models.top != asked:
+        notes.append(trunk_note(n, asked, models.top or n, _why_more_layers(models, asked, n)))
+    return Savings(n, models.top, merges_adapters(models.model), notes)
+
+
+def _why_more_layers(models: Models, asked: int, n: int) -> str:
+    if models.own_policy and not models.top and not merges_adapters(models.model):
+        return TWO_TYPES
+    if not models.top and n_top_layers(models.model) < n:
+        return RUN_ALONE
+    lower = [
+        source.name
+        for source in models.rewards
+        if any(n_top_layers(models.model, each.adapter) > asked for each in source.members)
+    ]
+    return f"the adapters of {' and '.join(lower)} reach further down"

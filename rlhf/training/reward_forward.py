@@ -23,9 +23,20 @@ from transformers import PreTrainedModel
 
 from rlhf.training.artifacts import Stopped
 from rlhf.training.classifiers import encoder_scores, score_head
-from rlhf.training.forward import backbone_of, similar_lengths, top_layers
-from rlhf.training.models import is_encoder, n_reusing_layers, using_adapter
+from rlhf.training.config import RewardModelConfig
+from rlhf.training.forward import backbone_of, is_alike, layers_of, similar_lengths, top_layers
+from rlhf.training.models import is_encoder, merges_adapters, n_reusing_layers, using_adapter
 from rlhf.training.reward_data import Group
+from rlhf.training.savings import (
+    IN_WINDOWS,
+    NO_TRUNK_OF_ENCODERS,
+    RUN_ALONE,
+    SCORES_DIFFER,
+    SEES_ALL,
+    Savings,
+    prompts_note,
+    trunk_note,
+)
 from rlhf.training.trunk import TrunkStates, trunk_states
 
 TOKENS_AT_ONCE = 2048  # per forward without gradients, padding included
@@ -114,14 +125,10 @@ def row_scores(layers: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
 @torch.no_grad()
 def shares_prompts(model: nn.Module) -> bool:
     """Whether completions that share a row score as each would alone: not where a model attends in
-    windows, has its own idea of positions, or takes no mask.
-
-    Told by how far their last states are apart, of their length: what is wrong moves them by a tenth
-    and more, rounding by 1e-4 (SmolLM2 in fp32, of which single numbers reach 55) or a few hundredths (bf16).
-    """
-    backbone = backbone_of(model)
-    if getattr(backbone.config.get_text_config(), "sliding_window", None):
+    windows, has its own idea of positions, or takes no mask."""
+    if attends_in_windows(model):
         return False
+    backbone = backbone_of(model)
     together = [Row([1, 2, 3, 4], [[5, 6], [7], [5, 8, 9]])]
     alone = [Row([1, 2, 3, 4], [completion]) for completion in together[0].completions]
     try:
@@ -131,8 +138,12 @@ def shares_prompts(model: nn.Module) -> bool:
         )
     except (TypeError, ValueError, RuntimeError, IndexError):
         return False
-    furthest = ((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max()
-    return bool(furthest <= (1e-3 if expected.dtype == torch.float32 else 0.1))
+    return is_alike(found, expected)
+
+
+def attends_in_windows(model: nn.Module) -> bool:
+    config = backbone_of(model).config.get_text_config()
+    return bool(getattr(config, "sliding_window", None))
 
 
 # --- scoring ----------------------------------------------------------------------------------
@@ -153,11 +164,11 @@ class Scorer:
         self.groups = list(groups)
         self.rows: list[Row] = []
         self.rows_of: list[list[int]] = []  # of each group
-        is_shared = share_prompts and not self.is_encoder and shares_prompts(model)
+        self.shares_prompts = share_prompts and not self.is_encoder and shares_prompts(model)
         for group in groups:
             together = [Row(group.prompt, group.completions)]
             alone = [Row(group.prompt, [completion]) for completion in group.completions]
-            added = together if is_shared else alone
+            added = together if self.shares_prompts else alone
             self.rows_of.append(list(range(len(self.rows), len(self.rows) + len(added))))
             self.rows += added
         self.top = n_reusing_layers(model) if reuse_trunk and not self.is_encoder else 0
@@ -171,6 +182,31 @@ class Scorer:
     def layers(self) -> nn.Module:
         backbone = backbone_of(self.model)
         return top_layers(backbone, self.top) if self.states else backbone
+
+    def savings(self, config: RewardModelConfig) -> Savings:
+        """What is in force of that which the configuration asks for."""
+        n = len(layers_of(backbone_of(self.model))[1])
+        asked = config.adapter_layers or n
+        notes = []
+        if config.reuse_trunk and asked < n and not self.top:
+            reason = NO_TRUNK_OF_ENCODERS if self.is_encoder else RUN_ALONE
+            notes.append(trunk_note(n, asked, n, reason))
+        if config.share_prompts and not self.shares_prompts:
+            notes.append(prompts_note(self._why_apart()))
+        return Savings(
+            n,
+            self.top,
+            merges_adapters(self.model) if isinstance(self.model, PeftModel) else None,
+            notes,
+            self.shares_prompts,
+            len(self.rows),
+            sum(len(group.completions) for group in self.groups),
+        )
+
+    def _why_apart(self) -> str:
+        if self.is_encoder:
+            return SEES_ALL
+        return IN_WINDOWS if attends_in_windows(self.model) else SCORES_DIFFER
 
     def keep_trunk(self, file: Path, should_stop: Callable[[], bool]) -> None:
         """Compute the lower layers' states of all rows, if they can be used again.

@@ -112,6 +112,7 @@ from rlhf.training.reward_report import (
     surprise,
 )
 from rlhf.training.reward_trainer import PreferenceTrainer, Reporter, train
+from rlhf.training.savings import tell_savings
 
 CURVE = (0.1, 0.25, 0.5)  # shares of the votes, beside all of them
 NOTHING_HELD_OUT = (
@@ -152,6 +153,8 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
         share_prompts=config.share_prompts,
         reuse_trunk=config.reuse_trunk,
     )
+    savings = scorer.savings(config)
+    tell_savings(savings, folder)
     of_arms = arm_parts(pairs)
     parts = of_arms if config.compare_arms else []
     trainings = plan(encoded.train, config, parts)
@@ -198,6 +201,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
             compare_arms(parts, partial(measured, found, held_out)) if config.compare_arms else None
         ),
         "has_arms": bool(of_arms),  # with enough votes to be compared
+        "savings": savings.to_json(),
         "note": "" if evaluation["n_test"] else NOTHING_HELD_OUT,
         "tokens": {
             "written": sum(len(ids) for group in samples for ids in group.completions),

@@ -441,6 +441,19 @@ def test_result_of_ppo_says_which_step_was_kept(client, project, admin):
     assert '<dd>step 15 <span class="muted">the best on 32 held-out prompts' in page
 
 
+def test_result_says_which_savings_it_had_and_why_one_is_missing(client, project, admin):
+    note = "All 2 layers run each time, not the top 1 alone: it was made so."
+    savings = {"layers": 2, "trunk_layers": 0, "merged": True, "notes": [note]}
+    result = {"savings": savings, "left_out": {"too_long": 0, "held_out_and_too_long": 3}}
+    run = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED, result=result)
+
+    page = client.get(run.get_absolute_url()).content.decode()
+
+    assert "All 2 layers run each time; adapters are in one product with the weights." in page
+    assert f'<p class="notice">{note}</p>' in page
+    assert '3 <span class="muted">held out and too long</span>' in page
+
+
 def test_next_round_starts_and_shows_the_project(client, project, policy, admin):
     RoundFactory(project=project, policy=policy)
     ppo = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED)

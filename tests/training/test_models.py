@@ -129,6 +129,16 @@ def test_an_adapter_on_the_top_layers_leaves_the_others_alone(tiny_reference):
     assert all(".layers.1." in path for path, _ in model.named_parameters() if "lora_" in path)
 
 
+def test_adapters_may_reach_down_to_different_layers(tiny_reference):
+    base, _ = load_policy(tiny_reference)
+    model = get_peft_model(base, lora_config(base, 4, top=1), adapter_name="policy")
+    model.add_adapter("reward", lora_config(base, 4, top=2))
+
+    found = [n_top_layers(model, adapter) for adapter in ("policy", "reward", None)]
+
+    assert found == [1, 2, 2]
+
+
 def test_more_adapter_layers_than_layers_is_a_sentence(policy):
     with pytest.raises(RunError, match="top 3 layers: the model has only 2"):
         lora_config(policy[0], 4, top=3)

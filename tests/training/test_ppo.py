@@ -22,8 +22,9 @@ from rlhf.training.forward import backbone_of
 from rlhf.training.generate import encode_prompts, sample
 from rlhf.training.models import adapter_state, load_policy, stop_ids, use_adapter
 from rlhf.training.ppo_checkpoint import copied, restore, save_checkpoint, snapshot
-from rlhf.training.ppo_models import load_models
+from rlhf.training.ppo_models import load_models, savings_of
 from rlhf.training.ppo_selection import best, read_held_out, remove_beaten
+from rlhf.training.savings import TWO_TYPES, Savings
 
 
 @pytest.fixture
@@ -182,6 +183,37 @@ def test_a_reward_adapter_on_all_layers_leaves_no_trunk_to_reuse(make_config, st
     models, *_ = start(make_config(adapter_layers=1))
 
     assert models.top == 0
+
+
+def test_a_reward_adapter_on_all_layers_is_said_to_leave_no_trunk(
+    make_config, prompts_file, folder, capsys
+):
+    result = ppo.run(make_config(steps=1, adapter_layers=1), folder)
+
+    note = (
+        "All 2 layers run each time, not the top 1 alone: the adapters of reward_model reach further "
+        "down."
+    )
+    assert result["savings"] == {"layers": 2, "trunk_layers": 0, "merged": True, "notes": [note]}
+    assert note in capsys.readouterr().out.splitlines()
+
+
+def test_a_run_that_has_what_it_asks_for_says_so_and_no_more(make_config, make_top_config):
+    top, all_layers, plain = (
+        make_top_config(), make_config(), make_config(adapter_layers=1, reuse_trunk=False)
+    )  # fmt: skip
+
+    found = [savings_of(load_models(config), config) for config in (top, all_layers, plain)]
+
+    assert found == [Savings(2, top, True, []) for top in (1, 0, 0)]
+
+
+def test_states_of_another_type_are_not_shared_with_layers_that_learn(make_full_config):
+    config = make_full_config(critic="head", adapter_layers=1, dtype="bfloat16")
+
+    (note,) = savings_of(load_models(config), config).notes
+
+    assert note.endswith(f"not the top 1 alone: {TWO_TYPES}.")
 
 
 @pytest.mark.parametrize("critic", ["head", "full"])

@@ -13,6 +13,14 @@ from rlhf.training.models import load_policy
 from rlhf.training.reward_data import Group
 from rlhf.training.reward_forward import Row, Scorer, collate_rows, shares_prompts
 from rlhf.training.reward_model import make_classifier
+from rlhf.training.savings import (
+    IN_WINDOWS,
+    RUN_ALONE,
+    SCORES_DIFFER,
+    Savings,
+    prompts_note,
+    trunk_note,
+)
 from rlhf.training.trunk import trunk_states
 
 CPU = torch.device("cpu")
@@ -115,6 +123,29 @@ def test_a_model_that_attends_in_windows_gets_a_row_for_each_completion(classifi
     scorer = Scorer(model, GROUPS, share_prompts=True, reuse_trunk=True)
 
     assert len(scorer.rows) == 6
+    (note,) = scorer.savings(RewardModelConfig({}, adapter_layers=1)).notes
+    assert note.endswith(f": {IN_WINDOWS}.")
+
+
+def test_what_was_not_asked_for_needs_no_reason(classifier):
+    model = classifier()
+    backbone_of(model).config.sliding_window = 4
+    config = RewardModelConfig({}, adapter_layers=1, share_prompts=False, reuse_trunk=False)
+
+    scorer = Scorer(model, GROUPS, share_prompts=False, reuse_trunk=False)
+
+    assert scorer.savings(config) == Savings(2, 0, True, [], False, 6, 6)
+
+
+def test_layers_that_cannot_be_run_alone_are_said_to_be_so(classifier):
+    model = classifier()
+    backbone_of(model).config.layer_types = ["sliding_attention", "full_attention"]
+
+    scorer = Scorer(model, GROUPS, share_prompts=True, reuse_trunk=True)
+
+    assert scorer.savings(RewardModelConfig({}, adapter_layers=1)).notes == [
+        trunk_note(2, 1, 2, RUN_ALONE)
+    ]
 
 
 def test_rounding_is_no_reason_for_more_rows(classifier):
@@ -135,6 +166,8 @@ def test_a_model_that_does_not_heed_positions_gets_a_row_for_each_completion(cla
     backbone.forward = lambda *inputs, position_ids=None, **more: run(*inputs, **more)
 
     assert not shares_prompts(model)
+    scorer = Scorer(model, GROUPS, share_prompts=True, reuse_trunk=False)
+    assert scorer.savings(RewardModelConfig({})).notes == [prompts_note(SCORES_DIFFER)]
 
 
 def test_the_lower_layers_alone_are_run_for_the_trunks_states(classifier):

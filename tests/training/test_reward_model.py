@@ -43,6 +43,7 @@ from rlhf.training.reward_model import (
 from rlhf.training.reward_report import HALF, Ties
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import lies_on, load_judge
+from rlhf.training.savings import SEES_ALL, prompts_note
 from rlhf.training.tiny import write_answer, write_question
 from tests.training.encoders import build_encoder
 
@@ -174,6 +175,17 @@ def test_a_reward_model_learns_that_short_answers_are_liked(trained):
     assert result["accuracy"] >= 0.75
     assert result["accuracy_low"] > 0.5
     assert result["longer_accuracy"] < 0.2
+
+
+def test_a_run_says_that_prompts_are_shared(trained):
+    _, result = trained
+
+    savings = dict(result["savings"])
+    assert savings.pop("rows") < savings.pop("completions")
+    assert savings == {
+        "layers": 2, "trunk_layers": 0, "merged": True, "notes": [], "shares_prompts": True,
+    }  # fmt: skip
+    assert (result["split_prompts"], result["has_arms"]) == (0, False)
 
 
 def test_tokens_are_counted_in_each_epoch_and_a_prompt_once_for_its_answers(
@@ -464,6 +476,7 @@ def test_a_reward_model_may_start_from_another_base(tiny_folder, tiny_reference,
 
     artifact = tmp_path / "artifact"
     assert result["is_whole"] == (kind == "encoder")
+    assert result["savings"]["notes"] == ([prompts_note(SEES_ALL)] if kind == "encoder" else [])
     assert not lies_on(artifact, tiny_reference)
     assert 0 < result["tie_share"] < 1
     assert set(result["annotators"]) == {"1", "2", "3", SABOTEUR}
