@@ -21,6 +21,7 @@ from rlhf.training.information import most_informative
 from rlhf.training.models import encode, encode_completion
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import Judge, load_judge
+from rlhf.training.savings import tell_savings
 
 AT_ONCE = 64  # completions between two reports
 
@@ -32,6 +33,8 @@ def run(config: OrderQueueConfig, folder: RunFolder) -> dict[str, Any]:
     lines = read_comparisons(folder.path / config.comparisons)
     folder.phase("loading the reward model")
     judge = load_judge(config.reward_model)
+    if savings := judge.savings:
+        tell_savings(savings, folder)
     fitting = short_enough(judge, lines, config.max_tokens)
     folder.phase("scoring")
     scores = score_all(judge, fitting, folder)
@@ -57,6 +60,7 @@ def run(config: OrderQueueConfig, folder: RunFolder) -> dict[str, Any]:
         "information_mean": statistics.fmean(of_vote.total for of_vote in found.values()),
         "disagreement_mean": statistics.fmean(of_vote.disagreement for of_vote in found.values()),
         "left_out": {"too_long": len(lines) - len(fitting)},
+        **({"savings": savings.to_json()} if savings else {}),
     }
 
 

@@ -52,7 +52,9 @@ from rlhf.training.models import (
     load_reward_head,
     load_statistics,
     member_folders,
+    merges_adapters,
     n_reusing_layers,
+    n_top_layers,
     using_adapter,
 )
 from rlhf.training.ppo_math import combine_members, normalise_scores, total_scores
@@ -65,6 +67,7 @@ from rlhf.training.reward_rules import (
     names_of,
     scores_of,
 )
+from rlhf.training.savings import RUN_ALONE, Savings, trunk_note
 
 TOKENS_AT_ONCE = 2048  # scored together, padding included
 
@@ -290,6 +293,16 @@ class Judge(NamedTuple):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.reader.tokenizer
+
+    @property
+    def savings(self) -> Savings | None:
+        """Of several adapters on one base, which score in turn; None of everything else."""
+        if not isinstance(self.members, Adapters) or len(self.members.members) == 1:
+            return None
+        model, top = self.members.model, self.members.top
+        n, held = len(layers_of(backbone_of(model))[1]), n_top_layers(model)
+        notes = [trunk_note(n, held, n, RUN_ALONE)] if held < n and not top else []
+        return Savings(n, top, merges_adapters(model), notes)
 
     @torch.no_grad()
     def raw_scores(

@@ -71,6 +71,7 @@ def test_information_comes_from_every_members_scores(ask, ensemble):
         (2, pytest.approx(of_three.total), pytest.approx(of_three.disagreement)),
     ]
     assert (result["n_scored"], result["n_completions"], result["members"]) == (2, 3, 3)
+    assert result["savings"] == {"layers": 2, "trunk_layers": 0, "merged": True, "notes": []}
 
 
 def test_a_comparison_that_is_too_long_stays_unscored(ask):

@@ -8,6 +8,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlhf.training import models as training_models
 from rlhf.training import ppo
 from rlhf.training.artifacts import RunError, write_json
 from rlhf.training.classifiers import load_base, load_reader, save_whole
@@ -19,6 +20,7 @@ from rlhf.training.models import adapter_state, decode, encode, encode_completio
 from rlhf.training.ppo_models import load_models
 from rlhf.training.reward_rules import Conversation, parse_lines
 from rlhf.training.rewards import Source, lies_on, load_judge, memory_in_use
+from rlhf.training.savings import RUN_ALONE, Savings, trunk_note
 from tests.training.conftest import make_reward_model
 from tests.training.encoders import build_encoder
 
@@ -149,6 +151,20 @@ def test_an_encoder_rewards_what_the_policy_writes(make_config, prompts_file, fo
     assert_close(targets.parts["reward_model"], (expected[:, 0] - 0.5) / 2.0)
     assert expected.std() > 1e-4
     assert "reward" not in models.model.peft_config
+
+
+def test_members_on_the_top_layers_share_what_lies_below(
+    top_ensemble_folder, tiny_reference, tmp_path, monkeypatch
+):
+    single = make_reward_model(tiny_reference, tmp_path)
+    write_json(single / "model.json", tiny_reference)
+
+    assert load_judge(top_ensemble_folder).savings == Savings(2, 1, True, [])
+    assert load_judge(single).savings is None
+    monkeypatch.setattr(training_models, "is_trunk_reusable", lambda model, k: False)
+    assert load_judge(top_ensemble_folder).savings == Savings(
+        2, 0, True, [trunk_note(2, 1, 2, RUN_ALONE)]
+    )
 
 
 def test_memory_in_use_grows_with_what_is_loaded():
