@@ -9,9 +9,10 @@ DIR is a model folder with safetensors, by default the embedded model, converted
 out. The reward model is a random adapter: its cost is that of a real one. --micro-batch is how many
 conversations of mean length are in a forward and backward pass, by their tokens with padding.
 --fixed-length lets no token end a completion, so that two implementations do equal work;
---plain runs all layers everywhere, also where only the top ones have an adapter. Prints one JSON
-line; seconds are medians over the updates, and `least_seconds` what the products alone would take at the speed
-of one large product on this machine (`gflops`).
+--plain runs all layers everywhere, also where only the top ones have an adapter; if they are run
+without being asked for, it ends with a sentence and exit status 1. Prints one JSON line; `savings`
+say what was in force (docs/ppo.md), seconds are medians over the updates, and `least_seconds` what
+the products alone would take at the speed of one large product on this machine (`gflops`).
 
 Under `accelerate launch --config_file FILE` the processes share each update; one prints, and the
 memory is the sum of theirs.
@@ -49,7 +50,7 @@ from rlhf.training.models import (
     save_adapter,
     save_reward_head,
 )
-from rlhf.training.ppo_models import Models, load_models
+from rlhf.training.ppo_models import Models, load_models, savings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("rollout", "score", "update")
@@ -109,6 +110,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         checkpoint_every=arguments.updates,
     )
     models = load_models(config)
+    savings = savings_of(models, config)
+    if savings.notes:
+        sys.exit(" ".join(savings.notes))
     if arguments.fixed_length:
         models = models._replace(stop=set())
     ppo.train(models, prompts, config, RunFolder(folder))
@@ -118,7 +122,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if event["type"] == "metrics"
     ]
     mean_prompt = round(tokens - arguments.response_tokens)
-    return report(steps, arguments) | least_seconds(models, mean_prompt, arguments)
+    found = report(steps, arguments) | least_seconds(models, mean_prompt, arguments)
+    return found | {"savings": savings.to_json()}
 
 
 def least_seconds(

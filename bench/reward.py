@@ -7,8 +7,10 @@
 FILE holds known choices (HH-RLHF's, say, as the importer reads them) or is the data.jsonl of an
 export. Learns from its first --pairs pairs and is measured by the next as many, of other prompts
 (bench/preference_data.py). --without prompts runs every conversation by itself, --without trunk all of
-them through all layers each time, and --plain both, which changes no score. Prints one JSON line. `seconds` are those of training alone, all members together; `pairs_per_s` counts
-each pair once per epoch, however many members learn from it.
+them through all layers each time, and --plain both, which changes no score; if one of these savings is
+missing without being switched off, it ends with a sentence and exit status 1. Prints one JSON line;
+`savings` say what was in force (docs/reward-model.md), `seconds` are those of training alone, all
+members together, and `pairs_per_s` counts each pair once per epoch, however many members learn from it.
 """
 
 import argparse
@@ -101,6 +103,9 @@ def measure(
     )
     seconds, scores = 0.0, []
     scorer = scorer_of(classifier, encoded.train, config)
+    savings = scorer.savings(config)
+    if savings.notes:
+        sys.exit(" ".join(savings.notes))
     for number, training in enumerate(plan(encoded.train, config)):
         epoch_ends = list(itertools.accumulate(map(len, training.epochs)))
         reporter = Reporter(folder, number * 10**6, training.n_steps, epoch_ends, lambda step: None)
@@ -114,7 +119,8 @@ def measure(
         seconds += time.monotonic() - began
         scores.append(test.scores())
     scales = [score_statistics(list(itertools.chain(*of_member))) for of_member in scores]
-    return report(test.evaluation(mean_scores(scores, scales)), seconds, selection, arguments)
+    found = report(test.evaluation(mean_scores(scores, scales)), seconds, selection, arguments)
+    return found | {"savings": savings.to_json()}
 
 
 def scorer_of(classifier: Any, groups: Any, config: RewardModelConfig) -> Scorer:
