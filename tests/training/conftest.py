@@ -89,12 +89,15 @@ def folder(tmp_path):
 @pytest.fixture
 def prompts_file(folder):
     """Five prompts, as the web process would have written them into the run's folder."""
+    return write_prompts(folder.path / "prompts.jsonl")
+
+
+def write_prompts(path):
     questions = ["How do I open the door?", "What is a red cup?", "Why?", "Tell me about my lamp.",
                  "Should I clean the old window today?"]  # fmt: skip
     lines = [
         json.dumps({"id": number, "messages": [{"role": "user", "content": question}]})
         for number, question in enumerate(questions, 1)
     ]
-    path = folder.path / "prompts.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -25,9 +25,10 @@ from rlhf.training.ppo_checkpoint import copied, restore, save_checkpoint, snaps
 from rlhf.training.ppo_models import load_models, savings_of
 from rlhf.training.ppo_selection import best, read_held_out, remove_beaten
 from rlhf.training.savings import TWO_TYPES, Savings
+from tests.training.conftest import write_prompts
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_config(tiny_reference, reward_folder):
     def make(**settings):
         small = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lora_rank": 4, "samples": 2,
@@ -664,45 +665,150 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights(
     assert final_policy(resumed) == final_policy(folder)
 
 
-class Fatal(StopsAfter):
-    """A folder that kills the process at the n-th time somebody looks, or in the midst of writing
-    a checkpoint."""
+class Interrupted(RunFolder):
+    """A folder that knows when somebody looks for the n-th time in the k-th phase of a name."""
 
+    def __init__(self, path, phase, number, looks):
+        super().__init__(path)
+        self.place, self.looks_left, self.entered = (phase, number), looks, []
+
+    def phase(self, name):
+        super().phase(name)
+        self.entered.append(name)
+
+    def is_there(self):
+        if self.place == (self.current_phase, self.entered.count(self.current_phase)):
+            self.looks_left -= 1
+        return self.looks_left <= 0
+
+
+class Stopping(Interrupted):
     def should_stop(self):
-        if super().should_stop():
+        return self.is_there()
+
+
+class Fatal(Interrupted):
+    def should_stop(self):
+        if self.is_there():
             os.kill(os.getpid(), signal.SIGKILL)
         return False
+
+
+class FatalWrite(RunFolder):
+    """A folder that kills the process when half of a checkpoint's file is written."""
+
+    def __init__(self, path, kill_at_write):
+        super().__init__(path)
+        self.kill_at_write = kill_at_write
 
     @contextmanager
     def writing_checkpoint(self, step, keep=2):
         with super().writing_checkpoint(step, keep) as path:
             yield path
-            if step == -self.looks:
+            if step == self.kill_at_write:
+                os.truncate(path / "state.pt", (path / "state.pt").stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-# In the first evaluation, a rollout, scoring, an update, the evaluation after it, and a write.
-@pytest.mark.parametrize("looks", [2, 14, 23, 31, 45, -2])
-def test_a_run_killed_anywhere_ends_with_the_same_weights(
-    make_config, prompts_file, folder, tmp_path_factory, looks
-):
-    config = make_config(evaluate_every=1)
-    other = tmp_path_factory.mktemp("killed")
-    for path in (folder.path, other):
-        for name in ("prompts.jsonl", "eval_prompts.jsonl"):
-            (path / name).write_bytes(prompts_file.read_bytes())
-    ppo.run(config, folder)
+@pytest.fixture(scope="module")
+def fresh_path(tmp_path_factory):
+    """Gives folders with prompts to train on, and the same ones to evaluate on."""
 
-    killed = multiprocessing.get_context("fork").Process(
-        target=ppo.run, args=(config, Fatal(other, looks))
-    )
+    def fresh_path():
+        path = tmp_path_factory.mktemp("run")
+        write_prompts(path / "prompts.jsonl")
+        write_prompts(path / "eval_prompts.jsonl")
+        return path
+
+    return fresh_path
+
+
+@pytest.fixture(scope="module")
+def two_steps(make_config):
+    """Evaluated before them and after each, so that step 2 has the fourth rollout. With one micro-batch
+    a pass, looks in scoring are before the reference, the critic and the reward model, and in an update
+    before the policy's half and the critic's of each minibatch in turn."""
+    return make_config(evaluate_every=1, epochs=1, micro_batch_tokens=9999)
+
+
+def finish(config, path):
+    """What a whole run leaves: the policy, and all that its last checkpoint holds."""
+    ppo.run(config, RunFolder(path))
+    state = torch.load(path / "checkpoint-2" / "state.pt", weights_only=True)
+    return final_policy(RunFolder(path)), state
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(two_steps, fresh_path):
+    return finish(two_steps, fresh_path())
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    assert_close(found[1], expected[1], rtol=0, atol=0)
+
+
+def die(config, folder):
+    killed = multiprocessing.get_context("fork").Process(target=ppo.run, args=(config, folder))
     killed.start()
     killed.join()
-    result = ppo.run(config, RunFolder(other))
-
     assert killed.exitcode == -signal.SIGKILL
-    assert result["best_step"] is not None
-    assert final_policy(RunFolder(other)) == final_policy(folder)
+
+
+def steps_kept(path):
+    return [step for step, _ in RunFolder(path).checkpoints()]
+
+
+IN_STEP_1 = [("rollout", 2, 3), ("score", 2, 2), ("update", 1, 2), ("rollout", 3, 2)]
+IN_STEP_2 = [
+    ("rollout", 4, 3),
+    ("score", 4, 2),
+    ("update", 2, 3),  # the policy's half of the second minibatch
+    ("update", 2, 4),  # the critic's
+    ("rollout", 5, 2),  # the evaluation after it
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"),
+    [*product([("rollout", 1, 2), *IN_STEP_1], [[]]), *product(IN_STEP_2, [[1]])],
+)
+def test_a_run_killed_anywhere_ends_with_the_same_weights(
+    two_steps, fresh_path, uninterrupted, place, kept
+):
+    path = fresh_path()
+
+    die(two_steps, Fatal(path, *place))
+
+    assert steps_kept(path) == kept
+    assert_same(finish(two_steps, path), uninterrupted)
+
+
+@pytest.mark.parametrize(("kill_at_write", "kept"), [(1, []), (2, [1])])
+def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_weights(
+    two_steps, fresh_path, uninterrupted, kill_at_write, kept
+):
+    path = fresh_path()
+
+    die(two_steps, FatalWrite(path, kill_at_write))
+
+    assert (path / f".checkpoint-{kill_at_write}.partial" / "state.pt").is_file()
+    assert steps_kept(path) == kept
+    assert_same(finish(two_steps, path), uninterrupted)
+
+
+@pytest.mark.parametrize("place", IN_STEP_2)
+def test_a_run_stopped_between_checkpoints_goes_on_from_the_step_before(
+    two_steps, fresh_path, uninterrupted, place
+):
+    config = replace(two_steps, checkpoint_every=2)
+    path = fresh_path()
+
+    with pytest.raises(Stopped):
+        ppo.run(config, Stopping(path, *place))
+
+    assert steps_kept(path) == [1]
+    assert_same(finish(config, path), uninterrupted)
 
 
 def test_a_run_killed_after_a_step_ends_with_the_same_weights(make_config, prompts_file, folder):
