@@ -14,9 +14,6 @@ ENTROPY_SHARE = 0.2  # of its first value
 ENTROPY_FLOOR = 0.1  # nats per token
 NEGATIVE_FOR = 5  # steps in a row
 CLIP_FRACTION = 0.4
-# Beyond what bf16 rounds differently where conversations are padded to another length.
-RATIO_ERROR = 1e-2
-FIRST_KL = 1e-3  # nats per token: log-probabilities that differ by about 0.045
 FIRST_STEPS = 3  # what a run was like at first, and is like now, is a mean over so many
 MOST_MARKS = 100  # steps of one alarm that are kept and marked on its chart
 SCORE_GAIN = 0.5  # of the scores' standard deviation in a batch at first
@@ -41,6 +38,32 @@ class Alarm(NamedTuple):
     @property
     def step_to(self) -> int:
         return self.steps[-1]
+
+
+class Start(NamedTuple):
+    """What a step's first update starts at by construction, and how far off it may be."""
+
+    alarm: str
+    metric: str
+    promised: float
+    exact: float  # in fp32, where log-probabilities differ by 1e-5 from the order of sums alone
+    rounded: (
+        float  # in bf16, which rounds differently where conversations are padded to another length
+    )
+    finding: str
+
+
+STARTS = [
+    Start("first ratio", "policy/ratio_first", 1.0, 1e-4, 1e-2, "First ratio is not 1"),
+    Start(  # 1e-3 nats per token: log-probabilities that differ by about 0.045
+        "first KL", "policy/approx_kl_first", 0.0, 1e-6, 1e-3,
+        "The first update does not start at KL 0",
+    ),
+    Start(  # where numbers are rounded it depends on the clip range: any share is allowed
+        "first clip fraction", "policy/clip_fraction_first", 0.0, 0.0, 1.0,
+        "The first update is clipped before anything has moved",
+    ),
+]  # fmt: skip
 
 
 Points = list[tuple[int, float]]  # (step, value), ascending; what was not finite is left out
@@ -74,18 +97,6 @@ def find_alarms(reports: Iterable[tuple[int, Mapping[str, float | None]]]) -> li
             "KL coefficient holds the policy back.",
         ),
         Alarm(
-            "first ratio", "policy/ratio_first", Level.RED,
-            _where(series("policy/ratio_first"), lambda value: abs(value - 1) > RATIO_ERROR),
-            "First ratio is not 1: sampling and updating disagree about the probabilities, which is "
-            "an error of the program or of its precision.",
-        ),
-        Alarm(
-            "first KL", "policy/approx_kl_first", Level.RED,
-            _where(series("policy/approx_kl_first"), lambda value: value > FIRST_KL),
-            "The first update does not start at KL 0: sampling and updating disagree about the "
-            "probabilities, which is an error of the program or of its precision.",
-        ),
-        Alarm(
             "entropy collapse", "entropy", Level.RED, _where(entropy, _has_collapsed(entropy)),
             f"Entropy has collapsed, below {ENTROPY_SHARE:.0%} of its first value or "
             f"{ENTROPY_FLOOR:g} nats per token: the policy says the same over and over. A lower "
@@ -104,9 +115,28 @@ def find_alarms(reports: Iterable[tuple[int, Mapping[str, float | None]]]) -> li
             "learning rate or the epochs.",
         ),
     ]  # fmt: skip
-    drafts += _forgetting(reports)
+    drafts += [*_first_update(reports), *_forgetting(reports)]
     raised = [alarm for alarm in drafts if alarm.steps]
     return sorted(raised, key=lambda alarm: alarm.level != Level.RED)
+
+
+def _first_update(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> list[Alarm]:
+    """Where it does not start from the policy that sampled. Runs that do not say in what precision they
+    compute are taken to round."""
+    found = []
+    for start in STARTS:
+        steps = []
+        for step, values in reports:
+            value = values.get(start.metric)
+            allowed = start.exact if values.get("policy/bits") == 32 else start.rounded
+            if value is not None and abs(value - start.promised) > allowed:
+                steps.append(step)
+        sentence = (
+            f"{start.finding}: sampling and updating disagree about the probabilities, which is an "
+            "error of the program or of its precision."
+        )
+        found.append(Alarm(start.alarm, start.metric, Level.RED, steps, sentence))
+    return found
 
 
 def _forgetting(reports: Sequence[tuple[int, Mapping[str, float | None]]]) -> list[Alarm]:

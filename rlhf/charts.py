@@ -206,7 +206,11 @@ PPO_CHARTS = [
                 "Clip fraction",
                 "Share of tokens whose change was cut off at the clip range; up to about 0.2 is "
                 "usual, much more asks for a lower learning rate.",
-                [Series("policy/clip_fraction", "policy"), Series("value/clip_fraction", "value")],
+                [
+                    Series("policy/clip_fraction", "policy"),
+                    Series("policy/clip_fraction_first", "policy, first, by construction 0"),
+                    Series("value/clip_fraction", "value"),
+                ],
             ),
             Chart(
                 "Change per update",

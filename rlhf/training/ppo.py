@@ -413,6 +413,8 @@ def update(
         "policy/ratio_first": total["ratio_first"],
         "policy/updates_left_out": left,
         "policy/approx_kl_first": total["approx_kl_first"],
+        "policy/clip_fraction_first": total["clip_fraction_first"],
+        "policy/bits": torch.finfo(models.dtype).bits,
         "value/loss": total.get("value_loss", 0.0) / n,
         "value/clip_fraction": total.get("value_clipped", 0.0) / n,
         "log_ratio_clamped": total["clamped"],
@@ -484,9 +486,13 @@ def accumulate(
                 loss = loss + add_value(models.value_head(hidden), rows)
             loss.backward()
             if not sums["tokens"]:  # before any update; the processes' shares are added up
-                first = policy.approx_kl / len(batch.targets)
-                n = parallel.count()
-                add(sums, ratio_first=policy.ratio.mean() / n, approx_kl_first=first / n)
+                n = len(batch.targets) * parallel.count()
+                add(
+                    sums,
+                    ratio_first=policy.ratio.sum() / n,
+                    approx_kl_first=policy.approx_kl / n,
+                    clip_fraction_first=policy.clipped / n,
+                )
             moved += float(policy.approx_kl) / tokens
             add(
                 sums,

@@ -64,9 +64,14 @@ class Models(NamedTuple):
         return self.own_policy or self.model
 
     @property
+    def dtype(self) -> torch.dtype:
+        """In which the policy computes: that of its frozen weights."""
+        return next(self.writer.parameters()).dtype
+
+    @property
     def is_exact(self) -> bool:
         """Decoding and teacher forcing round alike in fp32, but not in bf16."""
-        return next(self.writer.parameters()).dtype == torch.float32
+        return self.dtype == torch.float32
 
     @contextmanager
     def using(self, role: str | None) -> Iterator[nn.Module]:

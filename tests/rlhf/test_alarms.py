@@ -7,7 +7,8 @@ def reports(**series):
     """(step, values) from one list per metric. Example: kl=[1, 2]; names are those below."""
     names = {
         "kl": "kl/k1", "clip": "policy/clip_fraction", "ratio": "policy/ratio_first",
-        "first_kl": "policy/approx_kl_first", "explained": "value/explained_variance",
+        "first_kl": "policy/approx_kl_first", "first_clip": "policy/clip_fraction_first",
+        "bits": "policy/bits", "explained": "value/explained_variance",
         "score": "score/mean", "spread": "score/std", "length": "length/mean", "repetition": "repetition/mean",
     }  # fmt: skip
     n = max(map(len, series.values()))
@@ -66,6 +67,21 @@ def test_first_update_that_does_not_start_where_the_answers_were_sampled_is_red(
         ("first ratio", "policy/ratio_first", "red", [2]),
         ("first KL", "policy/approx_kl_first", "red", [2]),
     ]
+
+
+def test_in_fp32_the_first_update_starts_exactly_where_the_answers_were_sampled():
+    metrics = {"ratio": [1.00001, 1.001], "first_kl": [1e-9, 1e-5], "first_clip": [0.0, 0.01]}
+
+    assert found(**metrics, bits=[32, 32]) == [
+        ("first ratio", "policy/ratio_first", "red", [2]),
+        ("first KL", "policy/approx_kl_first", "red", [2]),
+        ("first clip fraction", "policy/clip_fraction_first", "red", [2]),
+    ]
+
+
+@pytest.mark.parametrize("bits", [16, None])  # runs of before there was a word about it
+def test_what_bf16_rounds_is_no_alarm_of_the_first_update(bits):
+    assert found(ratio=[1.001], first_kl=[1e-4], first_clip=[0.01], bits=[bits]) == []
 
 
 def test_score_that_rises_with_the_length_is_reward_hacking():

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from rlhf.alarms import find_alarms
 from rlhf.training import ppo
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
 from rlhf.training.config import PPOConfig
@@ -78,7 +79,28 @@ def test_the_first_update_starts_at_ratio_one(make_config, start, folder):
 
     assert metrics["policy/ratio_first"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["policy/approx_kl"] == pytest.approx(0.0, abs=1e-9)
-    assert metrics["policy/clip_fraction"] == 0.0
+    assert metrics["policy/clip_fraction"] == metrics["policy/clip_fraction_first"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "alarms"),
+    [
+        ("float32", 0.0, []),
+        ("float32", 2e-3, ["first ratio", "first KL"]),
+        ("float32", 0.5, ["first ratio", "first KL", "first clip fraction"]),
+        ("bfloat16", 2e-3, []),
+    ],
+)
+def test_the_alarm_of_the_first_update_knows_how_exact_it_can_be(
+    make_config, start, folder, dtype, error, alarms
+):
+    config = make_config(dtype=dtype, epochs=1, minibatches=1)
+    models, _, rollout, targets = start(config)
+    wrong = rollout._replace(logprobs=rollout.logprobs - error)
+
+    metrics = ppo.update(models, ppo.make_state(models, config), wrong, targets, config, folder)
+
+    assert [alarm.name for alarm in find_alarms([(1, metrics)])] == alarms
 
 
 def test_the_critic_starts_at_zero_with_the_reward_models_features(make_config, start):
