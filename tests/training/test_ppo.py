@@ -19,7 +19,7 @@ from rlhf.training import ppo
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
 from rlhf.training.config import PPOConfig
 from rlhf.training.data import read_prompts
-from rlhf.training.forward import backbone_of
+from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.generate import encode_prompts, sample
 from rlhf.training.models import adapter_state, load_policy, stop_ids, use_adapter
 from rlhf.training.ppo_checkpoint import copied, restore, save_checkpoint, snapshot
@@ -382,11 +382,14 @@ def gradient(models, rollout, targets, config, folder):
 
 
 @contextmanager
-def counting_forwards(module):
+def counting_forwards(*modules):
     calls = []
-    handle = module.register_forward_pre_hook(lambda *call: calls.append(1))
+    handles = [
+        module.register_forward_pre_hook(lambda *call: calls.append(1)) for module in modules
+    ]
     yield calls
-    handle.remove()
+    for handle in handles:
+        handle.remove()
 
 
 @pytest.mark.parametrize("tokens", [1, 60])
@@ -512,26 +515,41 @@ def test_the_kl_coefficient_follows_the_target(make_config, start, folder):
     assert state.kl_coefficient == pytest.approx(0.1 * (1 - 0.2 * 8 / 80))
 
 
+def top_mlps(models):
+    """Of every whole model that there is: the base, the policy's own, the critic's own."""
+    whole = [models.model, models.own_policy, models.critic]
+    return [layers_of(backbone_of(model))[1][-1].mlp for model in whole if model]
+
+
+@pytest.mark.parametrize("top", [None, 1])
+@pytest.mark.parametrize(
+    ("train", "critic", "passes"),
+    [
+        ("adapter", "head", 1),
+        ("adapter", "adapter", 2),
+        ("adapter", "full", 2),
+        ("full", "adapter", 2),
+        ("full", "full", 2),
+    ],
+)
 def test_gradient_checkpointing_is_on_in_the_update_and_changes_no_gradient(
-    make_config, start, folder
+    make_config, start, folder, top_reward_folder, train, critic, passes, top
 ):
+    config = make_config(train=train, critic=critic, adapter_layers=top, epochs=1, minibatches=1,
+                         micro_batch_tokens=9999)  # fmt: skip
+    if top:
+        config = replace(config, reward_model=str(top_reward_folder))
     forwards, gradients = [], []
     for on in (False, True):
-        config = make_config(
-            train="full", critic="full", gradient_checkpointing=on,
-            epochs=1, minibatches=1, micro_batch_tokens=9999,
-        )  # fmt: skip
-        models, _, rollout, targets = start(config)
-        state = ppo.make_state(models, config)
-        mlps = [models.own_policy.model.layers[0].mlp, models.critic.layers[0].mlp]
+        models, _, rollout, targets = start(replace(config, gradient_checkpointing=on))
+        move(models)
+        with counting_forwards(*top_mlps(models)) as calls:
+            ppo.update(models, ppo.make_state(models, config), rollout, targets, config, folder)
+        forwards.append(len(calls))
+        gradients.append([p.grad for p in models.parameters()])
 
-        with counting_forwards(mlps[0]) as policy, counting_forwards(mlps[1]) as critic:
-            ppo.update(models, state, rollout, targets, config, folder)
-
-        forwards.append((len(policy), len(critic)))
-        gradients.append([p.grad for p in models.policy_parameters()])
-
-    assert forwards == [(1, 1), (2, 2)]  # once more on the way back
+    assert models.top == (top or 0)
+    assert forwards == [passes, 2 * passes]  # once more on the way back
     assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
 
 
@@ -585,6 +603,31 @@ def test_in_bf16_the_layers_compute_in_bf16_and_what_learns_is_fp32(make_config,
     learning = [*models.policy_parameters(), *models.value_parameters()]
     assert {parameter.dtype for parameter in learning} == {torch.float32}
     assert {parameter.grad.dtype for parameter in learning} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("train", "critic", "bits"),
+    [
+        ("adapter", "head", 16),
+        ("adapter", "adapter", 16),
+        ("adapter", "full", 16),
+        ("full", "adapter", 32),
+        ("full", "full", 32),
+    ],
+)
+def test_in_bf16_the_frozen_base_alone_is_in_bf16(make_config, start, folder, train, critic, bits):
+    config = make_config(dtype="bfloat16", train=train, critic=critic)
+    models, _, rollout, targets = start(config)
+    state = ppo.make_state(models, config)
+
+    metrics = ppo.update(models, state, rollout, targets, config, folder)
+
+    base = {p.dtype for name, p in models.model.named_parameters() if ".lora_" not in name}
+    moments = [m for entry in state.optimizer.state.values() for m in entry.values()]
+    learning = [*models.parameters(), *(p.grad for p in models.parameters()), *moments]
+    assert base == {torch.bfloat16}
+    assert {tensor.dtype for tensor in learning} == {torch.float32}
+    assert metrics["policy/bits"] == bits
 
 
 def test_a_gradient_that_is_not_finite_touches_no_weight_and_three_end_the_run(make_config, start):
