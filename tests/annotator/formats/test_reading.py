@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import tracemalloc
 import zipfile
@@ -102,8 +103,12 @@ def test_a_folder_that_datasets_has_saved(tmp_path):
 
 def write_folder(folder, rows, filename="data-00000-of-00001.arrow"):
     """As `Dataset.save_to_disk` does, which takes seconds to import."""
-    table = pa.Table.from_pylist(rows)
-    with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
+    write_arrow(folder, pa.Table.from_pylist(rows), filename)
+
+
+def write_arrow(folder, table, filename="data-00000-of-00001.arrow", **options):
+    path = str(folder / "data-00000-of-00001.arrow")
+    with pa.ipc.new_stream(path, table.schema, **options) as writer:
         writer.write_table(table)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": filename}]}))
 
@@ -265,6 +270,73 @@ def test_a_parquet_bomb_is_not_unpacked(monkeypatch):
         rows_of(bomb)
     with pytest.raises(Unreadable, match="larger than 2 MiB"):
         rows_of(bomb, max_bytes=2 * MIB)
+
+
+@pytest.fixture
+def pool():
+    """Knows how much of Arrow's memory was in use at once."""
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    yield pool
+    pa.set_memory_pool(before)
+
+
+def test_a_text_that_comes_often_is_kept_once(pool):
+    """4 MiB in each of 64 rows, which would be 256 MiB."""
+    texts = pa.DictionaryArray.from_arrays([0] * 64 + [1], ["x" * 4 * MIB, "z"])
+    bomb = io.BytesIO()
+    pq.write_table(pa.table({"a": texts}), bomb, compression="zstd", store_schema=False)
+
+    first, *_, last = records(bomb.getvalue())
+
+    assert (str(first), last) == ("the row is longer than 1,048,576 bytes", {"a": "z"})
+    assert len(bomb.getvalue()) < 4096
+    assert pool.max_memory() < 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "sentence"),
+    [
+        (["x" * 99] * 9, {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
+         'the column "a" is encoded as DELTA_BYTE_ARRAY, which may unpack to anything'),
+        (pa.array(["{}"], pa.json_()), {},
+         'the column "a" is of the type extension<arrow.json>, which may unpack to anything'),
+        ([[7] * MIB], {"compression": "zstd"}, "the file would unpack to 8 MiB"),
+        (pa.array([bytes(2 * MIB)], pa.binary(2 * MIB)), {}, "each row is longer than 1,048,576 bytes"),
+    ],
+)  # fmt: skip
+def test_parquet_that_may_unpack_to_anything_is_refused(monkeypatch, items, options, sentence):
+    monkeypatch.setattr(tables, "SMALL", MIB)
+    file = io.BytesIO()
+    pq.write_table(pa.table({"a": items}), file, **options)
+
+    with pytest.raises(Unreadable, match=re.escape(sentence)):
+        records(file.getvalue())
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("is_zipped", [False, True])
+def test_a_saved_folder_may_not_be_compressed_inside(tmp_path, compression, kind, is_zipped):
+    bomb = pa.table({"a": pa.array(["x" * MIB], kind)})
+    write_arrow(tmp_path, bomb, options=pa.ipc.IpcWriteOptions(compression=compression))
+
+    with pytest.raises(Unreadable, match=r"data-00000-of-00001\.arrow is compressed inside, as "):
+        open_rows(io.BytesIO(zipped(tmp_path)) if is_zipped else tmp_path)
+
+
+def test_a_saved_folder_may_have_a_dictionary_but_no_views(tmp_path):
+    texts = ["x" * 2 * MIB, "y", "y", None]
+    write_arrow(tmp_path, pa.table({"a": pa.array(texts).dictionary_encode()}))
+
+    assert [str(row.record)[:11] for row in open_rows(tmp_path)] == [
+        "the row is ", "{'a': 'y'}", "{'a': 'y'}", "{}"
+    ]  # fmt: skip
+
+    write_arrow(tmp_path, pa.table({"a": pa.array(texts, pa.string_view())}))
+    with pytest.raises(Unreadable, match='the column "a" is of the type string_view'):
+        open_rows(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b'{"a": "', b"[", b'a\n"', b"a\n", b'[{"a": "', b'"a'])
