@@ -30,6 +30,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from annotator.checking import LineError
+from annotator.formats.entries import printable
 from annotator.formats.reading import HUB, ZIP, Row, Rows, Unreadable, open_rows, unpacked
 from annotator.formats.shapes import entry_of, guess_mapping
 from annotator.formats.zips import holds_folder
@@ -150,7 +151,7 @@ def _first_look(import_: Import, rows: Rows, first: Sequence[Row]) -> dict[str, 
     if not first:
         raise ValueError("It holds no rows")
     import_.keep_sample(first)
-    columns = list(rows.columns) or _keys_of(first)
+    columns = _printable(rows.columns or _keys_of(first))
     return {
         "format": rows.format,
         "columns": columns,
@@ -172,6 +173,11 @@ def opened(import_: Import) -> Iterator[tuple[Rows, IO[bytes] | None]]:
         open_rows(file, import_.name, max_bytes=limit) as rows,
     ):
         yield rows, file
+
+
+def _printable(columns: Sequence[str]) -> list[str]:
+    """As a database takes them, which refuses U+0000 and half of a surrogate pair."""
+    return list(dict.fromkeys(map(printable, columns)))
 
 
 def _keys_of(rows: Sequence[Row]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import pickle
 from datetime import timedelta
 
@@ -123,6 +124,21 @@ def test_columns_are_guessed_where_rows_say_nothing_without(project, admin):
         "prompt": "question", "completions": "answer_a,answer_b",
     }  # fmt: skip
     assert jobs.receive(project, admin, text=lines(PAIR)).mapping == {}
+
+
+def test_names_of_columns_that_cannot_be_stored_are_made_printable(project, admin):
+    odd = {"task": "Why?", "good": "Because.", "poor": "No.", "a\0": 1, "b\ud83d": 2, "a␀": 3}
+    import_ = jobs.receive(project, admin, text=json.dumps(odd) + "\n")
+    mapping = {"prompt": "task", "chosen": "good", "rejected": "poor"}
+
+    jobs.choose(import_, {"mapping": mapping})
+    imported(import_, admin)
+    import_.refresh_from_db()
+
+    assert import_.columns == ["task", "good", "poor", "a␀", "b\\ud83d"]
+    assert (import_.state, import_.error) == (State.FINISHED, "")
+    assert project.prompts.get().messages == [{"role": "user", "content": "Why?"}]
+    assert import_.report["ignored"] == ["a␀", "b\\ud83d"]
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
