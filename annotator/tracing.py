@@ -1,8 +1,10 @@
 """Which exports carry a vote or an answer: by what the database knows, and then by the file itself.
 
 An export says in the database whose votes it has, but not which ones: that would be a row for each
-vote of each export. Its file is sorted by comparison, though, so the few lines about one comparison
-are found by bisection, in as many reads as the file's size has bits.
+vote of each export. Its files are sorted by comparison, though, so the few lines about one comparison
+are found by bisection, in as many reads as the file's size has bits: in votes.jsonl, which has every
+vote, or in data.jsonl of an export of before there was that. Where the file is gone, or is not what
+was frozen, the export's date decides, and that is said.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import IO, Any
 
 from django.db.models import QuerySet
 
+from annotator.hashes import sha256_of
 from annotator.models import (
     COUNTED,
     Comparison,
@@ -24,39 +27,37 @@ from annotator.models import (
 )
 
 Row = dict[str, Any]
+Doubts = dict[Export, str]  # why it is not sure that an export has it; empty if it is
 
 
-def exports_with_judgment(judgment: Judgment) -> list[Export]:
+def exports_with_judgment(judgment: Judgment) -> Doubts:
     """The newest first. A vote counts as it was when the export was made: what was taken back or
     corrected later is in it."""
     if judgment.verdict not in COUNTED or judgment.is_repeat:
-        return []
+        return {}
     exports = _may_have(judgment.project, judgment.comparison)
     exports = exports.filter(
         created__gte=judgment.created, annotators__annotator=judgment.annotator
     )
     if judgment.voided:
         exports = exports.filter(created__lt=judgment.voided)
-    return [export for export in exports if _has_vote(export, judgment)]
+    found = {}
+    for export in exports:
+        rows, doubt = _looked_up(export, judgment.comparison_id)
+        if doubt or _has_vote(rows, judgment):
+            found[export] = doubt
+    return found
 
 
-def exports_with_completion(completion: Completion) -> list[Export]:
+def exports_with_completion(completion: Completion) -> Doubts:
     """The newest first: those with a vote on a comparison that shows it."""
-    found: dict[int, Export] = {}
+    found: Doubts = {}
     for comparison in completion.comparisons.select_related("project"):
         for export in _may_have(comparison.project, comparison):
-            rows = rows_of(export, comparison.pk)
-            if rows is None:
-                was_judged = comparison.judgments.filter(
-                    verdict__in=COUNTED, is_repeat=False, created__lte=export.created
-                )
-                is_in = was_judged.exists()
-            else:
-                texts = {row[side][0]["content"] for row in rows for side in ("chosen", "rejected")}
-                is_in = completion.text in texts
-            if is_in:
-                found[export.pk] = export
-    return [found[pk] for pk in sorted(found, reverse=True)]
+            rows, doubt = _looked_up(export, comparison.pk)
+            if _was_judged(comparison, export) if doubt else _has_text(rows, completion.text):
+                found[export] = found.get(export, doubt) and doubt
+    return dict(sorted(found.items(), key=lambda item: -item[0].pk))
 
 
 def _may_have(project: Project, comparison: Comparison) -> QuerySet[Export]:
@@ -67,25 +68,58 @@ def _may_have(project: Project, comparison: Comparison) -> QuerySet[Export]:
     )
 
 
-def _has_vote(export: Export, judgment: Judgment) -> bool:
-    rows = rows_of(export, judgment.comparison_id)
-    if rows is None:  # the file is gone, or of a kind that says no more: its date decides
-        return True
+def _was_judged(comparison: Comparison, export: Export) -> bool:
+    """By the time of the export."""
+    return comparison.judgments.filter(
+        verdict__in=COUNTED, is_repeat=False, created__lte=export.created
+    ).exists()
+
+
+def _has_vote(rows: list[Row], judgment: Judgment) -> bool:
+    pk, annotator = judgment.pk, str(judgment.annotator_id)
+    if rows and "judgments" in rows[0]:
+        votes = [vote for row in rows for vote in row["judgments"]]
+        return any(
+            vote["annotator"] == annotator and vote.get("judgment", pk) == pk for vote in votes
+        )
     if judgment.verdict == Verdict.ALL_BAD:
         return any(row["n_all_bad"] for row in rows)
-    if rows and "votes" not in rows[0]:  # of an older format, which says nothing of who voted
-        return True
-    annotator = str(judgment.annotator_id)
     return any(vote["annotator"] == annotator for row in rows for vote in row["votes"])
 
 
-def rows_of(export: Export, comparison: int) -> list[Row] | None:
-    """The export's rows about a comparison; None if there is no file that can tell."""
+def _has_text(rows: list[Row], text: str) -> bool:
+    """Whether it is among what was judged."""
+    if rows and "judgments" in rows[0]:
+        return any(
+            text in row["completions"]
+            and any(vote["verdict"] in COUNTED for vote in row["judgments"])
+            for row in rows
+        )
+    return any(text == row[side][0]["content"] for row in rows for side in ("chosen", "rejected"))
+
+
+def _looked_up(export: Export, comparison: int) -> tuple[list[Row], str]:
+    """The export's rows about a comparison, and why these cannot be told, if so."""
+    votes = export.manifest.get("votes")
+    name = "votes.jsonl" if votes else "data.jsonl"
     try:
-        with (export.folder / "data.jsonl").open("rb") as file:
-            return _rows(file, comparison)
-    except (FileNotFoundError, KeyError, ValueError):  # of an older format, or damaged
-        return None
+        if sha256_of(export.folder / name) != (votes["sha256"] if votes else export.sha256):
+            return [], f"by its date: {name} has changed since it was frozen"
+        rows = rows_of(export, comparison, name)
+    except FileNotFoundError:
+        return [], f"by its date: {name} is missing"
+    except (KeyError, ValueError):
+        return [], f"by its date: {name} does not name comparisons"
+    if not votes and rows and "votes" not in rows[0]:
+        return [], f"by its date: {name} does not say who voted"
+    return rows, ""
+
+
+def rows_of(export: Export, comparison: int, name: str = "data.jsonl") -> list[Row]:
+    """What a file of the export says of a comparison. KeyError or ValueError: it is of an older
+    format, or damaged."""
+    with (export.folder / name).open("rb") as file:
+        return _rows(file, comparison)
 
 
 def _rows(file: IO[bytes], comparison: int) -> list[Row]:

@@ -24,7 +24,7 @@ from annotator.models import (
     Project,
     User,
 )
-from annotator.tracing import exports_with_completion, exports_with_judgment
+from annotator.tracing import Doubts, exports_with_completion, exports_with_judgment
 from annotator.withdrawing import known_here
 from rlhf.models import (
     ACTIVE,
@@ -360,7 +360,8 @@ def _runs_that_wrote(project: Project, exports: Sequence[Export]) -> list[Run]:
     return list(runs.select_related("policy", "rival").order_by("pk"))
 
 
-Facts = dict[str, dict[str, int]]  # by key of an export: how many votes it has, where that is known
+# By key of an export: how many votes it has, where that is known, or why it is not sure that it has any.
+Facts = dict[str, dict[str, Any]]
 
 
 # --- the lineage of one thing -------------------------------------------------------------------
@@ -431,7 +432,7 @@ def of_completion(completion: Completion) -> Lineage:
     node = _completion_node(completion, first.round_number if first else 1)
     graph = _plus(graph_of(project), [node], [])
     graph = _plus(graph, *_written_by([completion], graph))
-    exports: Facts = {export_key(export.pk): {} for export in exports_with_completion(completion)}
+    exports = _with_doubts(exports_with_completion(completion))
     return Lineage(node, graph.ancestors([node.key]), _from_exports(project, node, exports))
 
 
@@ -453,8 +454,15 @@ def of_judgment(judgment: Judgment) -> Lineage:
     ]
     graph = _plus(graph_of(project), [person, guidelines, *shown, node], edges)
     graph = _plus(graph, *_written_by(completions, graph))
-    exports: Facts = {export_key(export.pk): {} for export in exports_with_judgment(judgment)}
+    exports = _with_doubts(exports_with_judgment(judgment))
     return Lineage(node, graph.ancestors([node.key]), _from_exports(project, node, exports))
+
+
+def _with_doubts(exports: Doubts) -> Facts:
+    return {
+        export_key(export.pk): {"doubt": doubt} if doubt else {}
+        for export, doubt in exports.items()
+    }
 
 
 def _from_exports(project: Project, node: Node, exports: Facts) -> Graph:

@@ -6,6 +6,7 @@ import pytest
 
 from annotator.assignment import undo_last
 from annotator.exporting import create_export
+from annotator.exports.filters import Filters
 from annotator.models import Completion
 from annotator.tracing import exports_with_completion, exports_with_judgment, rows_of
 from tests.factories import (
@@ -55,19 +56,36 @@ def test_a_vote_is_in_the_exports_that_were_made_while_it_counted(project, anna)
     judgment.refresh_from_db()
     create_export(project)
 
-    assert exports_with_judgment(judgment) == two[::-1]
+    assert exports_with_judgment(judgment) == dict.fromkeys(two, "")
+    assert list(exports_with_judgment(judgment)) == two[::-1]
 
 
-def test_what_the_file_does_not_have_is_not_in_the_export(project, anna):
+def test_a_file_that_is_gone_or_changed_cannot_tell_and_that_is_said(project, anna):
     judgment = make_judgment(ComparisonFactory(project=project), anna, [0], [1])
     export = create_export(project)
-    assert exports_with_judgment(judgment) == [export]
+    file = export.folder / "votes.jsonl"
+    answer = judgment.comparison.completions.first()
+    assert exports_with_judgment(judgment) == exports_with_completion(answer) == {export: ""}
 
-    (export.folder / "data.jsonl").write_text("")
-    assert exports_with_judgment(judgment) == []
+    file.write_text("")
+    changed = {export: "by its date: votes.jsonl has changed since it was frozen"}
+    assert exports_with_judgment(judgment) == exports_with_completion(answer) == changed
 
-    (export.folder / "data.jsonl").unlink()  # then its date alone can tell
-    assert exports_with_judgment(judgment) == [export]
+    file.unlink()
+    missing = {export: "by its date: votes.jsonl is missing"}
+    assert exports_with_judgment(judgment) == exports_with_completion(answer) == missing
+
+
+def test_an_export_of_before_single_votes_is_looked_up_in_its_pairs(project, anna):
+    ranked, bad = ComparisonFactory(project=project), ComparisonFactory(project=project)
+    judgments = [make_judgment(ranked, anna, [0], [1]), make_judgment(bad, anna)]
+    export = create_export(project)
+    del export.manifest["votes"]
+    export.save()
+
+    assert [exports_with_judgment(judgment) for judgment in judgments] == [{export: ""}, {}]
+    answers = [comparison.completions.first() for comparison in (ranked, bad)]
+    assert [exports_with_completion(answer) for answer in answers] == [{export: ""}, {}]
 
 
 def test_skips_and_evaluations_are_in_no_export(project, anna):
@@ -77,16 +95,25 @@ def test_skips_and_evaluations_are_in_no_export(project, anna):
     make_judgment(ComparisonFactory(project=project), anna, [0], [1])
     create_export(project)
 
-    assert exports_with_judgment(skip) == exports_with_judgment(vote) == []
+    assert exports_with_judgment(skip) == exports_with_judgment(vote) == {}
 
 
-def test_that_all_are_bad_is_carried_beside_a_ranking_only(project, anna):
+def test_that_all_are_bad_is_carried_where_nobody_ranked_too(project, anna):
     alone, beside = ComparisonFactory(project=project), ComparisonFactory(project=project)
     judgments = [make_judgment(comparison, anna) for comparison in (alone, beside)]
     make_judgment(beside, UserFactory(), [0], [1])
     export = create_export(project)
 
-    assert [exports_with_judgment(judgment) for judgment in judgments] == [[], [export]]
+    assert [exports_with_judgment(judgment) for judgment in judgments] == [{export: ""}] * 2
+    assert exports_with_completion(alone.completions.first()) == {export: ""}
+
+
+def test_a_filter_leaves_a_vote_out(project, anna):
+    comparison = ComparisonFactory(project=project)
+    ours, theirs = (make_judgment(comparison, user, [0], [1]) for user in (anna, UserFactory()))
+    export = create_export(project, filters=Filters(without=(anna.pk,)))
+
+    assert (exports_with_judgment(ours), exports_with_judgment(theirs)) == ({}, {export: ""})
 
 
 def test_an_answer_is_in_the_exports_with_votes_on_it(project, anna):
@@ -99,4 +126,4 @@ def test_an_answer_is_in_the_exports_with_votes_on_it(project, anna):
         for comparison in (judged, other)
         for completion in Completion.objects.filter(comparisons=comparison)
     ]
-    assert found == [[export], [export], [], []]
+    assert found == [{export: ""}, {export: ""}, {}, {}]

@@ -299,6 +299,20 @@ def test_reviewers_see_a_page_of_each_thing_and_its_json_has_no_names(client, ch
         assert "anna" not in str(found)
 
 
+def test_the_page_says_where_a_file_cannot_tell_any_more(client, chain):
+    client.force_login(MembershipFactory(project=chain.project, role=Role.REVIEWER).user)
+    vote = chain.project.judgments.get(annotator=chain.ben)
+    (chain.turns[1].export.folder / "votes.jsonl").unlink()
+
+    page = client.get(url("judgment", vote.pk)).content.decode()
+    found = client.get(url("judgment", vote.pk, "lineage_json")).json()
+
+    assert "(told by its date: votes.jsonl is missing)" in page
+    assert [edge["doubt"] for edge in found["edges"] if "doubt" in edge] == [
+        "by its date: votes.jsonl is missing"
+    ]
+
+
 @pytest.mark.parametrize("role", [None, Role.ANNOTATOR])
 def test_annotators_and_outsiders_see_none(client, chain, role):
     user = MembershipFactory(project=chain.project, role=role).user if role else UserFactory()
