@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from annotator.models import Export
+
+MANIFEST = "manifest.json"
 
 # path -> (time of change, size, SHA-256): a large file is read for it once per process.
 _known: dict[Path, tuple[int, int, str]] = {}
@@ -39,11 +42,31 @@ def hashes_of(export: Export) -> dict[str, str]:
     return known
 
 
+def is_manifest_as_frozen(export: Export) -> bool:
+    """Whether manifest.json says what the database has kept of it. Raises OSError.
+
+    It cannot have its own hash in it, and PostgreSQL does not keep the order of its keys, so what it
+    says is compared and not its bytes.
+    """
+    try:
+        return bool(json.loads((export.folder / MANIFEST).read_bytes()) == export.manifest)
+    except ValueError:  # no JSON, or no text at all
+        return False
+
+
 def check_file(export: Export, name: str) -> None:
-    """Raises FileChanged if the file is not what was exported, and OSError if it is not there."""
+    """Raises FileChanged if the file is not what was exported, and OSError if it is not there, or was
+    not when the export was frozen."""
+    if name == MANIFEST:
+        if not is_manifest_as_frozen(export):
+            raise FileChanged(
+                f"{MANIFEST} of export {export.pk} has changed since it was frozen: the database has "
+                "kept another one. Restore it from a backup, or make a new export."
+            )
+        return
     expected = hashes_of(export).get(name)
     if expected is None:
-        return
+        raise FileNotFoundError(f"Export {export.pk} was frozen without {name}.")
     found = sha256_of(export.folder / name)
     if found != expected:
         raise FileChanged(

@@ -15,6 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
+from annotator.hashes import MANIFEST
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
 from rlhf import suite_inputs
 from rlhf.combining import find_parts
@@ -27,6 +28,7 @@ from rlhf.integrity import (
     FilesChanged,
     files_of_export,
     folders_of,
+    problems_of_export,
     recorded,
     refuse_changed,
 )
@@ -44,11 +46,11 @@ from rlhf.questions import write_comparisons
 from rlhf.screening import CannotScreen, policy_folders, write_input
 from rlhf.training.artifacts import write_json
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
-from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
+from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence, sha256_of
 from rlhf.training.reward_rules import Rule, check_function, complete
 from rlhf.training.search_config import INPUTS, settings_fixed
 
-READ_BY_RUNS = ("data.jsonl", "demonstrations.jsonl", "manifest.json")  # of an export
+READ_BY_RUNS = ("data.jsonl", "demonstrations.jsonl", MANIFEST)  # of an export
 SINGLE_VOTES = "votes.jsonl"  # has the comparisons whose answers all were called bad
 
 
@@ -305,8 +307,7 @@ def _check_export(project: Project, export: Export) -> None:
         )
     if not (export.folder / "data.jsonl").is_file():
         raise RunRefused(f"The files of export {export.pk} are missing from {export.folder}.")
-    expected = files_of_export(export)
-    if changed := list(find_problems(export.folder, expected, hash_up_to=HASHED_AT_LAUNCH)):
+    if changed := list(problems_of_export(export, hash_up_to=HASHED_AT_LAUNCH)):
         raise RunRefused(f"Export {export.pk} is not what was frozen: {in_a_sentence(changed)}.")
 
 
@@ -431,7 +432,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         except CannotScreen as error:
             raise RunRefused(str(error)) from error
     if order.export is not None:
-        _copy_export(order.export, files_read(order), folder / "data")
+        _copy_export(order.export, _hashes_of_export(order)["data"], folder / "data")
     link_datasets(order.datasets, folder)
     if hashes := _hashes(order):
         write_json(folder / HASHES, hashes)
@@ -485,17 +486,17 @@ def files_read(order: Order) -> tuple[str, ...]:
 
 
 def _hashes_of_export(order: Order) -> dict[str, Files]:
-    if order.export is None:
+    """The manifest's hash is that of the file which `_check_export` has just compared."""
+    export = order.export
+    if export is None:
         return {}
-    files, read = files_of_export(order.export).items(), files_read(order)
-    return {"data": {name: known for name, known in files if name in read}}
+    known = {**files_of_export(export), MANIFEST: {"sha256": sha256_of(export.folder / MANIFEST)}}
+    return {"data": {name: known[name] for name in files_read(order) if name in known}}
 
 
 def _copy_export(export: Export, names: Iterable[str], target: Path) -> None:
     target.mkdir()
     for source in (export.folder / name for name in names):
-        if not source.is_file():
-            continue
         try:
             os.link(source, target / source.name)  # frozen, so a second name is as good as a copy
         except OSError:  # another file system

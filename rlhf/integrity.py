@@ -7,7 +7,7 @@ the page; the run's process hashes all of them before it loads one. Downloads an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from annotator.audit import Action, record
-from annotator.hashes import hashes_of
+from annotator.hashes import MANIFEST, hashes_of, is_manifest_as_frozen
 from annotator.models import Export, Project, User
 from rlhf.lineage import Graph
 from rlhf.models import FileCheck, ModelKind, ModelVersion
@@ -57,6 +57,22 @@ def recorded(project: Project, folders: Iterable[str]) -> dict[str, Files]:
 
 def files_of_export(export: Export) -> Files:
     return {name: {"sha256": sha256} for name, sha256 in hashes_of(export).items()}
+
+
+def problems_of_export(
+    export: Export, *, hash_up_to: int | None = None, fresh: bool = False
+) -> Iterator[str]:
+    """As `find_problems` does, of its manifest too, whose hash nobody knows."""
+    known = files_of_export(export)
+    yield from find_problems(export.folder, known, hash_up_to=hash_up_to, fresh=fresh)
+    path = export.folder / MANIFEST
+    try:
+        if not is_manifest_as_frozen(export):
+            yield f"{path} has changed: the database has kept another one"
+    except FileNotFoundError:
+        yield f"{path} is missing"
+    except OSError as error:
+        yield f"{path} cannot be read: {error.strerror}"
 
 
 def refuse_changed(version: ModelVersion, *, hash_up_to: int | None = None) -> None:
@@ -100,7 +116,8 @@ def carry_out(check: FileCheck, graph: Graph) -> None:
     found: dict[str, Any] = {"problems": [], "not_recorded": [], "n_files": 0, "n_bytes": 0}
     exports = check.project.exports.filter(pk__in=_numbers(graph, "export"))
     for export in exports.order_by("pk"):
-        _look(export.folder, files_of_export(export), found)
+        found["problems"] += problems_of_export(export, fresh=True)
+        _count(export.folder, [*files_of_export(export), MANIFEST], found)
     for dataset in check.project.datasets.filter(pk__in=_numbers(graph, "dataset")).order_by("pk"):
         _look(Path(dataset.path), dataset.files, found)
     versions = check.project.model_versions.filter(pk__in=_numbers(graph, "version"))
@@ -122,6 +139,10 @@ def _numbers(graph: Graph, kind: str) -> list[int]:
 
 def _look(folder: Path, files: Files, found: dict[str, Any]) -> None:
     found["problems"] += find_problems(folder, files, fresh=True)
+    _count(folder, files, found)
+
+
+def _count(folder: Path, files: Collection[str], found: dict[str, Any]) -> None:
     there = [folder / name for name in files if (folder / name).is_file()]
     found["n_files"] += len(files)
     found["n_bytes"] += sum(path.stat().st_size for path in there)

@@ -26,6 +26,7 @@ from annotator.exporting import MAX_LICENCE
 from annotator.exports import derived, jobs
 from annotator.exports.costs import costs_of
 from annotator.exports.filters import Filters
+from annotator.hashes import FileChanged
 from annotator.models import Export, Project, Role, User
 
 MOST_NAMED = 1000  # people, sources, … of one condition
@@ -258,6 +259,8 @@ def compare(request: Request, slug: str, pk: int) -> Response:
         found = jobs.compare(before, _export(project, pk), request.user)
     except FileNotFoundError as error:
         raise Refused("The files of one of the two are missing.") from error
+    except FileChanged as changed:
+        raise Refused(changed) from changed
     if isinstance(found, ExportJob):
         return job_answer(request, found)
     return Response(ComparedExportsSerializer(found).data)

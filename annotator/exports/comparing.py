@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from annotator.exports.derived import aside, path_of
+from annotator.exports.derived import aside, is_as_made, path_of
 from annotator.exports.files import read_lines
+from annotator.hashes import check_file
 from annotator.models import Export
 
+DATA = "data.jsonl"
 SHOWN = 100  # of each kind; all are counted
 LOOKED_AT = ("p_chosen", "n_judgments", "margin")  # what makes a pair a changed one
 EXCERPT = 80  # characters of a text
@@ -24,11 +26,13 @@ Pairs = dict[tuple[str, str], Mapping[str, Any]]  # by their two texts, in alpha
 def comparison_of(before: Export, after: Export) -> dict[str, Any]:
     """What differs: {"added": {"n", "rows"}, "removed": …, "changed": …, "same": n}.
 
-    Rows are excerpts, SHOWN at most. Raises ValueError if the exports are of different projects, and
-    OSError if a file is missing.
+    Rows are excerpts, SHOWN at most. Raises ValueError if the exports are of different projects,
+    OSError if a file is missing, and FileChanged if one is not what was frozen.
     """
     if before.project_id != after.project_id:
         raise ValueError(f"Exports {before.pk} and {after.pk} are of different projects.")
+    for export in (before, after):
+        check_file(export, DATA)
     found: dict[str, Any] = {kind: {"n": 0, "rows": []} for kind in ("added", "removed", "changed")}
     same = 0
     for old, new in _side_by_side(before, after):
@@ -47,7 +51,7 @@ def kept_comparison(before: Export, after: Export, *, make: bool = True) -> dict
     """The same, kept with the later export, as neither changes any more; None if it is not there
     and is not to be made."""
     path = path_of(after, f"compared-with-{before.pk}.json")
-    if path.is_file():
+    if is_as_made(after, path.name):
         kept: dict[str, Any] = json.loads(path.read_text())
         return kept
     if not make:
@@ -73,7 +77,7 @@ def _side_by_side(before: Export, after: Export) -> Iterator[tuple[Pairs, Pairs]
 
 
 def _by_comparison(export: Export) -> Iterator[tuple[int, Pairs]]:
-    rows = read_lines(export.folder / "data.jsonl")
+    rows = read_lines(export.folder / DATA)
     for number, group in groupby(rows, key=lambda row: row["comparison"]):
         yield number, {_texts(row): row for row in group}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from annotator.exports.derived import derive
 from annotator.exports.files import write_parquet_splits
 from annotator.exports.shapes import SHAPES
+from annotator.hashes import MANIFEST, FileChanged, check_file
 from annotator.models import Export
 
 
@@ -63,12 +64,19 @@ def push(
 
 
 def write_repository(export: Export, shape: str, folder: Path) -> None:
-    """What the repository holds: a card, the manifest, and a Parquet file for each split."""
+    """What the repository holds: a card, the manifest, and a Parquet file for each split. Raises
+    NotPushed, and NotDerived."""
+    try:
+        check_file(export, MANIFEST)
+    except FileChanged as changed:
+        raise NotPushed(str(changed)) from changed
+    except FileNotFoundError as error:
+        raise NotPushed(f"{MANIFEST} of export {export.pk} is missing.") from error
     lines = derive(export, shape, "jsonl")
     (folder / "data").mkdir()
     splits = write_parquet_splits(lines, SHAPES[shape].columns, folder / "data")
     (folder / "README.md").write_text(card(export, shape, splits), encoding="utf-8")
-    shutil.copyfile(export.folder / "manifest.json", folder / "manifest.json")
+    shutil.copyfile(export.folder / MANIFEST, folder / MANIFEST)
 
 
 def card(export: Export, shape: str, splits: list[str]) -> str:

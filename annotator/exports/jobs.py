@@ -18,6 +18,7 @@ from annotator.exporting import NotExported, create_export, preview
 from annotator.exports.comparing import kept_comparison
 from annotator.exports.derived import NotDerived, derive, names
 from annotator.exports.filters import Filters
+from annotator.hashes import FileChanged
 from annotator.models import Export, Project, User
 
 AT_ONCE = 5000  # judgments that a request freezes, or pairs that it compares; more is the worker's
@@ -46,7 +47,7 @@ def freeze(
 
 def compare(before: Export, after: Export, user: User | None) -> dict[str, Any] | ExportJob:
     """What differs, where the two are small or it is known; else the worker's job, which may have gone
-    wrong. Raises FileNotFoundError, and ValueError if they are of different projects."""
+    wrong. Raises FileNotFoundError, FileChanged, and ValueError if they are of different projects."""
     is_small = before.n_rows + after.n_rows <= AT_ONCE
     found = kept_comparison(before, after, make=is_small)
     if found is not None:
@@ -116,7 +117,7 @@ def work_off(pk: int) -> None:
     job = ExportJob.objects.select_related("project", "export", "created_by").get(pk=pk)
     try:
         _do(job)
-    except (NotExported, NotDerived) as error:
+    except (NotExported, NotDerived, FileChanged) as error:
         _finish(job, error=str(error))
     except OSError as error:
         _finish(job, error=f"The file could not be written: {error.strerror}.")

@@ -204,6 +204,8 @@ def compare_exports(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
             found = jobs.compare(before, after, request.user)
         except FileNotFoundError:
             context["error"] = "The files of one of the two are missing."
+        except FileChanged as changed:
+            context["error"] = str(changed)
         else:
             context["job" if isinstance(found, ExportJob) else "found"] = found
     return render(request, "annotator/export_comparison.html", context)

@@ -205,3 +205,19 @@ def test_an_export_that_is_not_there_is_not_compared(client, project, admin, bef
     response = client.get(url("compare_exports", after.pk), {"before": before})
 
     assert response.status_code == 404
+
+
+@pytest.mark.parametrize("most", [5000, 0])
+def test_files_that_were_changed_are_not_compared(client, project, admin, monkeypatch, most):
+    """Neither at once nor by the worker."""
+    _, after = create_export(project), create_export(project)
+    (after.folder / "data.jsonl").write_text("")
+    monkeypatch.setattr(jobs, "AT_ONCE", most)
+    address = url("compare_exports", after.pk)
+    client.get(address)
+    for job in ExportJob.objects.all():
+        jobs.work_off(job.pk)
+
+    html = text_of(client.get(address))
+
+    assert f"data.jsonl of export {after.pk} has changed since it was frozen" in html

@@ -54,7 +54,7 @@ class ExportFactory(factory.django.DjangoModelFactory):
     def files(export, create, extracted, **kwargs):
         export.folder.mkdir(parents=True)
         (export.folder / "data.jsonl").write_text(PAIR)
-        (export.folder / "manifest.json").write_text("{}")
+        (export.folder / "manifest.json").write_text(json.dumps(export.manifest))
 
 
 def make_dataset(project, name="tales", kind=DatasetKind.TEXT, rows=({"text": "Once."},)):

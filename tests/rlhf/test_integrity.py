@@ -90,14 +90,15 @@ def test_a_run_takes_the_hashes_of_all_that_it_reads_along(policy, export):
 
     run = learn(policy, export)
 
-    hashes = {"data.jsonl": export.sha256, "votes.jsonl": export.manifest["votes"]["sha256"]}
     assert json.loads((run.folder / HASHES).read_text()) == {
         policy.parent.path: policy.parent.files,
         policy.path: policy.files,
-        "data": {
-            name: {"sha256": sha256, "bytes": (export.folder / name).stat().st_size}
-            for name, sha256 in hashes.items()
-        },
+        "data": files_in(run.folder / "data"),
+    }
+    assert {path.name for path in (run.folder / "data").iterdir()} == {
+        "data.jsonl",
+        "manifest.json",
+        "votes.jsonl",
     }
 
 
@@ -151,14 +152,49 @@ def test_an_export_that_was_changed_is_not_learned_from(policy, export):
         learn(policy, export)
 
 
-def test_an_export_that_was_changed_is_not_downloaded(client, project, export):
+def test_an_export_whose_manifest_was_changed_is_not_learned_from(policy, export):
+    path = export.folder / "manifest.json"
+    path.write_text(json.dumps(export.manifest | {"licence": "CC0"}))
+
+    with pytest.raises(RunRefused) as refused:
+        learn(policy, export)
+
+    assert str(refused.value) == (
+        f"Export {export.pk} is not what was frozen: {path} has changed: the database has kept another "
+        "one."
+    )
+
+
+def test_a_file_that_was_put_beside_an_export_is_not_learned_from(policy, export):
+    PromptFactory(project=policy.project, split="train")
+    (export.folder / "demonstrations.jsonl").write_text("{}\n")
+
+    run = learn(policy, export)
+
+    assert not (run.folder / "data" / "demonstrations.jsonl").exists()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"\xff{")])
+def test_the_worker_looks_at_manifests_too(policy, export, damage):
+    damage(export.folder / "manifest.json")
+    check = FileCheck.objects.create(project=policy.project, key=f"export-{export.pk}")
+
+    tasks.check_files(check.pk)
+
+    check.refresh_from_db()
+    (problem,) = check.problems
+    assert problem.startswith(f"{export.folder / 'manifest.json'} ")
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "manifest.json"])
+def test_an_export_that_was_changed_is_not_downloaded(client, project, export, name):
     client.force_login(MembershipFactory(project=project, role=Role.REVIEWER).user)
-    (export.folder / "data.jsonl").write_text("{}\n")
-    url = reverse("annotator:download_export", args=["essays", export.pk, "data.jsonl"])
+    (export.folder / name).write_text("{}\n")
+    url = reverse("annotator:download_export", args=["essays", export.pk, name])
 
     page = client.get(url, follow=True).content.decode()
 
-    assert f"data.jsonl of export {export.pk} has changed since it was frozen" in page
+    assert f"{name} of export {export.pk} has changed since it was frozen" in page
     assert not AuditEntry.objects.filter(action="downloaded").exists()
 
 

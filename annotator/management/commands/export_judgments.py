@@ -18,6 +18,7 @@ from annotator.exports.files import FORMATS, write_dataset
 from annotator.exports.filters import Filters
 from annotator.exports.hub import NotPushed, push
 from annotator.exports.shapes import SHAPES
+from annotator.hashes import FileChanged
 from annotator.models import Export, Project, User
 
 
@@ -76,7 +77,7 @@ class Command(BaseCommand):
             else:
                 export = _numbered(project, options["export"])
             self._give(export, options)
-        except (NotExported, NotDerived, NotPushed, ValueError) as error:
+        except (NotExported, NotDerived, NotPushed, FileChanged, ValueError) as error:
             raise CommandError(str(error)) from error
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}.") from error

@@ -151,6 +151,16 @@ def test_two_exports_are_compared_by_the_worker_if_they_are_large(admin, project
     assert (found["same"], ExportJob.objects.count()) == (2, 1)
 
 
+def test_files_that_were_changed_are_not_compared(admin, project):
+    before, after = (Export.objects.get(pk=post(admin, "", {}).json()["id"]) for _ in range(2))
+    (before.folder / "data.jsonl").write_text("")
+
+    refused = admin.get(f"{EXPORTS}{after.pk}/compare/?before={before.pk}")
+
+    said = f"data.jsonl of export {before.pk} has changed since it was frozen"
+    assert (refused.status_code, refused.json()["detail"][: len(said)]) == (422, said)
+
+
 def test_reviewers_follow_and_annotators_see_nothing(project, admin):
     pk = post(admin, "", {}).json()["id"]
     annotator, reviewer = (

@@ -5,6 +5,8 @@ import pytest
 from annotator.exporting import create_export
 from annotator.exports import comparing
 from annotator.exports.comparing import comparison_of, kept_comparison
+from annotator.exports.derived import path_of
+from annotator.hashes import FileChanged
 from annotator.withdrawing import withdraw
 from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
 
@@ -73,6 +75,23 @@ def test_what_was_found_is_kept(two_exports):
     (before.folder / "data.jsonl").unlink()
 
     assert kept_comparison(before, after, make=False) == found
+
+
+def test_what_was_kept_and_has_changed_is_found_anew(two_exports):
+    before, after, _ = two_exports
+    found = kept_comparison(before, after)
+
+    path_of(after, f"compared-with-{before.pk}.json").write_text("{}")
+
+    assert kept_comparison(before, after) == found
+
+
+def test_a_file_that_was_changed_is_not_compared(two_exports):
+    before, after, _ = two_exports
+    (before.folder / "data.jsonl").write_text("")
+
+    with pytest.raises(FileChanged, match=rf"^data.jsonl of export {before.pk} has changed since"):
+        comparison_of(before, after)
 
 
 def test_exports_of_two_projects_are_not_compared(two_exports):

@@ -54,3 +54,17 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence(export):
 def test_a_name_that_cannot_be_is_a_sentence(export):
     with pytest.raises(NotPushed, match="a b/c is no name of a repository"):
         push(export, "a b/c", endpoint="http://127.0.0.1:1")
+
+
+def test_a_manifest_that_was_changed_is_not_pushed(export, tmp_path):
+    (export.folder / "manifest.json").write_text("{}")
+
+    with pytest.raises(NotPushed, match=rf"^manifest.json of export {export.pk} has changed since"):
+        write_repository(export, "kto", tmp_path)
+
+
+def test_a_manifest_that_is_gone_is_a_sentence(export, tmp_path):
+    (export.folder / "manifest.json").unlink()
+
+    with pytest.raises(NotPushed, match=rf"^manifest.json of export {export.pk} is missing"):
+        write_repository(export, "kto", tmp_path)
