@@ -82,7 +82,8 @@ def collect_converse(run: Run) -> dict[str, Any]:
 
 
 def collect_merge(run: Run) -> dict[str, Any]:
-    """Its files belong to the version that was merged, and may be deleted again."""
+    """Its files belong to the version that was merged, and may be deleted again; their hashes stay in the
+    run's result."""
     existing_folder(Path(run.result["output"]))
     return {}
 

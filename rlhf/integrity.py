@@ -20,7 +20,7 @@ from annotator.audit import Action, record
 from annotator.hashes import MANIFEST, hashes_of, is_manifest_as_frozen
 from annotator.models import Export, Project, User
 from rlhf.lineage import Graph
-from rlhf.models import FileCheck, ModelKind, ModelVersion
+from rlhf.models import FileCheck, ModelKind, ModelVersion, RunKind, Status
 from rlhf.training.hashes import Files, find_problems, in_a_sentence
 
 HASHED_AT_LAUNCH = 16 * 2**20  # bytes; of larger files the run's process sees to it
@@ -75,14 +75,28 @@ def problems_of_export(
         yield f"{path} cannot be read: {error.strerror}"
 
 
-def refuse_changed(version: ModelVersion, *, hash_up_to: int | None = None) -> None:
-    """Raises FilesChanged if a file of the version, or of one that it stands on, is not what it was.
+def merged_files(version: ModelVersion) -> Files:
+    """The files of its merged weights, as the last run that wrote them says; empty if it does not say."""
+    runs = version.runs_from.filter(kind=RunKind.MERGE, status=Status.SUCCEEDED)
+    last = runs.order_by("-finished", "-pk").first()
+    files: Files = last.result.get("files", {}) if last else {}
+    return files
+
+
+def refuse_changed(
+    version: ModelVersion, *, hash_up_to: int | None = None, merged: bool = False
+) -> None:
+    """Raises FilesChanged if a file of the version, or of one that it stands on, is not what it was; with
+    `merged` also one of its merged weights.
 
     What this process has hashed already costs a look at each file's time and size.
     """
+    expected = recorded(version.project, folders_of(version))
+    if merged:
+        expected[str(version.merged_folder)] = merged_files(version)
     problems = [
         problem
-        for folder, files in recorded(version.project, folders_of(version)).items()
+        for folder, files in expected.items()
         for problem in find_problems(Path(folder), files, hash_up_to=hash_up_to)
     ]
     if problems:
@@ -128,6 +142,8 @@ def carry_out(check: FileCheck, graph: Graph) -> None:
             _look(Path(version.path), version.files, found)
         else:
             found["not_recorded"].append(version.name)
+        if version.merged_folder.is_dir():
+            _look(version.merged_folder, merged_files(version), found)
     FileCheck.objects.filter(pk=check.pk).update(finished=timezone.now(), **found)
 
 

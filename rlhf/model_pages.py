@@ -45,7 +45,7 @@ def archive(
     files = _adapter(version) if part == "adapter" else _weights(version)
     if not files:
         raise Http404(f"{version} has no {part}, or its files are missing")
-    refuse_changed(version)
+    refuse_changed(version, merged=part == "weights" and not version.is_whole_model)
     record(user, Action.DOWNLOADED, version, project=version.project, file=part)
     entries = [Entry(CARD, card_of(version).encode()), *files]
     top = f"{version.name}-{part}".replace("/", "-")

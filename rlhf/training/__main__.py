@@ -58,7 +58,7 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 ONLINE = ("ppo", "rloo", "grpo")  # their processes share the work of a step
 MAKE_MODELS = (
     "import_model", "reward_model", *ONLINE, "dpo", "kto", "supervised", "domain", "combine",
-    "index",
+    "index", "merge",
 )  # fmt: skip
 WITHOUT_TORCH = ("screen",)  # it takes seconds and hundreds of megabytes
 
@@ -128,7 +128,7 @@ def _with_hashes(kind: str, result: dict[str, Any], folder: RunFolder) -> dict[s
     """With the SHA-256 of each file of the model, if the run made one."""
     if kind not in MAKE_MODELS:
         return result
-    made = Path(result.get("artifact", folder.path / "artifact"))
+    made = Path(result.get("artifact") or result.get("output") or folder.path / "artifact")
     folder.phase("hash files")
     return {**result, "files": files_in(made)}
 

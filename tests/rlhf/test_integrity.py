@@ -12,7 +12,7 @@ from annotator.models import Role
 from rlhf import integrity, tasks
 from rlhf.collecting import COLLECT
 from rlhf.inputs import RunRefused
-from rlhf.models import FileCheck, ModelVersion, RunKind
+from rlhf.models import FileCheck, ModelVersion, RunKind, Status
 from rlhf.runs import launch
 from rlhf.training.hashes import HASHES, files_in, sha256_of
 from tests.factories import (
@@ -204,6 +204,48 @@ def test_what_wants_all_files_is_refused_changed_ones(policy):
 
     with pytest.raises(integrity.FilesChanged, match="The files of policy are not what they were"):
         integrity.refuse_changed(policy)
+
+
+# --- merged weights -------------------------------------------------------------------------------
+@pytest.fixture
+def merged(policy):
+    """The file of the policy's merged weights, which a run has recorded."""
+    policy.merged_folder.mkdir()
+    (policy.merged_folder / "config.json").write_text("{}")
+    path = policy.merged_folder / "model.safetensors"
+    path.write_bytes(b"sum")
+    fields = {"kind": RunKind.MERGE, "policy": policy, "status": Status.SUCCEEDED}
+    files = files_in(policy.merged_folder)
+    RunFactory(project=policy.project, result={"files": files}, **fields)
+    return path
+
+
+def test_merged_weights_that_were_changed_are_not_downloaded(client, policy, merged):
+    client.force_login(MembershipFactory(project=policy.project, role=Role.ADMIN).user)
+    merged.write_bytes(b"SUM")
+    url = reverse("rlhf:download_model", args=["essays", policy.pk, "weights"])
+
+    page = client.get(url, follow=True).content.decode()
+
+    assert f"The files of policy are not what they were: {merged} has changed" in page
+    assert not AuditEntry.objects.filter(action="downloaded").exists()
+
+
+def test_the_last_run_says_what_merged_weights_are(policy, merged):
+    merged.write_bytes(b"of another precision")
+    result = {"files": files_in(policy.merged_folder)}
+    fields = {"kind": RunKind.MERGE, "policy": policy, "status": Status.SUCCEEDED}
+    RunFactory(project=policy.project, result=result, **fields)
+
+    integrity.refuse_changed(policy, merged=True)
+
+    assert integrity.merged_files(policy) == result["files"]
+
+
+def test_the_worker_looks_at_merged_weights_too(client, page, merged):
+    merged.unlink()
+
+    assert f"{merged} is missing" in check_now(client, page)
 
 
 # --- on demand ------------------------------------------------------------------------------------

@@ -63,6 +63,16 @@ def test_a_run_that_makes_a_model_says_what_its_files_are(folder):
     assert {"model.safetensors", "config.json"} <= set(files)
 
 
+def test_a_merge_says_what_its_files_are(start, folder):
+    merged = folder.path / "merged"
+
+    status = start("merge", output=str(merged))
+
+    files = read_json(folder.path / "result.json")["files"]
+    assert (status, files) == (0, files_in(merged))
+    assert {"model.safetensors", "config.json"} <= set(files)
+
+
 def test_a_run_whose_files_have_changed_does_not_begin(start, folder):
     expected = {"data": {"data.jsonl": {"sha256": "0" * 64}}}
     (folder.path / HASHES).write_text(json.dumps(expected))
