@@ -24,19 +24,6 @@ from annotator.models import (
 admin.site.register(User, UserAdmin)
 
 
-class MembershipInline(admin.TabularInline):
-    model = Membership
-    raw_id_fields = ["user"]
-    extra = 0
-
-
-@admin.register(Project)
-class ProjectAdmin(admin.ModelAdmin):
-    list_display = ["name", "slug", "overlap", "created"]
-    search_fields = ["name", "slug"]
-    inlines = [MembershipInline]
-
-
 class ReadOnlyAdmin(admin.ModelAdmin):
     """To look at. Places, hashes and append-only rows are changed by the code that keeps them."""
 
@@ -50,6 +37,29 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
         return False
+
+
+class MembershipInline(admin.TabularInline):
+    model = Membership
+    extra = 0
+
+    def has_add_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
+        return False
+
+
+@admin.register(Project)
+class ProjectAdmin(ReadOnlyAdmin):
+    """Pages change projects and their members, for superusers too, and write down who did."""
+
+    list_display = ["name", "slug", "overlap", "created"]
+    search_fields = ["name", "slug"]
+    inlines = [MembershipInline]
 
 
 @admin.register(AuditEntry)

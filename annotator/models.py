@@ -230,6 +230,15 @@ class Project(models.Model):
             self.save(update_fields=["paused"])
             record(user, Action.RESUMED, self, project=self)
 
+    @transaction.atomic
+    def set_protocol(self, protocol: dict[str, Any], user: User) -> None:
+        """What is asked from the next comparison on that is handed out."""
+        changed = changes({"protocol": self.protocol}, {"protocol": protocol})
+        self.protocol = protocol
+        self.save(update_fields=["protocol"])
+        if changed:
+            record(user, Action.CHANGED, self, project=self, **changed)
+
     def latest_round(self) -> int:
         """The latest round that has comparisons; 1 if there are none."""
         latest = self.comparisons.aggregate(latest=Max("round_number"))["latest"]
@@ -962,7 +971,7 @@ class QualityReport(models.Model):
 
 
 # Models with what is done with them, in modules of their own: Django looks for models here.
-from annotator.audit import Action, record  # noqa: E402
+from annotator.audit import Action, changes, record  # noqa: E402
 from annotator.audit import AuditEntry as AuditEntry  # noqa: E402
 from annotator.export_jobs import ExportJob as ExportJob  # noqa: E402
 from annotator.idempotency import IdempotentRequest as IdempotentRequest  # noqa: E402

@@ -140,8 +140,7 @@ def project(request: Request, slug: str) -> Response:
         raise form_errors(form)
     project = form.save(author=request.user)
     if "protocol" in sent:
-        project.protocol = sent["protocol"]
-        project.save(update_fields=["protocol"])
+        project.set_protocol(sent["protocol"], request.user)
     if pause is not None:
         is_paused = sent.get("paused", project.paused)
         project.pause(pause, request.user) if is_paused else project.resume(request.user)

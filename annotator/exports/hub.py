@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from annotator.audit import Action, record
 from annotator.exports.derived import derive
 from annotator.exports.files import write_parquet_splits
 from annotator.exports.shapes import SHAPES
@@ -28,6 +29,7 @@ def push(
     """The address of the dataset. Raises NotPushed, and NotDerived.
 
     Who pushes is whom `hf auth login` or HF_TOKEN says; `endpoint` is another hub than the usual.
+    In the audit log it is a download by the system, for no account here is asked.
     """
     # Imported late: only the command pushes, and no page needs it.
     from huggingface_hub import HfApi  # noqa: PLC0415
@@ -60,6 +62,10 @@ def push(
                 f"There is no way to {hub.endpoint} from here: check the network or HTTPS_PROXY, "
                 "and repeat the command."
             ) from error
+    record(
+        None, Action.DOWNLOADED, export, project=export.project,
+        shape=shape, pushed_to=str(url), private=private,
+    )  # fmt: skip
     return str(url)
 
 

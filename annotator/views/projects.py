@@ -8,7 +8,6 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpResponse
@@ -16,7 +15,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from annotator.access import HtmxRequest, get_access, may_create
-from annotator.audit import Action, changes, record
 from annotator.forms import PauseForm, PresetForm, ProjectForm, ProtocolForm
 from annotator.models import (
     COUNTED,
@@ -158,12 +156,7 @@ def _settings_of(protocol: Protocol) -> dict[str, Any]:
 
 
 def _save_protocol(request: HtmxRequest, project: Project, protocol: Protocol) -> HttpResponse:
-    changed = changes({"protocol": project.protocol}, {"protocol": to_json(protocol)})
-    project.protocol = to_json(protocol)
-    with transaction.atomic():
-        project.save(update_fields=["protocol"])
-        if changed:
-            record(request.user, Action.CHANGED, project, project=project, **changed)
+    project.set_protocol(to_json(protocol), request.user)
     messages.success(request, "Saved. The next comparison that is handed out is asked like this.")
     return redirect("annotator:edit_protocol", project.slug)
 

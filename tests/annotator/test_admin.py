@@ -3,12 +3,12 @@
 import pytest
 from django.urls import reverse
 
-from annotator.models import Assignment, Comparison, Completion, Export, Judgment, Prompt
-from tests.factories import ComparisonFactory, UserFactory, make_judgment
+from annotator.models import Assignment, Comparison, Completion, Export, Judgment, Project, Prompt
+from tests.factories import ComparisonFactory, MembershipFactory, UserFactory, make_judgment
 
 pytestmark = pytest.mark.django_db
 
-READ_ONLY = [Assignment, Comparison, Completion, Export, Judgment, Prompt]
+READ_ONLY = [Assignment, Comparison, Completion, Export, Judgment, Project, Prompt]
 
 
 @pytest.fixture
@@ -43,6 +43,18 @@ def test_a_judgment_can_be_read_but_not_changed(root):
     assert root.get(url).status_code == 200
     assert root.post(url, {"verdict": "all_bad"}).status_code == 403
     assert Judgment.objects.get().verdict == "ranking"
+
+
+def test_a_project_and_its_members_can_be_read_but_not_changed(root):
+    """Pages do that, and write it down."""
+    membership = MembershipFactory(user__username="anna", project__name="Essays")
+    url = reverse("admin:annotator_project_change", args=[membership.project_id])
+
+    page, refused = root.get(url), root.post(url, {"name": "Other"})
+
+    assert "anna" in page.content.decode()
+    assert 'name="memberships-0-role"' not in page.content.decode()
+    assert (refused.status_code, Project.objects.get().name) == (403, "Essays")
 
 
 def test_people_are_added_with_a_password(root):

@@ -1,5 +1,6 @@
 import pytest
 
+from annotator.audit import AuditEntry
 from annotator.models import Project, Role
 from annotator.protocols import PRESETS, protocol_of, to_json
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory, api_client
@@ -97,6 +98,17 @@ def test_a_protocol_is_checked_and_set(project, admin):
     assert refused.json()["errors"][0]["pointer"] == "#/protocol"
     assert taken.json()["settings"]["protocol"] == seven
     assert protocol_of(project) == PRESETS["helpsteer"].protocol
+
+
+def test_a_changed_protocol_is_written_down_once(project, admin):
+    seven = to_json(PRESETS["helpsteer"].protocol)
+    for _ in range(2):
+        admin.patch("/api/v1/projects/tea/", {"protocol": seven}, content_type=JSON)
+
+    (entry,) = AuditEntry.objects.filter(project=project, action="changed")
+
+    assert entry.actor == project.memberships.get().user
+    assert entry.details == {"protocol": {"from": {}, "to": seven}}
 
 
 def test_a_pause_begins_and_ends(project, admin):
