@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 from django.http import HttpResponseBase, JsonResponse, StreamingHttpResponse
@@ -32,8 +33,10 @@ from rest_framework.views import APIView
 
 from annotator.access import role_in
 from annotator.api.auth import HasScope
+from annotator.api.schema import documented
 from annotator.models import Project, Role, User
 from rlhf.asking import lines_of
+from rlhf.chat_schema import IGNORED, MAX_TOKENS, MOST_ANSWERS, MOST_STOPS, REQUEST, RESPONSES
 from rlhf.current import current_policy
 from rlhf.integrity import (
     HASHED_AT_LAUNCH,
@@ -45,16 +48,8 @@ from rlhf.integrity import (
 from rlhf.model_server import Line, ModelServerError
 from rlhf.models import ModelVersion
 
-MAX_TOKENS = 1024  # where the request names no number
-MOST_ANSWERS = 8
-MOST_STOPS = 4
 RETRY_AFTER_SECONDS = 2
 
-# Said by clients, and without a meaning here.
-IGNORED = {
-    "metadata", "model", "parallel_tool_calls", "prompt_cache_key", "safety_identifier",
-    "service_tier", "store", "user",
-}  # fmt: skip
 # What we do not have, with the values that do not ask for it.
 MISSING: dict[str, tuple[Any, ...]] = {
     "audio": (), "frequency_penalty": (0,), "function_call": ("none",), "functions": ([],),
@@ -258,20 +253,24 @@ def first_problem(detail: Any, path: str = "") -> tuple[str, str]:
     return first_problem(detail[name], f"{path}.{name}" if path else name)
 
 
-# --- the address ------------------------------------------------------------------------------
+# --- the addresses ----------------------------------------------------------------------------
+_documented = partial(documented, method="POST", body={"application/json": REQUEST}, also=RESPONSES)
+
+
 class ChatCompletions(APIView):
     """A class and no function, because only a class can have errors of a shape of its own."""
 
     permission_classes = [IsAuthenticated, HasScope]  # to read: it changes nothing
-    schema = (
-        None  # OpenAI describes it, docs/serving.md says what is there: our own description is not
-    )
 
     def get_exception_handler(self) -> Any:
         return answer_with_error
 
-    def post(self, request: Request, pk: int = 0, slug: str = "") -> HttpResponseBase:
-        version = version_for(request.user, current_of(slug) if slug else pk)
+    @_documented("ask_model", "What a policy answers, as OpenAI's clients ask")
+    def post(self, request: Request, pk: int) -> HttpResponseBase:
+        return self.answer(request, pk)
+
+    def answer(self, request: Request, pk: int) -> HttpResponseBase:
+        version = version_for(request.user, pk)
         serializer = ChatCompletionSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         asked = serializer.validated_data
@@ -293,6 +292,14 @@ class ChatCompletions(APIView):
         response["Cache-Control"] = "no-cache"
         response["X-Accel-Buffering"] = "no"  # nginx would keep the first words back
         return response
+
+
+class CurrentChatCompletions(ChatCompletions):
+    """The same of the policy that is a project's current one when it is asked."""
+
+    @_documented("ask_current_policy", "What the current policy answers, as OpenAI's clients ask")
+    def post(self, request: Request, slug: str) -> HttpResponseBase:  # type: ignore[override]
+        return self.answer(request, current_of(slug))
 
 
 def version_for(user: User, pk: int) -> ModelVersion:

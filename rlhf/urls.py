@@ -18,7 +18,7 @@ from rlhf import (
     suite_pages,
     views,
 )
-from rlhf.chat_completions import ChatCompletions
+from rlhf.chat_completions import ChatCompletions, CurrentChatCompletions
 
 app_name = "rlhf"
 
@@ -126,7 +126,7 @@ urlpatterns = [
     ),
     path(
         "api/v1/projects/<slug:slug>/current/chat/completions",
-        ChatCompletions.as_view(),
+        CurrentChatCompletions.as_view(),
         name="current_chat_completions",
     ),
 ]

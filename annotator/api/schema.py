@@ -111,6 +111,9 @@ def _tag_of(path: str) -> str:
 
 
 def _statuses(method: str, operation: dict[str, Any]) -> list[int]:
+    """None where the operation says its own, as errors have another shape there."""
+    if "400" in operation["responses"]:
+        return []
     statuses = [400, 401, 403, 404, 406, 422, 429]
     if "requestBody" in operation:
         statuses += [413, 415]

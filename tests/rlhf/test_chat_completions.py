@@ -2,11 +2,13 @@ import json
 import socket
 
 import httpx
+import jsonschema
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.urls import reverse
 
-from rlhf.chat_completions import first_problem, while_heard
+from rlhf.chat_completions import Heading, chunks, first_problem, while_heard
+from rlhf.chat_schema import CHUNK
 from rlhf.endpoints import add_endpoint
 from rlhf.model_server import ModelServerError
 from rlhf.models import Endpoint
@@ -104,6 +106,60 @@ def test_a_stream_is_what_clients_of_openai_read(admin, policy):
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert (chunks[-1]["choices"], chunks[-1]["usage"]["total_tokens"]) == ([], 11)
     assert done == "[DONE]"
+
+
+# --- as described ---------------------------------------------------------------------------------
+@pytest.fixture
+def described(client):
+    """The operation in the API's own description."""
+    paths = client.get("/api/v1/schema/").json()["paths"]
+    return paths["/api/v1/models/{id}/chat/completions"]["post"]
+
+
+def schema_of(part):
+    return jsonschema.Draft202012Validator(part["content"]["application/json"]["schema"])
+
+
+def test_answers_and_errors_are_as_the_description_says(admin, policy, described):
+    with model_server_that_says(*YES):
+        answer = ask(admin, policy)
+    refused = ask(admin, policy, n=9)
+
+    for response in (answer, refused):
+        part = described["responses"][str(response.status_code)]
+        assert list(schema_of(part).iter_errors(response.json())) == []
+    assert (answer.status_code, refused.status_code) == (200, 400)
+
+
+def test_parts_of_an_answer_are_as_the_description_says():
+    lines = [{"index": 0, "text": "Yes"}, {"index": 0, "finish_reason": "stop"},
+             {"usage": {"prompt_tokens": 7, "completion_tokens": 4}}]  # fmt: skip
+    parts = chunks(Heading("chatcmpl-1", 1, "polite"), 1, lines, with_usage=True)
+
+    validator = jsonschema.Draft202012Validator(CHUNK)
+
+    assert [list(validator.iter_errors(part)) for part in parts] == [[]] * 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_right"),
+    [({"n": None, "stop": "x", "user": "me"}, True), ({"n": 9}, False), ({"tools": [1]}, False)],
+)
+def test_a_request_is_taken_if_the_description_takes_it(admin, policy, described, fields, is_right):
+    with model_server_that_says(*YES):
+        status = ask(admin, policy, **fields).status_code
+
+    body = {"messages": HELLO, **fields}
+    assert (status == 200, schema_of(described["requestBody"]).is_valid(body)) == (is_right,) * 2
+
+
+def test_both_addresses_and_their_streams_are_described(client, described):
+    paths = client.get("/api/v1/schema/").json()["paths"]
+    current = paths["/api/v1/projects/{slug}/current/chat/completions"]["post"]
+
+    assert (described["operationId"], described["tags"]) == ("ask_model", ["models"])
+    assert (current["operationId"], current["tags"]) == ("ask_current_policy", ["current"])
+    assert "text/event-stream" in current["responses"]["200"]["content"]
 
 
 def test_a_stream_that_breaks_off_says_so_and_is_not_done(admin, policy):
