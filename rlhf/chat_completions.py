@@ -298,7 +298,7 @@ class CurrentChatCompletions(ChatCompletions):
     """The same of the policy that is a project's current one when it is asked."""
 
     @_documented("ask_current_policy", "What the current policy answers, as OpenAI's clients ask")
-    def post(self, request: Request, slug: str) -> HttpResponseBase:  # type: ignore[override]
+    def post(self, request: Request, slug: str) -> HttpResponseBase:
         return self.answer(request, current_of(slug))
 
 
