@@ -573,35 +573,3 @@ def describe(version: ModelVersion) -> dict[str, Any]:
         "files": version.files,
         "graph": as_json(lineage),
     }
-
-
-def as_markdown(described: Mapping[str, Any]) -> str:
-    """What `describe` says, as a section of a model card."""
-    lines = ["## Lineage", ""]
-    lines += [
-        f"- comes from: {', '.join(described['policies'] + described['bases']) or 'nothing here: it was imported'}"
-    ]
-    if described["reward_models"]:
-        lines.append(f"- reward models: {', '.join(described['reward_models'])}")
-    if described["runs"]:
-        lines.append(f"- runs: {', '.join(described['runs'])}")
-    if described["datasets"]:
-        lines.append(f"- datasets: {', '.join(described['datasets'])}")
-    for export in described["exports"]:
-        lines.append(
-            f"- export {export['number']}: {export['pairs']:,} pairs, SHA-256 `{export['sha256']}`"
-        )
-    if described["judgments"]:
-        versions = ", ".join(map(str, described["guideline_versions"])) or "not recorded"
-        lines.append(
-            f"- votes: {described['judgments']:,} by {described['annotators']} annotators, under "
-            f"version {versions} of the guidelines"
-        )
-    if described["sources"]:
-        lines.append(f"- answers from elsewhere: {', '.join(described['sources'])}")
-    lines += ["", "### Files", ""]
-    lines += [
-        f"- `{name}`: {file['bytes']:,} bytes, SHA-256 `{file['sha256']}`"
-        for name, file in sorted(described["files"].items())
-    ] or ["Their SHA-256 was not recorded."]
-    return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from annotator.models import Export, Project
 from rlhf.combining import parts_of
 from rlhf.downloads import adapters_below, base_of
 from rlhf.evaluation import WinRate, win_rates
+from rlhf.lineage import describe
 from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.quarantine import passed_in_words
 from rlhf.rounds import ancestors_of
@@ -104,6 +105,7 @@ def card_of(version: ModelVersion) -> str:
         _section("Descent", _descent(version, source)),
         _section("Licence", [_licence(source, licence)]),
         _section("Votes it learned from", _votes(exports.values())),
+        _section("Whose answers were judged", _writers(version)),
         _section("Datasets it learned from", _datasets(datasets)),
         _section("Training", _training(trainings)),
         _section("Evaluation", _evaluation(version)),
@@ -247,6 +249,20 @@ def _votes(exports: Iterable[Export]) -> list[str]:
         "SHA-256 of data.jsonl",
     ]
     return [_table(names, rows)]
+
+
+def _writers(version: ModelVersion) -> list[str]:
+    """Nothing if no vote is in its lineage."""
+    described = describe(version)
+    if not described["exports"]:
+        return []
+    named = {"Policies in its lineage": "policies", "Answers from elsewhere": "sources"}
+    lines = [
+        f"* {label}: {', '.join(map(_text, described[kind]))}"
+        for label, kind in named.items()
+        if described[kind]
+    ]
+    return ["\n".join(lines)] if lines else []
 
 
 def _datasets(datasets: Iterable[Dataset]) -> list[str]:

@@ -10,6 +10,7 @@ from annotator.models import Role
 from rlhf import lineage
 from rlhf.lineage import carriers_of
 from rlhf.lineage_picture import draw
+from rlhf.model_cards import card_of
 from rlhf.models import ModelVersion
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory, make_judgment
 from tests.rlhf.chains import make_chain, with_files
@@ -248,11 +249,16 @@ def test_a_model_card_says_where_the_model_comes_from(chain):
         "judgments": 3,
     }
     assert (described["annotators"], described["guideline_versions"]) == (2, [1])
-    text = lineage.as_markdown(described)
-    assert f"- export {second.export.pk}: 2 pairs, SHA-256 `{second.export.sha256}`" in text
-    assert "- votes: 3 by 2 annotators, under version 1 of the guidelines" in text
-    assert second.policy.files["model.safetensors"]["sha256"] in text
-    assert "anna" not in text
+    assert [export["sha256"] for export in described["exports"]][-1] == second.export.sha256
+
+
+def test_a_card_says_whose_answers_were_judged(chain):
+    card = card_of(chain.turns[1].policy)
+
+    described = lineage.describe(chain.turns[1].policy)
+    assert "## Whose answers were judged\n\n* Policies in its lineage: base, policy-r1" in card
+    assert all(source in card for source in described["sources"])
+    assert "anna" not in card
 
 
 def test_the_command_prints_it(chain, capsys):
