@@ -15,7 +15,7 @@ from annotator.audit import Action, AuditEntry
 from annotator.models import Role
 from annotator.views.auditing import AuditForm
 
-DAY = {"format": "date"}
+DAY = {"anyOf": [{"format": "date"}, {"maxLength": 0}]}  # empty: no limit
 
 
 class AuditEntrySerializer(serializers.ModelSerializer):
