@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 from rest_framework.decorators import api_view
 from rest_framework.request import Request
@@ -15,7 +17,7 @@ from annotator.audit import Action, AuditEntry
 from annotator.models import Role
 from annotator.views.auditing import AuditForm
 
-DAY = {"anyOf": [{"format": "date"}, {"maxLength": 0}]}  # empty: no limit
+DAY: dict[str, Any] = {"anyOf": [{"format": "date"}, {"maxLength": 0}]}  # empty: no limit
 
 
 class AuditEntrySerializer(serializers.ModelSerializer):
