@@ -41,7 +41,7 @@ class AuditEntrySerializer(serializers.ModelSerializer):
     answer=AuditEntrySerializer,
     query=[
         text_parameter("who", "Part of a name, or `the system`.", maxLength=150),
-        text_parameter("action", enum=Action.values),
+        text_parameter("action", enum=["", *Action.values]),
         text_parameter("kind", "Of the object: `export`, `run`, `membership`, …"),
         text_parameter("number", "Of the object.", maxLength=64),
         text_parameter("since", **DAY),

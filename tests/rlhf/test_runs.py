@@ -1,5 +1,6 @@
 """Launching, stopping, resuming and tending runs; test_supervision.py has what happens between."""
 
+import hashlib
 import json
 import uuid
 from datetime import timedelta
@@ -209,7 +210,9 @@ def test_reward_model_run_has_the_export_and_training_prompts_in_its_folder(proj
 
 @pytest.mark.parametrize(("kind", "expected"), [("reward_model", True), ("dpo", False)])
 def test_single_votes_are_for_reward_models_alone(project, kind, expected):
-    export, policy = ExportFactory(project=project), PolicyFactory(project=project)
+    votes = {"sha256": hashlib.sha256(b"{}\n").hexdigest()}
+    export = ExportFactory(project=project, manifest={"votes": votes})
+    policy = PolicyFactory(project=project)
     PromptFactory(project=project)
     (export.folder / "votes.jsonl").write_text("{}\n")
 

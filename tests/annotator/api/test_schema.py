@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
 from annotator import assignment as assigning
+from annotator.exporting import create_export
 from annotator.imports import jobs
 from annotator.models import Role
 from annotator.tokens import Scope, make_token
@@ -24,7 +25,6 @@ from tests.factories import (
     make_judgment,
 )
 from tests.rlhf.factories import (
-    ExportFactory,
     GateFactory,
     PolicyFactory,
     RoundFactory,
@@ -54,7 +54,7 @@ def project(settings):
     make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
     policy = PolicyFactory(project=project)
     RoundFactory(project=project, policy=policy)
-    ExportFactory(project=project)
+    create_export(project)
     run = RunFactory(project=project, kind=RunKind.PPO, status=Status.FAILED, policy=policy)
     Metrics.objects.create(run=run, step=3, values={"kl/k1": None, "score/mean": 1.5})
     GateFactory(project=project, incumbent=policy, state="stopped")
