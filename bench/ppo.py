@@ -2,7 +2,7 @@
 
     python bench/ppo.py [--model DIR] [--prompts FILE] [--updates 3] [--batch 32] [--prompt-tokens 64]
         [--response-tokens 24] [--epochs 4] [--micro-batch 8] [--critic head|adapter|full]
-        [--adapter-layers all|K] [--fixed-length] [--plain]
+        [--adapter-layers all|K] [--fixed-length] [--plain] [--without dropping|packing]
 
 DIR is a model folder with safetensors, by default the embedded model, converted first; FILE holds one
 {"prompt": [messages]} per line, by default the demo's. Prompts of more than --prompt-tokens are left
@@ -10,7 +10,9 @@ out. The reward model is a random adapter: its cost is that of a real one. --mic
 conversations of mean length are in a forward and backward pass, by their tokens with padding.
 --fixed-length lets no token end a completion, so that two implementations do equal work;
 --plain runs all layers everywhere, also where only the top ones have an adapter; if they are run
-without being asked for, it ends with a sentence and exit status 1. Prints one JSON line; `savings`
+without being asked for, it ends with a sentence and exit status 1. --without dropping keeps finished
+rows in the batch, --without packing pads all rows to the longest (bench/ppo_without.py), --micro-batch at a
+time. Prints one JSON line; `savings`
 say what was in force (docs/ppo.md), seconds are medians over the updates, and `least_seconds` what
 the products alone would take at the speed of one large product on this machine (`gflops`).
 
@@ -19,6 +21,7 @@ memory is the sum of theirs.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import resource
@@ -29,6 +32,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, which has a queue.py
 
@@ -36,6 +40,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoTokenizer
 
+from bench.ppo_without import replacements
 from rlhf.training import parallel, ppo
 from rlhf.training.artifacts import RunFolder
 from rlhf.training.config import PPOConfig
@@ -72,6 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapter-layers", default="all")
     parser.add_argument("--fixed-length", action="store_true")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--without", choices=["dropping", "packing"], action="append", default=[])
     return parser.parse_args()
 
 
@@ -115,7 +121,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         sys.exit(" ".join(savings.notes))
     if arguments.fixed_length:
         models = models._replace(stop=set())
-    ppo.train(models, prompts, config, RunFolder(folder))
+    with contextlib.ExitStack() as stack:
+        for name in arguments.without:
+            stack.enter_context(mock.patch.object(*replacements(arguments.micro_batch)[name]))
+        ppo.train(models, prompts, config, RunFolder(folder))
     steps = [
         event["values"]
         for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines())
@@ -214,6 +223,7 @@ def report(steps: list[dict[str, float]], arguments: argparse.Namespace) -> dict
         "adapter_layers": arguments.adapter_layers,
         "fixed_length": arguments.fixed_length,
         "plain": arguments.plain,
+        "without": arguments.without,
         "processes": parallel.count(),
         "seconds_per_update": round(whole, 2),
         **{phase: round(value, 2) for phase, value in seconds.items()},

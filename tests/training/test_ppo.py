@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from bench.ppo_without import replacements
 from rlhf.alarms import find_alarms
 from rlhf.training import ppo
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
@@ -362,6 +363,26 @@ def test_the_artifact_of_full_fine_tuning_is_the_policy_as_a_whole_model(
         assert torch.equal(model(ids).logits, models.own_policy(ids).logits)
     assert stop_ids(model, tokenizer) == models.stop
     assert tokenizer.chat_template == models.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("saving", ["dropping", "packing"])
+def test_benchmarks_without_a_saving_compute_the_same(
+    make_top_config, start, folder, monkeypatch, saving
+):
+    found = []
+    for substitute in (None, replacements(3)[saving]):
+        if substitute:
+            monkeypatch.setattr(*substitute)
+        config = make_top_config(critic="head")
+        models, _, rollout, targets = start(config)
+        move(models)
+        found.append((rollout, gradient(models, rollout, targets, config, folder)))
+
+    (lean, lean_gradient), (plain, plain_gradient) = found
+    assert len({len(completion.ids) for completion in lean.completions}) > 1
+    assert [c.ids for c in plain.completions] == [c.ids for c in lean.completions]
+    assert_close(plain.ref_logprobs, lean.ref_logprobs, atol=1e-5, rtol=0)
+    assert_close(plain_gradient, lean_gradient, atol=1e-6, rtol=1e-3)
 
 
 # --- the update ---------------------------------------------------------------------------------
