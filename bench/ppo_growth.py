@@ -31,6 +31,7 @@ def main() -> None:
                 "seconds_per_update": found["seconds_per_update"],
                 "tokens_per_s": found["tokens_per_s"],
                 "peak_rss_mib": found["peak_rss_mib"],
+                "gflops": found["gflops"],
             }
             print(json.dumps({"varied": name, **line}), flush=True)
 

@@ -22,7 +22,7 @@ VARIANTS = {
     "pads to the longest": ["--without", "packing"],
     "both": ["--without", "dropping", "--without", "packing"],
 }
-SHOWN = ("seconds_per_update", "rollout", "score", "update", "length", "peak_rss_mib")
+SHOWN = ("seconds_per_update", "rollout", "score", "update", "length", "peak_rss_mib", "gflops")
 
 
 def main() -> None:

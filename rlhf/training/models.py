@@ -230,40 +230,43 @@ def use_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
         put_back()
 
 
-class _MergedLinear(torch.autograd.Function):
+class _AdaptedLinear(torch.autograd.Function):
     """x · (W + s·B·A)ᵀ, (…, in) -> (…, out), with the gradients of A (r, in) and B (out, r).
 
-    The sum is made anew for the backward pass: it costs r products per weight where the pass itself
-    costs as many as there are tokens, and all sums together would take as much memory as the model.
+    The adapter's r numbers per token are added into the large product's own memory and kept for the
+    backward pass: nothing of the size of W or of the output is made besides, and nothing twice.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, a, b)
+        flat = x.flatten(0, -2)  # (N, in)
+        inner = flat @ a.T  # (N, r)
+        ctx.save_for_backward(x, weight, a, b, inner)
         ctx.scale = scale
-        return F.linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
+        y = F.linear(flat, weight, bias).addmm_(inner, b.T, alpha=scale)
+        return y.unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b = ctx.saved_tensors
-        gradient, to_x = gradients[0], None
+        x, weight, a, b, inner = ctx.saved_tensors
+        gradient, to_x = gradients[0].flatten(0, -2), None  # (N, out)
+        to_inner = (gradient @ b).mul_(ctx.scale)  # (N, r)
         if ctx.needs_input_grad[0]:
-            to_x = gradient @ torch.addmm(weight, b, a, alpha=ctx.scale)
-        gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)  # (N, out), (N, in)
-        to_a = (gradient @ b).mul_(ctx.scale).T @ x
-        to_b = gradient.T @ (x @ a.T).mul_(ctx.scale)
+            to_x = (gradient @ weight).addmm_(to_inner, a).view_as(x)
+        to_a = to_inner.T @ x.flatten(0, -2)
+        to_b = (gradient.T @ inner).mul_(ctx.scale)
         return to_x, None, None, to_a, to_b, None
 
 
 @contextmanager
 def merged_adapter(model: PeftModel, name: str) -> Iterator[None]:
-    """`use_adapter` with the adapter added to the weights: one large product per layer where there
-    were three and the sums. Gradients reach the adapter as they would.
+    """`use_adapter` with one large product per layer where there were three and their sums. Gradients
+    reach the adapter as they would.
 
-    Where gradients are recorded, each layer's sum lives only while the layer is computed. Elsewhere
-    they are made once, when the layer is first used: the adapter must not change in the block. Only
+    Where gradients are recorded, the adapter's part is added to the product. Elsewhere the adapter is
+    added to the weights, once, when the layer is first used: it must not change in the block. Only
     in fp32: in bf16 the sum would be rounded.
     """
     adapted = [module for module in adapted_modules(model) if name in module.lora_A]
@@ -301,7 +304,7 @@ def _merged_forward(module: LoraLayer, name: str) -> Callable[..., Tensor]:
 
     def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
         if torch.is_grad_enabled() and a.requires_grad:
-            return _MergedLinear.apply(x, base.weight, base.bias, a, b, scale)
+            return _AdaptedLinear.apply(x, base.weight, base.bias, a, b, scale)
         return F.linear(x, merged(), base.bias)
 
     return forward
