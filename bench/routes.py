@@ -147,24 +147,7 @@ class Bench:
         if "data" in files:
             (folder.path / "data.jsonl").rename(folder.path / "data" / "data.jsonl")
         config = {"model": self.reference, "seed": self.seed, **settings}
-        (folder.path / "config.json").write_text(json.dumps({"kind": kind, "config": config}))
-        began = time.monotonic()
-        with (folder.path / "log.txt").open("w") as log:
-            command = [sys.executable, "-m", "rlhf.training", str(folder.path)]
-            process = os.posix_spawn(
-                sys.executable, command, os.environ | {"PYTHONPATH": str(ROOT)},
-                file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1),
-                              (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
-            )  # fmt: skip
-            _, status, used = os.wait4(process, 0)
-        seconds = time.monotonic() - began
-        if status:
-            sys.exit((folder.path / "log.txt").read_text()[-2000:])
-        result = json.loads((folder.path / "result.json").read_text())
-        cpu_seconds = used.ru_utime + used.ru_stime
-        return Trained(
-            folder.path / "artifact", result, seconds, cpu_seconds, used.ru_maxrss // 1024
-        )
+        return carry_out(folder.path, kind, config)
 
     def compare(self, name: str, adapters: list[str], reward: Path, best_of: int) -> dict[str, Any]:
         """Fresh answers to held-out prompts against the model's, by the true taste."""
@@ -190,6 +173,26 @@ class Trained(NamedTuple):
     seconds: float
     cpu_seconds: float
     peak_mib: int
+
+
+def carry_out(folder: Path, kind: str, config: dict[str, Any]) -> Trained:
+    """A run in a process of its own, whose time and memory are counted; ends the program if it fails."""
+    (folder / "config.json").write_text(json.dumps({"kind": kind, "config": config}))
+    began = time.monotonic()
+    with (folder / "log.txt").open("w") as log:
+        command = [sys.executable, "-m", "rlhf.training", str(folder)]
+        process = os.posix_spawn(
+            sys.executable, command, os.environ | {"PYTHONPATH": str(ROOT)},
+            file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+                          (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
+        )  # fmt: skip
+        _, status, used = os.wait4(process, 0)
+    seconds = time.monotonic() - began
+    if status:
+        sys.exit((folder / "log.txt").read_text()[-2000:])
+    result = json.loads((folder / "result.json").read_text())
+    cpu_seconds = used.ru_utime + used.ru_stime
+    return Trained(folder / "artifact", result, seconds, cpu_seconds, used.ru_maxrss // 1024)
 
 
 def judged(
