@@ -133,17 +133,21 @@ VERBS = (
     *(f"{verb}{end} p" for verb in ("desenvolvid", "criad", "treinad") for end in "oa"),
     "разработан", "создан", "обучен",
 )  # fmt: skip
+# What all of these need: fewer to look for, and most answers have none.
+PREPOSITIONS = (
+    " by", " von", " par", " por", " da", " pela", " pelo", "разработан", "создан", "обучен",
+)  # fmt: skip
 KIND = r"model\w*|modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|chatbot|ai|ki|ia|llm"
 SELF_NAMING = [
-    (words, [regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE) for pattern in patterns])
-    for words, *patterns in (
+    (needed, [regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE) for pattern in patterns])
+    for needed, *patterns in (
         # "I am ChatGPT", "As the Qwen2.5 …"
         (
-            NAMES,
+            (NAMES,),
             rf"(?<!\w)(?:{I_AM})[\s\u2014\u2013-]+(?:(?:the|an?|der|die|das|le|la|el|il|o)\s+)?(?:{MODELS})(?!\w)",
         ),
         (
-            VERBS,
+            (PREPOSITIONS, VERBS),
             # "as a model made by …", "I'm an AI assistant created by …"
             rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
             # "…, but as an AI language model developed by …": in the middle of a sentence nothing may
@@ -153,8 +157,8 @@ SELF_NAMING = [
             # "I was trained by OpenAI"
             rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
         ),
-        (("我",), rf"我(?:是|叫|的名字是)[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
-        (("私", "わたし", "僕"), rf"(?:私|わたし|僕)は[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
+        ((("我",),), rf"我(?:是|叫|的名字是)[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
+        ((("私", "わたし", "僕"),), rf"(?:私|わたし|僕)は[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
     )
 ]
 
@@ -165,8 +169,8 @@ def self_naming(text: str) -> str:
     Example: "As a model made by OpenAI, I cannot." -> "As a model made by OpenAI"
     """
     folded = text.casefold()
-    for words, patterns in SELF_NAMING:
-        if not any(map(folded.__contains__, words)):
+    for needed, patterns in SELF_NAMING:
+        if not all(any(map(folded.__contains__, words)) for words in needed):
             continue
         for pattern in patterns:
             if found := pattern.search(text):
