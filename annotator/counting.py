@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from annotator import storing
 from annotator.formats.entries import Answer, Entry
-from annotator.models import Completion, Project, Split, User, canonical_key
+from annotator.models import Completion, Project, Split, User, key_of_texts
 from annotator.storing import Asked, PromptRow
 
 
@@ -45,10 +45,10 @@ def count_new(
     """What `storing.store` would return for these entries, had it stored all that `seen` has seen."""
     if judge is None:
         entries = [storing.without_anonymous(entry) for entry in entries]
-    keys = [canonical_key(entry.messages) for entry in entries]
+    keys = [key_of_texts(entry.messages) for entry in entries]
     there = dict(project.prompts.filter(key__in=keys).values_list("key", "pk"))
-    prompts = [PromptRow(key, [], Split.GOLD, there.get(key, 0)) for key in keys]
-    is_new = [not prompt.pk and seen.is_first("prompt", prompt.key) for prompt in prompts]
+    prompts = [PromptRow(key, [], Split.GOLD, there.get(key, 0), key not in there) for key in keys]
+    is_new = [prompt.is_new and seen.is_first("prompt", prompt.key) for prompt in prompts]
     asked, repeated = _asked(entries, prompts, project, overlap, seen)
     storing.take_places(asked, repeated)
     n_votes, n_silent = _count_votes(asked, repeated, project, judge, seen)

@@ -22,19 +22,30 @@ def insert(model: type[models.Model], rows: Sequence[Values]) -> list[int]:
     """
     if not rows:
         return []
-    fields = [field for field in model._meta.concrete_fields if not field.primary_key]
     given = set[str]().union(*rows)
-    alike = [field for field in fields if field.attname not in given and not _is_drawn(field)]
-    varying = [field for field in fields if field not in alike]
-    values_alike = [_adapted(field, [field.get_default()])[0] for field in alike]
+    alike: dict[Field, Any] = {}
+    varying: dict[Field, Sequence[Any]] = {}
+    for field in model._meta.concrete_fields:
+        if field.primary_key:
+            continue
+        if field.attname not in given and not _is_drawn(field):
+            alike[field] = field.get_default()
+        elif _is_alike(field, values := _values(field, rows)):
+            alike[field] = values[0]
+        else:
+            varying[field] = _adapted(field, values)
+    if not varying:  # which also says how many rows there are
+        field, value = alike.popitem()
+        varying[field] = _adapted(field, [value] * len(rows))
+    values_alike = [_adapted(field, [value])[0] for field, value in alike.items()]
     at_once = ((connection.features.max_query_params or 30_000) - len(alike)) // len(varying)
     keys: list[int] = []
     with connection.cursor() as cursor:
         for start in range(0, len(rows), at_once):
-            columns = [_column(field, rows[start : start + at_once]) for field in varying]
-            source, values = _source(varying, columns)
-            statement = _statement(model, varying, alike, source)
-            cursor.execute(statement, [*values_alike, *values])
+            columns = [values[start : start + at_once] for values in varying.values()]
+            source, parameters = _source(list(varying), columns)
+            statement = _statement(model, list(varying), list(alike), source)
+            cursor.execute(statement, [*values_alike, *parameters])
             keys += chain.from_iterable(cursor.fetchall())
     return keys
 
@@ -77,13 +88,18 @@ def _is_drawn(field: Field) -> bool:
     return _adapter(field) is None and field.has_default() and callable(field.default)
 
 
-def _column(field: Field, rows: Sequence[Values]) -> Sequence[Any]:
-    """The field's values in these rows, as the database driver takes them."""
+def _is_alike(field: Field, values: Sequence[Any]) -> bool:
+    """Whether all are the same. In JSON it is not told by `==`: true and 1 differ there."""
+    return values.count(values[0]) == len(values) and not isinstance(field, models.JSONField)
+
+
+def _values(field: Field, rows: Sequence[Values]) -> list[Any]:
     name = field.attname
-    return _adapted(field, [row[name] if name in row else field.get_default() for row in rows])
+    return [row[name] if name in row else field.get_default() for row in rows]
 
 
 def _adapted(field: Field, values: list[Any]) -> list[Any]:
+    """As the database driver takes them."""
     adapt = _adapter(field)
     return [adapt(value) for value in values] if adapt else values
 

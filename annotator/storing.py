@@ -36,20 +36,21 @@ from annotator.models import (
     Split,
     User,
     Verdict,
-    canonical_key,
     comparison_key,
+    key_of_texts,
 )
 from annotator.rankings import Ranking
 
 
 @dataclass(slots=True)
 class PromptRow:
-    """As much of a prompt as is needed here; new if it has no number yet."""
+    """As much of a prompt as is needed here."""
 
     key: str
     messages: list[Message]
     split: str
     pk: int = 0
+    is_new: bool = True  # so that nothing of the project can be about it
 
 
 @dataclass(slots=True)
@@ -125,10 +126,10 @@ def store(
 # --- prompts and comparisons --------------------------------------------------------------------
 def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[PromptRow], int, int]:
     """The prompt of each entry; how many are new; how many rows only repeat a prompt."""
-    keys = [canonical_key(entry.messages) for entry in entries]
+    keys = [key_of_texts(entry.messages) for entry in entries]
     there = project.prompts.filter(key__in=keys).values_list("key", "split", "pk")
     messages = {key: entry.messages for key, entry in zip(keys, entries, strict=True)}
-    prompts = {key: PromptRow(key, messages[key], split, pk) for key, split, pk in there}
+    prompts = {key: PromptRow(key, messages[key], split, pk, False) for key, split, pk in there}
     no_longer_gold: list[PromptRow] = []
     n_repeated = 0
     for key, entry in zip(keys, entries, strict=True):
@@ -139,9 +140,9 @@ def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[Pro
         if entry.expected is None and prompts[key].split == Split.GOLD:
             prompts[key].split = project.split_of(key)
             no_longer_gold.append(prompts[key])
-    new = [prompt for prompt in prompts.values() if not prompt.pk]
+    new = [prompt for prompt in prompts.values() if prompt.is_new]
     for prompt in no_longer_gold:
-        if prompt.pk:
+        if not prompt.is_new:
             Prompt.objects.filter(pk=prompt.pk).update(split=prompt.split)
     rows = [
         {
@@ -183,11 +184,8 @@ def all_asked(entries: Sequence[Entry], prompts: Sequence[PromptRow], overlap: i
 def new_ones(asked: Sequence[Asked], project: Project) -> tuple[list[Asked], list[Asked]]:
     """Those about comparisons that the project does not have yet, one each; and all others, which
     then are about the one that it has, or about that of the first."""
-    there = dict(
-        project.comparisons.filter(key__in={one.comparison.key for one in asked}).values_list(
-            "key", "pk"
-        )
-    )
+    keys = {one.comparison.key for one in asked if not one.comparison.prompt.is_new}
+    there = dict(project.comparisons.filter(key__in=keys).values_list("key", "pk"))
     new: dict[str, Asked] = {}
     repeated = []
     for one in asked:
@@ -208,7 +206,7 @@ def _store_completions(asked: Sequence[Asked]) -> tuple[list[list[_Shown]], int]
     The same answer of the same source to the same prompt is one completion, however many
     comparisons it is in.
     """
-    prompts = {one.comparison.prompt.pk for one in asked}
+    prompts = {one.comparison.prompt.pk for one in asked if not one.comparison.prompt.is_new}
     there = Completion.objects.filter(prompt__in=prompts, source__in=_sources(asked))
     fields = ("prompt_id", "text", "source", "is_truncated", "pk")
     keys: dict[tuple[int, Answer], int] = {

@@ -18,6 +18,7 @@ from annotator.models import (
     Verdict,
     canonical_key,
     comparison_key,
+    key_of_texts,
 )
 from tests.factories import (
     AssignmentFactory,
@@ -46,6 +47,13 @@ def test_latest_round_is_the_last_one_with_comparisons():
 def test_canonical_key_depends_on_content_only():
     assert canonical_key({"a": 1, "b": "é"}) == canonical_key({"b": "é", "a": 1})
     assert canonical_key(["ab", "c"]) != canonical_key(["a", "bc"])
+
+
+def test_the_key_of_texts_is_their_canonical_key():
+    text = "".join(map(chr, range(0x800))) + "\u2028\ufeff\uffff\U0001f600"
+    messages = [{"role": Purpose.GOLD, "content": text}, {"content": 'é/"\\', "role": ""}]
+
+    assert key_of_texts(messages) == canonical_key(messages)
 
 
 def test_comparison_key_ignores_order_and_outer_white_space():
