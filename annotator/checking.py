@@ -6,6 +6,7 @@ to processes of their own. Pipes feed them, so that they end when whoever feeds 
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
@@ -210,6 +211,7 @@ def _killed() -> Iterator[None]:
 
 def main() -> None:
     """Check what comes in until nothing more does."""
+    gc.freeze()  # what is imported stays: it need not be looked at for garbage
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     with suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):  # whoever fed this is gone
         rules = pickle.load(source)  # noqa: S301 (from the process that has started this one)

@@ -13,7 +13,8 @@ import logging
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -22,6 +23,7 @@ import msgspec
 from django.conf import settings
 from django.db import transaction
 
+from annotator import bulk
 from annotator.audit import Action, record
 from annotator.checking import Good, LineError, Rules, check_all
 from annotator.counting import Seen, count_new
@@ -41,7 +43,7 @@ from annotator.storing import nobody, store
 
 MAX_ERRORS = 100  # listed; what comes after them is only counted
 MAX_IGNORED = 20  # names of ignored fields listed
-BATCH = 200  # rows stored at once: tens of milliseconds
+BATCH = 400  # rows stored at once: a tenth of a second
 BATCH_BYTES = 2**20  # of them, more or less
 PAUSE = 0.002  # seconds between two batches, in which whoever waits begins
 SECONDS_BETWEEN_LOOKS = 0.2  # of an import that waits for another one
@@ -137,8 +139,18 @@ def _defused(cell: str) -> str:
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def _batches(good: IO[bytes]) -> Iterator[list[Entry]]:
-    """The entries again, BATCH at a time or fewer if they are large."""
+def _batches(good: IO[bytes]) -> Generator[list[Entry], None, None]:
+    """The entries again, BATCH at a time or fewer if they are large. Each batch is read while the one
+    before it is stored."""
+    batches = _read_batches(good)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while batch := coming.result():
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def _read_batches(good: IO[bytes]) -> Iterator[list[Entry]]:
     good.seek(0)
     batch: list[Entry] = []
     n_bytes = 0
@@ -201,14 +213,15 @@ def import_rows(
             on_progress=on_progress,
             bad_rows=bad_rows,
         )
-        batches = _batches(good)
-        if dry_run:
-            counts = _count_all(batches, project, overlap, judge, on_stored)
-        else:
-            n = checked.n_good
-            counts = _store_all(
-                batches, n, project, overlap, round_number, judge, on_stored, user=user
-            )
+        with closing(_batches(good)) as batches:
+            if dry_run:
+                counts = _count_all(batches, project, overlap, judge, on_stored)
+            else:
+                n = checked.n_good
+                counts = _store_all(
+                    batches, n, project, overlap, round_number, judge, on_stored, user=user
+                )
+        if not dry_run:
             logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
     return _report(counts, checked)
 
@@ -283,13 +296,15 @@ def _store_all(
     counts: Counter[str] = Counter()
     n_stored = 0
     # What is stored at once needs no turn: a single comparison does not wait for a long file.
-    with _turn(project, on_stored) if n_rows > BATCH else nullcontext():
+    with _many_batches(project, on_stored) if n_rows > BATCH else nullcontext():
         round_number = round_number or project.latest_round()
         try:
-            for batch in batches:
+            for n_batches, batch in enumerate(batches, 1):
                 if on_stored:
                     on_stored(n_stored)
                 with transaction.atomic():
+                    if n_rows > BATCH:
+                        bulk.begin_batch()
                     # Batches come one after the other, also those of another machine.
                     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
                     if judge is not None and not n_stored:
@@ -299,6 +314,7 @@ def _store_all(
                         record(user, Action.IMPORTED, project, project=project, **new)
                 counts = new
                 n_stored += len(batch)
+                bulk.end_batch(n_batches)
                 time.sleep(PAUSE)
         except BaseException as error:
             if n_stored:
@@ -310,6 +326,12 @@ def _store_all(
                 record(user, Action.IMPORTED, project, project=project, **counts, **part)
             raise
     return counts
+
+
+@contextmanager
+def _many_batches(project: Project, on_stored: Callable[[int], None] | None) -> Iterator[None]:
+    with _turn(project, on_stored), bulk.many_batches():
+        yield
 
 
 @contextmanager
