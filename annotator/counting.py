@@ -46,7 +46,7 @@ def count_new(
     if judge is None:
         entries = [storing.without_anonymous(entry) for entry in entries]
     keys = [key_of_texts(entry.messages) for entry in entries]
-    there = dict(project.prompts.filter(key__in=keys).values_list("key", "pk"))
+    there = dict(storing.prompts_there(project, keys).values_list("key", "pk"))
     prompts = [PromptRow(key, [], Split.GOLD, there.get(key, 0), key not in there) for key in keys]
     is_new = [prompt.is_new and seen.is_first("prompt", prompt.key) for prompt in prompts]
     asked, repeated = _asked(entries, prompts, project, overlap, seen)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
@@ -124,10 +124,15 @@ def store(
 
 
 # --- prompts and comparisons --------------------------------------------------------------------
+def prompts_there(project: Project, keys: Sequence[str]) -> QuerySet[Prompt]:
+    """Those with these keys, in no order: for that, SQLite would go through all of the project."""
+    return project.prompts.filter(key__in=keys).order_by()
+
+
 def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[PromptRow], int, int]:
     """The prompt of each entry; how many are new; how many rows only repeat a prompt."""
     keys = [key_of_texts(entry.messages) for entry in entries]
-    there = project.prompts.filter(key__in=keys).values_list("key", "split", "pk")
+    there = prompts_there(project, keys).values_list("key", "split", "pk")
     messages = {key: entry.messages for key, entry in zip(keys, entries, strict=True)}
     prompts = {key: PromptRow(key, messages[key], split, pk, False) for key, split, pk in there}
     no_longer_gold: list[PromptRow] = []

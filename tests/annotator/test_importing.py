@@ -38,6 +38,7 @@ from annotator.models import (
     Verdict,
 )
 from annotator.protocols import picks_best, protocol_shown
+from annotator.storing import prompts_there
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory, make_judgment
 
 pytestmark = pytest.mark.django_db
@@ -705,6 +706,13 @@ def test_memory_does_not_grow_with_the_file(project, monkeypatch):
 
     assert Comparison.objects.count() == 400
     assert peak < 2.5e6  # bytes; the file has 4 million
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the plan is SQLite's")
+def test_prompts_are_looked_up_by_their_keys(project):
+    plan = prompts_there(project, ["a", "b"]).values_list("key", "split", "pk").explain()
+
+    assert plan.endswith("(project_id=? AND key=?)")
 
 
 @pytest.mark.parametrize("n", [1, 3])
