@@ -83,6 +83,10 @@ class _Shown(NamedTuple):
     text: str
 
 
+# Of a comparison, who is not heard on it again; or the number and time of a judgment of it.
+Heard = frozenset[tuple[int, ...] | tuple[int, int, str]]
+
+
 class _Said(NamedTuple):
     """A vote that is not there yet."""
 
@@ -374,7 +378,7 @@ def _votes(
     one: Asked,
     texts: Mapping[int, Mapping[str, _Shown]],
     people: Mapping[str, User],
-    heard: frozenset[tuple[int, int]],
+    heard: Heard,
     cast: set[tuple[int, str]],
 ) -> list[_Said]:
     """Those of one row, which from then on are cast."""
@@ -393,7 +397,7 @@ def is_heard(
     vote: Vote,
     comparison: _Comparison,
     people: Mapping[str, User],
-    heard: frozenset[tuple[int, int]],
+    heard: Heard,
 ) -> bool:
     """Whether the database has a vote of this person on the comparison, or has had one."""
     person = people.get(vote.annotator)
@@ -401,20 +405,24 @@ def is_heard(
     return is_known or _came_from_here(vote, comparison, heard)
 
 
-def _came_from_here(vote: Vote, comparison: _Comparison, heard: frozenset[tuple[int, int]]) -> bool:
-    """Whether it is the vote that was exported: our exports call people by their numbers."""
-    is_number = vote.is_exported and vote.annotator.isdecimal()
-    return is_number and (comparison.pk, int(vote.annotator)) in heard
+def _came_from_here(vote: Vote, comparison: _Comparison, heard: Heard) -> bool:
+    """Whether it is the vote that was exported: its number alone may be that of another installation's."""
+    return (comparison.pk, vote.judgment, vote.given) in heard
 
 
-def heard_on(comparisons: set[int]) -> frozenset[tuple[int, int]]:
-    """Comparisons, and who has handled or judged them."""
+def heard_on(comparisons: set[int]) -> Heard:
+    """Comparisons, and who has handled or judged them; and what tells an exported vote on them."""
     if not comparisons:
         return frozenset()
     assignments = Assignment.objects.filter(HANDLED, comparison__in=comparisons)
     judgments = Judgment.objects.filter(comparison__in=comparisons)
-    pairs = ("comparison_id", "annotator_id")
-    return frozenset([*assignments.values_list(*pairs), *judgments.values_list(*pairs)])
+    handled = assignments.values_list("comparison_id", "annotator_id")
+    heard: set[tuple[int, ...] | tuple[int, int, str]] = set(handled)
+    for pk, person, number, given in judgments.values_list(
+        "comparison_id", "annotator_id", "pk", "created"
+    ):
+        heard |= {(pk, person), (pk, number, f"{given:%Y-%m-%dT%H:%M:%S}+00:00")}
+    return frozenset(heard)
 
 
 def _texts(comparisons: set[int]) -> dict[int, dict[str, _Shown]]:

@@ -55,7 +55,8 @@ class Vote(NamedTuple):
     strength_of: int | None = None
     is_pick: bool = False  # of the best: nothing is said of the others among themselves
     order: list[int] = []  # as shown, from left to right; empty if it is not known
-    is_exported: bool = False  # by an installation like this one, whose number `annotator` is
+    judgment: int = 0  # its number in the installation that exported it; 0: no export of ours
+    given: str = ""  # when, as an export of ours says it
     # Of `Judgment`: criteria, reasons, rationale, flags, spans, rewrite, seconds, as far as given.
     said: dict[str, Any] = {}
 

@@ -66,7 +66,8 @@ def _judgment(field: str, value: Any, answers: Answers) -> Vote | None:
         strength,
         strength_of,
         is_pick=value.get("is_pick") is True,
-        is_exported=type(value.get("judgment")) is int,
+        judgment=number if type(number := value.get("judgment")) is int else 0,
+        given=given if isinstance(given := value.get("given"), str) else "",
         order=_order(f"{field}.order", value.get("order") or [], answers),
         said={
             name: check(f"{field}.{name}", value[name], answers)

@@ -420,7 +420,10 @@ def test_a_vote_that_was_withdrawn_does_not_come_back(project):
 def test_votes_that_were_exported_from_here_do_not_come_back_as_others(project):
     import_jsonl(project, lines_of(VOTES | {"judgments": []}))
     judgment = make_judgment(Comparison.objects.get(), UserFactory(), [0], [1])
-    exported = {"annotator": str(judgment.annotator_id), "ranking": [0, 1], "judgment": judgment.pk}
+    exported = {
+        "annotator": str(judgment.annotator_id), "ranking": [0, 1], "judgment": judgment.pk,
+        "given": f"{judgment.created:%Y-%m-%dT%H:%M:%S}+00:00",
+    }  # fmt: skip
 
     here = import_jsonl(project, lines_of(VOTES | {"judgments": [exported]}))
     elsewhere = import_jsonl(ProjectFactory(), lines_of(VOTES | {"judgments": [exported]}))
@@ -428,6 +431,20 @@ def test_votes_that_were_exported_from_here_do_not_come_back_as_others(project):
     assert (here.judgments, here.duplicates) == (0, 1)
     assert Membership.objects.filter(project=project).count() == 1
     assert (elsewhere.judgments, elsewhere.comparisons) == (1, 1)
+
+
+def test_votes_of_another_installation_are_not_taken_for_ours(project):
+    import_jsonl(project, lines_of(VOTES | {"judgments": []}))
+    judgment = make_judgment(Comparison.objects.get(), UserFactory(), [0], [1])
+    theirs = {
+        "annotator": str(judgment.annotator_id), "ranking": [1, 0], "judgment": judgment.pk,
+        "given": "2026-01-01T10:00:00+00:00",
+    }  # fmt: skip
+
+    report = import_jsonl(project, lines_of(VOTES | {"judgments": [theirs]}))
+
+    assert (report.judgments, report.duplicates) == (1, 0)
+    assert User.objects.filter(username=f"{project.slug}/{judgment.annotator_id}").exists()
 
 
 def test_who_compares_keeps_the_place_when_votes_come_in(project):
