@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from annotator.audit import Action, record
 from annotator.exports.derived import derive
@@ -12,6 +13,9 @@ from annotator.exports.files import write_parquet_splits
 from annotator.exports.shapes import SHAPES
 from annotator.hashes import MANIFEST, FileChanged, check_file
 from annotator.models import Export
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 
 class NotPushed(Exception):
@@ -52,11 +56,7 @@ def push(
                 f"{repository} is no name of a repository; write it like someone/preferences."
             ) from error
         except of_hub.HfHubHTTPError as error:
-            reason = error.server_message or str(error).splitlines()[0]
-            raise NotPushed(
-                f"{hub.endpoint} refused {repository}: {reason} Who pushes is whom "
-                "`hf auth login` or HF_TOKEN says."
-            ) from error
+            raise NotPushed(_sentence(error, hub.endpoint, repository)) from error
         except (of_hub.HTTPError, of_hub.OfflineModeIsEnabled) as error:
             raise NotPushed(
                 f"There is no way to {hub.endpoint} from here: check the network or HTTPS_PROXY, "
@@ -67,6 +67,13 @@ def push(
         shape=shape, pushed_to=str(url), private=private,
     )  # fmt: skip
     return str(url)
+
+
+def _sentence(error: HfHubHTTPError, endpoint: str, repository: str) -> str:
+    said = (error.server_message or str(error)).splitlines()[0].rstrip(".")
+    if error.response.status_code >= 500:
+        return f"{endpoint} is out of order just now ({said}): repeat the command later."
+    return f"{endpoint} refused {repository}: {said}. Who pushes is whom `hf auth login` or HF_TOKEN says."
 
 
 def write_repository(export: Export, shape: str, folder: Path) -> None:

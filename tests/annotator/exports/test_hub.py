@@ -1,5 +1,6 @@
 """What goes to the Hub, and what is said when it cannot be reached."""
 
+import base64
 import json
 import socket
 import threading
@@ -62,20 +63,51 @@ def test_a_name_that_cannot_be_is_a_sentence(export):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of a hub as a push needs: it takes everything, and keeps nothing."""
+    """As much of a hub as a push needs: text comes with the commit, tables go to a store of their own."""
 
     def do_POST(self):
+        if self.server.fault and self.server.fault[0] in self.path:
+            _, status, message = self.server.fault
+            return self._answer({"error": message}, status, {"X-Error-Message": message})
         sent = self._sent()
         here = f"http://{self.headers['Host']}/datasets/me/essays"
         answer = {"url": here, "commitUrl": f"{here}/commit/1", "commitOid": "1", "warnings": []}
         if "preupload" in self.path:
-            taken = {"uploadMode": "regular", "shouldIgnore": False}
+            answer = {"files": [self._mode(file["path"]) for file in json.loads(sent)["files"]]}
+        elif self.path.endswith("/info/lfs/objects/batch"):
             answer = {
-                "files": [{"path": file["path"], **taken} for file in json.loads(sent)["files"]]
+                "transfer": "basic",
+                "objects": list(map(self._place, json.loads(sent)["objects"])),
             }
+        elif "/commit/" in self.path:
+            self._commit([json.loads(line) for line in sent.splitlines()])
+        return self._answer(answer)
+
+    def do_PUT(self):
+        self.server.store[self.path.rpartition("/")[2]] = self._sent()
+        self._answer({})
+
+    def _mode(self, path):
+        mode = "lfs" if path.endswith(".parquet") else "regular"
+        return {"path": path, "uploadMode": mode, "shouldIgnore": False}
+
+    def _place(self, wanted):
+        href = f"http://{self.headers['Host']}/store/{wanted['oid']}"
+        return {**wanted, "actions": {"upload": {"href": href}}}
+
+    def _commit(self, lines):
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                self.server.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                self.server.files[value["path"]] = self.server.store[value["oid"]]
+
+    def _answer(self, answer, status=200, headers=()):
         body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **dict(headers)}.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -90,14 +122,65 @@ class Hub(BaseHTTPRequestHandler):
         self.rfile.readline()
         return sent
 
+    def log_message(self, *args):
+        pass
+
 
 @pytest.fixture
-def hub():
+def server(monkeypatch):
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_DISABLE_XET", True
+    )  # whose store is elsewhere
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.fault, server.files, server.store = None, {}, {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def hub(server):
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def test_what_the_hub_has_is_what_a_repository_holds(export, server, hub, tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    write_repository(export, "kto", folder)
+
+    push(export, "me/essays", "kto", endpoint=hub)
+
+    ours = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+    assert sorted(ours) == ["README.md", "data/test.parquet", "data/train.parquet", "manifest.json"]
+    assert server.files == ours
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "said", "sentence"),
+    [
+        ("/create", 401, "Invalid username or password.",
+         "refused me/essays: Invalid username or password. Who pushes is whom `hf auth login` or "
+         "HF_TOKEN says."),
+        ("/create", 404, "There is no namespace me",
+         "refused me/essays: There is no namespace me. Who pushes is whom `hf auth login` or "
+         "HF_TOKEN says."),
+        ("/create", 500, "Internal Error",
+         "is out of order just now (Internal Error): repeat the command later."),
+        ("/commit/", 403, "Forbidden: pass `create_pr=1`",
+         "refused me/essays: Forbidden: pass `create_pr=1`. Who pushes is whom `hf auth login` or "
+         "HF_TOKEN says."),
+    ],
+)  # fmt: skip
+def test_a_fault_of_the_hub_is_one_sentence(export, server, hub, place, status, said, sentence):
+    server.fault = (place, status, said)
+
+    with pytest.raises(NotPushed) as error:
+        push(export, "me/essays", "kto", endpoint=hub)
+
+    assert str(error.value) == f"{hub} {sentence}"
+    assert server.files == {}
+    assert not AuditEntry.objects.filter(action="downloaded").exists()
 
 
 def test_what_was_pushed_is_in_the_audit_log(export, hub):
