@@ -13,8 +13,8 @@ from annotator.models import Export
 
 MANIFEST = "manifest.json"
 
-# path -> (time of change, size, SHA-256): a large file is read for it once per process.
-_known: dict[Path, tuple[int, int, str]] = {}
+# path -> (which file it is, and since when; SHA-256): a large file is read for it once per process.
+_known: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
 class FileChanged(Exception):
@@ -22,15 +22,21 @@ class FileChanged(Exception):
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's content; not read again while its time of change and size are the same. Raises OSError."""
-    stat = path.stat()
+    """Of a file's content; not read again while it is the same file. Raises OSError."""
+    identity = _identity(path)
     known = _known.get(path)
-    if known and known[:2] == (stat.st_mtime_ns, stat.st_size):
-        return known[2]
+    if known and known[0] == identity:
+        return known[1]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _known[path] = (stat.st_mtime_ns, stat.st_size, digest)
+    _known[path] = identity, digest
     return digest
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Another one once the file was written or replaced, whatever time it was given after that."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def hashes_of(export: Export) -> dict[str, str]:

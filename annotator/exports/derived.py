@@ -135,7 +135,7 @@ def _checked_source(export: Export, shape: str) -> Path:
     path = export.folder / name
     if not path.is_file():
         raise NotDerived(f"The files of export {export.pk} are missing from {export.folder}.")
-    if (now := sha256_of(path)) != frozen:
+    if (now := checked_hash(path)) != frozen:
         raise NotDerived(
             f"{name} of export {export.pk} has changed since it was frozen: its SHA-256 is "
             f"{now[:12]}…, not {frozen[:12]}…. Nothing is made of it."
