@@ -20,6 +20,7 @@ from rest_framework.utils import html
 
 from annotator.access import get_access
 from annotator.api import fields
+from annotator.api.content import MessageSerializer
 from annotator.api.errors import Refused
 from annotator.api.fields import Body, read
 from annotator.api.once import once
@@ -31,8 +32,9 @@ from annotator.formats.shapes import check_mapping
 from annotator.imports import jobs
 from annotator.imports.forms import check_hub_id, check_judge
 from annotator.imports.models import Import, State
+from annotator.imports.preview import ShownRow, preview_of
 from annotator.imports.uploads import LimitedUpload
-from annotator.models import Role, User
+from annotator.models import Message, Role, User
 
 MAX_COLUMNS_LENGTH = 2000  # characters, of the names of the columns that make one field
 
@@ -100,10 +102,14 @@ class NewFileImportSerializer(ChoicesSerializer):
     is_check = serializers.BooleanField(**IS_CHECK)
 
 
-class NewHubImportSerializer(ChoicesSerializer):
-    """A dataset on the hub, which the server loads by itself."""
+class NewImportSerializer(ChoicesSerializer):
+    """Rows as text; or a dataset on the hub, which the server loads by itself. One of the two."""
 
+    text = fields.Text(
+        required=False, help_text="Rows as they would stand in a file: JSON lines, CSV or TSV."
+    )
     hub_id = fields.Text(
+        required=False,
         max_length=200,
         validators=[check_hub_id],
         help_text="OWNER/NAME on huggingface.co, like Anthropic/hh-rlhf; with @test for that split.",
@@ -111,6 +117,11 @@ class NewHubImportSerializer(ChoicesSerializer):
     overlap = fields.Whole(**OVERLAP)
     skip_bad_rows = fields.Flag(**SKIP_BAD_ROWS)
     is_check = fields.Flag(**IS_CHECK)
+
+    def validate(self, sent: dict[str, Any]) -> dict[str, Any]:
+        if ("text" in sent) == ("hub_id" in sent):
+            raise serializers.ValidationError({"hub_id": "Send this, or `text`; one of the two."})
+        return sent
 
 
 # --- what is answered -----------------------------------------------------------------------------
@@ -201,12 +212,46 @@ class ImportSerializer(serializers.ModelSerializer):
         return links
 
 
+class SampleAnswerSerializer(serializers.Serializer):
+    text = serializers.CharField()
+    source = serializers.CharField()
+    is_truncated = serializers.BooleanField()
+    mark = serializers.CharField(help_text="What the row says of it, as `Chosen`; empty: nothing.")
+
+
+class SampleRowSerializer(serializers.Serializer):
+    """A row as it is understood; or, with `problem`, what is wrong with it."""
+
+    place = serializers.CharField()
+    prompt = serializers.SerializerMethodField()
+    completions = SampleAnswerSerializer(source="answers", many=True)
+    note = serializers.CharField()
+    problem = serializers.CharField()
+
+    @extend_schema_field(MessageSerializer(many=True))
+    def get_prompt(self, row: ShownRow) -> list[Message]:
+        said = row.conversation
+        return [*said.system, *said.earlier, said.last] if said else []
+
+
+class WholeImportSerializer(ImportSerializer):
+    sample = serializers.SerializerMethodField(help_text="The first rows; empty: not opened yet.")
+
+    class Meta(ImportSerializer.Meta):
+        fields = [*ImportSerializer.Meta.fields, "sample"]
+
+    @extend_schema_field(SampleRowSerializer(many=True))
+    def get_sample(self, import_: Import) -> Any:
+        return SampleRowSerializer(preview_of(import_).rows, many=True).data
+
+
 # --- addresses ------------------------------------------------------------------------------------
 @documented("list_imports", "Imports", answer=ImportSerializer, is_list=True)
-@documented("create_import", "Send a file, or name a dataset on the hub, to be imported", method="POST",
+@documented("create_import", "Send a file or text, or name a dataset on the hub, to be imported",
+            method="POST",
             body={"multipart/form-data": NewFileImportSerializer,
-                  "application/json": NewHubImportSerializer},
-            answer=ImportSerializer, status=202, creates=True)  # fmt: skip
+                  "application/json": NewImportSerializer},
+            answer=WholeImportSerializer, status=202, creates=True)  # fmt: skip
 @api_view(["GET", "POST"])
 @parser_classes([UploadParser, JSONParser])
 @once
@@ -216,9 +261,16 @@ def imports(request: Request, slug: str) -> Response:
         rows = project.imports.select_related("project", "created_by")
         return page_of(request, rows, ImportSerializer)
     choices = _sent(request)
-    file, hub_id = choices.pop("file", None), choices.pop("hub_id", "")
+    file, text, hub_id = (choices.pop(name, "") for name in ("file", "text", "hub_id"))
     try:
-        import_ = jobs.receive(project, request.user, upload=file, hub_id=hub_id, choices=choices)
+        import_ = jobs.receive(
+            project,
+            request.user,
+            upload=file or None,
+            text=text,
+            hub_id=hub_id,
+            choices=choices,
+        )
     except jobs.NotReceived as error:
         raise Refused(error) from error
     if import_.state == State.REFUSED:  # at the first look: whoever sent it hears of it at once
@@ -234,10 +286,10 @@ def _sent(request: Request) -> dict[str, Any]:
     for handler in request.upload_handlers:
         if isinstance(handler, LimitedUpload) and handler.problem:
             raise Refused(handler.problem)
-    return read(NewFileImportSerializer if is_form else NewHubImportSerializer, request.data)
+    return read(NewFileImportSerializer if is_form else NewImportSerializer, request.data)
 
 
-@documented("get_import", "How far it is, and what came of it", answer=ImportSerializer)
+@documented("get_import", "How far it is, and what came of it", answer=WholeImportSerializer)
 @api_view()
 def one_import(request: Request, slug: str, pk: int) -> Response:
     return _answer(request, _get(request, slug, pk))
@@ -276,4 +328,5 @@ def _get(request: Request, slug: str, pk: int) -> Import:
 
 
 def _answer(request: Request, import_: Import, status: int = 200) -> Response:
-    return Response(ImportSerializer(import_, context={"request": request}).data, status=status)
+    shown = WholeImportSerializer(import_, context={"request": request})
+    return Response(shown.data, status=status)

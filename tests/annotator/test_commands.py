@@ -159,7 +159,13 @@ def test_a_dry_run_only_says_what_would_be(project, tmp_path):
 
     out, _ = run("import_comparisons", "demo", str(file), "--dry-run")
 
-    assert out.startswith("A dry run: nothing is kept. New: 1 prompt, 2 completions")
+    assert out.splitlines() == [
+        "The first rows, as they are understood:",
+        "  user: Hi!",
+        "    A: no [import]",
+        "    B: yes [import] [Chosen]",
+        "A dry run: nothing is kept. New: 1 prompt, 2 completions, 1 comparison, 0 judgments.",
+    ]
     assert not Comparison.objects.exists()
 
 

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
 from annotator.checking import LineError
+from annotator.formats.entries import Entry, printable
 from annotator.formats.reading import open_rows
 from annotator.importing import (
     ImportRefused,
@@ -17,7 +18,11 @@ from annotator.importing import (
     import_rows,
     judge_named,
 )
+from annotator.imports.preview import marks_of, note_of
 from annotator.models import Project
+from annotator.rendering import LETTERS
+
+CUT = 100  # characters of a text in a sample
 
 
 class Command(BaseCommand):
@@ -57,7 +62,10 @@ class Command(BaseCommand):
             "--bad-rows", metavar="FILE", help="Write all bad rows to this CSV file."
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Say what would be imported, and write nothing."
+            "--dry-run",
+            action="store_true",
+            help="Show the first rows as they are understood, say what would be imported, and write "
+            "nothing.",
         )
         parser.add_argument("--limit", type=int, metavar="N", help="At most so many good rows.")
         parser.add_argument(
@@ -74,6 +82,7 @@ class Command(BaseCommand):
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']}.")
+        sample: list[Entry] = []
         try:
             source = sys.stdin.buffer if options["file"] == "-" else options["file"]
             with (
@@ -92,6 +101,7 @@ class Command(BaseCommand):
                     mapping=_mapping(options["map"]),
                     dry_run=options["dry_run"],
                     bad_rows=bad_rows,
+                    sample=sample,
                     on_progress=checked,
                     on_stored=stored,
                 )
@@ -104,6 +114,9 @@ class Command(BaseCommand):
         except (OSError, ValueError) as error:
             raise CommandError(str(error)) from error
         self._print_errors(report.bad_lines, report.n_bad_lines > len(report.bad_lines))
+        if options["dry_run"]:
+            self.stdout.write("The first rows, as they are understood:")
+            self.stdout.write("\n".join(map(shown, sample)))
         self.stdout.write(("A dry run: nothing is kept. " * options["dry_run"]) + summary(report))
 
     def _print_errors(self, errors: list[LineError], is_cut: bool) -> None:
@@ -147,6 +160,23 @@ def _mapping(given: list[str]) -> dict[str, str]:
             raise CommandError(f"--map needs OURS=THEIRS, as prompt=question, not {pair}")
         mapping[ours] = theirs
     return mapping
+
+
+def shown(entry: Entry) -> str:
+    """A row on some lines, its texts cut off."""
+    lines = [f"  {message['role']}: {_cut(message['content'])}" for message in entry.messages]
+    for letter, answer, mark in zip(LETTERS, entry.answers, marks_of(entry), strict=False):
+        said = "".join(f" [{word}]" for word in (answer.source, mark) if word)
+        lines.append(f"    {letter}: {_cut(answer.text)}{said}")
+    if note := note_of(entry):
+        lines.append(f"    {note}")
+    return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    """On one line."""
+    text = " ".join(printable(text[: 2 * CUT]).split())
+    return text if len(text) <= CUT else f"{text[: CUT - 1]}…"
 
 
 def summary(report: ImportReport) -> str:

@@ -200,6 +200,43 @@ def test_neither_file_nor_dataset_is_a_mistake(admin):
     assert [error["pointer"] for error in body.json()["errors"]] == ["#/hub_id"]
 
 
+def test_text_can_be_sent_as_it_is(project, admin):
+    body = {"text": LINES.decode()}
+
+    sent = admin.post(IMPORTS, body, content_type="application/json").json()
+    jobs.work()
+
+    assert (sent["name"], sent["size"]) == ("Pasted text", len(LINES))
+    assert project.prompts.count() == 2
+
+
+def test_text_and_a_dataset_are_not_sent_together(admin):
+    body = {"text": "{}", "hub_id": "trl-lib/tldr"}
+
+    answer = admin.post(IMPORTS, body, content_type="application/json")
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "#/hub_id"
+
+
+def test_a_check_shows_the_first_rows_as_they_are_understood(admin):
+    row = imported(
+        admin, TABLE + b",Me.,You.\n", mapping=OF_TABLE, is_check=True, skip_bad_rows=True
+    )
+
+    good, bad = row["sample"]
+    assert good == {
+        "place": "row 2", "note": "", "problem": "",
+        "prompt": [{"role": "user", "content": "Why?"}],
+        "completions": [
+            {"text": "Because.", "source": "import", "is_truncated": False, "mark": "Chosen"},
+            {"text": "No idea.", "source": "import", "is_truncated": False, "mark": ""},
+        ],
+    }  # fmt: skip
+    assert (bad["place"], bad["completions"], bool(bad["problem"])) == ("row 3", [], True)
+    assert not Prompt.objects.exists()
+
+
 def test_a_file_that_is_too_large_is_not_kept(settings, admin):
     settings.IMPORT_MAX_BYTES = 10
     answer = upload(admin)
