@@ -2,6 +2,7 @@
 
 They lie in the export's folder under `derived/`, each beside its SHA-256. They are made of the frozen
 files alone, and always come out the same, so an export stays one export whatever it is used for.
+Where a row of them is what one person said, it has a name that is drawn for this export alone.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from django.utils.crypto import salted_hmac
+
 from annotator.exports.files import FORMATS, Lines, convert, read_lines, sha256_of
-from annotator.exports.shapes import SHAPES, Shape
+from annotator.exports.shapes import SHAPES, Row, Shape
 from annotator.hashes import sha256_of as checked_hash
 from annotator.models import Export
 
@@ -121,9 +125,23 @@ def _write_rows(export: Export, shape: str, target: Path) -> None:
     source = _checked_source(export, shape)
     with Lines(target) as lines:
         for line in read_lines(source):
-            lines.write(rows_of(line))
+            lines.write(_anonymous(export, row) for row in rows_of(line))
     if not lines.n:
         raise NotDerived(f"Export {export.pk} has no rows in the shape {shape}.")
+
+
+def _anonymous(export: Export, row: Row) -> Row:
+    """With a name in place of a person's number that nobody can trace back, nor find in another export."""
+    if not row.get("annotator"):
+        return row
+    return row | {"annotator": pseudonym(export.pk, row["annotator"])}
+
+
+@lru_cache(maxsize=10_000)
+def pseudonym(export: int, annotator: str) -> str:
+    """Always the same in one export; made with the server's secret."""
+    salt = f"annotator of export {export}"
+    return f"a{salted_hmac(salt, annotator, algorithm='sha256').hexdigest()[:12]}"
 
 
 def _checked_source(export: Export, shape: str) -> Path:

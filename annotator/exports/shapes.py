@@ -341,6 +341,7 @@ SHAPES = {
         "SFT", "What annotators wrote, and the best answers.", SFT, "votes.jsonl", sft_rows
     ),
     "votes": Shape(
-        "Raw votes", "One row per showing: order, verdict, seconds.", VOTES, "votes.jsonl", vote_rows
+        "Raw votes", "One row per showing that was answered: order, verdict, seconds.",
+        VOTES, "votes.jsonl", vote_rows,
     ),
 }  # fmt: skip

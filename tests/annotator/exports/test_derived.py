@@ -122,6 +122,18 @@ def test_csv_has_lists_as_json_and_no_formulas(tmp_path):
     assert rows == [list(columns), ["'=1+1, “ü”\n", "[1, 2]", "true", ""]]
 
 
+def test_raw_votes_call_people_otherwise_in_each_export(export):
+    again = create_export(export.project)
+    frozen = jsonl(export.folder / "votes.jsonl")
+    numbers = [vote["annotator"] for record in frozen for vote in record["judgments"]]
+
+    called = [row["annotator"] for row in jsonl(derive(export, "votes", "jsonl"))]
+    called_later = [row["annotator"] for row in jsonl(derive(again, "votes", "jsonl"))]
+
+    assert len(set(called)) == len(set(numbers)) == 3
+    assert set(called).isdisjoint([*numbers, *called_later])
+
+
 def test_a_dataset_is_packed_with_a_folder_for_each_split(export):
     with zipfile.ZipFile(derive(export, "votes", "datasets")) as archive:
         files = sorted(archive.namelist())
