@@ -10,11 +10,14 @@ was frozen, the export's date decides, and that is said.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 from django.db.models import QuerySet
 
-from annotator.hashes import sha256_of
+from annotator.hashes import check_file, sha256_of
 from annotator.models import (
     COUNTED,
     Comparison,
@@ -113,6 +116,27 @@ def _looked_up(export: Export, comparison: int) -> tuple[list[Row], str]:
     if not votes and rows and "votes" not in rows[0]:
         return [], f"by its date: {name} does not say who voted"
     return rows, ""
+
+
+class _Line(msgspec.Struct):
+    """As much of one as tells what it is about."""
+
+    comparison: int
+
+
+def comparisons_in(export: Export) -> tuple[int, ...]:
+    """Those that the export has. Raises FileChanged, FileNotFoundError, and ValueError if the file is of
+    an older format that does not name them."""
+    name = "votes.jsonl" if export.manifest.get("votes") else "data.jsonl"
+    check_file(export, name)
+    return _comparisons_in(export.folder / name, sha256_of(export.folder / name))
+
+
+@lru_cache(maxsize=4)  # pages of one list come one after the other
+def _comparisons_in(path: Path, sha256: str) -> tuple[int, ...]:
+    line_of = msgspec.json.Decoder(_Line).decode
+    with path.open("rb") as file:
+        return tuple(dict.fromkeys(line_of(line).comparison for line in file))
 
 
 def rows_of(export: Export, comparison: int, name: str = "data.jsonl") -> list[Row]:

@@ -114,7 +114,7 @@ def _link(project: Project, node: Node) -> str:
     if kind == "run":
         return reverse("rlhf:run", args=[project.slug, node.number])
     if kind == "votes":
-        return reverse("annotator:comparisons", args=[project.slug]) + "?purpose=training"
+        return reverse("annotator:comparisons", args=[project.slug]) + f"?export={node.number}"
     if kind == "guidelines":
         return reverse("annotator:guideline_version", args=[project.slug, node.number])
     return ""

@@ -90,7 +90,7 @@ def records_of(
     pks: Sequence[int], condition: Q, *, use_rulings: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Of comparisons with these pks, in this order, with the judgments of which the condition holds."""
-    numbers = _numbers(pks)
+    numbers = as_rows(pks)
     entries = _entries(numbers)
     judgments = _by_comparison(_judgments(numbers, condition))
     rulings = _rulings(numbers) if use_rulings else {}
@@ -118,7 +118,7 @@ AS_ROWS = {
 }
 
 
-def _numbers(pks: Sequence[int]) -> RawSQL:
+def as_rows(pks: Sequence[int]) -> RawSQL:
     """For `__in`, as one parameter: at hundreds of them Django takes longer than the database."""
     return RawSQL(AS_ROWS[connection.vendor], [json.dumps(list(pks))])  # noqa: S611
 

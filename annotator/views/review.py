@@ -8,12 +8,14 @@ from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
 from django.db.models import Model, QuerySet
+from django.db.models.expressions import RawSQL
 from django.forms import Form
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, render
 
 from annotator import reviewing
 from annotator.access import Access, HtmxRequest, get_access
+from annotator.exports.records import as_rows
 from annotator.forms import (
     CommentForm,
     GoldForm,
@@ -22,6 +24,7 @@ from annotator.forms import (
     ProposalForm,
     RulingForm,
 )
+from annotator.hashes import FileChanged
 from annotator.models import (
     Comparison,
     ComparisonQuerySet,
@@ -35,10 +38,11 @@ from annotator.models import (
 from annotator.protocols import picks_best
 from annotator.quality.keeping import consensus_of
 from annotator.rendering import LETTERS, split_conversation
+from annotator.tracing import comparisons_in
 
 PAGE_SIZE = 50
 COMMENTS_SHOWN = 200
-FILTERS = ("purpose", "round", "state", "prompt")
+FILTERS = ("purpose", "round", "state", "prompt", "export")
 
 
 class Page(NamedTuple):
@@ -100,11 +104,21 @@ def chosen_of(project: Project, chosen: Mapping[str, str]) -> ComparisonQuerySet
         rows = rows.filter(round_number=int(chosen["round"]))
     if chosen["prompt"].isdecimal():
         rows = rows.filter(prompt_id=int(chosen["prompt"]))
+    if chosen["export"].isdecimal():
+        rows = rows.filter(pk__in=_exported(project, int(chosen["export"])))
     if chosen["state"] == "open":
         rows = rows.open()
     elif chosen["state"] == "held":
         rows = rows.held()
     return rows
+
+
+def _exported(project: Project, pk: int) -> RawSQL:
+    export = get_object_or_404(project.exports, pk=pk)
+    try:
+        return as_rows(comparisons_in(export))
+    except (FileChanged, FileNotFoundError, ValueError) as error:
+        raise Http404(f"Nobody can say which comparisons {export} has: {error}") from error
 
 
 @login_required

@@ -709,6 +709,30 @@ def test_a_prompt_leads_to_its_comparisons(client, project, member):
     assert client.get(link).context["page"].rows == [comparison]
 
 
+def test_an_export_leads_to_the_comparisons_that_it_has(client, project, member):
+    comparisons = [ComparisonFactory(project=project) for _ in range(3)]
+    for comparison in comparisons[:2]:
+        make_judgment(comparison, UserFactory(), [0], [1])
+    export = create_export(project)
+    make_judgment(comparisons[2], UserFactory(), [0], [1])
+    member(Role.REVIEWER)
+
+    page = client.get(f"{url('comparisons')}?export={export.pk}").context["page"]
+
+    assert page.rows == [comparisons[1], comparisons[0]]
+
+
+def test_an_export_whose_file_was_changed_leads_to_no_comparisons(client, project, member):
+    make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+    export = create_export(project)
+    (export.folder / "votes.jsonl").write_text('{"comparison": 1}\n')
+    member(Role.REVIEWER)
+
+    answer = client.get(f"{url('comparisons')}?export={export.pk}")
+
+    assert answer.status_code == 404
+
+
 def test_older_rows_are_on_the_next_page_with_the_same_filter(client, project, member):
     rows = [PromptFactory(project=project) for _ in range(PAGE_SIZE + 2)]
     PromptFactory(project=project, split="test")
