@@ -273,6 +273,7 @@ def test_the_lines_of_the_readme_lead_from_a_dataset_to_a_policy(
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(30)))
     section = README.read_text().split("## From a program")[1]
     lines = re.search(r"```python\n(.*?)```", section, re.S)[1]
+    assert len([line for line in lines.splitlines() if line]) == 10
     names = {"TOKEN": token}
 
     exec(lines.replace("http://127.0.0.1:8000", live_server.url), names)
