@@ -24,6 +24,7 @@ PROBLEMS = {
     401: "No token, or one that does not work.",
     403: "Your token lacks the scope, or you may not do this.",
     404: "It does not exist, or you may not see it.",
+    405: "The address takes other methods: `Allow` names them.",
     406: "The answer cannot be had in the format that `Accept` asks for.",
     409: "The request with this Idempotency-Key is being carried out.",
     413: "The request is too large.",
@@ -114,7 +115,7 @@ def _statuses(method: str, operation: dict[str, Any]) -> list[int]:
     """None where the operation says its own, as errors have another shape there."""
     if "400" in operation["responses"]:
         return []
-    statuses = [400, 401, 403, 404, 406, 422, 429]
+    statuses = [400, 401, 403, 404, 405, 406, 422, 429]
     if "requestBody" in operation:
         statuses += [413, 415]
     if method == "post":
@@ -129,6 +130,8 @@ def _problem(status: int) -> dict[str, Any]:
     if status in (409, 429):
         seconds = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
         problem["headers"] = {"Retry-After": seconds}
+    if status == 405:
+        problem["headers"] = {"Allow": {"schema": {"type": "string"}}}
     return problem
 
 

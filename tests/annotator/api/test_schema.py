@@ -4,6 +4,8 @@ answers.
 This is about the whole of the API, so it knows both apps.
 """
 
+import json
+
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished, request_started
@@ -12,11 +14,12 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
 from annotator import assignment as assigning
+from annotator.export_jobs import ExportJob, JobKind
 from annotator.exporting import create_export
 from annotator.imports import jobs
 from annotator.models import Role
 from annotator.tokens import Scope, make_token
-from rlhf.models import Metrics, RunKind, Sample, Status
+from rlhf.models import Metrics, QuarantinedRow, RunKind, Sample, Status
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -29,6 +32,7 @@ from tests.rlhf.factories import (
     PolicyFactory,
     RoundFactory,
     RunFactory,
+    make_dataset,
 )
 
 pytestmark = pytest.mark.django_db
@@ -64,7 +68,8 @@ def project(settings):
 
 @pytest.fixture
 def numbers(project, admin):
-    """Of a row that each address is about, by its tag."""
+    """Of a row that each address is about, by its tag, or by what it is called in the address."""
+    screening = screened(project)
     return {
         "comparisons": project.comparisons.get().pk,
         "assignments": assigning.claim(project, admin).pk,
@@ -73,8 +78,39 @@ def numbers(project, admin):
         "runs": project.runs.get(kind=RunKind.PPO).pk,
         "models": project.rounds.get().policy.pk,
         "gates": project.gates.get().pk,
+        "datasets": make_dataset(project).pk,
+        "trials": searched(project.rounds.get().policy).pk,
+        "jobs": ExportJob.objects.create(project=project, kind=JobKind.FREEZE).pk,
+        "findings": screening.pk,
+        "quarantine": screening.pk,
         "lineage": project.exports.get().pk,
     }
+
+
+def searched(policy):
+    """A search with one trial, which has made nothing."""
+    trial = {
+        "number": 0, "state": "pruned", "value": 0.5, "error": "", "reports": [], "seconds": 60.0,
+        "values": {"epochs": 2},
+    }  # fmt: skip
+    config = {"tries": "reward_model", "space": {}, "settings": {}}
+    run = RunFactory(
+        kind=RunKind.SEARCH, project=policy.project, policy=policy, config=config,
+        status=Status.SUCCEEDED,
+    )  # fmt: skip
+    table = {"metric": "eval_loss", "direction": "minimize", "trials": [trial], "importance": {}}
+    (run.folder / "trials.json").write_text(json.dumps(table))
+    return run
+
+
+def screened(project):
+    """A screening that has put a row into quarantine."""
+    run = RunFactory(
+        project=project, kind=RunKind.SCREEN, status=Status.SUCCEEDED,
+        config={"screened": "project"}, result={"findings_sha256": "f00"},
+    )  # fmt: skip
+    QuarantinedRow.objects.create(run=run, key="prompt-1", code="email")
+    return run
 
 
 def checked_import(project, admin):
@@ -117,7 +153,9 @@ def ask(admin, numbers, subtests, max_examples):
 
     def ask_one(operation, mode):
         (tag,) = operation.tags
-        path = {"slug": "tea", "id": numbers.get(tag), "kind": "export"}
+        parts = operation.path.split("/")
+        called = next((part for part in reversed(parts) if part in numbers), tag)
+        path = {"slug": "tea", "id": numbers[called], "kind": "export"}
         known = {p.name: path[p.name] for p in operation.path_parameters}
 
         @patient
