@@ -25,6 +25,7 @@ from annotator.api.auth import MayAnnotate
 from annotator.api.content import MessageSerializer
 from annotator.api.errors import Conflict, Refused, invalid
 from annotator.api.fields import Body, asked_by, read, row_id
+from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.schema import documented, number_parameter, text_parameter
 from annotator.models import Assignment, Judgment, Verdict
@@ -187,9 +188,10 @@ def _without_completion(span: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- views ------------------------------------------------------------------------------------------
 @documented("next_assignment", "What to judge now: what you hold, or the next", method="POST",
-            answer=NextSerializer)  # fmt: skip
+            answer=NextSerializer, creates=True)  # fmt: skip
 @api_view(["POST"])
 @permission_classes([IsAuthenticated, MayAnnotate])
+@once
 def next_assignment(request: Request, slug: str) -> Response:
     access = get_access(request, slug)
     return _next(access, request, queue.claim(access.project, request.user))
@@ -205,9 +207,10 @@ def _next(access: Access, request: Request, assignment: Assignment | None) -> Re
 
 
 @documented("judge_assignment", "Say which answer is better", method="POST",
-            body=VerdictSerializer, answer=JudgmentSerializer)  # fmt: skip
+            body=VerdictSerializer, answer=JudgmentSerializer, creates=True)  # fmt: skip
 @api_view(["POST"])
 @permission_classes([IsAuthenticated, MayAnnotate])
+@once
 def judge(request: Request, slug: str, pk: int) -> Response:
     assignment = _own_assignment(request, slug, pk)
     sent = read(VerdictSerializer, request.data)
@@ -215,9 +218,10 @@ def judge(request: Request, slug: str, pk: int) -> Response:
 
 
 @documented("skip_assignment", "Leave it to others", method="POST",
-            body=SkipSerializer, answer=JudgmentSerializer)  # fmt: skip
+            body=SkipSerializer, answer=JudgmentSerializer, creates=True)  # fmt: skip
 @api_view(["POST"])
 @permission_classes([IsAuthenticated, MayAnnotate])
+@once
 def skip(request: Request, slug: str, pk: int) -> Response:
     assignment = _own_assignment(request, slug, pk)
     return _record(assignment, {"verdict": Verdict.SKIPPED}, read(SkipSerializer, request.data))
@@ -278,9 +282,10 @@ def _at(place: int | str, order: list[int]) -> int:
 
 
 @documented("undo_judgment", "Take back your last verdict; it is handed to you again",
-            method="POST", body=UndoSerializer, answer=NextSerializer)  # fmt: skip
+            method="POST", body=UndoSerializer, answer=NextSerializer, creates=True)  # fmt: skip
 @api_view(["POST"])
 @permission_classes([IsAuthenticated, MayAnnotate])
+@once
 def undo(request: Request, slug: str) -> Response:
     access = get_access(request, slug)
     asked = read(UndoSerializer, request.data)["judgment"]

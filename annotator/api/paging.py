@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -73,6 +74,28 @@ def page_of(
     found = pages.paginate_queryset(rows, request)
     shown = serializer(found, many=True, context={"request": request, **context})
     return pages.get_paginated_response(shown.data)
+
+
+def page_of_list(
+    request: Request, rows: Sequence[Any], serializer: type[serializers.BaseSerializer]
+) -> Response:
+    """The same of rows that are at hand, to which others are added at the end only."""
+    pages = Pages()
+    size = pages.get_page_size(request)
+    cursor = pages.decode_cursor(request)
+    start = int(cursor.position or 0) if cursor else 0
+    pages.base_url = request.build_absolute_uri()
+
+    def at(place: int) -> str:
+        return pages.encode_cursor(Cursor(offset=0, reverse=False, position=str(place)))
+
+    return Response(
+        {
+            "next": at(start + size) if start + size < len(rows) else None,
+            "previous": at(max(0, start - size)) if start else None,
+            "results": serializer(rows[start : start + size], many=True).data,
+        }
+    )
 
 
 @cache  # one class for each, or the schema would have two of a name

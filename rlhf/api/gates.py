@@ -132,8 +132,9 @@ def stop(request: Request, slug: str, pk: int) -> Response:
 
 
 @documented("overrule_gate", "Decide in the votes' stead", method="POST", body=OverruleSerializer,
-            answer=WholeGateSerializer)  # fmt: skip
+            answer=WholeGateSerializer, creates=True)  # fmt: skip
 @api_view(["POST"])
+@once
 def overrule(request: Request, slug: str, pk: int) -> Response:
     gate = _get_gate(request, slug, pk, Role.ADMIN)
     said = read(OverruleSerializer, request.data)
@@ -160,8 +161,9 @@ def promotions(request: Request, slug: str) -> Response:
 
 
 @documented("roll_back", "Make current what was current once", method="POST",
-            body=RollBackSerializer, answer=CurrentSerializer)  # fmt: skip
+            body=RollBackSerializer, answer=CurrentSerializer, creates=True)  # fmt: skip
 @api_view(["POST"])
+@once
 def roll_back(request: Request, slug: str) -> Response:
     project = get_access(request, slug, Role.ADMIN).project
     said = read(RollBackSerializer, request.data)

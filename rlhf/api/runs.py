@@ -181,8 +181,9 @@ def stop(request: Request, slug: str, pk: int) -> Response:
 
 
 @documented("resume_run", "Go on from its last checkpoint", method="POST",
-            answer=WholeRunSerializer)  # fmt: skip
+            answer=WholeRunSerializer, creates=True)  # fmt: skip
 @api_view(["POST"])
+@once
 def resume(request: Request, slug: str, pk: int) -> Response:
     run = _get_run(request, slug, pk, Role.ADMIN)
     try:

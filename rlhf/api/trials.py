@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.shortcuts import get_object_or_404
 from rest_framework import serializers
 from rest_framework.decorators import api_view
@@ -13,6 +11,8 @@ from rest_framework.response import Response
 from annotator.access import get_access
 from annotator.api.errors import Refused
 from annotator.api.fields import Body, Whole, read
+from annotator.api.once import once
+from annotator.api.paging import PARAMETERS, page_of_list, pages_of
 from annotator.api.schema import documented
 from annotator.models import Role
 from rlhf.api.models import ModelVersionSerializer
@@ -34,14 +34,14 @@ class TrialSerializer(serializers.Serializer):
     )
 
 
-class TrialsSerializer(serializers.Serializer):
+class TrialsSerializer(pages_of(TrialSerializer)):  # type: ignore[misc]  # made at run time
+    """A page of them, and what is said of all."""
+
     metric = serializers.CharField()
     direction = serializers.ChoiceField(choices=["minimize", "maximize"])
-    importance = serializers.SerializerMethodField(help_text="Of each setting; empty: unknown.")
-    trials = TrialSerializer(source="rows", many=True)
-
-    def get_importance(self, trials: Any) -> dict[str, float]:
-        return dict(trials.importance)
+    importance = serializers.DictField(
+        child=serializers.FloatField(), help_text="Of each setting; empty: unknown."
+    )
 
 
 class PromotedSerializer(Body):
@@ -52,19 +52,28 @@ class DeletedSerializer(serializers.Serializer):
     freed = serializers.IntegerField(help_text="Bytes.")
 
 
-@documented("list_trials", "The trials of a search", answer=TrialsSerializer)
+@documented("list_trials", "The trials of a search, the first one first", answer=TrialsSerializer,
+            query=PARAMETERS)  # fmt: skip
 @api_view()
 def trials(request: Request, slug: str, pk: int) -> Response:
     run = _get_search(request, slug, pk)
     found = trials_of(run)
     if found is None:
         raise Refused(f"{run} has not begun: there is no trial yet.")
-    return Response(TrialsSerializer(found).data)
+    answer = page_of_list(request, found.rows, TrialSerializer)
+    answer.data |= {
+        "metric": found.metric,
+        "direction": found.direction,
+        "importance": dict(found.importance),
+    }
+    return answer
 
 
 @documented("promote_trial", "Make a model version of a trial; twice is the same one",
-            method="POST", body=PromotedSerializer, answer=ModelVersionSerializer)  # fmt: skip
+            method="POST", body=PromotedSerializer, answer=ModelVersionSerializer,
+            creates=True)  # fmt: skip
 @api_view(["POST"])
+@once
 def promote_trial(request: Request, slug: str, pk: int) -> Response:
     run = _get_search(request, slug, pk, Role.ADMIN)
     number = read(PromotedSerializer, request.data).get("trial")

@@ -337,8 +337,33 @@ def test_a_program_reads_trials_and_promotes_one(policy):
 
     assert promoted.json()["facts"]["trial"] == 1
     listed = program.get(address).json()
-    assert [row["model"] for row in listed["trials"]] == [None, promoted.json()["id"]]
-    assert (listed["metric"], listed["trials"][0]["is_best"]) == ("eval_loss", False)
+    assert [row["model"] for row in listed["results"]] == [None, promoted.json()["id"]]
+    assert (listed["metric"], listed["results"][0]["is_best"]) == ("eval_loss", False)
+
+
+def test_a_program_reads_trials_page_by_page(policy):
+    run = searched(policy, trial(0), trial(1), trial(2))
+    program = api_client(MembershipFactory(project=run.project, role=Role.REVIEWER).user)
+
+    first = program.get(f"/api/v1/projects/tea/runs/{run.pk}/trials/?page_size=2").json()
+    second = program.get(first["next"]).json()
+
+    assert [row["number"] for row in first["results"]] == [0, 1]
+    assert [row["number"] for row in second["results"]] == [2]
+    assert (first["previous"], second["next"]) == (None, None)
+    assert program.get(second["previous"]).json()["results"] == first["results"]
+
+
+def test_a_trial_is_promoted_once_whatever_happens_to_the_answer(policy):
+    run = searched(policy, trial(0), trial(1))
+    program = api_client(MembershipFactory(project=run.project, role=Role.ADMIN).user)
+    address = f"/api/v1/projects/tea/runs/{run.pk}/trials/promote/"
+    sent = {"content_type": "application/json", "headers": {"Idempotency-Key": "k1"}}
+
+    first, second = (program.post(address, {"trial": 1}, **sent) for _ in range(2))
+
+    assert second.json() == first.json()
+    assert second["Idempotency-Replayed"] == "true"
 
 
 @pytest.mark.parametrize(

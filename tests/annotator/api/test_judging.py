@@ -50,6 +50,25 @@ def test_what_is_handed_out_is_held_until_it_is_judged(project, program):
     assert Comparison.objects.get().taken == 1
 
 
+def test_a_request_with_a_key_hands_out_judges_and_skips_once(project, program):
+    for _ in range(3):
+        ComparisonFactory(project=project)
+
+    def twice(path, key, **body):
+        headers = {"Idempotency-Key": key}
+        sent = {"content_type": "application/json", "headers": headers}
+        first, second = (program.post(ASSIGNMENTS + path, body, **sent) for _ in range(2))
+        assert (second.json(), second["Idempotency-Replayed"]) == (first.json(), "true")
+        return first.json()
+
+    held = twice("next/", "k1")["assignment"]
+    twice(f"{held['id']}/judge/", "k2", payload_hash=held["payload_hash"], verdict="all_bad")
+    held = twice("next/", "k3")["assignment"]
+    twice(f"{held['id']}/skip/", "k4", payload_hash=held["payload_hash"])
+
+    assert sorted(Judgment.objects.values_list("verdict", flat=True)) == ["all_bad", "skipped"]
+
+
 def test_nothing_that_is_handed_out_tells_who_wrote_what(project, program):
     comparison = ComparisonFactory(project=project, texts=["One.", "Two."])
     comparison.completions.update(source="policy-r2-v7")
