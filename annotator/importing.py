@@ -2,8 +2,8 @@
 
 A file is read once, row by row. What is good goes to a temporary file; only when all rows have
 been checked is the first one stored. They are stored a few hundred at a time, each batch in a short
-transaction, so that neither a slow upload nor a long file keeps annotators waiting. As nothing is
-stored twice, an import that was interrupted is completed by importing the file again.
+transaction, so that neither a slow upload nor a long file keeps annotators waiting. An import that
+ends before its last batch takes back what it has put in (`taking_back`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -39,10 +39,12 @@ from annotator.models import (
     User,
     canonical_key,
 )
-from annotator.storing import nobody, store
+from annotator.storing import Written, nobody, store
+from annotator.taking_back import Journal, journals, project_of, take_back
 
 MAX_ERRORS = 100  # listed; what comes after them is only counted
 MAX_IGNORED = 20  # names of ignored fields listed
+SAMPLE = 5  # rows that are shown as they were understood
 BATCH = 400  # rows stored at once: a tenth of a second
 BATCH_BYTES = 2**20  # of them, more or less
 PAUSE = 0.002  # seconds between two batches, in which whoever waits begins
@@ -97,6 +99,7 @@ def _check(
     mapping: Mapping[str, str] | None,
     on_progress: Callable[[int], None] | None,
     bad_rows: IO[str] | None,
+    sample: list[Entry] | None,
 ) -> _Checked:
     """Write the good rows to `good` in one form, with what screening finds in them, until there
     are `limit` or too many bad ones."""
@@ -119,6 +122,8 @@ def _check(
                 if len(ignored) < MAX_IGNORED:
                     ignored.update(printable(name, 60) for name in result.ignored)
                 good.write(result.line)
+                if sample is not None and n_good <= SAMPLE:
+                    sample.append(DECODER.decode(result.line))
                 continue
             n_errors += 1
             if listed:
@@ -180,6 +185,7 @@ def import_rows(
     on_progress: Callable[[int], None] | None = None,
     on_stored: Callable[[int], None] | None = None,
     bad_rows: IO[str] | None = None,
+    sample: list[Entry] | None = None,
 ) -> ImportReport:
     """Import all rows, or at most `limit`; each holds a prompt, with or without completions.
 
@@ -191,14 +197,14 @@ def import_rows(
     already is counted, and left as it is. What the project's screening finds is held back.
 
     `mapping` gives the columns for fields of ours that the file calls otherwise. `bad_rows` gets
-    all bad rows as CSV. `on_progress` is called with the number of rows checked, every 200 of them,
+    all bad rows as CSV, and `sample` the first good ones, as they were understood. `on_progress` is called with the number of rows checked, every 200 of them,
     and `on_stored` with that of rows stored, before each batch; what they raise ends the import.
     `dry_run` only counts what would be new.
 
     Raises ImportRefused with the bad rows, if there are any and they are not to be skipped, or if
     the file cannot be read to its end; ValueError if an option cannot be. Then nothing is stored.
-    Whatever else ends it while rows are stored, an error or a user, leaves whole batches: a note on
-    the exception says how many rows these are. Importing the file again adds the others.
+    Whatever else ends it while rows are stored, an error, a user or a kill, leaves nothing either, but for
+    comparisons that somebody has worked on meanwhile: a note on the exception says how many.
     """
     _check_numbers(overlap, round_number)
     check_mapping(mapping or {}, rows.columns)
@@ -212,15 +218,17 @@ def import_rows(
             mapping=mapping,
             on_progress=on_progress,
             bad_rows=bad_rows,
+            sample=sample,
         )
         with closing(_batches(good)) as batches:
             if dry_run:
                 counts = _count_all(batches, project, overlap, judge, on_stored)
             else:
-                n = checked.n_good
-                counts = _store_all(
-                    batches, n, project, overlap, round_number, judge, on_stored, user=user
-                )
+                how = _How(project, overlap, round_number or project.latest_round(), judge, user)
+                if checked.n_good <= BATCH:
+                    counts = _store_at_once(batches, how, on_stored)
+                else:
+                    counts = _store_in_batches(batches, checked.n_good, how, on_stored)
         if not dry_run:
             logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
     return _report(counts, checked)
@@ -281,71 +289,127 @@ def _count_all(
     return counts
 
 
-def _store_all(
+class _How(NamedTuple):
+    """Where rows are stored, and how."""
+
+    project: Project
+    overlap: int | None
+    round_number: int
+    judge: User | None
+    user: User | None
+
+
+def _store_at_once(
+    batches: Iterable[list[Entry]], how: _How, on_stored: Callable[[int], None] | None
+) -> Counter[str]:
+    """A few rows, in one transaction: they do not wait for a long file that is being stored."""
+    counts: Counter[str] = Counter()
+    if on_stored:
+        on_stored(0)
+    with transaction.atomic():
+        for batch in batches:
+            counts += _store(batch, how, Written())
+        record(how.user, Action.IMPORTED, how.project, project=how.project, **counts)
+    return counts
+
+
+def _store_in_batches(
     batches: Iterable[list[Entry]],
     n_rows: int,
-    project: Project,
-    overlap: int | None,
-    round_number: int | None,
-    judge: User | None,
+    how: _How,
     on_stored: Callable[[int], None] | None,
-    *,
-    user: User | None,
 ) -> Counter[str]:
     """Each batch in a transaction of its own; how many rows of each kind are new."""
     counts: Counter[str] = Counter()
     n_stored = 0
-    # What is stored at once needs no turn: a single comparison does not wait for a long file.
-    with _many_batches(project, on_stored) if n_rows > BATCH else nullcontext():
-        round_number = round_number or project.latest_round()
+    with _turn(how.project, on_stored), bulk.many_batches():
+        _tidy(how.project)
+        journal = Journal(how.project)
+        is_new_judge = how.judge is not None and how.judge._state.adding
         try:
             for n_batches, batch in enumerate(batches, 1):
                 if on_stored:
                     on_stored(n_stored)
-                with transaction.atomic():
-                    if n_rows > BATCH:
-                        bulk.begin_batch()
-                    # Batches come one after the other, also those of another machine.
-                    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-                    if judge is not None and not n_stored:
-                        _enrol(project, judge)
-                    new = counts + store(batch, project, overlap, round_number, judge)
-                    if n_stored + len(batch) == n_rows:
-                        record(user, Action.IMPORTED, project, project=project, **new)
-                counts = new
                 n_stored += len(batch)
+                written = Written()
+                with transaction.atomic():
+                    bulk.begin_batch()
+                    counts += _store(batch, how, written)
+                    if n_stored == n_rows:
+                        record(
+                            how.user, Action.IMPORTED, how.project, project=how.project, **counts
+                        )
+                    journal.note(written, is_last=n_stored == n_rows)
                 bulk.end_batch(n_batches)
                 time.sleep(PAUSE)
         except BaseException as error:
-            if n_stored:
-                error.add_note(
-                    f"{n_stored:,} of {n_rows:,} rows are stored. Importing the file again adds the "
-                    "others, and nothing twice."
-                )
-                part = {"rows_stored": n_stored, "rows": n_rows}
-                record(user, Action.IMPORTED, project, project=project, **counts, **part)
+            if n_kept := take_back(journal.path, how.project):
+                error.add_note(_kept(n_kept))
+            if how.judge is not None and is_new_judge:
+                how.judge.pk, how.judge._state.adding = None, True
             raise
+        finally:
+            journal.close()
     return counts
 
 
-@contextmanager
-def _many_batches(project: Project, on_stored: Callable[[int], None] | None) -> Iterator[None]:
-    with _turn(project, on_stored), bulk.many_batches():
-        yield
+def _store(batch: list[Entry], how: _How, written: Written) -> Counter[str]:
+    """In a transaction. Batches come one after the other, also those of another machine."""
+    Project.objects.select_for_update(no_key=True).get(pk=how.project.pk)
+    if how.judge is not None:
+        _enrol(how.project, how.judge, written)
+    return store(batch, how.project, how.overlap, how.round_number, how.judge, written)
+
+
+def _kept(n: int) -> str:
+    are = (
+        "comparison stays, because somebody has"
+        if n == 1
+        else "comparisons stay, because people have"
+    )
+    return f"{n:,} {are} worked on what was there by then."
+
+
+# --- what those leave that were killed ------------------------------------------------------------
+def tidy_all() -> None:
+    """Take back what imports have put in that were killed, but for projects in which one is at work."""
+    for journal in journals():
+        project = project_of(journal)
+        if project is None:
+            journal.unlink(missing_ok=True)
+            continue
+        with alone(_turn_file(project)) as is_alone:
+            if is_alone:
+                _tidy(project)
+
+
+def tidy(project: Project) -> None:
+    """The same in one project. Waits for an import that is at work there."""
+    with _turn(project, None):
+        _tidy(project)
+
+
+def _tidy(project: Project) -> None:
+    """Called in turn."""
+    for journal in journals(project):
+        take_back(journal, project)
 
 
 @contextmanager
 def _turn(project: Project, on_stored: Callable[[int], None] | None) -> Iterator[None]:
     """Waits until no other import stores batches in this project. One that was killed is over."""
-    path = Path(settings.DATA_DIR) / f"import-into-{project.pk}.lock"
     while True:
-        with alone(path) as is_alone:
+        with alone(_turn_file(project)) as is_alone:
             if is_alone:
                 yield
                 return
         if on_stored:
             on_stored(0)
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _turn_file(project: Project) -> Path:
+    return Path(settings.DATA_DIR) / f"import-into-{project.pk}.lock"
 
 
 def import_jsonl(
@@ -361,10 +425,12 @@ def judge_named(username: str) -> User:
     return User.objects.filter(username=username).first() or nobody(username)
 
 
-def _enrol(project: Project, judge: User) -> None:
+def _enrol(project: Project, judge: User, written: Written) -> None:
     if judge._state.adding:
         judge.save()
-    Membership.objects.get_or_create(project=project, user=judge)
+        written.people.append(judge.pk)
+    if Membership.objects.get_or_create(project=project, user=judge)[1]:
+        written.members.append(judge.pk)
 
 
 def add_prompt(project: Project, messages: Any) -> tuple[Prompt, bool]:

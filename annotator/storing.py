@@ -95,30 +95,49 @@ class _Said(NamedTuple):
     vote: Vote
 
 
+@dataclass(slots=True)
+class Written:
+    """What a batch has put in and changed, by primary keys: by this it can be taken back."""
+
+    prompts: list[int] = field(default_factory=list)
+    completions: list[int] = field(default_factory=list)
+    comparisons: list[int] = field(default_factory=list)
+    assignments: list[int] = field(default_factory=list)
+    judgments: list[int] = field(default_factory=list)
+    people: list[int] = field(default_factory=list)  # users
+    members: list[int] = field(default_factory=list)  # users who were none of the project's before
+    no_longer_gold: list[int] = field(default_factory=list)  # prompts
+    # Places taken in comparisons that were there: how many, and their overlap before.
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
 def store(
     entries: Sequence[Entry],
     project: Project,
     overlap: int | None,
     round_number: int,
     judge: User | None,
+    written: Written | None = None,
 ) -> Counter[str]:
-    """Rows for all that is new in these entries; how many there are of each kind."""
+    """Rows for all that is new in these entries; how many there are of each kind. What they are is noted
+    in `written`."""
+    written = Written() if written is None else written
     if judge is None:
         entries = [without_anonymous(entry) for entry in entries]
-    prompts, n_prompts, n_repeated = _store_prompts(entries, project)
+    prompts, n_repeated = _store_prompts(entries, project, written)
     mentioned = all_asked(entries, prompts, overlap or project.overlap)
     asked, repeated = new_ones(mentioned, project)
     take_places(asked, repeated)
-    shown, n_completions = _store_completions(asked)
-    _store_comparisons(asked, shown, project, round_number)
+    shown = _store_completions(asked, written)
+    _store_comparisons(asked, shown, project, round_number, written)
     prefix = prefix_of(project, judge)
     people = known_people(mentioned, prefix) | ({"": judge} if judge else {})
-    said, n_silent = _unsaid(asked, shown, repeated, people)
-    _enrol_new(said, people, project, prefix)
-    _store_judgments(said, people, project)
+    said, n_silent = _unsaid(asked, shown, repeated, people, written)
+    _enrol_new(said, people, project, prefix, written)
+    _store_judgments(said, people, project, written)
     return Counter(
-        prompts=n_prompts,
-        completions=n_completions,
+        prompts=len(written.prompts),
+        completions=len(written.completions),
         comparisons=len(asked),
         judgments=len(said),
         duplicates=n_repeated + n_silent,
@@ -133,8 +152,10 @@ def prompts_there(project: Project, keys: Sequence[str]) -> QuerySet[Prompt]:
     return project.prompts.filter(key__in=keys).order_by()
 
 
-def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[PromptRow], int, int]:
-    """The prompt of each entry; how many are new; how many rows only repeat a prompt."""
+def _store_prompts(
+    entries: Sequence[Entry], project: Project, written: Written
+) -> tuple[list[PromptRow], int]:
+    """The prompt of each entry; how many rows only repeat a prompt."""
     keys = [key_of_texts(entry.messages) for entry in entries]
     there = prompts_there(project, keys).values_list("key", "split", "pk")
     messages = {key: entry.messages for key, entry in zip(keys, entries, strict=True)}
@@ -153,6 +174,7 @@ def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[Pro
     for prompt in no_longer_gold:
         if not prompt.is_new:
             Prompt.objects.filter(pk=prompt.pk).update(split=prompt.split)
+            written.no_longer_gold.append(prompt.pk)
     rows = [
         {
             "project_id": project.pk,
@@ -164,7 +186,8 @@ def _store_prompts(entries: Sequence[Entry], project: Project) -> tuple[list[Pro
     ]
     for prompt, pk in zip(new, insert(Prompt, rows), strict=True):
         prompt.pk = pk
-    return [prompts[key] for key in keys], len(new), n_repeated
+        written.prompts.append(pk)
+    return [prompts[key] for key in keys], n_repeated
 
 
 def _comparison(entry: Entry, prompt: PromptRow, overlap: int) -> _Comparison:
@@ -209,8 +232,8 @@ def new_ones(asked: Sequence[Asked], project: Project) -> tuple[list[Asked], lis
     return list(new.values()), repeated
 
 
-def _store_completions(asked: Sequence[Asked]) -> tuple[list[list[_Shown]], int]:
-    """The completions of each comparison, in their places; how many of them are new.
+def _store_completions(asked: Sequence[Asked], written: Written) -> list[list[_Shown]]:
+    """The completions of each comparison, in their places.
 
     The same answer of the same source to the same prompt is one completion, however many
     comparisons it is in.
@@ -226,15 +249,15 @@ def _store_completions(asked: Sequence[Asked]) -> tuple[list[list[_Shown]], int]
     }
     missing = [one for one in new if one not in keys]
     rows = [{"prompt_id": prompt, **answer._asdict()} for prompt, answer in missing]
-    keys.update(zip(missing, insert(Completion, rows), strict=True))
-    shown = [
+    written.completions += insert(Completion, rows)
+    keys.update(zip(missing, written.completions, strict=True))
+    return [
         [
             _Shown(keys[one.comparison.prompt.pk, answer], answer.text)
             for answer in one.entry.answers
         ]
         for one in asked
     ]
-    return shown, len(missing)
 
 
 def _sources(asked: Sequence[Asked]) -> set[str]:
@@ -246,6 +269,7 @@ def _store_comparisons(
     shown: Sequence[Sequence[_Shown]],
     project: Project,
     round_number: int,
+    written: Written,
 ) -> None:
     for (comparison, entry), completions in zip(asked, shown, strict=True):
         if entry.expected is not None:
@@ -269,6 +293,7 @@ def _store_comparisons(
         for comparison, _ in asked
     ]
     keys = insert(Comparison, rows)
+    written.comparisons += keys
     for (comparison, _), pk in zip(asked, keys, strict=True):
         comparison.pk = pk
     insert(
@@ -309,20 +334,24 @@ def known_people(asked: Sequence[Asked], prefix: str) -> dict[str, User]:
 
 
 def _enrol_new(
-    said: Sequence[_Said], people: dict[str, User], project: Project, prefix: str
+    said: Sequence[_Said],
+    people: dict[str, User],
+    project: Project,
+    prefix: str,
+    written: Written,
 ) -> None:
     """Whoever has a vote that counts is saved, and made an annotator. The judge is one already."""
     names = sorted({one.vote.annotator for one in said} - {""})
     new = [name for name in names if name not in people]
     users = User.objects.bulk_create(nobody(f"{prefix}/{name}") for name in new)
     people.update(zip(new, users, strict=True))
+    written.people += [user.pk for user in users]
     ids = {people[name].pk for name in names}
     if ids:
         members = Membership.objects.filter(project=project, user__in=ids)
-        Membership.objects.bulk_create(
-            Membership(project=project, user_id=pk)
-            for pk in sorted(ids - set(members.values_list("user_id", flat=True)))
-        )
+        strangers = sorted(ids - set(members.values_list("user_id", flat=True)))
+        Membership.objects.bulk_create(Membership(project=project, user_id=pk) for pk in strangers)
+        written.members += strangers
 
 
 def nobody(username: str) -> User:
@@ -350,6 +379,7 @@ def _unsaid(
     shown: Sequence[Sequence[_Shown]],
     repeated: Sequence[Asked],
     people: Mapping[str, User],
+    written: Written,
 ) -> tuple[list[_Said], int]:
     """The votes that nobody has cast yet, and how many of the repeated rows have none of them.
 
@@ -370,7 +400,8 @@ def _unsaid(
         votes = _votes(one, texts, people, heard, cast)
         n_silent += not votes
         more += votes
-    _take_more_places(Counter(vote.comparison.pk for vote in more if vote.comparison.pk in old))
+    places = Counter(vote.comparison.pk for vote in more if vote.comparison.pk in old)
+    _take_more_places(places, written)
     return said + more, n_silent
 
 
@@ -435,14 +466,20 @@ def _texts(comparisons: set[int]) -> dict[int, dict[str, _Shown]]:
     return texts
 
 
-def _take_more_places(n_votes: Mapping[int, int]) -> None:
+def _take_more_places(n_votes: Mapping[int, int], written: Written) -> None:
     """As many more as there are new votes; nobody who is comparing loses theirs."""
+    before = (
+        Comparison.objects.filter(pk__in=n_votes).values_list("pk", "overlap") if n_votes else []
+    )
+    written.places |= {pk: (n_votes[pk], overlap) for pk, overlap in before}
     for pk, n in n_votes.items():
         taken = F("taken") + n
         Comparison.objects.filter(pk=pk).update(taken=taken, overlap=Greatest(F("overlap"), taken))
 
 
-def _store_judgments(said: Sequence[_Said], people: Mapping[str, User], project: Project) -> None:
+def _store_judgments(
+    said: Sequence[_Said], people: Mapping[str, User], project: Project, written: Written
+) -> None:
     """What `claim` and `record` would have left, for comparisons whose places are taken."""
     now = timezone.now()
     orders = [_order(vote) for vote in said]
@@ -463,7 +500,8 @@ def _store_judgments(said: Sequence[_Said], people: Mapping[str, User], project:
             for (comparison, _, vote), order in zip(said, orders, strict=True)
         ],
     )
-    insert(
+    written.assignments += assignments
+    written.judgments += insert(
         Judgment,
         [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from annotator import importing
 from annotator.exports import jobs as export_jobs
 from annotator.imports import jobs
 from annotator.models import Import, Project
@@ -22,6 +23,10 @@ def open_import(import_pk: int) -> None:
 
 def work_on_imports() -> None:
     jobs.work()
+
+
+def tidy_imports() -> None:
+    importing.tidy_all()
 
 
 def work_off_export_job(pk: int) -> None:

@@ -449,7 +449,7 @@ class Import(_Followed):
         return ImportReport(**counts, n_bad=report["n_bad"], bad=tuple(report["bad"]))
 
     def cancel(self) -> Import:
-        """End it; what is stored already stays. One that runs needs a second or so."""
+        """End it: then nothing is imported. One that runs needs a second or so."""
         self.fields = self.project.transport.post(f"{self.path}cancel/")
         return self
 

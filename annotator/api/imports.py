@@ -157,8 +157,8 @@ class ReportSerializer(serializers.Serializer):
     counts = CountsSerializer(
         allow_null=True, default=None, help_text="Null: it has not ended well, or not at all yet."
     )
-    n_stored = serializers.IntegerField(
-        default=0, help_text="Rows, of one that did not come to its end: they stay."
+    stays = serializers.CharField(
+        default="", help_text="Of one that did not come to its end: what somebody has worked on."
     )
     n_bad = serializers.IntegerField(default=0, help_text="Bad rows that were found.")
     bad = BadRowSerializer(many=True, default=list, help_text="The first of them.")
@@ -295,7 +295,7 @@ def one_import(request: Request, slug: str, pk: int) -> Response:
     return _answer(request, _get(request, slug, pk))
 
 
-@documented("cancel_import", "End it before its end; what is stored already stays", method="POST",
+@documented("cancel_import", "End it before its end: nothing is imported", method="POST",
             answer=ImportSerializer)  # fmt: skip
 @api_view(["POST"])
 def cancel_import(request: Request, slug: str, pk: int) -> Response:

@@ -34,11 +34,18 @@ from annotator.formats.entries import printable
 from annotator.formats.reading import HUB, ZIP, Row, Rows, Unreadable, open_rows, unpacked
 from annotator.formats.shapes import entry_of, guess_mapping
 from annotator.formats.zips import holds_folder
-from annotator.importing import ImportRefused, ImportReport, import_rows, judge_named
+from annotator.importing import (
+    ImportRefused,
+    ImportReport,
+    import_rows,
+    judge_named,
+    tidy,
+)
 from annotator.imports.models import STARTABLE, Import, Progress, State
 from annotator.imports.uploads import move_into
 from annotator.locks import alone
 from annotator.models import Project, User, canonical_key
+from annotator.taking_back import journals
 
 SAMPLE = 5  # rows that a preview shows
 MAX_ATTEMPTS = 3  # of an import whose worker is killed
@@ -239,7 +246,7 @@ def start(import_: Import, user: User, *, is_check: bool) -> None:
 
 
 def cancel(import_: Import) -> None:
-    """End it before its end. What is stored already stays; what has ended is left as it is."""
+    """End it before its end: then nothing is imported. What has ended is left as it is."""
     waiting = [State.OPENING, State.QUEUED]
     if import_.state in waiting and _move(
         import_, waiting, state=State.CANCELLED, finished=timezone.now()
@@ -291,6 +298,7 @@ def _next() -> Import | None:
 
 def _run(import_: Import) -> None:
     if import_.attempts >= MAX_ATTEMPTS:
+        tidy(import_.project)
         _end(import_, State.FAILED, error=KILLED)
         return
     if import_.state == State.QUEUED:
@@ -303,23 +311,21 @@ def _run(import_: Import) -> None:
         started=timezone.now(),
     ):
         return  # cancelled just now
-    watch = _Watch(import_)
     try:
-        report = _import(import_, watch)
-    except Cancelled:
-        _end(import_, State.CANCELLED, report=_part(import_, watch.n_stored))
+        report = _import(import_, _Watch(import_))
+    except Cancelled as error:
+        _end(import_, State.CANCELLED, report=_left_by(error))
     except ImportRefused as refused:
         _end(import_, State.REFUSED, report=_refusal(refused))
     except ValueError as error:
-        part = _part(import_, watch.n_stored)
-        _end(import_, State.REFUSED, error=_sentence(error), report=part)
+        _end(import_, State.REFUSED, error=_sentence(error), report=_left_by(error))
     except ChildProcessError as error:
-        _end(import_, State.FAILED, error=str(error))
+        _end(import_, State.FAILED, error=str(error), report=_left_by(error))
     except OSError as error:
         why = f"A file of the server could not be read or written: {error.strerror}."
-        _end(import_, State.FAILED, error=why, report=_part(import_, watch.n_stored))
-    except Exception:
-        _end(import_, State.FAILED, error=CRASHED, report=_part(import_, watch.n_stored))
+        _end(import_, State.FAILED, error=why, report=_left_by(error))
+    except Exception as error:
+        _end(import_, State.FAILED, error=CRASHED, report=_left_by(error))
         raise
     else:
         state = State.CHECKED if import_.is_check else State.FINISHED
@@ -351,7 +357,6 @@ class _Watch:
         self.import_ = import_
         self.file = file
         self.n_checked = 0
-        self.n_stored = 0
         self.said = -math.inf
         self.phase = ""
 
@@ -363,7 +368,6 @@ class _Watch:
             self._say("reading", self.file.tell(), self.import_.size, "bytes")
 
     def stored(self, n_rows: int) -> None:
-        self.n_stored = n_rows
         phase = "counting" if self.import_.is_check else "storing"
         self._say(phase, n_rows, max(n_rows, self.n_checked), "rows")
 
@@ -376,9 +380,10 @@ class _Watch:
             self.phase = phase
 
 
-def _part(import_: Import, n_stored: int) -> dict[str, Any]:
-    """The report of an import that did not come to its end."""
-    return {} if import_.is_check or not n_stored else {"n_stored": n_stored}
+def _left_by(error: Exception) -> dict[str, Any]:
+    """The report of an import that did not come to its end: what of it stays nevertheless."""
+    notes = getattr(error, "__notes__", [])
+    return {"stays": " ".join(notes)} if notes else {}
 
 
 def _report(report: ImportReport) -> dict[str, Any]:
@@ -410,6 +415,8 @@ def _end(import_: Import, state: State, **fields: Any) -> None:
 # --- every minute ---------------------------------------------------------------------------------
 def tend() -> None:
     """Wake the worker for what waits, or was killed, and delete what is old."""
+    if journals():
+        _send("tidy_imports")
     for pk in Import.objects.filter(state=State.OPENING).values_list("pk", flat=True):
         _send("open_import", pk)
     if Import.objects.filter(state__in=[State.QUEUED, State.RUNNING]).exists():

@@ -158,8 +158,6 @@ class Import(models.Model):
         parts = [counted(counts[name], noun) for name, noun in nouns.items() if counts.get(name)]
         if counts and not parts:
             parts = ["nothing new"]
-        if n_stored := self.report.get("n_stored"):
-            parts.append(f"{counted(n_stored, 'row')} stored")
         if n_bad := self.report.get("n_bad"):
             parts.append(counted(n_bad, "bad row"))
         return ", ".join(parts) or self.error
@@ -167,12 +165,10 @@ class Import(models.Model):
     @property
     def what_remains(self) -> str:
         """Of one that did not come to its end: what of it is in the project, as a sentence."""
-        again = "Importing the file again adds the others, and nothing twice."
-        if n_stored := self.report.get("n_stored"):
-            return f"The first {counted(n_stored, 'row')} are stored, and stay. {again}"
-        if self.attempts > 1 and not self.is_check:
-            return f"Rows that were stored before its worker was killed stay. {again}"
-        return "Nothing was imported."
+        stays: str = self.report.get("stays", "")
+        return (
+            f"What it had put in was deleted again. {stays}" if stays else "Nothing was imported."
+        )
 
     # --- the files beside it ----------------------------------------------------------------------
     @property

@@ -612,33 +612,53 @@ def contents(project):
     ]
 
 
-@pytest.mark.usefixtures("small_batches")
-@pytest.mark.parametrize("n_rows", [2, 4, 10])
-def test_an_import_that_was_interrupted_is_completed_by_another(n_rows):
-    judge = judge_named("imported")
-    whole, broken = ProjectFactory(), ProjectFactory()
-    import_jsonl(whole, lines_of(*MIXED), judge=judge)
-
-    with pytest.raises(KeyboardInterrupt) as ended:
-        import_jsonl(broken, lines_of(*MIXED), judge=judge, on_stored=ended_after(n_rows))
-    import_jsonl(broken, lines_of(*MIXED), judge=judge)
-
-    assert contents(broken) == contents(whole)
-    assert ended.value.__notes__ == [
-        f"{n_rows} of 11 rows are stored. Importing the file again adds the others, and nothing "
-        "twice."
+def rows_of_all_tables():
+    """Of all that an import can write, with what it can change."""
+    models = (Prompt, Completion, Comparison, Assignment, Judgment, User, Membership, AuditEntry)
+    changed = Comparison.objects.order_by("pk").values_list("pk", "taken", "overlap")
+    splits = Prompt.objects.order_by("pk").values_list("pk", "split")
+    return [set(model.objects.values_list("pk", flat=True)) for model in models], [
+        *changed,
+        *splits,
     ]
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_each_part_of_an_import_is_written_down(project):
+@pytest.mark.parametrize("n_rows", [0, 4, 10])
+def test_an_import_that_is_interrupted_leaves_nothing(project, n_rows, data_dir):
+    import_jsonl(project, lines_of(KNOWN, choice(1), VOTES | {"judgments": []}))
+    before = rows_of_all_tables()
+
+    with pytest.raises(KeyboardInterrupt) as ended:
+        import_jsonl(
+            project, lines_of(*MIXED), judge=judge_named("new"), on_stored=ended_after(n_rows)
+        )
+
+    assert rows_of_all_tables() == before
+    assert not hasattr(ended.value, "__notes__")
+    assert list(data_dir.glob("imports-under-way/*")) == []
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_an_import_that_was_interrupted_can_be_done_again():
+    judge = judge_named("imported")
+    whole, broken = ProjectFactory(), ProjectFactory()
+    import_jsonl(whole, lines_of(*MIXED), judge=judge)
+
+    with pytest.raises(KeyboardInterrupt):
+        import_jsonl(broken, lines_of(*MIXED), judge=judge, on_stored=ended_after(4))
+    import_jsonl(broken, lines_of(*MIXED), judge=judge)
+
+    assert contents(broken) == contents(whole)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_an_import_is_written_down_once_at_its_end(project):
     with pytest.raises(KeyboardInterrupt):
         import_jsonl(project, lines_of(*map(choice, range(5))), on_stored=ended_after(2))
     import_jsonl(project, lines_of(*map(choice, range(5))))
 
-    rest, part = AuditEntry.objects.values_list("details", flat=True)
-    assert part == {"prompts": 2, "completions": 4, "comparisons": 2, "rows_stored": 2, "rows": 5}
-    assert rest == {"prompts": 3, "completions": 6, "comparisons": 3, "duplicates": 2}
+    assert AuditEntry.objects.get().details == {"prompts": 5, "completions": 10, "comparisons": 5}
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -28,7 +28,7 @@ CUT = 100  # characters of a text in a sample
 class Command(BaseCommand):
     help = (
         "Import prompts, comparisons, known choices and votes (docs/data-format.md); nothing if a row "
-        "is bad. If it is interrupted, repeat it: it adds what is missing, and nothing twice."
+        "is bad, or it is interrupted. Importing a file again adds nothing twice."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

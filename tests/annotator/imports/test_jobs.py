@@ -13,6 +13,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from annotator import importing
+from annotator.assignment import claim
 from annotator.importing import import_jsonl
 from annotator.imports import jobs
 from annotator.imports.models import Import, State
@@ -263,9 +264,6 @@ def test_an_import_that_kills_its_worker_again_and_again_is_given_up(admin, rece
     import_.refresh_from_db()
     assert (import_.state, import_.is_startable) == (State.FAILED, True)
     assert import_.error.startswith("Its worker was killed 3 times.")
-    assert import_.what_remains.startswith(
-        "Rows that were stored before its worker was killed stay."
-    )
 
 
 def test_what_waits_or_was_lost_is_sent_for_every_minute(
@@ -307,7 +305,7 @@ def test_an_import_that_runs_is_cancelled_and_keeps_nothing(project, admin, rece
     assert not project.prompts.exists()
 
 
-def test_an_import_that_is_cancelled_while_it_stores_says_what_remains(
+def test_an_import_that_is_cancelled_while_it_stores_keeps_nothing(
     project, admin, received, monkeypatch
 ):
     import_ = received(*[{"prompt": f"Question {n}?"} for n in range(5)])
@@ -316,14 +314,32 @@ def test_an_import_that_is_cancelled_while_it_stores_says_what_remains(
 
     imported(import_, admin)
 
-    assert (import_.state, import_.outcome) == (State.CANCELLED, "2 rows stored")
-    assert import_.what_remains.startswith("The first 2 rows are stored, and stay. Importing")
-    assert project.prompts.count() == 2
+    assert (import_.state, import_.outcome) == (State.CANCELLED, "")
+    assert import_.what_remains == "Nothing was imported."
+    assert project.prompts.count() == 0
 
     monkeypatch.undo()
     imported(import_, admin)
 
-    assert (import_.state, import_.outcome) == (State.FINISHED, "3 prompts")
+    assert (import_.state, import_.outcome) == (State.FINISHED, "5 prompts")
+
+
+def test_an_import_that_is_cancelled_says_what_stays(project, admin, received, monkeypatch):
+    def look_at_one(seconds):
+        claim(project, admin)
+        import_.ask_to_cancel()
+
+    import_ = received(*[{**PAIR, "prompt": f"Question {n}?"} for n in range(5)])
+    monkeypatch.setattr(importing, "BATCH", 2)
+    monkeypatch.setattr(importing.time, "sleep", look_at_one)
+
+    imported(import_, admin)
+
+    assert import_.what_remains == (
+        "What it had put in was deleted again. 1 comparison stays, because somebody has worked on "
+        "what was there by then."
+    )
+    assert (project.comparisons.count(), project.prompts.count()) == (1, 1)
 
 
 def test_what_was_cancelled_can_be_begun_again(project, admin, received):
