@@ -197,8 +197,9 @@ def import_rows(
     already is counted, and left as it is. What the project's screening finds is held back.
 
     `mapping` gives the columns for fields of ours that the file calls otherwise. `bad_rows` gets
-    all bad rows as CSV, and `sample` the first good ones, as they were understood. `on_progress` is called with the number of rows checked, every 200 of them,
-    and `on_stored` with that of rows stored, before each batch; what they raise ends the import.
+    all bad rows as CSV, and `sample` the first good ones, as they were understood. `on_progress` is
+    called with the number of rows checked, every 200 of them, and `on_stored` with that of rows
+    stored, before each batch; what they raise ends the import.
     `dry_run` only counts what would be new.
 
     Raises ImportRefused with the bad rows, if there are any and they are not to be skipped, or if

@@ -105,7 +105,7 @@ def _is_there(written: Written) -> bool:
         Comparison: written.comparisons, Judgment: written.judgments,
     }  # fmt: skip
     return not any(noted.values()) or any(
-        model.objects.filter(pk__in=keys).exists() for model, keys in noted.items() if keys
+        model._default_manager.filter(pk__in=keys).exists() for model, keys in noted.items() if keys
     )
 
 

@@ -296,7 +296,7 @@ def one_import(request: Request, slug: str, pk: int) -> Response:
 
 
 @documented("cancel_import", "End it before its end: nothing is imported", method="POST",
-            answer=ImportSerializer)  # fmt: skip
+            answer=WholeImportSerializer)  # fmt: skip
 @api_view(["POST"])
 def cancel_import(request: Request, slug: str, pk: int) -> Response:
     """One that runs ends within a second or so: until then it is still running."""
