@@ -110,11 +110,16 @@ def key_sheet(protocol: Protocol, n: int) -> list[tuple[list[str], str]]:
     sheet = [([choice.key, *_arrow(choice)], choice.label) for choice in offered]
     if n > 2 and protocol.many == "ranking":
         sheet.insert(0, (["1", "…", str(n)], "Rank of the answer in hand, then the next one"))
-    if n > 2 or protocol.flags:
+    if n > 2 or protocol.flags or protocol.span_labels:
         sheet.append((["J", "K"], "Next, previous answer"))
     if protocol.flags:
         flags = [FLAG_KEYS[place].upper() for place in range(len(protocol.flags))]
         sheet.append((flags, f"{', '.join(protocol.flags)}: on the answer in hand"))
+    if protocol.span_labels:
+        sheet.append((["H"], "Text of the answer in hand, to mark passages in it"))
+        sheet.append((["⇧ ←", "⇧ →"], "In the text: select"))
+        sheet.append((["↵", "1", "…"], "In the text: mark it with the first label, or by number"))
+        sheet.append((["Esc"], "Out of the text"))
     if protocol.criteria or protocol.reasons:
         sheet.append((["1", "…"], "After the choice: what the line in hand offers"))
         sheet.append((["J", "K"], "After the choice: next, previous line"))

@@ -23,6 +23,7 @@ ACTIONS = {
     "j": "Next answer or question",
     "k": "Previous answer or question",
     **{key: f"Flag {place}" for place, key in enumerate(FLAG_KEYS, 1)},
+    "h": "Text of the answer in hand, to mark passages in it",
     "g": "Guidelines",
     "d": "Differences between the answers",
     "?": "Sheet with all keys",

@@ -15,6 +15,7 @@ function fillSheet() {
 function pressedInVerdict(key) {
   if (!ballot()) return false;
   if (key === "j" || key === "k") return takeUp(key === "j" ? 1 : -1);
+  if (key === "h") return takeUpText();
   if (key === "Escape") return backToChoice();
   const selector = `input[data-key~="${CSS.escape(key)}"]`;
   const bar = [...ballot().querySelectorAll(`.verdict-bar ${selector}`)].find((i) => !i.closest(".steps"));
@@ -35,7 +36,7 @@ function pulse(element) {
 }
 
 function answers() {
-  return [...ballot().querySelectorAll(".answer")].filter((answer) => answer.querySelector("input"));
+  return [...ballot().querySelectorAll(".answer")].filter((answer) => answer.querySelector("input, [data-marks]"));
 }
 
 // The boxes that follow the choice: lines of buttons, and texts.
@@ -81,8 +82,8 @@ function takeUp(step) {
 
 function focusOn(stop) {
   if (!stop) return;
-  const field = stop.matches("textarea") ? stop : (stop.querySelector("input:checked") ?? stop.querySelector("input"));
-  field.focus();
+  const fields = ["input:checked", "input", "[data-marks]"].map((selector) => stop.querySelector(selector));
+  (stop.matches("textarea") ? stop : fields.find(Boolean)).focus();
   stop.scrollIntoView({ block: "nearest" });
 }
 
@@ -290,9 +291,60 @@ function toggleRaw(button) {
   answer.querySelector(".labels").hidden = !isOn;
   answer.querySelector(".markdown").hidden = isOn;
   answer.querySelector(".raw")?.remove();
-  if (isOn) answer.querySelector(".markdown").after(Object.assign(document.createElement("pre"), { className: "raw", dir: "auto" }));
+  if (isOn) answer.querySelector(".markdown").after(Object.assign(document.createElement("div"), { className: "raw", dir: "auto" }));
   showSpans();
 }
+
+// By keyboard: a caret in the raw text, which can be read and selected like a text of one's own, and
+// not changed. By mouse it is text like any other, so that keys go on to be about the verdict.
+function takeUpText(button = answerInHand()?.querySelector("[data-marks]")) {
+  if (!button) return false;
+  if (button.ariaPressed !== "true") toggleRaw(button);
+  const raw = button.closest(".answer").querySelector(".raw");
+  const name = `Text of answer ${letterOf(button.closest(".answer"))}`;
+  const isThere = { role: "textbox", ariaLabel: name, ariaMultiLine: "true", ariaReadOnly: "true" };
+  Object.assign(raw, isThere, { contentEditable: "true", inputMode: "none", spellcheck: false });
+  raw.focus();
+  putCaret(raw, 0);
+  return true;
+}
+
+function leaveText(raw) {
+  const button = raw.closest(".answer").querySelector("[data-marks]");
+  toggleRaw(button);
+  button.focus();
+}
+
+// Before the character of this number.
+function putCaret(raw, place) {
+  let before = 0;
+  for (const piece of raw.children) {
+    const characters = [...piece.textContent];
+    if (place <= before + characters.length) {
+      const units = characters.slice(0, place - before).join("").length;
+      return getSelection().collapse(piece.firstChild, units);
+    }
+    before += characters.length;
+  }
+}
+
+document.addEventListener("keydown", (event) => {
+  const raw = event.target.closest("#verdict .raw[contenteditable]");
+  if (!raw || event.ctrlKey || event.metaKey || event.altKey) return;
+  const labels = raw.closest(".answer").querySelectorAll("[data-label]");
+  const label = event.key === "Enter" ? labels[0] : labels[meant(event.key.toLowerCase()) - 1];
+  if (event.key === "Escape") leaveText(raw);
+  else if (label) highlight(label);
+  else return;
+  event.preventDefault();
+});
+// It is there to be read. What an input method puts in all the same is taken out again.
+document.addEventListener("beforeinput", (event) => {
+  if (event.target.closest("#verdict .raw")) event.preventDefault();
+});
+document.addEventListener("input", (event) => {
+  if (event.target.closest("#verdict .raw")) showSpans();
+});
 
 // [start, end] of what is selected in the raw text of this answer, or null.
 function selectedIn(raw) {
@@ -309,13 +361,22 @@ function selectedIn(raw) {
 
 function highlight(button) {
   const marks = button.closest(".marks");
-  const selected = selectedIn(marks.closest(".answer").querySelector(".raw"));
-  if (!selected) return;
+  const raw = marks.closest(".answer").querySelector(".raw");
+  const selected = selectedIn(raw);
+  if (!selected) return tellOf("Select some of the text first.");
   const [start, end] = selected;
   const span = { answer: Number(marks.dataset.answer), start, end, label: button.dataset.label };
   const others = spansNow().filter((other) => JSON.stringify(other) !== JSON.stringify(span));
   keepSpans([...others, span]);
-  getSelection().removeAllRanges();
+  tellOf(`Marked as ${span.label}.`);
+  if (raw.isContentEditable) putCaret(raw, end);
+  else getSelection().removeAllRanges();
+}
+
+// To who does not see it.
+function tellOf(text) {
+  const said = document.getElementById("said");
+  if (said) said.textContent = text;
 }
 
 document.addEventListener("mousedown", (event) => {
@@ -324,7 +385,8 @@ document.addEventListener("mousedown", (event) => {
 document.addEventListener("click", (event) => {
   const toggle = event.target.closest("#verdict [data-marks]");
   const label = event.target.closest("#verdict [data-label]");
-  if (toggle) toggleRaw(toggle);
+  if (toggle && event.detail === 0 && toggle.ariaPressed !== "true") takeUpText(toggle); // by key
+  else if (toggle) toggleRaw(toggle);
   if (label) highlight(label);
 });
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.ballots import choices, entered_by, keep, read
+from annotator.ballots import choices, entered_by, keep, key_sheet, read
 from annotator.models import Judgment, Verdict
 from annotator.protocols import PRESETS, QUALITIES, Protocol, check
 
@@ -49,6 +49,18 @@ def test_the_best_of_nine_is_one_key():
     keys = keys_of(PRESETS["best_of_n"].protocol, 9)
 
     assert (keys["1"], keys["9"], keys["x"]) == ("A best", "I best", "All bad")
+
+
+def test_the_sheet_says_how_passages_are_marked_by_keyboard():
+    sheet = key_sheet(Protocol(span_labels=("wrong",)), 2)
+
+    assert sheet[4:9] == [
+        (["J", "K"], "Next, previous answer"),
+        (["H"], "Text of the answer in hand, to mark passages in it"),
+        (["⇧ ←", "⇧ →"], "In the text: select"),
+        (["↵", "1", "…"], "In the text: mark it with the first label, or by number"),
+        (["Esc"], "Out of the text"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,30 @@ def test_a_highlight_counts_the_characters_of_the_raw_text(page, project):
     assert marked[span["start"] : span["end"]] == "**bold**"
     assert (span["completion"], span["label"]) == (first_id, "wrong")
     assert judgment.flags == {str(first_id): ["unsafe"]}
+
+
+def test_a_passage_is_highlighted_by_keyboard_alone(page, project):
+    ask(project, Protocol(span_labels=("wrong", "vague")))
+    text = "🙂 A **bold** claim."
+    ComparisonFactory(project=project, texts=[text, f"{text}!"])
+    page.goto("/projects/essays/compare/")
+
+    page.keyboard.press("h")
+    raw = page.get_by_role("textbox", name="Text of answer A")
+    expect(raw).to_be_focused()
+    for key in ["ArrowRight"] * 4 + ["Shift+ArrowRight"] * 8 + ["2", "x", "Delete"]:
+        page.keyboard.press(key)
+    expect(raw.locator("mark")).to_have_text("**bold**")
+    expect(page.locator("#said")).to_have_text("Marked as vague.")
+    for key in ["Shift+End", "Enter"]:  # from behind the mark
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    expect(raw).to_have_count(0)
+    for key in ["2", "Enter"]:
+        page.keyboard.press(key)
+    expect(page.get_by_role("heading", name="All done")).to_be_visible()
+
+    judgment = Judgment.objects.get()
+    shown_first = judgment.comparison.completions.get(pk=judgment.assignment.order[0]).text
+    marked = [(shown_first[span["start"] : span["end"]], span["label"]) for span in judgment.spans]
+    assert marked == [("**bold**", "vague"), (shown_first[12:], "wrong")]
