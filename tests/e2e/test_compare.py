@@ -270,21 +270,49 @@ def test_keys_of_ones_own_are_printed_on_the_buttons_and_work(page, project):
     assert list(said) == [Verdict.RANKING, Verdict.SKIPPED]
 
 
-MARKED = "() => [...(CSS.highlights.get('difference') ?? [])].map(String).sort().join()"
+MARKED = """async expected => {
+    const marked = () => [...(CSS.highlights.get('difference') ?? [])].map(String).sort().join();
+    for (let frame = 0; frame < 900 && marked() !== expected; frame++)
+        await new Promise(requestAnimationFrame);
+    return marked();
+}"""
+
+
+def expect_marked(page, *words):
+    """Wait for it: `wait_for_function` cannot, because the page forbids the eval that it needs."""
+    expected = ",".join(sorted(words))
+    assert page.evaluate(MARKED, expected) == expected
 
 
 def test_what_only_one_answer_says_is_marked_until_one_wants_it_no_more(page, project):
     ComparisonFactory(project=project, texts=["Be *kind* always, $x$.", "Be *very* kind, $y$."])
     page.goto("/projects/essays/compare/")
-    assert page.evaluate(MARKED) == ""
+    expect_marked(page)
 
     with page.expect_response("**/differences/show/"):
         page.keyboard.press("d")
-    page.wait_for_function(f"({MARKED})() === 'always,very,x,y'")
+    expect_marked(page, "always", "very", "x", "y")
     page.reload()
-    page.wait_for_function(f"({MARKED})() === 'always,very,x,y'")
+    expect_marked(page, "always", "very", "x", "y")
     page.keyboard.press("d")
-    page.wait_for_function(f"({MARKED})() === ''")
+    expect_marked(page)
+
+
+def test_three_answers_are_compared_with_one_of_them_or_two_of_them(page, project):
+    ComparisonFactory(project=project, texts=["one same", "two same", "three same"])
+    page.goto("/projects/essays/compare/")
+    texts = page.locator(".answer .markdown").all_inner_texts()
+    a, b, c = (text.removesuffix(" same") for text in texts)
+
+    page.keyboard.press("d")
+    expect_marked(page, b, c)
+    page.get_by_label("Compare answer").select_option("B")
+    expect_marked(page, a, c)
+    page.get_by_label("Compare with").select_option("C")
+    expect_marked(page, b, c)
+    page.get_by_label("Compare answer").select_option("C")  # with itself: with the others
+
+    expect_marked(page, a, b)
 
 
 def test_new_guidelines_are_announced_on_a_page_that_is_open(page, project):
