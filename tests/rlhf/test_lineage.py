@@ -157,6 +157,21 @@ def test_the_page_says_before_what_will_happen_and_after_what_carries_the_votes(
     assert Judgment.objects.get().voided is not None
 
 
+def test_the_page_links_to_each_export_and_model_that_carries_their_votes(
+    client, project, anna, base, export
+):
+    first, second = export(anna), export(anna)
+    reward = reward_model(project, "reward", base, second)
+    trained = ppo(project, "trained", base, reward)
+    client.force_login(MembershipFactory(project=project, role=Role.ADMIN).user)
+
+    html = client.get(url(anna)).text
+
+    exports = [reverse("annotator:export", args=["essays", made.pk]) for made in (first, second)]
+    for address in [*exports, reward.get_absolute_url(), trained.get_absolute_url()]:
+        assert html.count(f'href="{address}"') == 1
+
+
 def test_a_withdrawal_under_way_is_gone_on_with(client, project, anna, export, monkeypatch):
     monkeypatch.setattr("annotator.assignment.verdicts.VOID_BATCH", 1)
     monkeypatch.setattr("annotator.withdrawing.VOIDED_AT_ONCE", 1)
