@@ -44,8 +44,12 @@ def chat(request: HtmxRequest, slug: str) -> HttpResponse:
 @login_required
 @never_cache
 def chat_turn(request: HtmxRequest, slug: str) -> HttpResponse:
-    """Where the conversation stands, alone: for a page that waits for answers."""
-    return render(request, "rlhf/_chat.html", _context(request, get_access(request, slug)))
+    """Where the conversation stands, alone, for a page that waits for answers; nothing as long as it
+    still waits, so that nobody who reads it is interrupted."""
+    context = _context(request, get_access(request, slug))
+    if context["turn"] and context["turn"].state == TurnState.WAITING:
+        return HttpResponse(status=204)
+    return render(request, "rlhf/_chat.html", context)
 
 
 @require_POST

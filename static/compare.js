@@ -42,7 +42,7 @@ function act(keys, key) {
 
 const pageKeys = {
   "?": showSheet,
-  g: () => document.getElementById("guidelines")?.toggleAttribute("open"),
+  g: () => document.querySelector("#guidelines > summary")?.click(),
 };
 
 // --- one verdict per showing -----------------------------------------------------------------------
@@ -77,18 +77,19 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 function prepare(hasJudged) {
   foldGuidelines(hasJudged);
   const keys = document.getElementById("show-keys");
-  if (!keys) return; // in a qualification, a conversation, or with nothing to compare
+  if (!keys) return; // in a qualification, or with nothing to compare
   keys.hidden = false;
   keys.addEventListener("click", showSheet);
 }
 
-// New guidelines are there to be read: they are open until the first verdict under them, or as long
-// as one wants. What one wants is kept per project and version.
+// New guidelines are there to be read: they are open until the first verdict under them. Who opens
+// them has them open from then on, under later versions too; on a wide screen that is beside the
+// answers. This browser remembers it, per project.
 function guidelinesWanted(guidelines) {
   const key = `guidelines-${guidelines.dataset.project}`;
   const [version, state] = (localStorage.getItem(key) ?? "").split(":");
   return {
-    state: version === guidelines.dataset.version ? state : null,
+    state: state === "open" || version === guidelines.dataset.version ? state : null,
     keep: (state) => localStorage.setItem(key, `${guidelines.dataset.version}:${state}`),
   };
 }
@@ -99,8 +100,16 @@ function foldGuidelines(hasJudged) {
   const { state, keep } = guidelinesWanted(guidelines);
   if (hasJudged && !state) keep("folded");
   if (state === "folded" || (hasJudged && !state)) guidelines.open = false;
-  guidelines.addEventListener("toggle", () => keep(guidelines.open ? "open" : "folded"));
+  guidelines.querySelector("summary").addEventListener("click", () => keep(guidelines.open ? "folded" : "open"));
+  guidelines.querySelector(".markdown").scrollTop = readUpTo[guidelines.dataset.version] ?? 0;
 }
+
+// Where one was in the guidelines, one is when the next answers are there.
+const readUpTo = {};
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  const guidelines = event.detail.target.querySelector("#guidelines[open]");
+  if (guidelines) readUpTo[guidelines.dataset.version] = guidelines.querySelector(".markdown").scrollTop;
+});
 
 // While the page is open somebody may write new ones: then it asks for what there is to read.
 function lookForNews() {
@@ -109,21 +118,35 @@ function lookForNews() {
   if (version && news && version !== news.dataset.version) htmx.trigger(news, "guidelines-changed");
 }
 
+const said = document.getElementById("said");
 prepare(false);
 
 document.body.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "comparison") return;
   prepare(isAboutVerdict(event));
   lookForNews();
-  if (!isAboutVerdict(event)) return; // the page looked by itself
   const comparison = document.getElementById("comparison");
+  const news = newsOn(comparison);
+  if (!isAboutVerdict(event)) return tell(comparison, news);
+  said.textContent = news;
   scrollTo(0, 0);
   // Not to a button: Enter or Space pressed twice must not judge what nobody has read.
   // But in a conversation it is for them to say something again.
   (comparison.querySelector("[autofocus]") ?? comparison).focus({ preventScroll: true });
   comparison.setAttribute("aria-busy", "true");
   setTimeout(() => comparison.removeAttribute("aria-busy"), BOUNCE_MS);
-  // To who cannot see that everything is new. What is swapped in is not announced by itself.
-  const news = comparison.querySelector(".error, .empty h2, #progress");
-  document.getElementById("said").textContent = news?.textContent.replace(/\s+/g, " ").trim() ?? "";
 });
+
+// --- to who cannot see that something is new: what is swapped in is not announced by itself ------------
+function newsOn(comparison) {
+  const news = comparison.querySelector(".error, .empty h2, #progress, [role=status]");
+  return news?.textContent.replace(/\s+/g, " ").trim() ?? "";
+}
+
+// Of a page that looks by itself, only what has changed. Whoever had the focus in what has gone, or
+// nowhere, finds it where the news are.
+function tell(comparison, news) {
+  if (said.textContent === news) return;
+  said.textContent = news;
+  if (document.activeElement === document.body) comparison.focus({ preventScroll: true });
+}

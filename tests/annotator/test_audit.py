@@ -287,7 +287,7 @@ def test_the_page_costs_the_same_for_one_entry_and_three(
     for _ in range(rows):
         record(ada, Action.CHANGED, project, project=project)
 
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         page = browser.get(url("audit"))
 
     assert len(page.context["entries"]) == rows

@@ -153,7 +153,7 @@ def test_the_page_costs_the_same_for_one_other_export_and_three(
     for _ in range(n):
         create_export(project)
 
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         client.get(url("export", export.pk))
 
 

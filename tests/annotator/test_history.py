@@ -209,7 +209,7 @@ def test_the_list_costs_the_same_for_one_row_and_three(
     for _ in range(rows):
         make_judgment(ComparisonFactory(project=project), anna, [0], [1])
 
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         client.get(url("history"), {"search": "Answer"})
 
 

@@ -312,7 +312,7 @@ def test_annotators_and_outsiders_do_not_see_how_others_work(client, project, na
     assert client.get(url(name)).status_code == 404
 
 
-@pytest.mark.parametrize(("name", "queries"), [("progress", 8), ("live", 4)])
+@pytest.mark.parametrize(("name", "queries"), [("progress", 9), ("live", 5)])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_pages_cost_the_same_for_one_row_and_three(
     client, project, reviewer, vote, django_assert_num_queries, name, queries, rows

@@ -281,5 +281,5 @@ def test_pages_take_equally_many_queries(client, project, n, django_assert_num_q
     computed(project)
 
     for name in PAGES:
-        with django_assert_num_queries(8 if name == "quality_disagreements" else 6):
+        with django_assert_num_queries(9 if name == "quality_disagreements" else 7):
             client.get(url(name))

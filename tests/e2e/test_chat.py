@@ -9,7 +9,8 @@ from playwright.sync_api import expect
 from annotator.models import Judgment
 from rlhf.models import RunKind, Status, Turn
 from rlhf.training.artifacts import write_json
-from tests.e2e.test_compare import live_server, page, project  # noqa: F401
+from tests.e2e.test_compare import expect_marked, live_server, page, project  # noqa: F401
+from tests.e2e.test_pages import violations
 from tests.rlhf.factories import SAMPLING, PolicyFactory, RunFactory
 
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
@@ -37,10 +38,11 @@ def talk(page, listener):  # noqa: F811
     page.get_by_label("Say something").fill("Tea or coffee?")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("The model writes two answers …")).to_be_visible()
+    expect(page.locator("#said")).to_have_text("The model writes two answers …")
     answers = [{"side": "policy", "text": text, "truncated": False} for text in ("Tea.", "Coffee.")]
     write_json(listener.folder / "answered" / Turn.objects.get().file_name, {"answers": answers})
     expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
+    expect(page.locator("#said")).to_have_text("Two new answers. The one you choose stays.")
 
 
 def test_without_a_connection_the_verdict_on_a_turn_is_kept_and_sent_once(page, listener):  # noqa: F811
@@ -58,8 +60,17 @@ def test_without_a_connection_the_verdict_on_a_turn_is_kept_and_sent_once(page, 
 
 def test_talking_to_the_model_by_keyboard(page, listener):  # noqa: F811
     talk(page, listener)
+    assert violations(page) == []
     chosen = page.locator(".answer .markdown").first.inner_text()
     page.keyboard.press("1")
 
     expect(page.get_by_label("Say something")).to_be_visible()
     expect(page.locator(".turn.assistant .markdown")).to_have_text(chosen)
+
+
+def test_answers_of_a_turn_are_compared_by_word(page, listener):  # noqa: F811
+    talk(page, listener)
+
+    page.keyboard.press("d")
+
+    expect_marked(page, "Coffee", "Tea")

@@ -286,6 +286,31 @@ def test_whoever_talks_is_told_of_guidelines_that_they_have_not_read(client, pro
     assert "before you judge" in page.text
 
 
+def test_whoever_waits_is_not_disturbed_until_there_are_answers(client, project, listener, anna):
+    client.force_login(anna)
+    turn = conversations.say(project, anna, "Tea or coffee?")
+
+    waiting = client.get(reverse("rlhf:chat_turn", args=["tea"]))
+    answer(listener, turn, "Tea.", "Coffee.")
+    answered = client.get(reverse("rlhf:chat_turn", args=["tea"]))
+
+    assert (waiting.status_code, waiting.content) == (204, b"")
+    assert "Two new answers." in answered.text
+
+
+def test_the_navigation_leads_to_conversations_where_there_are_some(client, project, anna):
+    client.force_login(anna)
+    link = f'<a href="{reverse("rlhf:chat", args=["tea"])}" >Talk</a>'
+    page = reverse("annotator:history", args=["tea"])
+
+    before = client.get(page).text.count(link)
+    RunFactory(project=project, kind=RunKind.CONVERSE, status=Status.RUNNING, config=SAMPLING)
+    meanwhile = client.get(page).text.count(link)
+    Run.objects.update(status=Status.SUCCEEDED)
+
+    assert (before, meanwhile, client.get(page).text.count(link)) == (0, 1, 0)
+
+
 def test_an_outsider_finds_no_conversation(client, project, listener):
     client.force_login(MembershipFactory().user)
 

@@ -117,7 +117,7 @@ def test_the_number_of_queries_does_not_depend_on_how_many_runs_there_are(
 
     for _ in range(2):
         ended_run(project, 1)
-        with django_assert_num_queries(8):
+        with django_assert_num_queries(9):
             client.get(address)
 
 

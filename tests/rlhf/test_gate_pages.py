@@ -162,10 +162,10 @@ def test_one_click_rolls_back(admin, gate):
 
 def test_number_of_queries_does_not_depend_on_gates(admin, gate, django_assert_num_queries):
     gating.overrule(gate, "promote", None, "Because.")
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         admin.get(url("gates"))
     GateFactory(project=gate.project, state="decided", decision="reject")
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         admin.get(url("gates"))
 
 

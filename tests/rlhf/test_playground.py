@@ -99,9 +99,9 @@ def test_it_is_for_admins(client):
 def test_more_policies_need_no_more_queries(admin, django_assert_num_queries):
     base = PolicyFactory(project=admin.project)
     PolicyFactory(project=admin.project, parent=base)
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         get_page(admin, admin.project)
     PolicyFactory.create_batch(2, project=admin.project, parent=base)
 
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         get_page(admin, admin.project)

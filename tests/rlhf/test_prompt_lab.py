@@ -99,12 +99,12 @@ def test_the_list_takes_as_many_queries_for_three_versions_as_for_one(
 ):
     create_prompt_version(admin.project, Draft(policy, "1"))
     admin.get(address(admin.project))  # what is asked once per process
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         admin.get(address(admin.project))
     create_prompt_version(admin.project, Draft(policy, "2"))
     create_prompt_version(admin.project, Draft(policy, "3"))
 
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         response = admin.get(address(admin.project))
 
     assert len(response.context["rows"]) == 3

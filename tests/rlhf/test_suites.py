@@ -110,13 +110,13 @@ def test_the_table_takes_the_same_queries_for_one_and_three(
     client, admin, base, tuned, django_assert_num_queries
 ):
     make_suite(base)
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         client.get(reverse("rlhf:candidates", args=["tea"]))
 
     make_suite(tuned)
     make_suite(PolicyFactory(project=base.project))
 
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         client.get(reverse("rlhf:candidates", args=["tea"]))
 
 

@@ -788,39 +788,39 @@ def test_result_names_annotators_the_least_reliable_first(client, project, admin
 def test_list_of_runs_takes_the_same_queries_for_one_and_three(
     client, run, admin, django_assert_num_queries
 ):
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         client.get(url("runs", "tea"))
 
     done = {"status": Status.SUCCEEDED, "created_by": admin}
     GenerateRunFactory.create_batch(2, project=run.project, **done)
 
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         client.get(url("runs", "tea"))
 
 
 def test_list_of_model_versions_takes_the_same_queries_for_one_and_three(
     client, run, admin, django_assert_num_queries
 ):
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         client.get(url("model_versions", "tea"))
 
     RewardModelFactory.create_batch(2, project=run.project, run=run)
 
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         client.get(url("model_versions", "tea"))
 
 
 def test_run_page_takes_the_same_queries_however_much_it_reports(
     client, run, admin, django_assert_num_queries
 ):
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         client.get(run.get_absolute_url())
 
     for step in range(4, 8):
         Metrics.objects.create(run=run, step=step, values={"kl/k1": 1.0})
         Sample.objects.create(run=run, step=step, index=0, prompt=[], completion="So.")
 
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         client.get(run.get_absolute_url())
 
 

@@ -227,12 +227,12 @@ def test_the_list_says_who_sent_what_and_what_came_of_it(
     client, admin, received, django_assert_num_queries
 ):
     imported(received(PAIR), admin)
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         client.get(url("import_file"))
     imported(received({"prompt": 1}), admin)
     received({"prompt": "Why not?"})
 
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         page = client.get(url("import_file")).context["page"]
 
     assert [(row.state, row.outcome, row.created_by) for row in page] == [
