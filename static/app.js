@@ -38,8 +38,11 @@ function showTimes(root) {
 }
 
 // --- what is wider or longer than its box can be scrolled with the arrow keys ---------------------------
+const BOXES =
+  ".scrolls, .table-scroll, .log, .markdown :is(pre, table), :is(.answers.many, .answers.many > .answer):not(:has(input, button))";
+
 function openBoxes(root) {
-  for (const box of root.querySelectorAll(".scrolls, .table-scroll, .log, .markdown :is(pre, table)")) {
+  for (const box of root.querySelectorAll(BOXES)) {
     if (box.scrollHeight > box.clientHeight || box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
 }
@@ -50,6 +53,7 @@ function prepareFragment(root) {
 }
 prepareFragment(document);
 document.body.addEventListener("htmx:load", (event) => prepareFragment(event.detail.elt));
+addEventListener("resize", () => openBoxes(document)); // or the text has been made larger
 
 // --- a double click sends a plain form once -----------------------------------------------------------
 const AGAIN_MS = 3000;
