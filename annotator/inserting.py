@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -70,10 +71,24 @@ def _source(fields: Sequence[Field], columns: Sequence[Sequence[Any]]) -> tuple[
     to read thousands of values one by one as to store them."""
     if connection.vendor == "postgresql":
         arrays = ", ".join(f"{_placeholder(field)}[]" for field in fields)
-        return f"UNNEST({arrays}) AS rows", columns
+        return f"UNNEST({arrays}) AS rows", list(map(_array, columns))
     row = f"({', '.join(['%s'] * len(fields))})"
     values = list(chain.from_iterable(zip(*columns, strict=True)))
     return f"(VALUES {', '.join([row] * len(columns[0]))}) AS rows", values
+
+
+def _array(values: Sequence[Any]) -> str:
+    """As PostgreSQL reads it. psycopg writes the same, and takes as long for it as for all the rest."""
+    return f"{{{','.join(map(_item, values))}}}"
+
+
+def _item(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, int | float):
+        return str(value)
+    text = str(value).replace("\\", r"\\").replace('"', r"\"")
+    return f'"{text}"'
 
 
 def _placeholder(field: Field) -> str:
@@ -107,7 +122,7 @@ def _adapted(field: Field, values: list[Any]) -> list[Any]:
 def _adapter(field: Field) -> Callable[[Any], Any] | None:
     """None for texts, numbers, truth values and foreign keys, which are what they are."""
     if isinstance(field, models.JSONField):
-        return lambda value: connection.ops.adapt_json_value(value, field.encoder)
+        return lambda value: json.dumps(value, cls=field.encoder)
     if isinstance(field, models.DateTimeField):
         return connection.ops.adapt_datetimefield_value
     if field.choices:

@@ -45,3 +45,26 @@ def test_true_and_one_are_not_the_same_json():
 
     reasons = [Judgment.objects.get(pk=key).reasons[0] for key in keys]
     assert list(map(type, reasons)) == [bool, int]
+
+
+def test_texts_are_stored_to_the_letter():
+    texts = ["", "NULL", "{a,b}", '"', "\\", '\\"', " a ", "é\n\t%s 🙂", "None"]
+    prompt = PromptFactory().pk
+
+    keys = insert(Completion, [{"prompt_id": prompt, "text": text} for text in texts])
+
+    assert [text for text, _, _ in texts_of(keys)] == texts
+
+
+def test_json_and_nothing_are_stored_as_they_are():
+    shown = AssignmentFactory()
+    said = [{"flags": {"1": ['a"b\\']}, "strength": None}, {"flags": {}, "strength": 2}]
+    row = {
+        "comparison_id": shown.comparison_id, "project_id": shown.project_id,
+        "annotator_id": shown.annotator_id, "assignment_id": shown.pk,
+        "verdict": "ranking", "guideline_version": 1, "is_repeat": True,
+    }  # fmt: skip
+
+    insert(Judgment, [row | each for each in said])
+
+    assert list(Judgment.objects.order_by("pk").values("flags", "strength")) == said
