@@ -7,7 +7,7 @@ several figures say together is said in words.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 from annotator.quality.coefficients import (
+    MIN_FOR_INTERVAL,
     Estimate,
     Meetings,
     agreement_shares,
@@ -35,7 +36,7 @@ SIGNALS_FOR_A_WORD = 2
 NONE_SHARED = "Nobody else has ranked the same comparisons."
 NONE_KNOWN = "No comparison with a known answer has been judged yet."
 NONE_REPEATED = "No comparison has been judged twice by the same person yet."
-NO_PAIRS = "No comparison of two answers has been decided yet."
+NO_PAIRS = "No two answers have been ranked one above the other yet."
 NO_TIMES = "No times are known."
 NOTHING = np.zeros((0, 2))
 
@@ -47,8 +48,8 @@ class PersonFigures(NamedTuple):
     reliability: Estimate  # how probable what they say is, given all votes
     known_answers: Estimate  # share of votes on known answers that are right
     self_agreement: Estimate  # as agreement, with what the same person said before
-    first_shown: Estimate  # share of decided pairs in which the left one won
-    longer: Estimate  # share of decided pairs in which the longer one won
+    first_shown: Estimate  # share of decided pairs won by the answer shown before the other
+    longer: Estimate  # share of decided pairs won by the longer one
     too_fast: Estimate  # share of votes
     seconds: Estimate  # median
 
@@ -207,22 +208,56 @@ def likeness(one: Ballot, other: Ballot) -> float:
 
 
 def first_shown(ballots: Iterable[Ballot]) -> Estimate:
-    return share([vote.ranking[0][0] == vote.order[0] for vote in _decided(ballots)], NO_PAIRS)
+    """Of each two answers that a vote tells apart."""
+    return share_of_pairs(
+        [
+            (vote.comparison, vote.order.index(better) < vote.order.index(worse))
+            for vote, better, worse in _decided(ballots)
+        ]
+    )
 
 
 def longer(ballots: Iterable[Ballot], answers: Mapping[int, Answer]) -> Estimate:
-    """Of pairs of which one is longer by a tenth at least."""
+    """Of such pairs of which one is longer by a tenth at least."""
     lengths = [
-        [answers[group[0]].n_characters for group in vote.ranking] for vote in _decided(ballots)
+        (vote.comparison, answers[better].n_characters, answers[worse].n_characters)
+        for vote, better, worse in _decided(ballots)
     ]
-    differing = [
-        (won, lost) for won, lost in lengths if max(won, lost) > LONGER_BY * min(won, lost)
-    ]
-    return share([won > lost for won, lost in differing], NO_PAIRS)
+    return share_of_pairs(
+        [
+            (comparison, better > worse)
+            for comparison, better, worse in lengths
+            if max(better, worse) > LONGER_BY * min(better, worse)
+        ]
+    )
 
 
-def _decided(ballots: Iterable[Ballot]) -> list[Ballot]:
-    return [vote for vote in ballots if len(vote.order) == 2 and len(vote.ranking) == 2]
+def _decided(ballots: Iterable[Ballot]) -> Iterator[tuple[Ballot, int, int]]:
+    """Each two answers that a vote tells apart, the better one first."""
+    for vote in ballots:
+        for (first, second), outcome in vote.outcomes.items():
+            if outcome:
+                yield (vote, first, second) if outcome > 0 else (vote, second, first)
+
+
+def share_of_pairs(hits: Sequence[tuple[int, bool]]) -> Estimate:
+    """Of pairs, each with its comparison; n counts comparisons.
+
+    Pairs of a comparison are not independent. So Wilson's interval is that of as many votes as would
+    vary as much from comparison to comparison (Kish 1965): of fewer than ten comparisons, no more than
+    one of each. Of one pair a comparison it is Wilson's own.
+    """
+    if not hits:
+        return Estimate(None, reason=NO_PAIRS)
+    comparison, hit = np.array(hits).T
+    added = summed_by(comparison, np.stack([hit, np.ones(len(hit))], axis=1))  # (C, 2)
+    n, (n_hits, n_pairs) = len(added), added.sum(0)
+    value = n_hits / n_pairs
+    variance = ((added[:, 0] - value * added[:, 1]) ** 2).sum() / n_pairs**2
+    worth = value * (1 - value) / variance if variance > 1e-12 else n
+    worth = min(worth, n_pairs if n >= MIN_FOR_INTERVAL else n)
+    low, high = proportion_confint(value * worth, worth, method="wilson")
+    return Estimate(float(value), float(low), float(high), n)
 
 
 def too_fast(ballots: Iterable[Ballot], answers: Mapping[int, Answer]) -> Estimate:
@@ -276,7 +311,7 @@ SIGNALS: dict[str, Callable[[PersonFigures, PersonFigures], bool]] = {
     "is more often faster than one can skim": lambda person, everyone: _is_above(
         person.too_fast, everyone.too_fast
     ),
-    "often prefers the same side": lambda person, _: (
+    "often prefers what stands first, or last": lambda person, _: (
         _is_below(person.first_shown, Estimate(0.5)) or _is_above(person.first_shown, Estimate(0.5))
     ),
     "prefers longer answers more than others do": lambda person, everyone: _is_above(

@@ -32,7 +32,7 @@ PERSON = {
     "reliability": "reliability",
     "known_answers": "known answers right",
     "self_agreement": "agrees with themself",
-    "first_shown": "left one won",
+    "first_shown": "earlier one won",
     "longer": "longer one won",
     "too_fast": "too fast",
     "seconds": "median seconds",

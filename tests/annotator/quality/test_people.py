@@ -122,6 +122,41 @@ def test_position_bias_is_how_often_the_left_one_won(ballot):
     assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
 
 
+def test_position_bias_of_rankings_is_that_of_all_their_pairs(ballot):
+    """Of 3 > 1 > 2 shown as 1, 2, 3 only 1 stood before what it beats; a tie is left out."""
+    ranked = ballot(1, 1, [[3], [1], [2]], order=[1, 2, 3])
+    tied = ballot(2, 1, [[1, 2], [3]], order=[1, 2, 3])
+    best_of_four = ballot(3, 1, [[2], [1, 3, 4]], order=[1, 2, 3, 4], is_pick=True)
+
+    assert [first_shown([vote]).value for vote in (ranked, tied, best_of_four)] == pytest.approx(
+        [1 / 3, 1, 2 / 3]
+    )
+    assert first_shown([ranked, tied, best_of_four]).n == 3
+
+
+def test_the_bias_of_single_pairs_has_wilsons_interval(ballot):
+    votes = [ballot(place, 1, A if place < 14 else B) for place in range(20)]
+
+    assert first_shown(votes) == pytest.approx(share([True] * 14 + [False] * 6, ""))
+
+
+def test_pairs_of_a_ranking_that_all_say_the_same_are_one_vote(ballot):
+    """Who always ranks in the order shown has said so once a ranking, not three times."""
+    rankings = [
+        ballot(place, 1, [[1], [2], [3]] if place < 14 else [[3], [2], [1]], order=[1, 2, 3])
+        for place in range(20)
+    ]
+
+    assert first_shown(rankings) == pytest.approx(share([True] * 14 + [False] * 6, ""))
+
+
+def test_length_bias_of_rankings_is_that_of_pairs_that_differ_in_length(ballot):
+    answers = {1: Answer("model", 100), 2: Answer("model", 105), 3: Answer("model", 300)}
+    vote = ballot(1, 1, [[3], [1], [2]], order=[1, 2, 3])
+
+    assert longer([vote], answers).value == 1.0
+
+
 def test_length_bias_is_how_often_the_longer_one_won(ballot):
     answers = ANSWERS | {3: Answer("model", 205)}
     nearly_equal = ballot(4, 1, [[1], [3]], order=[1, 3])
