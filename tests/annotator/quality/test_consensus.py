@@ -1,11 +1,14 @@
 """What votes come to, by hand, and whom the models believe."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from crowdkit.aggregation import NoisyBradleyTerry
 from scipy.optimize import check_grad
 from scipy.special import expit
 
 from annotator.quality.consensus import (
+    ATTENTION_PRIOR,
     NoisyVotes,
     Opinion,
     consensus,
@@ -134,6 +137,48 @@ def test_the_noisy_model_by_hand():
     loss, _ = noisy_loss(np.array([1.0, 0.0, 2.0, 0.0]), vote)
 
     assert loss == pytest.approx(-np.log(gamma * expit(1) + (1 - gamma) / 2) + 1 / 2)
+
+
+def crowd_kit_votes(votes):
+    """(n, 3): the left completion, the right one and the winner, as numbers from 1 on."""
+    two = np.stack([votes.first, votes.second], axis=1) + 1
+    won = np.where(votes.outcome == 1, two[:, 0], two[:, 1])
+    return np.column_stack([np.where(votes.side[:, None] > 0, two, two[:, ::-1]), won])
+
+
+def test_the_likelihood_of_the_noisy_model_is_crowd_kits():
+    votes = noisy_votes()
+    votes = votes._replace(outcome=(votes.outcome > 0).astype(float))  # it knows no ties
+    x = np.random.default_rng(1).normal(size=5 + 2 * 3)
+    theirs = np.concatenate([[0.0], x[:5], x[6::2], x[5::2]])  # scores, q, γ
+    prior = ((x[5::2] - ATTENTION_PRIOR) ** 2).sum() / 2 + (x[:5] ** 2).sum() / 2
+    prior += (x[6::2] ** 2).sum() / 2
+
+    loss, _ = noisy_loss(x, votes)
+
+    library = NoisyBradleyTerry._compute_log_likelihood
+    assert loss - prior == pytest.approx(
+        library(theirs, crowd_kit_votes(votes), votes.annotator, 5, 3, 0.0)
+    )
+
+
+def test_scores_stand_in_the_order_of_crowd_kits(ballot):
+    """Six answers to one prompt, 360 votes by six people who look at them."""
+    generator = np.random.default_rng(4)
+    said = []
+    for place in range(360):
+        one, other = order = generator.permutation(6)[:2].tolist()
+        is_won = generator.random() < expit(one - other)
+        ranking = [[one], [other]] if is_won else [[other], [one]]
+        said.append(ballot(0, place % 6, ranking, order=order))
+    rows = [(vote.annotator, *vote.order, vote.ranking[0][0]) for vote in said]
+
+    ours = noisy_scores(pair_votes(said), said).scores
+    theirs = NoisyBradleyTerry().fit_predict(
+        pd.DataFrame(rows, columns=["worker", "left", "right", "label"])
+    )
+
+    assert sorted(ours, key=ours.get) == theirs.sort_values().index.tolist() == list(range(6))
 
 
 def test_the_noisy_model_finds_out_who_only_looks_at_the_side(ballot):
