@@ -69,8 +69,8 @@ class ProjectForm(forms.ModelForm):
         choices=[(check.name, check.label) for check in CHECKS],
         widget=forms.CheckboxSelectMultiple,
         label="Hold back new comparisons in which",
-        help_text="They are listed with the reason, and can be asked all the same. Being cut off is "
-        "no reason unless you say so: a short length limit cuts most answers.",
+        help_text="They are listed with the reason, and can be asked all the same. Where all answers "
+        "were cut off, how they begin is compared; and evaluations ask about models as they answer.",
     )
 
     GROUPS = {

@@ -26,7 +26,6 @@ from django.utils.functional import cached_property
 
 from annotator import screening
 from annotator.compiled import compiled
-from annotator.formats.entries import Answer
 from annotator.screening import default_checks
 
 CHANGE_LIMIT = 100_000  # comparisons that one request changes
@@ -251,10 +250,16 @@ class Project(models.Model):
         latest = self.comparisons.aggregate(latest=Max("round_number"))["latest"]
         return latest or 1
 
-    def reason_to_hold(self, completions: Iterable[Completion | Answer]) -> str:
-        """What this project's screening finds in answers to one prompt; empty if nothing."""
+    def reason_to_hold(self, completions: Iterable[Completion], purpose: str) -> str:
+        """What this project's screening finds in answers to one prompt; empty if nothing.
+
+        Models are evaluated as they answer: what they cannot bring to an end is part of it.
+        """
+        checks = set(self.screening)
+        if purpose == Purpose.EVALUATION:
+            checks.discard("truncated")
         texts = [(completion.text, completion.is_truncated) for completion in completions]
-        return screening.reason_to_hold(texts, self.screening, self.near_identical_percent)
+        return screening.reason_to_hold(texts, checks, self.near_identical_percent)
 
     def split_of(self, prompt_key: str) -> Split:
         """The split of a prompt, from its key alone: the same prompt is always on the same side."""
@@ -502,7 +507,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
                 "purpose": purpose,
                 "origin": origin,
                 "priority": priority,
-                "hold": prompt.project.reason_to_hold(completions) if is_screened else "",
+                "hold": prompt.project.reason_to_hold(completions, purpose) if is_screened else "",
             },
         )
         if not created:

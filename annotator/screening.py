@@ -22,20 +22,18 @@ MAX_QUOTE = 80
 class Check(NamedTuple):
     name: str
     label: str
-    is_default: bool
 
 
 CHECKS = [
-    Check("empty", "an answer is empty", True),
-    Check("near_identical", "two answers are identical or nearly so", True),
-    Check("self_naming", "an answer says which model wrote it", True),
-    # Off: a short length limit cuts most answers, and how they begin can be compared all the same.
-    Check("truncated", "an answer was cut off at the length limit", False),
+    Check("empty", "an answer is empty"),
+    Check("near_identical", "two answers are identical or nearly so"),
+    Check("self_naming", "an answer says which model wrote it"),
+    Check("truncated", "an answer was cut off at the length limit and another was not"),
 ]
 
 
 def default_checks() -> list[str]:
-    return [check.name for check in CHECKS if check.is_default]
+    return [check.name for check in CHECKS]
 
 
 def reason_to_hold(
@@ -44,14 +42,17 @@ def reason_to_hold(
     """Why answers, each a text and whether it was cut off, should not be shown as they are; empty
     if nothing is found. The letters are those of the order given.
 
+    Where all answers were cut off, how they begin can be compared: a short limit cuts most of them.
+
     Example: [("Yes.", False), ("", False)] -> "Answer B is empty."
     """
     answers = list(answers)
     texts = [text for text, _ in answers]
+    is_one_whole = not all(is_truncated for _, is_truncated in answers)
     for letter, (text, is_truncated) in zip(LETTERS, answers, strict=False):
         if "empty" in checks and not text.strip():
             return f"Answer {letter} is empty."
-        if "truncated" in checks and is_truncated:
+        if "truncated" in checks and is_truncated and is_one_whole:
             return f"Answer {letter} was cut off at the length limit."
         if "self_naming" in checks and (words := self_naming(text)):
             return f"Answer {letter} says who wrote it: “{words}”."[:MAX_REASON]

@@ -33,6 +33,7 @@ from annotator.models import (
     User,
     Verdict,
 )
+from annotator.screening import default_checks
 from rlhf.alarms import Level
 from rlhf.evaluation import win_rate
 from rlhf.models import GeneratedCompletion, ModelVersion, Run, RunKind, Status
@@ -278,6 +279,8 @@ def make_project(original: Project, max_prompts: int, order: str = QueueOrder.DR
         overlap=3,
         held_out_percent=original.held_out_percent,
         queue_order=order,
+        # Their taste is for words, wherever an answer ends.
+        screening=[name for name in default_checks() if name != "truncated"],
     )
     Prompt.objects.bulk_create(
         Prompt(project=project, messages=each.messages, key=each.key, split=each.split)

@@ -12,6 +12,7 @@ from django.db import transaction
 
 from annotator.importing import import_jsonl
 from annotator.models import Membership, Project, Role, User
+from annotator.screening import default_checks
 from rlhf import runs
 from rlhf.demo.answers import COMPARISONS
 from rlhf.models import RunKind
@@ -49,6 +50,8 @@ def create_project() -> bool:
         slug=SLUG,
         guidelines=GUIDELINES,
         overlap=2,  # so that the page about agreement has something to say
+        # The guidelines say what to do with answers that break off, as a third of these do.
+        screening=[name for name in default_checks() if name != "truncated"],
     )
     users = {name: _get_or_create_user(name) for name in PEOPLE}
     for name, (role, _) in PEOPLE.items():

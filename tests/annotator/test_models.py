@@ -126,6 +126,20 @@ def test_create_from_allows_the_same_texts_for_evaluation():
     assert Comparison.objects.create_from(completions, purpose=Purpose.EVALUATION) is not None
 
 
+@pytest.mark.parametrize(
+    ("purpose", "hold"),
+    [("training", "Answer B was cut off at the length limit."), ("evaluation", "")],
+)
+def test_models_are_evaluated_by_answers_that_were_cut_off_too(purpose, hold):
+    prompt = PromptFactory()
+    whole = CompletionFactory(prompt=prompt, text="Paris.")
+    cut = CompletionFactory(prompt=prompt, text="Lyon is", is_truncated=True)
+
+    comparison = Comparison.objects.create_from([whole, cut], purpose=purpose)
+
+    assert comparison.hold == hold
+
+
 def test_create_from_refuses_identical_texts():
     prompt = PromptFactory()
     completions = [CompletionFactory(prompt=prompt, text=text) for text in ("a", " a\n")]

@@ -33,11 +33,17 @@ def test_an_answer_that_says_nothing_is_found():
     assert found("Paris.", " \n") == "Answer B is empty."
 
 
-def test_an_answer_that_was_cut_off_is_found_only_if_that_is_asked_for():
-    answers = [("Paris.", False), ("Paris is", True)]
+def test_an_answer_that_was_cut_off_is_found_beside_one_that_was_not():
+    answers = [("Paris.", False), ("Lyon is", True)]
 
-    assert reason_to_hold(answers, ALL, 95) == "Answer B was cut off at the length limit."
-    assert reason_to_hold(answers, default_checks(), 95) == ""
+    assert reason_to_hold(answers, default_checks(), 95) == (
+        "Answer B was cut off at the length limit."
+    )
+    assert reason_to_hold(answers, [], 95) == ""
+
+
+def test_answers_that_were_all_cut_off_are_compared_by_how_they_begin():
+    assert reason_to_hold([("Paris is", True), ("Lyon is", True)], default_checks(), 95) == ""
 
 
 def test_answers_that_differ_in_spaces_and_capitals_are_the_same():
