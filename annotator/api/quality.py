@@ -45,6 +45,7 @@ class LeaderboardSerializer(FiguresSerializer):
         child=serializers.ListField(child=serializers.CharField()),
         help_text="Sources that no vote compares with those of another group.",
     )
+    n_left_out = serializers.IntegerField(help_text="Sources with fewer votes than those shown.")
     reason = serializers.CharField(help_text="Why there are no rows.")
 
 
@@ -66,7 +67,8 @@ def quality(request: Request, slug: str) -> Response:
 @api_view()
 def leaderboard(request: Request, slug: str) -> Response:
     figures = _figures(get_access(request, slug, Role.REVIEWER).project)
-    empty = {"rows": [], "style": {}, "groups": [], "reason": "Nothing has been computed yet."}
+    empty = {"rows": [], "style": {}, "groups": [], "n_left_out": 0}
+    empty["reason"] = "Nothing has been computed yet."
     board = figures["figures"].get("leaderboard", {})
     return Response(LeaderboardSerializer(figures | empty | board).data)
 

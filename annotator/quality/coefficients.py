@@ -10,14 +10,16 @@ sides, or else the figures would depend on it. docs/quality.md has formulas and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from annotator.quality.votes import PairVotes
 
 REPLICATES = 500
+BATCH = 50  # replicates that are in memory at once
 SEED = 0
 INTERVAL = (0.025, 0.975)
 MIN_FOR_INTERVAL = 10  # comparisons; resamples of fewer say little
@@ -40,19 +42,23 @@ NOBODY_SHARES = "No comparison has been ranked by two people yet."
 ALL_TIES = "All rankings are ties, so nothing could tell agreement from chance."
 
 
-def estimate(figure: Figure, added: np.ndarray, nothing: str, no_variation: str = "") -> Estimate:
+def estimate(
+    figure: Figure, added: np.ndarray | csr_array, nothing: str, no_variation: str = ""
+) -> Estimate:
     """The figure of all comparisons, and percentiles of it over resampled comparisons.
 
     `added` (C, S) is what each comparison adds to the sums. `nothing` is the reason if there is
     no comparison, `no_variation` if the figure is undefined all the same.
     """
-    n = len(added)
+    n = added.shape[0]
     if not n:
         return Estimate(None, reason=nothing)
-    value = float(figure(added.sum(0, keepdims=True))[0])
+    value = float(figure(np.ones((1, n)) @ added)[0])
     if np.isnan(value):
         return Estimate(None, n=n, reason=no_variation)
-    replicates = figure(resampled_sums(added)) if n >= MIN_FOR_INTERVAL else np.array([])
+    if n < MIN_FOR_INTERVAL:
+        return Estimate(value, n=n)
+    replicates = np.concatenate([figure(sums) for sums in resampled_sums(added)])
     defined = replicates[~np.isnan(replicates)]
     if len(defined) < REPLICATES / 2:
         return Estimate(value, n=n)
@@ -60,15 +66,19 @@ def estimate(figure: Figure, added: np.ndarray, nothing: str, no_variation: str 
     return Estimate(value, float(low), float(high), n)
 
 
-def resampled_sums(added: np.ndarray) -> np.ndarray:
-    """(R, S): sums over as many comparisons as there are, drawn with replacement.
+def resampled_sums(added: np.ndarray | csr_array) -> Iterator[np.ndarray]:
+    """(R, S), some R at a time: sums over as many comparisons as there are, drawn with replacement.
 
     Comparisons that add the same are drawn together, by how many they are.
     """
-    rows, counts = np.unique(added, axis=0, return_counts=True)
-    n = len(added)
-    drawn = np.random.default_rng(SEED).multinomial(n, counts / n, size=REPLICATES)  # (R, U)
-    return drawn @ rows
+    n = added.shape[0]
+    rows, counts = added, np.ones(n)
+    if isinstance(added, np.ndarray):
+        rows, counts = np.unique(added, axis=0, return_counts=True)
+    generator = np.random.default_rng(SEED)
+    for start in range(0, REPLICATES, BATCH):
+        size = min(BATCH, REPLICATES - start)
+        yield generator.multinomial(n, counts / n, size=size) @ rows  # (R, U) @ (U, S)
 
 
 def summed_by(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -164,6 +174,20 @@ def cohens_kappa(sums: np.ndarray) -> np.ndarray:
     return _divide(observed - expected, 1 - expected)
 
 
+def mean_of_kappas(sums: np.ndarray) -> np.ndarray:
+    """Mean of Cohen's kappa of each two people, by how many pairs both have ranked.
+
+    Of sums (R, 4 P): of each two, on how many pairs they met, said the same, one said tie, the other
+    did. Seen from both sides, whoever says no tie says -1 and 1 equally often.
+    """
+    n, same, one_tied, other_tied = sums.reshape(len(sums), -1, 4).transpose(2, 0, 1)
+    observed, one, other = _divide(same, n), _divide(one_tied, n), _divide(other_tied, n)
+    expected = one * other + (1 - one) * (1 - other) / 2
+    kappas = _divide(observed - expected, 1 - expected)
+    weights = np.where(np.isnan(kappas), 0, n)
+    return _divide((weights * np.nan_to_num(kappas)).sum(1), weights.sum(1))
+
+
 # --- who has ranked the same pairs ------------------------------------------------------------
 class Meetings(NamedTuple):
     """Each two votes of different people on the same pair of completions."""
@@ -201,6 +225,25 @@ def contingency(met: Meetings) -> np.ndarray:
     rows[places, met.says_one + 1, met.says_other + 1] += 1
     rows[places, 1 - met.says_one, 1 - met.says_other] += 1
     return rows.reshape(-1, OUTCOMES**2)
+
+
+def met_by_two(met: Meetings) -> csr_array:
+    """(C, 4 P): what each comparison adds to the sums of `mean_of_kappas`.
+
+    Sparse, for of all who meet somewhere only a few meet in one comparison.
+    """
+    _, comparison = np.unique(met.comparison, return_inverse=True)
+    two, place = np.unique(np.stack([met.one, met.other]), axis=1, return_inverse=True)
+    said = [
+        np.ones(len(comparison)),
+        met.says_one == met.says_other,
+        met.says_one == 0,
+        met.says_other == 0,
+    ]
+    columns = 4 * place.ravel() + np.arange(4)[:, None]
+    rows = np.broadcast_to(comparison, columns.shape)
+    shape = (comparison.max(initial=-1) + 1, 4 * two.shape[1])
+    return csr_array((np.stack(said).ravel(), (rows.ravel(), columns.ravel())), shape=shape)
 
 
 def agreement_shares(met: Meetings) -> np.ndarray:
@@ -246,6 +289,11 @@ def cohen(met: Meetings) -> Estimate:
     """Of two people, given what they met on."""
     added = summed_by(met.comparison, contingency(met))
     return estimate(cohens_kappa, added, "They have ranked no comparison in common.", ALL_TIES)
+
+
+def pairwise_cohen(met: Meetings) -> Estimate:
+    """Of all who met, two by two."""
+    return estimate(mean_of_kappas, met_by_two(met), NOBODY_SHARES, ALL_TIES)
 
 
 def kendall(met: Meetings) -> Estimate:

@@ -18,6 +18,7 @@ from annotator.models import Comparison, Judgment, Project, QualityReport, Webho
 from annotator.webhooks.outbox import tell_agreement
 
 PATIENCE = timedelta(minutes=10)  # the worker's time limit; after that a task was lost
+FORMAT = 2  # of the figures; those of an older one lack what a page would show
 LOOK_EVERY = timedelta(hours=1)
 JUDGMENTS_LOOKED_AT = 20_000  # for those taken back since
 
@@ -76,8 +77,9 @@ def newest_judgment(project: Project) -> int:
 
 
 def is_stale(report: QualityReport | None) -> bool:
-    """Whether something was said or taken back since the figures were computed."""
-    if report is None or report.as_of is None:
+    """Whether something was said or taken back since the figures were computed, or there are more
+    figures now."""
+    if report is None or report.as_of is None or report.figures.get("format") != FORMAT:
         return True
     if newest_judgment(report.project) != report.newest_judgment:
         return True

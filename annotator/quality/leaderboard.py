@@ -43,6 +43,7 @@ class Battles(NamedTuple):
     won: np.ndarray  # (n,) 1, ½ or 0: by `one`
     style: np.ndarray  # (n, 4) one's less the other's, in deviations
     sources: list[str]
+    n_left_out: int  # sources with fewer votes
 
 
 def battles_of(table: PairVotes, answers: Mapping[int, Answer]) -> Battles:
@@ -68,6 +69,7 @@ def battles_of(table: PairVotes, answers: Mapping[int, Answer]) -> Battles:
         (table.outcome[mask] + 1) / 2,
         _style_differences(firsts, seconds)[mask],
         sources,
+        len(n_votes) - len(sources),
     )
 
 
@@ -149,7 +151,7 @@ def _in_points(beta: np.ndarray, n_sources: int) -> np.ndarray:
 def leaderboard(battles: Battles) -> dict[str, Any]:
     """As JSON: `rows` best first, `matrix` in the same order, `style`, `groups`; or a `reason`."""
     if not len(battles.one):
-        return {"rows": [], "reason": NO_VOTES}
+        return {"rows": [], "n_left_out": 0, "reason": NO_VOTES}
     k = len(battles.sources)
     raw = estimates(battles, with_style=False)
     controlled = estimates(battles, with_style=True)
@@ -157,6 +159,7 @@ def leaderboard(battles: Battles) -> dict[str, Any]:
     wins, n_battles = win_counts(battles)
     return {
         "reason": "",
+        "n_left_out": battles.n_left_out,
         "rows": [
             {
                 "source": battles.sources[place],

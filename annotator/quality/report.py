@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from annotator.models import Project, User
 from annotator.quality.coefficients import (
+    Estimate,
     Meetings,
     alpha,
     alpha_nominal,
@@ -22,6 +23,7 @@ from annotator.quality.coefficients import (
     fleiss,
     kendall,
     meetings,
+    pairwise_cohen,
 )
 from annotator.quality.consensus import (
     consensus,
@@ -30,6 +32,7 @@ from annotator.quality.consensus import (
     noisy_scores,
     shared_ballots,
 )
+from annotator.quality.keeping import FORMAT
 from annotator.quality.leaderboard import battles_of, leaderboard
 from annotator.quality.people import (
     Evidence,
@@ -48,6 +51,7 @@ MOST_GROUPS = 20  # criteria, sources, guideline versions: those with most votes
 MOST_PERIODS = 26  # the newest
 MOST_PEOPLE_IN_MATRIX = 12
 MOST_DISAGREEMENTS = 500
+KNOWN_OF_THE_WHOLE = "Answers are known of the whole, not of one criterion."
 DAYS_FOR_WEEKS = 21  # votes of fewer days are shown by day
 
 
@@ -57,6 +61,13 @@ class Said(NamedTuple):
     counted: list[Ballot]
     known: list[Ballot]
     again: list[tuple[Ballot, Ballot]]  # what was said before, and when asked a second time
+
+
+class Parts(NamedTuple):
+    """Figures of parts of a project, as JSON; of very many parts there are those of some."""
+
+    rows: list[dict[str, Any]]
+    n_left_out: int
 
 
 class Report(NamedTuple):
@@ -77,7 +88,15 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
     evidence = evidence_by_annotator(*said, table, met, probabilities)
     everyone = figures_of(0, everybody(evidence.values()), votes.answers)
     names = dict(User.objects.filter(pk__in=evidence).values_list("pk", "username"))
+    lists = {
+        "over_time": over_time(said),
+        "by_guideline_version": by_guideline_version(said),
+        "by_criterion": by_criterion(said),
+        "by_source": by_source(said, votes.answers),
+        "disagreements": disagreements(votes.counted),
+    }
     figures = {
+        "format": FORMAT,
         "project": project.slug,
         "n_votes": len(votes.counted),
         "n_known": len(votes.known),
@@ -86,15 +105,12 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
         "n_annotators": len(evidence),
         "newest": newest if votes.is_cut else None,
         "agreement": measures(said),
-        "over_time": over_time(said),
-        "by_guideline_version": by_guideline_version(said),
-        "by_criterion": by_criterion(said),
-        "by_source": by_source(said, votes.answers),
+        **{name: parts.rows for name, parts in lists.items()},
+        "left_out": {name: parts.n_left_out for name, parts in lists.items()},
         "cohens_kappa": matrix_of_kappas(votes.counted, met, names),
         "everybody": everyone.as_json(),
         "annotators": people(evidence, everyone, votes, names),
         "leaderboard": leaderboard(battles_of(table, votes.answers)),
-        "disagreements": disagreements(votes.counted),
     }
     return Report(figures, consensus(votes.counted, table, probabilities, noisy.scores))
 
@@ -102,11 +118,13 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
 # --- the whole, and parts ---------------------------------------------------------------------
 def measures(said: Said) -> dict[str, Any]:
     table = pair_votes(said.counted)
+    met = meetings(table)
     figures = {
         "alpha_ordinal": alpha(table),
         "alpha_nominal": alpha(table, alpha_nominal),
+        "cohens_kappa": pairwise_cohen(met),
         "fleiss_kappa": fleiss(table),
-        "kendall_tau": kendall(meetings(table)),
+        "kendall_tau": kendall(met),
         "self_agreement": self_agreement(said.again),
         "known_answers": known_answers_of_all(said.known),
     }
@@ -129,7 +147,7 @@ def _labelled(said: Said, label: Callable[[Ballot], Any]) -> dict[Any, Said]:
     return parts
 
 
-def over_time(said: Said) -> list[dict[str, Any]]:
+def over_time(said: Said) -> Parts:
     """By week or, of fewer than three weeks, by day; a comparison belongs to its last vote's."""
     last: dict[int, date] = {}
     for ballot in said.counted:
@@ -144,23 +162,36 @@ def over_time(said: Said) -> list[dict[str, Any]]:
         return f"week of {day - timedelta(days=day.weekday())}" if is_long else str(day)
 
     parts = _labelled(said, label)
-    return [_part(name, parts[name]) for name in sorted(parts)[-MOST_PERIODS:]]
+    return _newest(parts, MOST_PERIODS)
 
 
-def by_guideline_version(said: Said) -> list[dict[str, Any]]:
+def by_guideline_version(said: Said) -> Parts:
     """Among votes that were given with the same version before one's eyes."""
     parts = _labelled(said, lambda ballot: ballot.guideline_version)
-    return [_part(str(version), parts[version]) for version in sorted(parts)[-MOST_GROUPS:]]
+    return _newest(parts, MOST_GROUPS)
 
 
-def by_criterion(said: Said) -> list[dict[str, Any]]:
+def _newest(parts: Mapping[Any, Said], most: int) -> Parts:
+    shown = sorted(parts)[-most:]
+    return Parts([_part(str(name), parts[name]) for name in shown], len(parts) - len(shown))
+
+
+def by_criterion(said: Said) -> Parts:
     """Of what was said of each criterion by itself."""
     n_votes = Counter(name for ballot in said.counted for name in ballot.criteria)
-    return [_part(name, _of_criterion(said, name)) for name, _ in n_votes.most_common(MOST_GROUPS)]
+    parts = _most_voted(n_votes, lambda name: _of_criterion(said, name))
+    for row in parts.rows:
+        row["known_answers"] = Estimate(None, reason=KNOWN_OF_THE_WHOLE)._asdict()
+    return parts
+
+
+def _most_voted(n_votes: Counter[str], said_of: Callable[[str], Said]) -> Parts:
+    shown = [name for name, _ in n_votes.most_common(MOST_GROUPS)]
+    return Parts([_part(name, said_of(name)) for name in shown], len(n_votes) - len(shown))
 
 
 def _of_criterion(said: Said, name: str) -> Said:
-    """Rankings by one criterion in the place of the whole; known answers are known of the whole."""
+    """Rankings by one criterion in the place of the whole."""
 
     def turned(ballot: Ballot) -> Ballot:
         # Of three answers and more, a criterion asks for the best one alone.
@@ -177,24 +208,21 @@ def _of_criterion(said: Said, name: str) -> Said:
     )
 
 
-def by_source(said: Said, answers: Mapping[int, Answer]) -> list[dict[str, Any]]:
+def by_source(said: Said, answers: Mapping[int, Answer]) -> Parts:
     """Of comparisons with an answer of each source."""
 
     def sources(ballot: Ballot) -> set[str]:
         return {answers[pk].source for pk in ballot.order}
 
-    n_votes = Counter(source for ballot in said.counted for source in sources(ballot))
-    return [
-        _part(
-            name,
-            Said(
-                [ballot for ballot in said.counted if name in sources(ballot)],
-                [ballot for ballot in said.known if name in sources(ballot)],
-                [votes for votes in said.again if name in sources(votes[1])],
-            ),
+    def said_of(name: str) -> Said:
+        return Said(
+            [ballot for ballot in said.counted if name in sources(ballot)],
+            [ballot for ballot in said.known if name in sources(ballot)],
+            [votes for votes in said.again if name in sources(votes[1])],
         )
-        for name, _ in n_votes.most_common(MOST_GROUPS)
-    ]
+
+    n_votes = Counter(source for ballot in said.counted for source in sources(ballot))
+    return _most_voted(n_votes, said_of)
 
 
 # --- people -----------------------------------------------------------------------------------
@@ -235,7 +263,7 @@ def _order_of_people(row: dict[str, Any]) -> tuple[int, bool, float, str]:
 
 
 # --- comparisons ------------------------------------------------------------------------------
-def disagreements(ballots: Sequence[Ballot]) -> list[dict[str, Any]]:
+def disagreements(ballots: Sequence[Ballot]) -> Parts:
     """The most split first; of equally split ones those with more votes."""
     rows = [
         {"comparison": comparison, "split": disagreement(votes), "n_votes": len(votes)}
@@ -243,4 +271,4 @@ def disagreements(ballots: Sequence[Ballot]) -> list[dict[str, Any]]:
     ]
     split = [row for row in rows if row["split"] > 0]
     split.sort(key=lambda row: (-row["split"], -row["n_votes"], -row["comparison"]))
-    return split[:MOST_DISAGREEMENTS]
+    return Parts(split[:MOST_DISAGREEMENTS], max(len(split) - MOST_DISAGREEMENTS, 0))

@@ -31,6 +31,7 @@ class Measure(NamedTuple):
 MEASURES = {
     "alpha_ordinal": Measure("Krippendorff's alpha, ordinal", "a tie lies half-way"),
     "alpha_nominal": Measure("Krippendorff's alpha, nominal", "a tie is as far from both"),
+    "cohens_kappa": Measure("Cohen's kappa", "mean of each two people, by what both ranked"),
     "fleiss_kappa": Measure("Fleiss' kappa", "as nominal alpha, for many votes"),
     "kendall_tau": Measure("Kendall's tau", "of rankings of three or more"),
     "self_agreement": Measure("Agreement with oneself", "when asked the same twice", True),
@@ -82,6 +83,7 @@ def _parts(figures: dict[str, Any], measure: str) -> list[dict[str, Any]]:
             "title": title,
             "sentence": sentence,
             "rows": [(part["name"], part["n_votes"], part[measure]) for part in figures[name]],
+            "n_left_out": figures["left_out"][name],
         }
         for name, (title, sentence) in PARTS.items()
         if len(figures[name]) > (name != "by_criterion")
@@ -94,6 +96,8 @@ def quality_annotators(request: HtmxRequest, slug: str) -> HttpResponse:
     if context["figures"]:
         kappas = context["figures"]["cohens_kappa"]
         context["kappas"] = list(zip(kappas["names"], kappas["rows"], strict=True))
+        people = Paginator(context["figures"]["annotators"], PAGE_SIZE)
+        context["page"] = people.get_page(request.GET.get("page"))
     return render(request, "annotator/quality_annotators.html", context)
 
 
@@ -154,10 +158,11 @@ def refresh_quality(request: HtmxRequest, slug: str) -> HttpResponse:
 def _context(request: HtmxRequest, slug: str) -> dict[str, Any]:
     project, role = get_access(request, slug, Role.REVIEWER)
     report = keeping.report_of(project)
+    is_shown = report is not None and report.figures.get("format") == keeping.FORMAT
     return {
         "project": project,
         "role": role,
-        "figures": report.figures if report else {},
+        "figures": report.figures if is_shown else {},
         **_status(report, _as_of(report)),
     }
 

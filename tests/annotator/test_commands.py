@@ -290,6 +290,23 @@ def test_quality_in_words(project):
     assert "  anna, 2 votes\n    agrees with the others: 1.00, n = 2\n" in out
 
 
+def test_quality_of_the_newest_judgments_says_so(project):
+    for _ in range(3):
+        make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
+
+    printed, _ = run("quality", "demo", "--newest", "2", "--json")
+    in_words, _ = run("quality", "demo", "--newest", "2")
+
+    found = json.loads(printed)
+    assert (found["n_votes"], found["newest"]) == (2, 2)
+    assert "Only the newest 2 judgments were read.\n" in in_words
+
+
+def test_quality_of_no_judgments_is_refused(project):
+    with pytest.raises(CommandError, match="--newest is a number of judgments from 1 on, not 0"):
+        run("quality", "demo", "--newest", "0")
+
+
 def test_quality_of_a_project_that_is_not_there(db):
     with pytest.raises(CommandError, match="There is no project nowhere"):
         run("quality", "nowhere")

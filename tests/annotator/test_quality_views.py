@@ -5,7 +5,7 @@ import re
 import pytest
 from django.urls import reverse
 
-from annotator.models import Completion, QualityReport, Role, Verdict
+from annotator.models import Completion, QualityReport, Role, User, Verdict
 from annotator.quality import keeping
 from annotator.reviewing import rule
 from annotator.tasks import compute_quality
@@ -87,13 +87,28 @@ def test_parts_are_shown_by_the_measure_that_is_chosen(client, project):
     computed(project)
 
     by_alpha = client.get(url("quality")).context["parts"]
+    by_kappa = client.get(url("quality"), {"measure": "cohens_kappa"}).context["parts"]
     by_oneself = client.get(url("quality"), {"measure": "self_agreement"}).context["parts"]
 
     assert [part["title"] for part in by_alpha] == ["By version of the guidelines"]
     assert [(name, n, of["value"]) for name, n, of in by_alpha[0]["rows"]] == [
         ("1", 2, 1.0), ("2", 2, -0.5),
     ]  # fmt: skip
+    assert [of["value"] for _, _, of in by_kappa[0]["rows"]] == [1.0, -1.0]
     assert [of["value"] for _, _, of in by_oneself[0]["rows"]] == [None, None]
+
+
+def test_parts_that_are_left_out_are_counted(client, project, monkeypatch):
+    monkeypatch.setattr("annotator.quality.report.MOST_GROUPS", 2)
+    for version, comparison in enumerate(vote(project, "AA", "AB", "AA"), start=1):
+        comparison.judgments.update(guideline_version=version)
+    computed(project)
+
+    response = client.get(url("quality"))
+
+    assert "with the same version before one's eyes. 1 earlier left out." in text_of(
+        response
+    ).replace("&#x27;", "'")
 
 
 def test_everybody_stands_beside_each_annotator(client, project):
@@ -104,6 +119,17 @@ def test_everybody_stands_beside_each_annotator(client, project):
 
     headings = re.findall(r'<h3 id="person-\w+">([^<]*)</h3>', html)
     assert headings == ["Everybody together", "person-0", "person-1"]
+
+
+def test_annotators_come_a_page_at_a_time(client, project, monkeypatch):
+    monkeypatch.setattr("annotator.views.quality.PAGE_SIZE", 2)
+    vote(project, "AAA")
+    computed(project)
+
+    html = client.get(url("quality_annotators"), {"page": "2"}).content.decode()
+
+    headings = re.findall(r'<h3 id="person-\w+">([^<]*)</h3>', html)
+    assert headings == ["Everybody together", "person-2"]
 
 
 def test_sources_are_ordered_by_what_people_prefer(client, project):
@@ -136,6 +162,33 @@ def test_disagreement_leads_to_the_comparison(client, project):
 
     assert url("comparison", split.pk) in html
     assert url("comparison", same.pk) not in html
+
+
+def test_disagreement_leads_to_an_example_and_to_other_guidelines(client, project):
+    """By the forms that one finds: from the list to a ruling, a proposal, and what annotators read."""
+    project.guidelines = "Be kind."
+    project.save()
+    (split,) = vote(project, "AB")
+    computed(project)
+    found = client.get(url("quality_disagreements")).content.decode()
+    page = url("comparison", split.pk)
+    assert page in found
+    forms = re.findall(r'action="([^"]+)"', client.get(page).content.decode())
+    assert {url("rule", split.pk), url("propose", split.pk)} <= set(forms)
+
+    said = {"choice": "tie", "explanation": "Both are right.", "is_example": "on"}
+    client.post(url("rule", split.pk), said)
+    client.post(url("propose", split.pk), {"text": "Call it a tie if both are right."})
+    (proposal,) = client.get(url("proposals")).context["page"].rows
+    client.force_login(MembershipFactory(project=project, role=Role.ADMIN).user)
+    settings = f"{url('edit_project')}?proposal={proposal.pk}"
+    form = client.get(settings).context["form"]
+    client.post(settings, {name: form[name].value() for name in form.fields})
+
+    client.force_login(User.objects.get(username="person-0"))
+    read = text_of(client.get(url("guidelines")))
+    assert "Call it a tie if both are right." in read
+    assert "Both are right." in read
 
 
 def test_what_has_been_ruled_is_marked(client, project, reviewer):
@@ -202,6 +255,17 @@ def test_a_page_without_newer_votes_asks_for_nothing(client, project):
 
     assert "from 2 votes by 2 people" in html
     assert "hx-trigger" not in html
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_figures_of_an_older_release_are_asked_for_anew(client, project, name):
+    vote(project, "AB")
+    computed(project)
+    QualityReport.objects.update(figures={"n_votes": 2, "n_annotators": 2, "agreement": {}})
+
+    html = client.get(url(name)).content.decode()
+
+    assert 'hx-trigger="load"' in html
 
 
 def test_a_page_with_newer_votes_asks_for_new_figures(client, project):

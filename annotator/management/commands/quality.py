@@ -16,6 +16,7 @@ Figure = dict[str, Any]  # value, low, high, n, reason
 AGREEMENT = {
     "alpha_ordinal": "Krippendorff's alpha, ordinal",
     "alpha_nominal": "Krippendorff's alpha, nominal",
+    "cohens_kappa": "Cohen's kappa, mean of each two",
     "fleiss_kappa": "Fleiss' kappa",
     "kendall_tau": "Kendall's tau of rankings",
     "self_agreement": "Agreement with oneself",
@@ -45,16 +46,23 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("project", help="Slug of the project.")
+        parser.add_argument(
+            "--newest", type=int, metavar="N", help="Judgments to read, the newest; else 20,000."
+        )
         parser.add_argument("--json", action="store_true", help="All of them, as one JSON object.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported late: it takes seconds, which `manage.py help` need not wait for.
         from annotator.quality.report import compute  # noqa: PLC0415
+        from annotator.quality.votes import JUDGMENTS_READ  # noqa: PLC0415
 
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']}.")
-        report = compute(project)
+        newest = JUDGMENTS_READ if options["newest"] is None else options["newest"]
+        if newest < 1:
+            raise CommandError(f"--newest is a number of judgments from 1 on, not {newest}.")
+        report = compute(project, newest)
         if options["json"]:
             found = {**report.figures, "consensus": report.consensus}
             self.stdout.write(json.dumps(found, ensure_ascii=False))
@@ -72,7 +80,7 @@ def in_words(figures: dict[str, Any]) -> Iterator[str]:
     yield from _titled("Agreement", _agreement(figures["agreement"]))
     for name, title in PARTS.items():
         parts = [f"{part['name']}: {figure(part['alpha_ordinal'])}" for part in figures[name]]
-        yield from _titled(title, parts)
+        yield from _titled(title, parts + _left_out(figures["left_out"][name]))
     yield from _titled("Annotators", _people(figures["annotators"]))
     yield from _titled("Sources, best first", _leaderboard(figures["leaderboard"]))
     most_split = figures["disagreements"][:MOST_DISAGREEMENTS]
@@ -83,6 +91,10 @@ def in_words(figures: dict[str, Any]) -> Iterator[str]:
             for row in most_split
         ],
     )
+
+
+def _left_out(n: int) -> list[str]:
+    return [f"{n:,} more are left out"] if n else []
 
 
 def _titled(title: str, lines: list[str]) -> Iterator[str]:
@@ -115,7 +127,7 @@ def _leaderboard(board: dict[str, Any]) -> list[str]:
         f"{row['source']}: {figure(row['strength'], 0)}; with style taken out "
         f"{figure(row['controlled'], 0)}; wins {figure(row['wins'])}"
         for row in board["rows"]
-    ]
+    ] + _left_out(board["n_left_out"])
 
 
 def figure(of: Figure, digits: int = 2) -> str:

@@ -1,5 +1,7 @@
 """Coefficients by hand, against libraries, and against published tables."""
 
+from itertools import combinations
+
 import krippendorff
 import numpy as np
 import pytest
@@ -25,7 +27,10 @@ from annotator.quality.coefficients import (
     fleiss_statistics,
     kendall,
     mean,
+    mean_of_kappas,
     meetings,
+    met_by_two,
+    pairwise_cohen,
     resampled_sums,
     shared_counts,
 )
@@ -105,7 +110,10 @@ def test_cohens_kappa_of_cohens_own_example():
 def test_all_are_1_where_everybody_says_the_same(voted):
     table = voted([[A, A], [B, B], [TIE, TIE]])
 
-    for found in (alpha(table), alpha(table, alpha_nominal), fleiss(table), cohen(meetings(table))):
+    met = meetings(table)
+    for found in (
+        alpha(table), alpha(table, alpha_nominal), fleiss(table), cohen(met), pairwise_cohen(met),
+    ):  # fmt: skip
         assert (found.value, found.n) == (1.0, 3)
 
 
@@ -137,6 +145,14 @@ def test_no_figure_depends_on_which_completion_comes_first(voted):
     assert alpha(table) == alpha(other)
     assert fleiss(table) == fleiss(other)
     assert cohen(meetings(table)) == cohen(meetings(other))
+    assert pairwise_cohen(meetings(table)) == pairwise_cohen(meetings(other))
+
+
+def test_mean_kappa_counts_two_by_what_both_have_ranked(voted):
+    """Two say the same of three (1); a third says the opposite of one that both others rank (-1)."""
+    found = pairwise_cohen(meetings(voted([[A, A, None], [B, B, None], [A, A, B]])))
+
+    assert found == Estimate((3 * 1 + 1 * -1 + 1 * -1) / 5, n=3)
 
 
 def test_kendall_by_hand(voted):
@@ -171,6 +187,25 @@ def test_cohens_kappa_is_that_of_scikit_learn(voted):
     assert cohen(met).value == pytest.approx(cohen_kappa_score(one, other))
 
 
+def test_mean_kappa_is_that_of_scikit_learn_of_each_two(voted):
+    """Weighted by how many both have ranked; with all there, the plain mean of Light 1971."""
+    rows = drawn(60, 4)
+    kappas, weights = [], []
+    for one, other in combinations(range(4), 2):
+        both = [(row[one], row[other]) for row in rows if row[one] and row[other]]
+        said = np.array(
+            [[places(ranking)[2] - places(ranking)[1] for ranking in two] for two in both]
+        )
+        two_sides = np.concatenate([said, -said])
+        kappas.append(cohen_kappa_score(*two_sides.T))
+        weights.append(len(both))
+
+    found = pairwise_cohen(meetings(voted(rows)))
+
+    assert len(set(weights)) > 1
+    assert found.value == pytest.approx(np.average(kappas, weights=weights))
+
+
 def test_kendall_is_that_of_scipy_with_ties(voted):
     rows = drawn(12, 2, completions=(1, 2, 3, 4))
     both = [row for row in rows if None not in row]
@@ -200,6 +235,7 @@ def test_figures_say_when_nobody_shares_a_comparison(voted):
         table = voted(rows)
 
         assert alpha(table) == fleiss(table) == Estimate(None, reason=NOBODY_SHARES)
+        assert pairwise_cohen(meetings(table)) == Estimate(None, reason=NOBODY_SHARES)
         assert cohen(meetings(table)).value is None
         assert kendall(meetings(table)).value is None
 
@@ -211,6 +247,7 @@ def test_figures_say_when_all_are_ties(voted):
         alpha(table)
         == fleiss(table)
         == cohen(meetings(table))
+        == pairwise_cohen(meetings(table))
         == Estimate(None, n=2, reason=ALL_TIES)
     )
 
@@ -227,7 +264,7 @@ def test_resampling_equal_comparisons_together_is_resampling_them_one_by_one(mon
     monkeypatch.setattr(coefficients, "REPLICATES", 20_000)
     added = np.array([[1.0, 5.0]] * 30 + [[0.0, 5.0]] * 70)
 
-    sums = resampled_sums(added)
+    sums = np.concatenate(list(resampled_sums(added)))
 
     assert set(sums[:, 1]) == {500.0}
     assert sums[:, 0].mean() == pytest.approx(30, abs=0.2)
@@ -244,6 +281,20 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - half, abs=0.2 * half)
     assert found.high == pytest.approx(values.mean() + half, abs=0.2 * half)
+
+
+def test_the_interval_of_a_mean_kappa_is_that_of_drawing_comparisons_by_hand(voted):
+    rows = drawn(40, 3, seed=2)
+    generator = np.random.default_rng(3)
+    samples = [[rows[place] for place in generator.integers(0, 40, 40)] for _ in range(300)]
+    sums = [met_by_two(meetings(voted(sample))).sum(0) for sample in samples]
+
+    found = pairwise_cohen(meetings(voted(rows)))
+
+    width = found.high - found.low
+    assert [found.low, found.high] == pytest.approx(
+        np.quantile(mean_of_kappas(np.array(sums)), [0.025, 0.975]).tolist(), abs=0.15 * width
+    )
 
 
 def test_few_comparisons_have_no_interval(voted):

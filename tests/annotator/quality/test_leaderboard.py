@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
+from annotator.quality import leaderboard as module
 from annotator.quality.leaderboard import (
     NO_VOTES,
     battles_of,
@@ -117,6 +118,16 @@ def test_the_matrix_is_in_the_order_of_the_rows(ballots):
     assert board["rows"][0]["n_votes"] == 4
 
 
+def test_sources_with_few_votes_are_left_out_and_counted(ballots, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SOURCES", 2)
+    answers = {pk: Answer(source, 9) for pk, source in enumerate("abc", start=1)}
+
+    board = leaderboard(battles(ballots, [[[1], [2]], [[1], [2]], [[1], [3]]], answers))
+
+    assert [row["source"] for row in board["rows"]] == ["a", "b"]
+    assert (board["rows"][0]["n_votes"], board["n_left_out"]) == (2, 1)
+
+
 def test_sources_that_never_met_are_in_groups(ballots):
     answers = {pk: Answer(source, 9) for pk, source in enumerate("abcd", start=1)}
 
@@ -129,4 +140,6 @@ def test_sources_that_never_met_are_in_groups(ballots):
     ("said", "answers"), [([], {}), ([A], {1: Answer("import", 5), 2: Answer("import", 5)})]
 )
 def test_without_two_sources_there_is_a_sentence(ballots, said, answers):
-    assert leaderboard(battles(ballots, said, answers)) == {"rows": [], "reason": NO_VOTES}
+    assert leaderboard(battles(ballots, said, answers)) == {
+        "rows": [], "n_left_out": 0, "reason": NO_VOTES,
+    }  # fmt: skip

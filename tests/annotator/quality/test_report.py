@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from annotator.models import Completion, Purpose
+from annotator.quality import report
 from annotator.quality.report import (
+    KNOWN_OF_THE_WHOLE,
     Said,
     by_criterion,
     by_guideline_version,
@@ -41,7 +43,7 @@ def on(ballot, *days):
 def test_votes_of_a_few_days_are_shown_by_day(ballot):
     votes = on(ballot, 0, 0, 3)
 
-    parts = over_time(Said(votes, [], []))
+    parts = over_time(Said(votes, [], [])).rows
 
     assert [(part["name"], part["n_votes"]) for part in parts] == [
         ("2026-03-02", 4), ("2026-03-05", 2),
@@ -51,7 +53,7 @@ def test_votes_of_a_few_days_are_shown_by_day(ballot):
 def test_votes_of_three_weeks_are_shown_by_week(ballot):
     votes = on(ballot, 0, 6, 21)
 
-    parts = over_time(Said(votes, [], []))
+    parts = over_time(Said(votes, [], [])).rows
 
     assert [(part["name"], part["n_votes"]) for part in parts] == [
         ("week of 2026-03-02", 4), ("week of 2026-03-23", 2),
@@ -61,7 +63,7 @@ def test_votes_of_three_weeks_are_shown_by_week(ballot):
 def test_a_comparison_belongs_to_the_day_of_its_last_vote(ballot):
     votes = [ballot(1, 1, A, created=MONDAY), ballot(1, 2, A, created=MONDAY + timedelta(days=1))]
 
-    (part,) = over_time(Said(votes, [], []))
+    (part,) = over_time(Said(votes, [], [])).rows
 
     assert (part["name"], part["alpha_ordinal"]["value"]) == ("2026-03-03", 1.0)
 
@@ -75,7 +77,7 @@ def test_versions_of_the_guidelines_are_compared_among_themselves(ballot):
         ballot(2, 2, A, guideline_version=2),
     ]
 
-    one, two = by_guideline_version(Said(votes, [], []))
+    one, two = by_guideline_version(Said(votes, [], [])).rows
 
     assert (one["name"], one["alpha_ordinal"]["value"], one["alpha_ordinal"]["n"]) == ("1", -0.5, 1)
     assert (two["name"], two["alpha_ordinal"]["value"]) == ("2", None)
@@ -85,18 +87,18 @@ def test_each_criterion_has_its_own_alpha(ballot):
     criteria = [{"honest": A, "kind": A}, {"honest": A, "kind": B}]
     votes = [ballot(1, who, A, criteria=said) for who, said in enumerate(criteria)]
 
-    found = {
-        part["name"]: part["alpha_ordinal"]["value"] for part in by_criterion(Said(votes, [], []))
-    }
+    found = by_criterion(Said(votes, [], [])).rows
 
-    assert found == {"honest": 1.0, "kind": -0.5}
+    alphas = {part["name"]: part["alpha_ordinal"]["value"] for part in found}
+    assert alphas == {"honest": 1.0, "kind": -0.5}
+    assert {part["known_answers"]["reason"] for part in found} == {KNOWN_OF_THE_WHOLE}
 
 
 def test_each_criterion_has_its_own_agreement_with_oneself(ballot):
     before = ballot(1, 1, A, criteria={"honest": A, "kind": A})
     again = ballot(1, 1, A, criteria={"honest": A, "kind": B})
 
-    found = by_criterion(Said([before], [], [(before, again)]))
+    found = by_criterion(Said([before], [], [(before, again)])).rows
 
     assert {part["name"]: part["self_agreement"]["value"] for part in found} == {
         "honest": 1.0, "kind": 0.0,
@@ -108,18 +110,51 @@ def test_a_comparison_counts_for_each_source_in_it(ballot):
     votes = [ballot(1, who, A) for who in (1, 2)]
     votes += [ballot(2, who, ranking, order=[1, 3]) for who, ranking in [(1, A13), (2, A13[::-1])]]
 
-    found = {
-        part["name"]: part["alpha_ordinal"] for part in by_source(Said(votes, [], []), answers)
-    }
+    rows = by_source(Said(votes, [], []), answers).rows
 
+    found = {part["name"]: part["alpha_ordinal"] for part in rows}
     assert {name: alpha["n"] for name, alpha in found.items()} == {"a": 2, "b": 1, "c": 1}
     assert (found["b"]["value"], found["c"]["value"]) == (1.0, -0.5)
+
+
+MEASURES = {
+    "alpha_ordinal", "alpha_nominal", "cohens_kappa", "fleiss_kappa", "kendall_tau",
+    "self_agreement", "known_answers",
+}  # fmt: skip
+
+
+def test_every_part_has_every_measure_or_says_why_not(ballot):
+    criteria = {"honest": A}
+    votes = [ballot(1, who, A, criteria=criteria) for who in (1, 2)]
+    said, answers = Said(votes, [], []), {pk: Answer("a", 5) for pk in (1, 2)}
+
+    for (part,), n_left_out in (
+        over_time(said), by_guideline_version(said), by_criterion(said), by_source(said, answers),
+    ):  # fmt: skip
+        figures = {name: part[name] for name in part.keys() - {"name", "n_votes"}}
+        assert figures.keys() == MEASURES
+        assert all((of["value"] is None) == bool(of["reason"]) for of in figures.values())
+        assert n_left_out == 0
+
+
+def test_of_very_many_parts_some_are_shown_and_the_others_counted(ballot, monkeypatch):
+    monkeypatch.setattr(report, "MOST_GROUPS", 2)
+    votes = [ballot(place, 1, A, guideline_version=place) for place in range(5)]
+    votes += [ballot(9, 1, A, order=[1, 2]), ballot(8, 1, A13, order=[1, 3])]
+    answers = {pk: Answer(source, 5) for pk, source in enumerate("abc", start=1)}
+
+    versions, sources = (
+        by_guideline_version(Said(votes, [], [])), by_source(Said(votes, [], []), answers),
+    )  # fmt: skip
+
+    assert ([part["name"] for part in versions.rows], versions.n_left_out) == (["3", "4"], 3)
+    assert ([part["name"] for part in sources.rows], sources.n_left_out) == (["a", "b"], 1)
 
 
 def test_known_answers_belong_to_the_version_they_were_asked_in(ballot):
     known = [ballot(1, 1, A, expected=A), ballot(2, 1, A, expected=B, guideline_version=2)]
 
-    found = by_guideline_version(Said([], known, []))
+    found = by_guideline_version(Said([], known, [])).rows
 
     assert [part["known_answers"]["value"] for part in found] == [1.0, 0.0]
 
@@ -127,7 +162,7 @@ def test_known_answers_belong_to_the_version_they_were_asked_in(ballot):
 def test_the_most_split_comparisons_come_first(ballots):
     votes = ballots([[A, A, None, None], [A, B, None, None], [A, A, A, B], [A, B, A, B]])
 
-    found = [(row["comparison"], row["n_votes"]) for row in disagreements(votes)]
+    found = [(row["comparison"], row["n_votes"]) for row in disagreements(votes).rows]
 
     assert found == [(3, 4), (1, 2), (2, 4)]
 
