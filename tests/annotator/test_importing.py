@@ -141,7 +141,8 @@ def test_comparisons_are_stored_with_their_completions(project):
     report = import_jsonl(project, lines_of(line), overlap=3, round_number=4)
 
     comparison = Comparison.objects.get()
-    assert report == ImportReport(1, 3, 1, 0, 0, [])
+    assert report == ImportReport(1, 3, 1, 0, 0, [], held=1)
+    assert comparison.hold == "Answer B was cut off at the length limit."
     assert (comparison.overlap, comparison.round_number, comparison.taken) == (3, 4, 0)
     assert list(
         comparison.entries.values_list(
