@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, which has a queue.py
 
 PAGES = ["quality", "quality_annotators", "quality_models", "quality_disagreements"]
 
