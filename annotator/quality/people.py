@@ -15,7 +15,6 @@ from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 from annotator.quality.coefficients import (
-    MIN_FOR_INTERVAL,
     Estimate,
     Meetings,
     agreement_shares,
@@ -31,6 +30,7 @@ from annotator.rankings import outcomes_of
 SKIMMED_PER_SECOND = 100  # characters
 MOST_SECONDS = 15
 LONGER_BY = 1.1  # shorter differences of length are none
+ENOUGH_TO_VARY = 30  # comparisons; of fewer, how much they differ is known badly
 SIGNALS_FOR_A_WORD = 2
 
 NONE_SHARED = "Nobody else has ranked the same comparisons."
@@ -244,8 +244,8 @@ def share_of_pairs(hits: Sequence[tuple[int, bool]]) -> Estimate:
     """Of pairs, each with its comparison; n counts comparisons.
 
     Pairs of a comparison are not independent. So Wilson's interval is that of as many votes as would
-    vary as much from comparison to comparison (Kish 1965): of fewer than ten comparisons, no more than
-    one of each. Of one pair a comparison it is Wilson's own.
+    vary as much from comparison to comparison (Kish 1965): of few comparisons, no more than one of
+    each. Of one pair a comparison it is Wilson's own.
     """
     if not hits:
         return Estimate(None, reason=NO_PAIRS)
@@ -255,7 +255,7 @@ def share_of_pairs(hits: Sequence[tuple[int, bool]]) -> Estimate:
     value = n_hits / n_pairs
     variance = ((added[:, 0] - value * added[:, 1]) ** 2).sum() / n_pairs**2
     worth = value * (1 - value) / variance if variance > 1e-12 else n
-    worth = min(worth, n_pairs if n >= MIN_FOR_INTERVAL else n)
+    worth = min(worth, n_pairs if n >= ENOUGH_TO_VARY else n)
     low, high = proportion_confint(value * worth, worth, method="wilson")
     return Estimate(float(value), float(low), float(high), n)
 

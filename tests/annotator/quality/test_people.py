@@ -143,11 +143,25 @@ def test_the_bias_of_single_pairs_has_wilsons_interval(ballot):
 def test_pairs_of_a_ranking_that_all_say_the_same_are_one_vote(ballot):
     """Who always ranks in the order shown has said so once a ranking, not three times."""
     rankings = [
-        ballot(place, 1, [[1], [2], [3]] if place < 14 else [[3], [2], [1]], order=[1, 2, 3])
-        for place in range(20)
+        ballot(place, 1, [[1], [2], [3]] if place < 24 else [[3], [2], [1]], order=[1, 2, 3])
+        for place in range(30)
     ]
 
-    assert first_shown(rankings) == pytest.approx(share([True] * 14 + [False] * 6, ""))
+    assert first_shown(rankings) == pytest.approx(share([True] * 24 + [False] * 6, ""))
+
+
+def test_rankings_of_many_pairs_say_more_than_single_pairs_once_there_are_enough(ballot):
+    """Half of 1 > 3 > 2 and half of 2 > 3 > 1: the first shown wins 2 and 1 of three pairs."""
+    rankings = [
+        ballot(place, 1, [[1], [3], [2]] if place % 2 else [[2], [3], [1]], order=[1, 2, 3])
+        for place in range(30)
+    ]
+    single = share([True] * 15 + [False] * 15, "")
+
+    few, many = first_shown(rankings[:28]), first_shown(rankings)
+
+    assert (few.value, many.value) == (pytest.approx(1 / 2), pytest.approx(1 / 2))
+    assert few.high - few.low > single.high - single.low > many.high - many.low
 
 
 def test_length_bias_of_rankings_is_that_of_pairs_that_differ_in_length(ballot):
