@@ -3,7 +3,7 @@
 The names and values of the form's fields are known here alone. Answers are named by their place
 from left to right, because that is what the page shows; what is read speaks of completion ids.
 
-    choice        first-3, tie, second-1, all_bad, best-0, rank, skip
+    choice        first-3, tie, second-1, all_bad, unrankable, best-0, rank, skip
     rank-0        the rank of the first answer, from 1
     criterion-KEY as choice
     reason        any number of the protocol's
@@ -23,6 +23,7 @@ from annotator.models import Completion, Judgment, Verdict
 from annotator.protocols import Criterion, Protocol, Said
 from annotator.rendering import LETTERS
 
+UNRANKED = (Verdict.ALL_BAD.value, Verdict.UNRANKABLE.value)  # choices that rank nothing
 FLAG_KEYS = "qwert"  # a row of the keyboard, for the flags of the answer in hand
 Entered = Mapping[str, Sequence[str]]  # the form's fields, each with all its values
 
@@ -52,7 +53,10 @@ def choices(protocol: Protocol, n: int) -> list[Choice]:
     if protocol.allow_all_bad:
         label = protocol.all_bad_label or ("Both bad" if n == 2 else "All bad")
         key = "9" if n == 2 and not protocol.asks_strength else "x"
-        offered.append(Choice("all_bad", label, label, key, Verdict.ALL_BAD))
+        offered.append(Choice(Verdict.ALL_BAD.value, label, label, key, Verdict.ALL_BAD))
+    if protocol.allow_unrankable:
+        label = Verdict.UNRANKABLE.label
+        offered.append(Choice(Verdict.UNRANKABLE.value, label, label, "n", Verdict.UNRANKABLE))
     return offered
 
 
@@ -168,14 +172,17 @@ def _choice(
     values = list(entered.get("choice", []))
     offered = {choice.value: choice for choice in choices(protocol, len(order))}
     # The button that sends a ranking has a value too: a box for "all bad" says more.
-    value = "all_bad" if "all_bad" in values else values[-1] if values else ""
+    boxes = [value for value in values if value in UNRANKED]
+    if len(boxes) > 1:
+        raise ValueError("All bad, or unrankable? Choose one of them.")
+    value = boxes[0] if boxes else values[-1] if values else ""
     if value in offered:
         choice = offered[value]
         return choice.verdict, _ids(choice.places, order), choice.strength
-    if len(order) > 2 and protocol.many == "ranking" and value != "all_bad":
+    if boxes:
+        return Verdict(value), [], None  # not offered: `protocols.check` has a sentence for it
+    if len(order) > 2 and protocol.many == "ranking":
         return Verdict.RANKING, _ranks(entered, order), None
-    if value == "all_bad":
-        return Verdict.ALL_BAD, [], None
     labels = ", ".join(choice.label for choice in offered.values())
     raise ValueError(f"Choose one of: {labels}.")
 
@@ -273,8 +280,8 @@ def entered_by(
             entered |= {f"rank-{place_of[pk]}": [str(rank)] for pk in group}
     offered = choices(protocol, len(order))
     entered["choice"] = _values(offered, judgment.ranking, judgment.strength, order)
-    if judgment.verdict == Verdict.ALL_BAD:
-        entered["choice"] = ["all_bad"]
+    if judgment.verdict in UNRANKED:
+        entered["choice"] = [judgment.verdict]
     offered = choices_by_criterion(protocol, len(order))
     for key, said in judgment.criteria.items():
         values = _values(offered, said["ranking"], said["strength"], order)
@@ -348,8 +355,8 @@ class Ballot:
         self.is_blank = not entered
         self.ranks_many = n > 2 and protocol.many == "ranking"
         offered = _options(choices(protocol, n), entered.get("choice", []))
-        self.choices = [option for option in offered if option.value != "all_bad"]
-        self.all_bad = next((option for option in offered if option.value == "all_bad"), None)
+        self.choices = [option for option in offered if option.value not in UNRANKED]
+        self.unranked = [option for option in offered if option.value in UNRANKED]
         self.has_scale = n == 2 and protocol.asks_strength
         self.must_send = protocol.asks_more or self.ranks_many
         self.answers = [

@@ -35,7 +35,7 @@ from annotator.exports.shapes import (
     DEMONSTRATION_COLUMNS,
     REWARD,
     RULING,
-    SKIPPED,
+    SAYS_SOMETHING,
     Record,
     demonstrations,
     reward_rows,
@@ -94,7 +94,7 @@ class _Tally:
         votes = 0
         for judgment in record["judgments"]:
             self.judgments[judgment["verdict"]] += 1
-            if judgment["verdict"] == SKIPPED:
+            if judgment["verdict"] not in SAYS_SOMETHING:
                 continue
             votes += 1
             self.guideline_versions[judgment["guideline_version"]] += 1
@@ -130,6 +130,7 @@ class _Tally:
             "rulings": self.rulings,
             "annotators": len(self.annotators),
             "demonstrations": self.demonstrations,
+            "unrankable": self.judgments[Verdict.UNRANKABLE],
             "skipped": self.judgments[Verdict.SKIPPED],
         }
 

@@ -245,6 +245,12 @@ class ProtocolForm(forms.Form):
         label="What that is called",
         help_text="Empty: “Both bad”, or “All bad” of three and more.",
     )
+    allow_unrankable = forms.BooleanField(
+        required=False,
+        label="Answers may be called unrankable",
+        help_text="For a prompt or answers of which nobody can say which is better. It says nothing "
+        "of the answers, and somebody else is asked.",
+    )
     many = forms.ChoiceField(choices=list(MANY.items()), label="Three to nine answers")
     criteria = CriteriaField(
         required=False,
@@ -370,9 +376,14 @@ class RulingForm(forms.Form):
                 ("second", "B is better"),
                 ("tie", "Both are equally good"),
                 ("all_bad", "Both are bad"),
+                ("unrankable", "They cannot be ranked"),
             ]
             return
-        choice.choices = [("rank", "Ranked as follows"), ("all_bad", "All are bad")]
+        choice.choices = [
+            ("rank", "Ranked as follows"),
+            ("all_bad", "All are bad"),
+            ("unrankable", "They cannot be ranked"),
+        ]
         ranks = [("", "-"), *((str(n), str(n)) for n in range(1, len(completions) + 1))]
         for place in range(len(completions)):
             self.fields[f"rank-{place}"] = forms.ChoiceField(
@@ -386,7 +397,7 @@ class RulingForm(forms.Form):
     def _initial(self, ruling: Ruling) -> dict[str, Any]:
         rank_of = {pk: rank for rank, group in enumerate(ruling.ranking, 1) for pk in group}
         ranks = [rank_of.get(pk, 0) for pk in self.completions]
-        choice = "all_bad"
+        choice = ruling.verdict
         if ruling.verdict == Verdict.RANKING:
             choice = "rank"
             if len(ranks) == 2:
@@ -405,7 +416,8 @@ class RulingForm(forms.Form):
         if (choice := cleaned.get("choice")) == "rank":
             cleaned |= {"verdict": Verdict.RANKING, "ranking": self._ranking(cleaned)}
         elif choice:
-            offered = {each.value: each for each in choices(Protocol(), len(self.completions))}
+            protocol = Protocol(allow_unrankable=True)
+            offered = {each.value: each for each in choices(protocol, len(self.completions))}
             said = offered[choice]
             ranking = [[self.completions[place] for place in group] for group in said.places]
             cleaned |= {"verdict": said.verdict, "ranking": ranking}

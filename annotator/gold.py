@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from annotator.audit import Action, changes, record
 from annotator.models import (
-    COUNTED,
+    ANSWERED,
     Comparison,
     ComparisonCompletion,
     Judgment,
@@ -140,7 +140,7 @@ def qualification_shares(membership: Membership) -> list[float]:
         annotator=membership.user_id,
         created__gte=membership.qualification_changed,
         voided=None,
-        verdict__in=COUNTED,
+        verdict__in=ANSWERED,
         assignment__is_qualification=True,
     )
     return [

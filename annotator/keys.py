@@ -17,6 +17,7 @@ ACTIONS = {
     "9": "Both bad; button or rank 9",
     "0": "Tie",
     "x": "All bad",
+    "n": "Unrankable",
     "Enter": "Send",
     "s": "Skip",
     "u": "Undo",

@@ -698,16 +698,21 @@ class Assignment(models.Model):
 class Verdict(models.TextChoices):
     RANKING = "ranking", "Ranking"
     ALL_BAD = "all_bad", "All bad"
+    UNRANKABLE = "unrankable", "Unrankable"
     SKIPPED = "skipped", "Skipped"
 
 
-# A skip frees its place for somebody else; the others use up one of the comparison's `overlap`.
+# What says something of the answers, and uses up one of the comparison's `overlap`.
 COUNTED = [Verdict.RANKING, Verdict.ALL_BAD]
+# What is work done. That answers cannot be ranked says nothing of them: like a skip, it frees its place
+# for somebody else.
+ANSWERED = [*COUNTED, Verdict.UNRANKABLE]
 
 
 class JudgmentQuerySet(models.QuerySet["Judgment"]):
     def counted(self) -> Self:
-        """Judgments in force: not withdrawn, not corrected, not skips, not said a second time."""
+        """Judgments in force that say something of the answers: not withdrawn, not corrected, no
+        skips, not “unrankable”, not said a second time."""
         return self.filter(voided=None, verdict__in=COUNTED, is_repeat=False)
 
 
@@ -722,7 +727,7 @@ class Judgment(models.Model):
     comparison = models.ForeignKey(Comparison, models.PROTECT, related_name="judgments")
     project = models.ForeignKey(Project, models.PROTECT, related_name="judgments")
     annotator = models.ForeignKey(User, models.PROTECT, related_name="judgments")
-    verdict = models.CharField(max_length=7, choices=Verdict.choices)
+    verdict = models.CharField(max_length=10, choices=Verdict.choices)
     ranking = models.JSONField(
         default=list, blank=True, help_text="Completion ids as ordered tie groups, best first."
     )
@@ -835,7 +840,7 @@ class Ruling(models.Model):
     # The project again, so that its examples are one index probe.
     project = models.ForeignKey(Project, models.CASCADE, related_name="rulings")
     reviewer = models.ForeignKey(User, models.PROTECT, related_name="rulings")
-    verdict = models.CharField(max_length=7, choices=Verdict.choices)
+    verdict = models.CharField(max_length=10, choices=Verdict.choices)
     ranking = models.JSONField(default=list, blank=True, help_text="As in a judgment.")
     explanation = models.TextField(blank=True)
     is_example = models.BooleanField(

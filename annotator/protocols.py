@@ -57,6 +57,7 @@ class Protocol:
     allow_tie: bool = True  # in a ranking: that answers share a rank
     allow_all_bad: bool = True
     all_bad_label: str = ""  # empty: "Both bad", or "All bad"
+    allow_unrankable: bool = False  # that they cannot be ranked, which says nothing of them
     many: str = "ranking"  # of MANY: what is done with three to nine answers
     criteria: tuple[Criterion, ...] = ()
     rationale: str = "off"  # of RATIONALES; in words, for every verdict but a skip
@@ -70,7 +71,7 @@ class Protocol:
         _check_labels("reasons", self.reasons, MAX_REASONS)
         _check_labels("span_labels", self.span_labels, MAX_MARKS)
         _check_labels("flags", self.flags, MAX_MARKS)
-        for name in ("allow_tie", "allow_all_bad", "rewrite"):
+        for name in ("allow_tie", "allow_all_bad", "allow_unrankable", "rewrite"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
         _check_one_of("many", self.many, MANY)
@@ -206,6 +207,8 @@ def check(protocol: Protocol, order: Sequence[int], said: Said) -> None:
         return
     if said["verdict"] == Verdict.ALL_BAD and not protocol.allow_all_bad:
         raise ValueError("This project asks for a choice also where all answers are bad.")
+    if said["verdict"] == Verdict.UNRANKABLE and not protocol.allow_unrankable:
+        raise ValueError("This project asks for a choice: what you cannot rank you can skip.")
     if said["verdict"] == Verdict.RANKING:
         _check_ranking(protocol, order, said["ranking"], said["strength"])
         if len(said["criteria"]) < len(protocol.criteria):
@@ -358,7 +361,7 @@ PRESETS = {
         "Full ranking",
         "Three to nine answers are ranked, ties allowed; or they cannot be ranked at all.",
         "InstructGPT (Ouyang et al. 2022, arXiv 2203.02155), with Open Assistant's way out",
-        Protocol(all_bad_label="Unrankable"),
+        Protocol(allow_all_bad=False, allow_unrankable=True),
     ),
     "best_of_n": Preset(
         "Pick the best",

@@ -362,13 +362,15 @@ def nobody(username: str) -> User:
 
 
 def take_places(asked: Sequence[Asked], repeated: Sequence[Asked]) -> None:
-    """In comparisons that are not saved yet: one for each who has voted, however many."""
-    heard: dict[str, set[str]] = {}
+    """In comparisons that are not saved yet: one for each who has voted, however many. Of several
+    votes of one person, the first is the one that is stored."""
+    heard: dict[str, dict[str, bool]] = {}
     for comparison, entry in [*asked, *repeated]:
-        people = heard.setdefault(comparison.key, set())
-        people.update(vote.annotator for vote in entry.votes)
+        people = heard.setdefault(comparison.key, {})
+        for vote in entry.votes:
+            people.setdefault(vote.annotator, not vote.is_unrankable)
     for comparison, _ in asked:
-        comparison.taken = len(heard[comparison.key])
+        comparison.taken = sum(heard[comparison.key].values())
         if comparison.taken >= comparison.overlap and comparison.taken:
             comparison.overlap = comparison.taken
             comparison.hold = ""  # nobody is asked what the file has answered
@@ -400,8 +402,8 @@ def _unsaid(
         votes = _votes(one, texts, people, heard, cast)
         n_silent += not votes
         more += votes
-    places = Counter(vote.comparison.pk for vote in more if vote.comparison.pk in old)
-    _take_more_places(places, written)
+    placed = Counter(one.comparison.pk for one in more if not one.vote.is_unrankable)
+    _take_more_places({pk: n for pk, n in placed.items() if pk in old}, written)
     return said + more, n_silent
 
 
@@ -509,7 +511,7 @@ def _store_judgments(
                 "comparison_id": comparison.pk,
                 "project_id": project.pk,
                 "annotator_id": people[vote.annotator].pk,
-                "verdict": Verdict.RANKING if vote.ranking else Verdict.ALL_BAD,
+                "verdict": _verdict(vote),
                 "ranking": _by_id(vote.ranking, completions),
                 "strength": vote.strength,
                 "strength_of": vote.strength_of,
@@ -519,6 +521,12 @@ def _store_judgments(
             for assignment, (comparison, completions, vote) in zip(assignments, said, strict=True)
         ],
     )
+
+
+def _verdict(vote: Vote) -> Verdict:
+    if vote.is_unrankable:
+        return Verdict.UNRANKABLE
+    return Verdict.RANKING if vote.ranking else Verdict.ALL_BAD
 
 
 def _order(said: _Said) -> list[_Shown]:

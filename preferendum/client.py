@@ -260,7 +260,7 @@ class Project:
                 if not assignment.is_answered:
                     raise PreferendumError(
                         f"Nothing was said of assignment {assignment.id}: rank, prefer, tie, "
-                        "all_bad or skip it before you ask for the next."
+                        "all_bad, unrankable or skip it before you ask for the next."
                     )
             elif wait and reason in {*WAITING_REASONS, "all_done"}:
                 time.sleep(LATER_LOOKS_SECONDS)
@@ -522,6 +522,10 @@ class Assignment:
 
     def all_bad(self, **more: Any) -> Row:
         return self._say("judge/", {"verdict": "all_bad", **more})
+
+    def unrankable(self, **more: Any) -> Row:
+        """Nobody can say which is better, where the protocol allows that; somebody else is asked."""
+        return self._say("judge/", {"verdict": "unrankable", **more})
 
     def skip(self) -> Row:
         """Leave it to others."""

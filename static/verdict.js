@@ -178,6 +178,12 @@ function keepApart(input) {
   }
 }
 
+// All bad, or unrankable: only one of the boxes.
+function keepOne(input) {
+  if (!input.matches(".verdict-bar [type=checkbox][name=choice]:checked")) return;
+  for (const other of ballot().querySelectorAll(".verdict-bar [type=checkbox][name=choice]")) other.checked = other === input;
+}
+
 // By mouse or finger one goes on as by key; who moves in a row with the arrow keys stays in it.
 let isPointing = false;
 document.addEventListener("pointerdown", () => { isPointing = true; }, { capture: true });
@@ -186,6 +192,7 @@ document.addEventListener("keydown", () => { isPointing = false; }, { capture: t
 document.addEventListener("change", (event) => {
   if (!event.target.closest("#verdict")) return;
   keepApart(event.target);
+  keepOne(event.target);
   if (event.target.matches("[name=choice], .ranks input")) showSteps();
   showEntered();
   if (isPointing && event.target.matches(".verdict-bar [type=radio]")) goOnFrom(event.target);

@@ -102,7 +102,7 @@ class CriterionSerializer(Body):
 class VerdictSerializer(Body):
     payload_hash = fields.Text(max_length=64, help_text="Of the assignment: what it is about.")
     shown = fields.Text(required=False, allow_blank=True, max_length=200)
-    verdict = fields.Word(choices=[Verdict.RANKING, Verdict.ALL_BAD])
+    verdict = fields.Word(choices=[Verdict.RANKING, Verdict.ALL_BAD, Verdict.UNRANKABLE])
     ranking = ranking(
         default=list, help_text="Places in groups of ties, best first. [[1], [0]]: the second."
     )

@@ -1,7 +1,7 @@
 """The queue: who is handed which comparison, and what becomes of the verdict.
 
 A comparison has `overlap` places. A live assignment holds one, a judgment that counts keeps it, a
-skip, an expired lease or a release gives it back. `Comparison.taken` counts the places in use; it
+skip, an “unrankable”, an expired lease or a release gives it back. `Comparison.taken` counts the places in use; it
 moves only here, in the same transaction as the row that explains it, and the database refuses to
 let it pass `overlap`. Known answers and repetitions take no place.
 

@@ -15,7 +15,7 @@ from annotator.assignment.showing import held_by, in_hand, may_judge, membership
 from annotator.compiled import compiled
 from annotator.gold import find_gold, has_failed, is_qualifying
 from annotator.models import (
-    COUNTED,
+    ANSWERED,
     Assignment,
     AssignmentState,
     Comparison,
@@ -63,7 +63,7 @@ def progress(
     """
     known = SHOWN.fullmatch(shown_before)
     if judged and known and held:
-        done, total = int(known[1]) + (judged.verdict in COUNTED), int(known[2])
+        done, total = int(known[1]) + (judged.verdict in ANSWERED), int(known[2])
         if done < total and done % COUNT_EVERY:
             return Progress(done, total, known[3] == "+", judged.pk)
     [(done, last)] = _done_and_last(project.pk, annotator.pk)
@@ -101,7 +101,7 @@ def _n_extra(project: Project, annotator: User, done: int) -> int:
     newest = handled.order_by("-created").select_related("comparison")[:LOOKED_BACK]
     n_extra, n_counted = 0, done % COUNT_EVERY
     for judgment in sorted(newest, key=attrgetter("assignment_id"), reverse=True):
-        is_counted = judgment.verdict in COUNTED
+        is_counted = judgment.verdict in ANSWERED
         if is_counted and n_counted == 0:
             break
         n_counted -= is_counted
@@ -115,13 +115,13 @@ def _done_and_last(project: int, annotator: int) -> QuerySet[Judgment, tuple[int
     all_of_them = in_force.annotate(all=Value(1)).values(
         "all"
     )  # one group, and a row if it is empty
-    counted = all_of_them.annotate(done=Count("pk", filter=Q(verdict__in=COUNTED)), last=Max("pk"))
+    counted = all_of_them.annotate(done=Count("pk", filter=Q(verdict__in=ANSWERED)), last=Max("pk"))
     return counted.values_list("done", "last")
 
 
 def _done(project_id: int, annotator_id: int) -> QuerySet[Judgment]:
     return Judgment.objects.filter(
-        project=project_id, annotator=annotator_id, voided=None, verdict__in=COUNTED
+        project=project_id, annotator=annotator_id, voided=None, verdict__in=ANSWERED
     )
 
 

@@ -27,6 +27,7 @@ from annotator.ballots import entered_by, keep
 from annotator.compiled import Changes, compiled_update, insert
 from annotator.gold import settle_qualification
 from annotator.models import (
+    ANSWERED,
     COUNTED,
     HANDLED,
     Assignment,
@@ -51,6 +52,9 @@ from annotator.webhooks.outbox import tell_judgment
 
 VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
 SHOWN_AGAIN = "You were handed this comparison a second time; answer it there."
+LEFT_TO_OTHERS = "Others have answered the comparison that you left to them."
+# Until a reviewer has looked at it, or somebody of them thinks better of it.
+UNRANKABLE_HOLD = "As many people as were to judge this say that it cannot be ranked."
 UNDO_LIMIT = 20  # verdicts taken back one after the other; older ones are changed in the history
 
 
@@ -112,7 +116,7 @@ def record(
         if not was_live:
             _revive(assignment, membership)
             _end_late_showing(assignment.pk, skipped=skipped)
-        if skipped:
+        if verdict not in COUNTED:
             give_place_back(assignment)
         elapsed = (timezone.now() - assignment.created).total_seconds()
         judgment = Judgment(
@@ -127,11 +131,36 @@ def record(
             guideline_version=assignment.guideline_version,
         )
         insert(judgment)
+        if verdict == Verdict.UNRANKABLE:
+            _hold_if_unrankable(assignment)
         tell_judgment(judgment, assignment)
         if assignment.comparison.purpose == Purpose.GOLD:
             settle_qualification(assignment.project, assignment.annotator)
             assignment.annotator.seen_membership = None  # it may have changed
         return judgment
+
+
+def _hold_if_unrankable(assignment: Assignment) -> None:
+    """After as many as were to judge it, nobody else is asked: a reviewer looks at it instead.
+
+    In a transaction that has given the comparison's place back, and so has its row locked.
+    """
+    if not assignment.takes_place:
+        return
+    said = Judgment.objects.filter(
+        comparison=assignment.comparison_id,
+        voided=None,
+        verdict=Verdict.UNRANKABLE,
+        is_repeat=False,
+    )
+    enough = Comparison.objects.filter(pk=assignment.comparison_id, overlap__lte=said.count())
+    enough.filter(hold="").update(hold=UNRANKABLE_HOLD)
+
+
+def _end_unrankable_holds(comparisons: Sequence[int]) -> None:
+    """Somebody's “unrankable” is taken back: they are asked on."""
+    held = Comparison.objects.filter(pk__in=comparisons, hold=UNRANKABLE_HOLD)
+    held.update(hold="")
 
 
 @compiled_update
@@ -267,7 +296,9 @@ def _take_back_last(
         lock_both(held.comparison_id, comparison.pk)
         release(held)
     if last.verdict not in COUNTED and not take_place(last.assignment):
-        raise NotUndone("Others have answered the comparison that you skipped.")
+        raise NotUndone(LEFT_TO_OTHERS)
+    if last.verdict == Verdict.UNRANKABLE:
+        _end_unrankable_holds([comparison.pk])
     Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
     Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
     return _show_again(last.assignment, _said_again(last))
@@ -336,7 +367,7 @@ def correct(
             return _same_correction(judgment, said)
         if not may_judge(judgment.project, judgment.annotator, membership):
             raise NotRecorded(f"You no longer judge comparisons in {judgment.project}.")
-        counts_more = judgment.verdict not in COUNTED and said["verdict"] in COUNTED
+        counts_more = judgment.verdict not in ANSWERED and said["verdict"] in ANSWERED
         if counts_more and membership is not None and quota_reached(membership):
             raise NotRecorded("You have judged as many as you were asked for: this stays a skip.")
         if assignment.is_qualification:
@@ -358,6 +389,8 @@ def correct(
             seconds=seconds,
             guideline_version=judgment.project.guideline_version,  # it is said under these
         )
+        if said["verdict"] == Verdict.UNRANKABLE:
+            _hold_if_unrankable(assignment)
         tell_judgment(correction, assignment)
         return correction
 
@@ -376,20 +409,22 @@ def _strength_of(assignment: Assignment, said: Said) -> int | None:
 
 def _move_place(judgment: Judgment, verdict: Verdict) -> None:
     """A skip that becomes a verdict takes a place, and the other way round. Raises NotRecorded."""
+    if judgment.verdict == Verdict.UNRANKABLE:
+        _end_unrankable_holds([judgment.comparison_id])
     had_place, needs_place = judgment.verdict in COUNTED, verdict in COUNTED
     if had_place == needs_place:
         return
     if had_place:
         give_place_back(judgment.assignment)
     elif not take_place(judgment.assignment):
-        raise NotRecorded("Others have answered the comparison that you skipped.")
+        raise NotRecorded(LEFT_TO_OTHERS)
 
 
 def void_some(project: Project, annotator: User) -> int:
     """Void up to VOID_BATCH of this person's judgments in force, and give their places back.
 
-    How many were voided; 0 when none is left. The rows stay, and so does what they say. Skips and
-    repeats are voided as well, but hold no place. What is on the person's screen is not touched.
+    How many were voided; 0 when none is left. The rows stay, and so does what they say. Skips,
+    “unrankable” and repeats are voided as well, but hold no place. What is on the person's screen is not touched.
     """
     with transaction.atomic():
         in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
@@ -405,6 +440,9 @@ def void_some(project: Project, annotator: User) -> int:
         comparisons = Comparison.objects.filter(pk__in=holding).exclude(purpose=Purpose.GOLD)
         list(comparisons.order_by("pk").select_for_update(no_key=True).values_list("pk"))
         comparisons.update(taken=F("taken") - 1)
+        _end_unrankable_holds(
+            [row.comparison_id for row in batch if row.verdict == Verdict.UNRANKABLE]
+        )
         Judgment.objects.filter(pk__in=[row.pk for row in batch]).update(voided=timezone.now())
         Assignment.objects.filter(pk__in=[row.assignment_id for row in batch]).update(
             state=AssignmentState.WITHDRAWN

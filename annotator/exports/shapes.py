@@ -21,13 +21,14 @@ from annotator.exports.pairs import (
     ruling_as_vote,
 )
 from annotator.exports.schemas import MESSAGES, Type
-from annotator.models import Verdict
+from annotator.models import COUNTED, Verdict
 
 Row = dict[str, Any]
 Record = Mapping[str, Any]  # a line of votes.jsonl
 
 # As text: to look one up among the verdicts takes longer than to compare it, and each vote is asked.
-RANKING, SKIPPED = Verdict.RANKING.value, Verdict.SKIPPED.value
+RANKING = Verdict.RANKING.value
+SAYS_SOMETHING = frozenset(verdict.value for verdict in COUNTED)  # of the answers
 RULING = "ruling-"  # before the number of a reviewer whose ruling is used
 COLUMNS = {
     "prompt": "list of messages {role, content}, ending with the user",
@@ -105,7 +106,7 @@ REWARD: dict[str, Type] = {
 
 def reward_rows(record: Record) -> Iterator[Row]:
     """One per pair of completions that somebody has ranked."""
-    judgments = [j for j in record["judgments"] if j["verdict"] != SKIPPED]
+    judgments = [j for j in record["judgments"] if j["verdict"] in SAYS_SOMETHING]
     rankings = [judgment for judgment in judgments if judgment["verdict"] == RANKING]
     if not rankings:
         return
@@ -208,7 +209,7 @@ def shares_won(record: Record) -> list[tuple[float, int]]:
     n = len(record["completions"])
     sums, counts = [0.0] * n, [0] * n
     for judgment in chain(record["judgments"], record["rulings"]):
-        if judgment["verdict"] == SKIPPED:
+        if judgment["verdict"] not in SAYS_SOMETHING:
             continue
         counts = [count + 1 for count in counts]
         if judgment["verdict"] == RANKING:
@@ -308,7 +309,8 @@ VOTES: dict[str, Type] = {
 
 
 def vote_rows(record: Record) -> Iterator[Row]:
-    """One per showing that was answered, skips among them; rulings are nobody's showing."""
+    """One per showing that was answered, skips and “unrankable” among them; rulings are nobody's
+    showing."""
     for judgment in record["judgments"]:
         yield {name: judgment[name] if name in JUDGED else record[name] for name in VOTES}
 

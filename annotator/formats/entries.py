@@ -49,10 +49,11 @@ class Answer(NamedTuple):
 class Vote(NamedTuple):
     """What somebody said of the answers, which are named by their indices."""
 
-    ranking: list[list[int]]  # tie groups, best first; none: all of them are bad
+    ranking: list[list[int]]  # tie groups, best first; none: all of them are bad, or …
     annotator: str = ""  # as the file calls them; empty: nobody in particular
     strength: int | None = None  # from 1 to `strength_of`
     strength_of: int | None = None
+    is_unrankable: bool = False  # … they cannot be ranked
     is_pick: bool = False  # of the best: nothing is said of the others among themselves
     order: list[int] = []  # as shown, from left to right; empty if it is not known
     judgment: int = 0  # its number in the installation that exported it; 0: no export of ours

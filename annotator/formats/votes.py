@@ -19,7 +19,7 @@ from annotator.formats.entries import (
     excerpt,
 )
 
-VERDICTS = ("ranking", "all_bad", "skipped")
+VERDICTS = ("ranking", "all_bad", "unrankable", "skipped")
 MAX_STRENGTH = 100
 MAX_CRITERION_STRENGTH = 4  # steps a side: what a protocol can ask for
 CRITERION = re.compile(r"[a-z][a-z0-9_]{0,29}")
@@ -54,7 +54,8 @@ def _judgment(field: str, value: Any, answers: Answers) -> Vote | None:
     verdict = value.get("verdict") or "ranking"
     if verdict not in VERDICTS:
         raise FieldError(
-            f"{field}.verdict", f"must be ranking, all_bad or skipped, not {excerpt(verdict)}"
+            f"{field}.verdict",
+            f"must be ranking, all_bad, unrankable or skipped, not {excerpt(verdict)}",
         )
     if verdict == "skipped":
         return None
@@ -65,6 +66,7 @@ def _judgment(field: str, value: Any, answers: Answers) -> Vote | None:
         check_annotator(f"{field}.annotator", value["annotator"]),
         strength,
         strength_of,
+        is_unrankable=verdict == "unrankable",
         is_pick=value.get("is_pick") is True,
         judgment=number if type(number := value.get("judgment")) is int else 0,
         given=given if isinstance(given := value.get("given"), str) else "",

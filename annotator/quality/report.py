@@ -99,6 +99,7 @@ def compute(project: Project, newest: int = JUDGMENTS_READ) -> Report:
         "format": FORMAT,
         "project": project.slug,
         "n_votes": len(votes.counted),
+        "n_unrankable": votes.n_unrankable,
         "n_known": len(votes.known),
         "n_repeats": len(votes.repeats),
         "n_comparisons": len({ballot.comparison for ballot in votes.counted}),

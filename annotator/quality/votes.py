@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from annotator.models import (
     COUNTED,
@@ -18,6 +18,7 @@ from annotator.models import (
     Judgment,
     Project,
     Purpose,
+    Verdict,
 )
 from annotator.protocols import is_pick
 from annotator.rankings import Ranking, outcomes_of
@@ -68,6 +69,7 @@ class Votes(NamedTuple):
     known: list[Ballot]  # on comparisons with a known answer
     repeats: list[Ballot]  # said a second time by the same person
     answers: dict[int, Answer]
+    n_unrankable: int  # verdicts that say nothing of the answers
     is_cut: bool  # there are older judgments, which were not read
 
 
@@ -91,7 +93,11 @@ def read_votes(project: Project, newest: int = JUDGMENTS_READ) -> Votes:
     """What is in force among the newest judgments. A handful of queries, however many there are."""
     judgments = Judgment.objects.filter(project=project)
     among = judgments.order_by("-pk").values("pk")[:newest]
-    in_force = judgments.filter(pk__in=among, voided=None, verdict__in=COUNTED)
+    # Whoever calls unrankable what has a known answer is wrong; of other answers it says nothing.
+    is_vote = Q(verdict__in=COUNTED) | Q(
+        verdict=Verdict.UNRANKABLE, comparison__purpose=Purpose.GOLD
+    )
+    in_force = judgments.filter(is_vote, pk__in=among, voided=None)
     rows = in_force.order_by("pk").values_list(
         "comparison_id",
         "annotator_id",
@@ -116,8 +122,14 @@ def read_votes(project: Project, newest: int = JUDGMENTS_READ) -> Votes:
         known=[ballot for ballot in first_said if ballot.purpose == Purpose.GOLD],
         repeats=[ballot for ballot in ballots if ballot.is_repeat],
         answers=_answers(in_force),
+        n_unrankable=_unrankable(judgments.filter(pk__in=among)).count(),
         is_cut=judgments.order_by("-pk")[newest:].exists(),
     )
+
+
+def _unrankable(judgments: QuerySet[Judgment]) -> QuerySet[Judgment]:
+    first_said = judgments.filter(verdict=Verdict.UNRANKABLE, voided=None, is_repeat=False)
+    return first_said.exclude(comparison__purpose=Purpose.GOLD)
 
 
 def _rankings(criteria: Mapping[str, Mapping[str, Ranking]]) -> dict[str, Ranking]:

@@ -21,7 +21,7 @@ from annotator.compiled import compiled
 from annotator.forms import JudgmentForm, UndoForm
 from annotator.gold import is_qualifying, qualification_shares, share_right
 from annotator.guidelines import news_for, versions
-from annotator.models import COUNTED, Assignment, Judgment, Project, Role, Verdict
+from annotator.models import ANSWERED, Assignment, Judgment, Project, Role, Verdict
 from annotator.protocols import picks_best, protocol_shown
 from annotator.rendering import LETTERS, code_style, split_conversation
 from annotator.reviewing import examples_of, in_letters, worked
@@ -171,7 +171,7 @@ def code_css(request: HttpRequest) -> HttpResponse:
 # --- the right answer -------------------------------------------------------------------------
 def _may_see_answer(project: Project, judgment: Judgment) -> bool:
     """Only of the qualification: in real work a known answer must not be told from the others."""
-    is_asked = judgment.assignment.is_qualification and judgment.verdict in COUNTED
+    is_asked = judgment.assignment.is_qualification and judgment.verdict in ANSWERED
     return project.qualification_shows_answers and is_asked
 
 

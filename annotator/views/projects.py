@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST
 from annotator.access import HtmxRequest, get_access, may_create
 from annotator.forms import PauseForm, PresetForm, ProjectForm, ProtocolForm
 from annotator.models import (
-    COUNTED,
+    ANSWERED,
     IN_HAND,
     Assignment,
     Comparison,
@@ -57,7 +57,7 @@ def _with_my_work(projects: ProjectQuerySet, user: User) -> ProjectQuerySet:
     here = Comparison.objects.filter(project=OuterRef("pk")).order_by()
     held = Assignment.objects.filter(IN_HAND, project=OuterRef("pk"), annotator=user)
     judged = Judgment.objects.filter(
-        project=OuterRef("pk"), annotator=user, voided=None, verdict__in=COUNTED
+        project=OuterRef("pk"), annotator=user, voided=None, verdict__in=ANSWERED
     )
     count = judged.order_by().values("project").annotate(n=Count("pk")).values("n")
     return projects.annotate(

@@ -14,6 +14,7 @@ from annotator.assignment import (
     QueueState,
     claim,
     claiming,
+    correct,
     end_holds,
     forget_order,
     held_by,
@@ -30,6 +31,7 @@ from annotator.assignment import (
     shown,
     undo_last,
 )
+from annotator.ballots import read
 from annotator.gold import make_gold
 from annotator.models import (
     Arm,
@@ -39,6 +41,7 @@ from annotator.models import (
     Judgment,
     Project,
     Purpose,
+    Qualification,
     QueueOrder,
     Verdict,
 )
@@ -55,6 +58,8 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.django_db
+
+FREE = Protocol(allow_unrankable=True)
 
 
 @pytest.fixture
@@ -728,11 +733,92 @@ def test_undo_of_a_skip_says_when_the_place_is_gone(project, anna, ben):
     held_after = ComparisonFactory(project=project)
     claim(project, anna)
 
-    with pytest.raises(NotUndone, match="Others have answered the comparison that you skipped"):
+    with pytest.raises(NotUndone, match="Others have answered the comparison that you left"):
         undo_last(project, anna)
 
     assert (taken(comparison), taken(held_after)) == (1, 1)
     assert Judgment.objects.filter(voided=None).count() == 2
+
+
+# --- what cannot be ranked --------------------------------------------------------------------
+@pytest.fixture
+def may_be_unrankable(project):
+    project.protocol = to_json(FREE)
+    project.save()
+
+
+@pytest.mark.usefixtures("may_be_unrankable")
+def test_unrankable_is_work_done_and_leaves_its_place_to_somebody_else(project, anna, ben):
+    comparison = ComparisonFactory(project=project, overlap=2)
+
+    say(claim(project, anna), Verdict.UNRANKABLE)
+
+    assert Assignment.objects.get().state == AssignmentState.JUDGED
+    assert progress(project, anna, None).done == 1
+    assert list(Judgment.objects.counted()) == []
+    assert (taken(comparison), claim(project, anna)) == (0, None)
+    assert claim(project, ben).comparison == comparison
+
+
+@pytest.mark.usefixtures("may_be_unrankable")
+def test_what_as_many_as_were_to_judge_it_call_unrankable_is_held_for_a_reviewer(
+    project, anna, ben
+):
+    comparison = ComparisonFactory(project=project, overlap=2)
+
+    say(claim(project, anna), Verdict.UNRANKABLE)
+    assert Comparison.objects.get().hold == ""
+    say(claim(project, ben), Verdict.UNRANKABLE)
+
+    held = Comparison.objects.get(pk=comparison.pk)
+    assert held.hold == "As many people as were to judge this say that it cannot be ranked."
+    assert (held.taken, claim(project, MembershipFactory(project=project).user)) == (0, None)
+
+
+@pytest.mark.usefixtures("may_be_unrankable")
+def test_unrankable_that_is_taken_back_is_asked_again(project, anna):
+    ComparisonFactory(project=project)
+    say(claim(project, anna), Verdict.UNRANKABLE)
+
+    again = undo_last(project, anna)
+
+    comparison = Comparison.objects.get()
+    assert (comparison.hold, comparison.taken, again.comparison) == ("", 1, comparison)
+
+
+@pytest.mark.usefixtures("may_be_unrankable")
+@pytest.mark.parametrize(
+    ("before", "after", "places", "is_held"),
+    [
+        (Verdict.UNRANKABLE, Verdict.ALL_BAD, 1, False),
+        (Verdict.ALL_BAD, Verdict.UNRANKABLE, 0, True),
+        (Verdict.UNRANKABLE, Verdict.SKIPPED, 0, False),
+        (Verdict.SKIPPED, Verdict.UNRANKABLE, 0, True),
+    ],
+)
+def test_a_correction_moves_the_place_of_what_cannot_be_ranked(
+    project, anna, before, after, places, is_held
+):
+    ComparisonFactory(project=project)
+    held = claim(project, anna)
+    said = read({"choice": ["skip" if after == Verdict.SKIPPED else after]}, FREE, held.order)
+
+    correct(say(held, before), said, payload_hash=held.payload_hash)
+
+    comparison = Comparison.objects.get()
+    assert (comparison.taken, bool(comparison.hold)) == (places, is_held)
+
+
+@pytest.mark.usefixtures("may_be_unrankable")
+def test_whoever_calls_a_known_answer_unrankable_is_wrong_and_holds_nothing(project, anna):
+    known = GoldFactory(project=project)
+    Project.objects.update(qualification_items=1)
+    project.refresh_from_db()
+
+    say(claim(project, anna), Verdict.UNRANKABLE)
+
+    assert anna.memberships.get().qualification == Qualification.FAILED
+    assert Comparison.objects.get(pk=known.pk).hold == ""
 
 
 def test_undo_leaves_others_and_other_projects_alone(project, anna, ben):

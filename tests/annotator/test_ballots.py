@@ -110,6 +110,20 @@ def test_whoever_finds_all_bad_need_not_rank_them():
     assert read({"choice": ["all_bad"]}, FULL, [1, 2, 3])["verdict"] == Verdict.ALL_BAD
 
 
+def test_that_answers_cannot_be_ranked_is_no_verdict_on_them():
+    protocol = PRESETS["instructgpt"].protocol
+
+    assert keys_of(protocol, 4) == {"n": "Unrankable"}
+    assert read({"choice": ["unrankable"]}, protocol, [1, 2, 3, 4])["verdict"] == Verdict.UNRANKABLE
+
+
+def test_all_bad_and_unrankable_are_not_said_at_once():
+    protocol = Protocol(allow_unrankable=True)
+
+    with pytest.raises(ValueError, match="All bad, or unrankable"):
+        read({"choice": ["all_bad", "unrankable"]}, protocol, [1, 2, 3])
+
+
 def test_a_skip_takes_nothing_along():
     said = read({"choice": ["first-1", "skip"], "rationale": ["So."]}, FULL, [7, 5])
 

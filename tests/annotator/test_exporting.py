@@ -251,6 +251,21 @@ def test_all_bad_alone_gives_no_row_but_is_counted(project):
     assert export.n_judgments == 2
 
 
+def test_what_cannot_be_ranked_is_frozen_and_counted_apart(project):
+    project.protocol = to_json(Protocol(allow_unrankable=True))
+    comparison = ComparisonFactory(project=project)
+    judge(comparison, [0], [1])
+    judge(comparison, verdict=Verdict.UNRANKABLE)
+
+    export = create_export(project)
+
+    counts = export.manifest["counts"]
+    assert [counts[name] for name in ("judgments", "all_bad", "unrankable")] == [1, 0, 1]
+    assert [row["n_judgments"] for row in rows_of(export)] == [1]
+    (line,) = (export.folder / "votes.jsonl").read_text().splitlines()
+    assert [said["verdict"] for said in json.loads(line)["judgments"]] == ["ranking", "unrankable"]
+
+
 def test_skips_withdrawals_and_evaluations_are_left_out(project):
     skipped, withdrawn, judged = ComparisonFactory.create_batch(3, project=project)
     judge(skipped, verdict=Verdict.SKIPPED)
@@ -329,6 +344,7 @@ def test_the_manifest_says_what_is_inside(project):
         "rulings": 0,
         "annotators": 3,
         "demonstrations": 0,
+        "unrankable": 0,
         "skipped": 0,
     }
     assert export.manifest["guideline_versions"] == {"1": 3}

@@ -349,6 +349,18 @@ def test_votes_become_judgments_of_people_who_cannot_sign_in(project):
     assert Membership.objects.filter(project=project, role="annotator").count() == 3
 
 
+def test_what_cannot_be_ranked_is_imported_without_a_place(project):
+    said = [{"annotator": "7", "verdict": "unrankable"}, {"annotator": "8", "ranking": [[0], [1]]}]
+
+    import_jsonl(project, lines_of(VOTES | {"judgments": said}))
+    import_jsonl(project, lines_of(VOTES | {"judgments": [said[0] | {"annotator": "9"}]}))
+
+    comparison = Comparison.objects.get()
+    assert (comparison.taken, comparison.overlap) == (1, 2)
+    verdicts = Judgment.objects.order_by("pk").values_list("verdict", flat=True)
+    assert list(verdicts) == ["unrankable", "ranking", "unrankable"]
+
+
 def test_a_name_in_a_file_is_nobody_who_signs_in(project):
     admin = UserFactory(username="7")
 

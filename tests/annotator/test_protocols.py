@@ -39,6 +39,7 @@ PROTOCOLS = st.builds(
     allow_tie=st.booleans(),
     allow_all_bad=st.booleans(),
     all_bad_label=st.just("") | TEXT,
+    allow_unrankable=st.booleans(),
     many=st.sampled_from(list(MANY)),
     criteria=CRITERIA,
     rationale=st.sampled_from(list(RATIONALES)),
@@ -113,6 +114,7 @@ HONEST = Protocol(criteria=(Criterion("honest", "Honest", "Which is truer?"),))
         (Protocol(allow_tie=False), [1, 2, 3], said(ranking=[[1], [2, 3]]), "asks for a decision"),
         (Protocol(many="best"), [1, 2, 3], said(ranking=[[1], [2], [3]]), "Pick one answer"),
         (Protocol(allow_all_bad=False), [1, 2], said(Verdict.ALL_BAD), "asks for a choice"),
+        (Protocol(), [1, 2], said(Verdict.UNRANKABLE), "what you cannot rank you can skip"),
         (HONEST, [1, 2], said(), "Say also which answer is better in: Honest."),
         (Protocol(), [1, 2], said(rationale="So."), "does not ask for reasons in words"),
         (Protocol(rationale="required"), [1, 2], said(rationale=" "), "Say in a few words why."),
@@ -139,6 +141,7 @@ def test_what_a_protocol_does_not_allow_is_told(protocol, order, verdict, senten
         (HONEST, [1, 2], said(criteria={"honest": {"ranking": [[1, 2]], "strength": None}})),
         (HONEST, [1, 2], said(Verdict.ALL_BAD)),
         (Protocol(rationale="required"), [1, 2], said(Verdict.SKIPPED)),
+        (Protocol(allow_unrankable=True), [1, 2], said(Verdict.UNRANKABLE)),
     ],
 )
 def test_what_a_protocol_allows(protocol, order, verdict):

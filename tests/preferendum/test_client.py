@@ -146,12 +146,14 @@ def test_a_dataset_on_the_hub_is_loaded_by_the_server(project):
 
 
 def test_every_verdict_can_be_said_and_the_last_one_taken_back(project):
-    project.import_rows({"prompt": f"Hi {n}!", "completions": ["a", "b", "c"]} for n in range(5))
+    ProjectRow.objects.update(protocol={"allow_unrankable": True})
+    project.import_rows({"prompt": f"Hi {n}!", "completions": ["a", "b", "c"]} for n in range(6))
     says = [
         lambda each: each.rank([[0, 2], 1]),
         lambda each: each.prefer(1),
         lambda each: each.tie(),
         lambda each: each.all_bad(),
+        lambda each: each.unrankable(),
         lambda each: each.skip(),
     ]
 
@@ -163,6 +165,7 @@ def test_every_verdict_can_be_said_and_the_last_one_taken_back(project):
         ("ranking", [[1], [0, 2]]),
         ("ranking", [[0, 1, 2]]),
         ("all_bad", []),
+        ("unrankable", []),
         ("skipped", []),
     ]
     again = project.undo(said[-1]["id"]).assignment

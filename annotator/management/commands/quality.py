@@ -75,6 +75,8 @@ def in_words(figures: dict[str, Any]) -> Iterator[str]:
         f"{figures['n_votes']:,} votes by {figures['n_annotators']:,} people on "
         f"{figures['n_comparisons']:,} comparisons"
     )
+    if figures["n_unrankable"]:
+        yield f"{figures['n_unrankable']:,} more verdicts say that the answers cannot be ranked."
     if figures["newest"]:
         yield f"Only the newest {figures['newest']:,} judgments were read."
     yield from _titled("Agreement", _agreement(figures["agreement"]))

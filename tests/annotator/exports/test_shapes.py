@@ -9,6 +9,7 @@ from annotator.exports.shapes import (
     VOTES,
     dpo_rows,
     kto_rows,
+    reward_rows,
     sft_rows,
     shares_won,
     vote_rows,
@@ -55,6 +56,16 @@ def test_a_ruling_counts_as_one_more_and_a_skip_not_at_all():
     both = record(judgment([0], [1]), judgment(verdict="skipped"), rulings=[ruling])
 
     assert shares_won(both) == [(0.5, 2), (0.5, 2)]
+
+
+def test_what_cannot_be_ranked_says_nothing_of_the_answers():
+    flags = [[], []]
+    said = [judgment([0], [1], flags=flags), judgment(verdict="unrankable", flags=flags)]
+
+    assert shares_won(record(*said)) == [(1.0, 1), (0.0, 1)]
+    (row,) = reward_rows(record(*said))
+    assert (row["n_judgments"], row["n_all_bad"]) == (1, 0)
+    assert [row["verdict"] for row in vote_rows(record(*said))] == ["ranking", "unrankable"]
 
 
 def test_kto_labels_each_answer_and_leaves_out_what_is_undecided():

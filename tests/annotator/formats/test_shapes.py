@@ -346,7 +346,7 @@ def test_votes_of_several_people():
         ("yes", r'"judgments\[0\]" must be an object with "annotator" and "ranking"'),
         ({"ranking": [[0], [1]]}, r'"judgments\[0\]" must be an object with "annotator"'),
         ({"annotator": "7"}, r'"judgments\[0\].ranking" must list the numbers 0 to 1'),
-        ({"annotator": "7", "verdict": "meh"}, "must be ranking, all_bad or skipped"),
+        ({"annotator": "7", "verdict": "meh"}, "must be ranking, all_bad, unrankable or skipped"),
         ({"annotator": "7", "ranking": [0, 1], "strength": 3}, "from 1 to"),
         ({"annotator": "7", "ranking": [0, 1], "flags": [[]]}, "a list for each of the 2"),
         ({"annotator": "7", "ranking": [0, 1], "seconds": -1}, "must be a number of seconds"),

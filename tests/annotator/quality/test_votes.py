@@ -2,7 +2,8 @@
 
 import pytest
 
-from annotator.models import Judgment, Purpose
+from annotator.models import Judgment, Purpose, Verdict
+from annotator.protocols import Protocol, to_json
 from annotator.quality.votes import Answer, answer_of, outcomes_of, pair_votes, read_votes
 from tests.factories import (
     AssignmentFactory,
@@ -37,6 +38,20 @@ def test_votes_known_answers_and_repeats_are_kept_apart(project):
     assert [ballot.ranking for ballot in votes.counted] == [[[first], [second]]]
     assert [ballot.expected for ballot in votes.known] == [[[1], [2]]]
     assert [ballot.ranking for ballot in votes.repeats] == [[[second], [first]]]
+
+
+@pytest.mark.django_db
+def test_what_cannot_be_ranked_is_counted_and_is_no_vote_but_on_a_known_answer(project):
+    project.protocol = to_json(Protocol(allow_unrankable=True))
+    asked = ComparisonFactory(project=project)
+    known = ComparisonFactory(project=project, purpose=Purpose.GOLD, expected=[[1], [2]])
+    for comparison in (asked, known):
+        make_judgment(comparison, UserFactory(), verdict=Verdict.UNRANKABLE)
+
+    votes = read_votes(project)
+
+    assert (votes.counted, votes.n_unrankable) == ([], 1)
+    assert [ballot.ranking for ballot in votes.known] == [[]]
 
 
 def say_again(comparison, user, *groups):
