@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
+from zoneinfo import ZoneInfo, available_timezones
 
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
@@ -493,12 +494,33 @@ class PriorityForm(forms.Form):
 
 
 class HoldForm(forms.Form):
+    """The time is read by the clock of whoever wrote it, or by the server's where the page could not
+    tell which zone that is."""
+
     reason = forms.CharField(max_length=200, help_text="As a sentence: others will read it.")
     until = forms.DateTimeField(
         required=False,
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
         help_text="Empty: until somebody ends it.",
     )
+    zone = forms.CharField(
+        required=False, max_length=60, widget=forms.HiddenInput(attrs={"data-zone": "zone-words"})
+    )
+
+    def full_clean(self) -> None:
+        name = self.data.get(self.add_prefix("zone"), "")
+        is_known = name and name in available_timezones()
+        with timezone.override(ZoneInfo(name) if is_known else None):
+            super().full_clean()
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        zone = cleaned.get("zone")
+        if cleaned.get("until") and zone and zone not in available_timezones():
+            self.add_error(
+                "until", f"The time zone {zone} is not known here: hold it without a time."
+            )
+        return cleaned
 
     def clean_until(self) -> datetime | None:
         until: datetime | None = self.cleaned_data["until"]

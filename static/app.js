@@ -37,6 +37,12 @@ function showTimes(root) {
   }
 }
 
+// A time that one writes is read by one's own clock: the form says which that is, and so does the page.
+for (const field of document.querySelectorAll("input[data-zone]")) {
+  field.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";
+  if (field.value) document.getElementById(field.dataset.zone).textContent = `your clock, ${field.value}`;
+}
+
 // --- what is wider or longer than its box can be scrolled with the arrow keys ---------------------------
 const BOXES =
   ".scrolls, .table-scroll, .log, .markdown :is(pre, table), :is(.answers.many, .answers.many > .answer):not(:has(input, button))";

@@ -91,10 +91,9 @@ def hold_comparison(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     if not form.is_valid():
         access = get_access(request, slug, Role.REVIEWER)
         return comparison_page(request, access, pk, status=422, hold=form)
-    if rows.exclude(hold=EXAMPLE_HOLD).hold_back(
-        form.cleaned_data["reason"], form.cleaned_data["until"]
-    ):
-        _record(request, Action.HELD, rows, **form.cleaned_data)
+    hold = {name: form.cleaned_data[name] for name in ("reason", "until")}
+    if rows.exclude(hold=EXAMPLE_HOLD).hold_back(**hold):
+        _record(request, Action.HELD, rows, **hold)
         messages.success(request, "Held back: nobody is asked it for now.")
     return redirect("annotator:comparison", slug, pk)
 

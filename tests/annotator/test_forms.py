@@ -1,3 +1,5 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from annotator.forms import (
@@ -167,3 +169,23 @@ def test_a_hold_until_a_time_that_is_over_is_refused():
     form = HoldForm({"reason": "Later.", "until": "2020-01-01T12:00"})
 
     assert form.errors["until"] == ["This time is over: choose a later one, or none."]
+
+
+@pytest.mark.parametrize(
+    ("zone", "hour_of_utc"), [("Europe/Berlin", 10), ("Asia/Kolkata", 6.5), ("", 12)]
+)
+def test_a_hold_ends_by_the_clock_of_whoever_wrote_the_time(zone, hour_of_utc):
+    form = HoldForm({"reason": "Later.", "until": "2199-07-01T12:00", "zone": zone})
+
+    assert form.is_valid()
+    assert form.cleaned_data["until"] == datetime(2199, 7, 1, tzinfo=UTC) + timedelta(
+        hours=hour_of_utc
+    )
+
+
+def test_a_time_zone_that_is_not_known_is_told():
+    form = HoldForm({"reason": "Later.", "until": "2199-07-01T12:00", "zone": "Moon/Copernicus"})
+
+    assert form.errors["until"] == [
+        "The time zone Moon/Copernicus is not known here: hold it without a time."
+    ]
