@@ -481,7 +481,6 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         purpose: Purpose = Purpose.TRAINING,
         origin: str = "import",
         priority: int = 0,
-        is_screened: bool = True,
     ) -> Comparison | None:
         """A comparison of these 2..9 completions of one prompt, in this order.
 
@@ -507,7 +506,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
                 "purpose": purpose,
                 "origin": origin,
                 "priority": priority,
-                "hold": prompt.project.reason_to_hold(completions, purpose) if is_screened else "",
+                "hold": prompt.project.reason_to_hold(completions, purpose),
             },
         )
         if not created:

@@ -2,6 +2,10 @@
 
     say → two answers, at the same moment → the verdict → the better one stays, and so on
 
+Answers are screened as prepared ones are. Where something is found the model is asked once more; what
+is found then is held back for a reviewer, and the conversation goes on with one answer of which nothing
+is found by itself, or, if there is none, as if nothing had been said.
+
 The answers are written by a run of the kind *live conversations*, with which files are exchanged
 (`rlhf/training/converse.py`). A turn is a row; whatever is asked twice, reloaded or left alone, the
 row says where it stands:
@@ -34,11 +38,16 @@ from annotator.models import (
     Verdict,
     canonical_key,
 )
+from annotator.screening import reason_to_hold
 from rlhf.generation import Answer, add_completions, kept
 from rlhf.models import Conversation, ModelVersion, Run, RunKind, Status, Turn, TurnState
 from rlhf.training.artifacts import ANSWERED, ASKED, TALKING, read_json, write_json
 
 NOBODY = "Nobody is there to talk to any more: the model has left. What you said has not been lost."
+UNFIT = (
+    "Neither of the two answers could be shown: this project holds back answers that are empty, that "
+    "were cut off or that say who wrote them. Say it in other words, or once more."
+)
 SILENT = "The model had left before it could answer. Say it again when it is back."
 
 
@@ -128,15 +137,40 @@ def _drop(turn: Turn, sentence: str) -> None:
 def _take_answers(turn: Turn, content: dict[str, Any]) -> None:
     if "error" in content:
         return _drop(turn, content["error"])
+    answers = content["answers"]
+    texts = [(answer["text"], answer["truncated"]) for answer in answers]
+    # Where both say the same, the model has tried several times already.
+    if len(set(texts)) > 1 and _finds(turn.conversation.project, texts) and _ask_anew(turn):
+        return None
     try:
-        return _show_answers(turn, content["answers"])
+        return _show_answers(turn, answers)
     except queue.NotHandedOut as error:  # they may judge no more, since they said it
         return _drop(turn, str(error))
 
 
+def _finds(project: Project, texts: list[tuple[str, bool]]) -> str:
+    return reason_to_hold(texts, project.screening, project.near_identical_percent)
+
+
+def _ask_anew(turn: Turn) -> bool:
+    """Once a turn: what was answered is put aside. False if it was, or the model has left."""
+    answered = turn.run.folder / ANSWERED / turn.file_name
+    aside = answered.with_name(f"{turn.pk}-first.json")
+    turn.run.refresh_from_db()
+    if aside.exists() or turn.run.status != Status.RUNNING or turn.run.is_silent:
+        return False
+    try:
+        answered.rename(aside)
+    except FileNotFoundError:
+        return True  # another tab was first
+    _ask(turn)
+    return True
+
+
 @transaction.atomic
 def _show_answers(turn: Turn, answers: list[dict[str, Any]]) -> None:
-    """Both answers become a comparison, which its annotator has on the screen from then on."""
+    """Both answers become a comparison, which its annotator has on the screen from then on, unless it
+    is held back."""
     waiting = Turn.objects.select_for_update(of=("self",)).filter(state=TurnState.WAITING)
     if not waiting.filter(pk=turn.pk).exists():
         return turn.refresh_from_db()  # another tab was first
@@ -147,10 +181,14 @@ def _show_answers(turn: Turn, answers: list[dict[str, Any]]) -> None:
         round_number=turn.run.round_number,
         purpose=Purpose.TRAINING,
         origin=turn.run.origin,
-        is_screened=False,  # somebody waits for these answers
     )
-    if comparison is None:  # twice the same, or asked before: there is nothing to choose
-        return _continue_with(turn, random.choice(completions))
+    if comparison is None or comparison.hold:  # None: twice the same, or asked before
+        fit = [
+            answer
+            for answer in completions
+            if not turn.conversation.project.reason_to_hold([answer])
+        ]
+        return _continue_with(turn, random.choice(fit)) if fit else _drop(turn, UNFIT)
     queue.hand_out(comparison, turn.conversation.annotator)
     turn.comparison, turn.state = comparison, TurnState.SHOWN
     turn.save(update_fields=["comparison", "state"])

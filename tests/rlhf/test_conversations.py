@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from annotator import assignment as queue
 from annotator.guidelines import publish
-from annotator.models import Assignment, Comparison, Prompt, Verdict
+from annotator.models import Assignment, Comparison, Completion, Prompt, Verdict
 from rlhf import conversations
 from rlhf.models import GeneratedCompletion, Run, RunKind, Status, TurnState
 from rlhf.runs import make_room
@@ -44,10 +44,12 @@ def anna(project):
     return MembershipFactory(project=project).user
 
 
-def answer(listener, turn, *texts, sides=("policy", "rival")):
+def answer(listener, turn, *texts, sides=("policy", "rival"), truncated=False):
+    """`truncated`: whether the first one was cut off."""
     (listener.folder / "asked" / turn.file_name).unlink()
     fields = zip(sides, texts, strict=True)
     answers = [{"side": side, "text": text, "truncated": False} for side, text in fields]
+    answers[0]["truncated"] = truncated
     write_json(listener.folder / "answered" / turn.file_name, {"answers": answers})
 
 
@@ -342,8 +344,91 @@ def test_in_a_paused_project_nobody_begins_to_talk(client, project, listener, an
     assert list((listener.folder / "asked").iterdir()) == []
 
 
-def test_what_somebody_waits_for_is_not_held_back(project, listener, anna):
+# --- what is found in answers -------------------------------------------------------------------
+def test_answers_in_which_something_is_found_are_asked_for_once_more(project, listener, anna):
+    turn = talk(project, anna, listener, "Who are you?", "I am ChatGPT.", "A model.")
+    assert (turn.state, Comparison.objects.count()) == (TurnState.WAITING, 0)
+
+    answer(listener, turn, "Nobody.", "A model.")
+    turn = conversations.look_after(turn.conversation)
+
+    assert (turn.state, turn.comparison.hold) == (TurnState.SHOWN, "")
+    texts = Completion.objects.order_by("text").values_list("text", flat=True)
+    assert list(texts) == ["A model.", "Nobody."]
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated", "reason"),
+    [
+        ("I am ChatGPT.", False, "Answer A says who wrote it: “I am ChatGPT”."),
+        (" ", False, "Answer A is empty."),
+        ("Because it was", True, "Answer A was cut off at the length limit."),
+    ],
+)
+def test_the_answer_in_which_nothing_is_found_stays(
+    project, listener, anna, text, truncated, reason
+):
+    project.screening = ["empty", "self_naming", "truncated"]
+    project.save()
+    turn = conversations.say(project, anna, "Who are you?")
+
+    for _ in range(2):
+        answer(listener, turn, text, "A model.", truncated=truncated)
+        turn = conversations.look_after(turn.conversation)
+
+    assert (turn.state, turn.comparison) == (TurnState.DONE, None)
+    assert turn.conversation.messages[1]["content"] == "A model."
+    assert Comparison.objects.get().hold == reason
+    assert queue.held_by(project, anna) is None
+
+
+def test_of_two_answers_that_are_nearly_alike_one_stays(project, listener, anna):
+    both = ["The cat sat on the mat, and stayed.", "the cat sat on the mat, and  stayed."]
+    turn = talk(project, anna, listener, "Tell me a story.", *both)
+    answer(listener, turn, *both)
+
+    turn = conversations.look_after(turn.conversation)
+
+    assert turn.state == TurnState.DONE
+    assert turn.conversation.messages[1]["content"] in both
+    assert (
+        Comparison.objects.get().hold == "Answers A and B are the same but for spaces and capitals."
+    )
+
+
+def test_where_no_answer_can_be_shown_nothing_was_said(project, listener, anna):
+    turn = talk(project, anna, listener, "Who are you?", "I am ChatGPT.", "")
+    answer(listener, turn, "I am ChatGPT.", "")
+
+    turn = conversations.look_after(turn.conversation)
+
+    assert (turn.state, turn.error) == (TurnState.DROPPED, conversations.UNFIT)
+    assert turn.conversation.messages == []
+
+
+def test_a_model_that_has_left_is_not_asked_once_more(project, listener, anna):
+    turn = conversations.say(project, anna, "Who are you?")
+    answer(listener, turn, "I am ChatGPT.", "A model.")
+    Run.objects.update(status=Status.STOPPED)
+
+    turn = conversations.look_after(turn.conversation)
+
+    assert turn.conversation.messages[1]["content"] == "A model."
+
+
+def test_what_a_project_does_not_look_for_is_shown(project, listener, anna):
+    project.screening = []
+    project.save()
+
     turn = talk(project, anna, listener, "Who are you?", "I am ChatGPT.", "")
 
     assert turn.state == TurnState.SHOWN
-    assert turn.comparison.hold == ""
+
+
+def test_the_page_says_that_there_was_nothing_to_choose(client, project, listener, anna):
+    talk(project, anna, listener, "Tea or coffee?", "Tea.", "Tea.")
+    client.force_login(anna)
+
+    page = client.get(reverse("rlhf:chat", args=["tea"]))
+
+    assert "There was nothing to choose this time" in page.text
