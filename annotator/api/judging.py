@@ -201,9 +201,8 @@ def _next(access: Access, request: Request, assignment: Assignment | None) -> Re
     if assignment is not None:
         shown = AssignmentSerializer(assignment).data
         return Response({"assignment": shown, "reason": "available", "until": None})
-    state = queue.queue_state(access.project, request.user)
-    reason = "all_done" if state.reason == "available" else state.reason  # others were faster
-    return Response({"assignment": None, "reason": reason, "until": state.until})
+    state = queue.why_nothing(access.project, request.user)
+    return Response({"assignment": None, "reason": state.reason, "until": state.until})
 
 
 @documented("judge_assignment", "Say which answer is better", method="POST",

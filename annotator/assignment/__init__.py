@@ -30,6 +30,7 @@ from annotator.assignment.standing import (
     progress,
     queue_state,
     quota_reached,
+    why_nothing,
 )
 from annotator.assignment.verdicts import (
     NotRecorded,
@@ -76,4 +77,5 @@ __all__ = [
     "shown",
     "undo_last",
     "void_some",
+    "why_nothing",
 ]

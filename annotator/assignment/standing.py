@@ -16,8 +16,8 @@ from annotator.compiled import compiled
 from annotator.gold import find_gold, has_failed, is_qualifying
 from annotator.models import (
     ANSWERED,
+    IN_HAND,
     Assignment,
-    AssignmentState,
     Comparison,
     Judgment,
     Membership,
@@ -181,8 +181,8 @@ def queue_state(project: Project, annotator: User) -> QueueState:
     if not project.comparisons.exclude(purpose=Purpose.GOLD).exists():
         return QueueState("nothing_imported")
     others = Assignment.objects.filter(
+        IN_HAND,
         project=project,
-        state=AssignmentState.LIVE,
         is_repeat=False,
         comparison__in=Comparison.objects.not_handled_by(annotator)
         .filter(hold="")
@@ -193,6 +193,13 @@ def queue_state(project: Project, annotator: User) -> QueueState:
         return QueueState("held_by_others", until)
     until = _hold_ends(project, annotator)
     return QueueState("held_back", until) if until else QueueState("all_done")
+
+
+def why_nothing(project: Project, annotator: User) -> QueueState:
+    """The state of somebody to whom `claim` has just given nothing. What is available now came free
+    since, or others were faster each time: it may be theirs when they look again."""
+    state = queue_state(project, annotator)
+    return QueueState("held_by_others") if state.reason == "available" else state
 
 
 def _hold_ends(project: Project, annotator: User) -> datetime | None:

@@ -276,7 +276,7 @@ def _context(
             context["last_judgment"] = None  # it stands
     if assignment is None:
         admins = project.memberships.filter(role=Role.ADMIN).order_by("user__username")
-        state = queue.queue_state(project, request.user)
+        state = queue.why_nothing(project, request.user)
         return context | {
             "state": state,
             "was_withdrawn": state.reason == "not_qualified"

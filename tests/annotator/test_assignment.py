@@ -30,6 +30,7 @@ from annotator.assignment import (
     save_draft,
     shown,
     undo_last,
+    why_nothing,
 )
 from annotator.ballots import read
 from annotator.gold import make_gold
@@ -1210,6 +1211,19 @@ def test_queue_state_says_until_when_others_hold_the_rest(project, anna):
     held = AssignmentFactory(comparison=comparison)
 
     assert queue_state(project, anna) == QueueState("held_by_others", held.lease_until)
+
+
+def test_queue_state_says_that_the_rest_is_kept_for_somebody_else(project, anna, ben):
+    ComparisonFactory(project=project)
+    kept = move(claim(project, ben), MembershipFactory(project=project).user)
+
+    assert queue_state(project, anna) == QueueState("held_by_others", kept.lease_until)
+
+
+def test_what_came_free_after_a_look_is_not_all_done(project, anna):
+    ComparisonFactory(project=project)
+
+    assert why_nothing(project, anna) == QueueState("held_by_others")
 
 
 def test_queue_state_says_until_when_the_rest_is_held_back(project, anna):

@@ -439,6 +439,7 @@ def test_the_empty_states_differ(client, project, member):
     other = MembershipFactory(project=project).user
     held = queue.claim(project, other)
     assert empty_state(client) == "held_by_others"
+    assert "Others are working on the last ones" in client.get(url("compare")).content.decode()
 
     queue.record(held, Verdict.ALL_BAD, payload_hash=held.payload_hash)
     assert empty_state(client) == "all_done"
