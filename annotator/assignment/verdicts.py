@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import Count, F, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from annotator.assignment.leases import release
@@ -148,13 +148,11 @@ def _hold_if_unrankable(assignment: Assignment) -> None:
     if not assignment.takes_place:
         return
     said = Judgment.objects.filter(
-        comparison=assignment.comparison_id,
-        voided=None,
-        verdict=Verdict.UNRANKABLE,
-        is_repeat=False,
+        comparison=OuterRef("pk"), voided=None, verdict=Verdict.UNRANKABLE, is_repeat=False
     )
-    enough = Comparison.objects.filter(pk=assignment.comparison_id, overlap__lte=said.count())
-    enough.filter(hold="").update(hold=UNRANKABLE_HOLD)
+    how_many = said.values("comparison").annotate(n=Count("pk")).values("n")
+    comparison = Comparison.objects.filter(pk=assignment.comparison_id, hold="")
+    comparison.filter(overlap__lte=Subquery(how_many)).update(hold=UNRANKABLE_HOLD)
 
 
 def _end_unrankable_holds(comparisons: Sequence[int]) -> None:

@@ -94,7 +94,13 @@ def test_a_ruling_is_taken_back(client, comparison, rita):
 
 @pytest.mark.parametrize(
     ("choice", "ranking"),
-    [("first", [[5], [7]]), ("second", [[7], [5]]), ("tie", [[5, 7]]), ("all_bad", [])],
+    [
+        ("first", [[5], [7]]),
+        ("second", [[7], [5]]),
+        ("tie", [[5, 7]]),
+        ("all_bad", []),
+        ("unrankable", []),
+    ],
 )
 def test_the_form_of_a_pair_gives_and_shows_a_ranking(choice, ranking):
     form = RulingForm([5, 7], data={"choice": choice})
