@@ -19,6 +19,7 @@ from annotator.models import (
     ANSWERED,
     Comparison,
     ComparisonCompletion,
+    ComparisonQuerySet,
     Judgment,
     Membership,
     Project,
@@ -81,9 +82,13 @@ def make_gold(
 
 # --- handing out ------------------------------------------------------------------------------
 def find_gold(project: Project, annotator: User) -> Comparison | None:
-    """A known answer for this person: the nearest one to a random point of the index that they have not
-    handled. Who has handled another comparison of its prompt may remember, or be the one it is
-    known from; they are not asked.
+    return known_answers_for(project, annotator).first()
+
+
+def known_answers_for(project: Project, annotator: User) -> ComparisonQuerySet:
+    """First the nearest one to a random point of the index that they have not handled. Who has handled
+    another comparison of its prompt may remember, or be the one it is known from; they are not
+    asked.
     """
     known = Comparison.objects.gold().filter(project=project)
     start = random.random()
@@ -94,9 +99,9 @@ def find_gold(project: Project, annotator: User) -> Comparison | None:
     return (
         Comparison.objects.filter(Q(pk__in=above) | Q(pk__in=below), ~Exists(seen))
         .not_handled_by(annotator)
+        .with_begun(annotator)
         .select_related("prompt", "project")
         .order_by(Abs(F("draw") - start))
-        .first()
     )
 
 
@@ -153,15 +158,8 @@ def qualification_shares(membership: Membership) -> list[float]:
     ]
 
 
-def settle_qualification(project: Project, annotator: User) -> None:
-    """Decide, if this person is in their qualification and has answered enough."""
-    membership = (
-        Membership.objects.select_for_update(no_key=True)
-        .filter(project=project, user=annotator)
-        .first()
-    )
-    if membership is None or not is_qualifying(project, membership):
-        return
+def settle_qualification(project: Project, membership: Membership) -> None:
+    """Decide, if whoever qualifies has answered enough. The membership is locked."""
     shares = qualification_shares(membership)
     if len(shares) < project.qualification_items:
         return

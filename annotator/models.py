@@ -445,6 +445,11 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         """Those that this person has not judged, skipped or on the screen."""
         return self.filter(~_handled_by(annotator))
 
+    def with_begun(self, annotator: User | int) -> Self:
+        """Each with `has_begun`."""
+        mine = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
+        return self.annotate(has_begun=Exists(mine.exclude(draft={})))
+
     def handled_by(self, annotator: User) -> Self:
         return self.filter(_handled_by(annotator))
 
@@ -556,6 +561,8 @@ class Comparison(models.Model):
     expected = models.JSONField(default=list, blank=True)
     explanation = models.TextField(blank=True, default="")  # of what is expected, for annotators
     created = models.DateTimeField(default=timezone.now, editable=False)
+    # Whether the annotator it was looked for has entered something and not sent it. Not looked: perhaps.
+    has_begun: bool = True
 
     objects = ComparisonQuerySet.as_manager()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from annotator.assignment.finding import find_next, find_old, lock_next
+from annotator.assignment.finding import find_known, find_next, find_old, lock_next
 from annotator.assignment.leases import end_holds, release, release_expired, renew
 from annotator.assignment.showing import (
     drawn_showing,
@@ -56,6 +57,14 @@ class _QuotaReached(Exception):
     """Takes back what a claim has begun."""
 
 
+class _Next(NamedTuple):
+    """What is to be asked."""
+
+    comparison: Comparison
+    is_repeat: bool = False
+    is_qualification: bool = False
+
+
 def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Assignment | None:
     """The comparison the annotator holds in this project, or the next one for them, or None.
 
@@ -75,8 +84,11 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                 continue  # it has just been answered, given back or taken up in another tab
             if project.paused:
                 return None
-            found = None
-            if not is_practice:
+            chosen = _extra(project, annotator, is_practice)
+            if chosen is None and is_practice:
+                return None
+            is_of_queue = chosen is None
+            if chosen is None:
                 # Without a lock in hand, because whoever is done looks through the whole queue.
                 found = find_next(project, annotator)
                 if found is None:
@@ -86,15 +98,17 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                     found = find_next(project, annotator)
                 if found is None:
                     return None
+                chosen = _Next(found)
             with transaction.atomic():
-                if found and attempt > 0:
+                if is_of_queue and attempt > 0:
                     # Others were faster: now one that nobody can take away. Not in the transaction
                     # that came too late, which may still hold a lock on what it did not get.
                     found = lock_next(project, annotator)
                     if found is None:
                         continue
-                assignment = _hand_out_next(project, annotator, membership, found)
-            if assignment or is_practice:
+                    chosen = _Next(found)
+                assignment = _hand_out_next(chosen, annotator, membership)
+            if assignment:
                 return assignment
         except IntegrityError:
             continue  # the same person claimed in another tab, or clicked twice: it is held now
@@ -117,13 +131,10 @@ def _take_up(assignment: Assignment) -> bool:
 
 
 def _hand_out_next(
-    project: Project, annotator: User, membership: Membership | None, found: Comparison | None
+    chosen: _Next, annotator: User, membership: Membership | None
 ) -> Assignment | None:
     """In a transaction. Raises _QuotaReached if the annotator may judge no more."""
-    comparison, is_repeat = _choose(project, annotator, found)
-    if comparison is None:
-        return None
-    assignment = _hand_out(comparison, annotator, is_repeat, is_qualification=found is None)
+    assignment = _hand_out(chosen, annotator)
     if assignment is None:
         return None
     # Asked last: the new row has waited for whatever this person was doing in another tab.
@@ -132,37 +143,31 @@ def _hand_out_next(
     return assignment
 
 
-def _choose(
-    project: Project, annotator: User, found: Comparison | None
-) -> tuple[Comparison | None, bool]:
-    """What to ask next, and whether it is a repetition: a known answer or something they have
-    judged before in the shares that the project says, if there is any, else what was `found` open.
-    Nothing is looked for where somebody qualifies."""
-    if found is None:
-        return find_gold(project, annotator), False
+def _extra(project: Project, annotator: User, is_practice: bool) -> _Next | None:
+    """Where somebody qualifies, a known answer. Else a known answer or something they have judged
+    before in the shares that the project says, as long as there is anything else for them. None
+    where it is the turn of what is open, or there is no such thing."""
+    if is_practice:
+        known = find_gold(project, annotator)
+        return _Next(known, is_qualification=True) if known else None
     extra = project.gold_percent + project.repeat_percent
     lot = random.random() * 100 if extra else 100.0
-    if lot < project.gold_percent and (known := find_gold(project, annotator)):
-        return known, False
+    if lot < project.gold_percent and (known := find_known(project, annotator)):
+        return _Next(known)
     if project.gold_percent <= lot < extra and (old := find_old(project, annotator)):
-        return old, True
-    return found, False
+        return _Next(old, is_repeat=True)
+    return None
 
 
-def _hand_out(
-    comparison: Comparison,
-    annotator: User,
-    is_repeat: bool = False,
-    *,
-    is_qualification: bool = False,
-) -> Assignment | None:
+def _hand_out(chosen: _Next, annotator: User) -> Assignment | None:
     """Take a place of the comparison, if it is one that is taken, and write down what is shown; None if
     others took the last."""
+    comparison = chosen.comparison
     showing = drawn_showing(comparison, annotator)
-    showing.is_repeat, showing.is_qualification = is_repeat, is_qualification
+    showing.is_repeat, showing.is_qualification = chosen.is_repeat, chosen.is_qualification
     if showing.takes_place and take_open_place(comparison.pk) != 1:
         return None
-    if has_draft(protocol_of(comparison.project), len(showing.order)):
+    if comparison.has_begun and has_draft(protocol_of(comparison.project), len(showing.order)):
         _go_on_with_draft(showing)
     insert(showing)
     return showing
@@ -203,7 +208,7 @@ def _put_before(comparison: Comparison, annotator: User) -> Assignment:
         release(held)
     free = Comparison.objects.open().not_handled_by(annotator)
     locked = free.select_for_update(of=("self",), no_key=True).filter(pk=comparison.pk).first()
-    handed_out = _hand_out(locked, annotator) if locked else None
+    handed_out = _hand_out(_Next(locked), annotator) if locked else None
     if handed_out is None:
         raise NotHandedOut(
             "This comparison is kept for you no longer: others have answered it, or it is held back."
@@ -248,5 +253,8 @@ def save_draft(assignment: Assignment, entered: Entered) -> bool:
     """
     draft = keep(entered, protocol_shown(assignment), len(assignment.order))
     unsent = [AssignmentState.LIVE, AssignmentState.EXPIRED, AssignmentState.RELEASED]
+    if draft == assignment.draft:
+        return assignment.state in unsent
+    assignment.draft = draft
     row = Assignment.objects.filter(pk=assignment.pk, state__in=unsent)
     return row.update(draft=draft) == 1

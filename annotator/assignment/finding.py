@@ -7,14 +7,17 @@ import random
 from collections.abc import Iterator, Sequence
 
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce
 
 from annotator.compiled import compiled
+from annotator.gold import known_answers_for
 from annotator.models import (
     COUNTED,
     HANDLED,
     Assignment,
     Comparison,
+    ComparisonQuerySet,
     Judgment,
     Project,
     Purpose,
@@ -24,16 +27,25 @@ from annotator.models import (
 
 REPEAT_AFTER = 20  # judgments at least between a verdict and its repetition
 REPEAT_AMONG = 100  # judgments before those of which one is repeated
+BEFORE_ALL = -1e300  # a place that is lower than any
+
+
+def find_known(project: Project, annotator: User) -> Comparison | None:
+    """A known answer for this person, as long as something is open for them."""
+    known = known_answers_for(project, annotator).alias(open=_some_open(project, annotator))
+    return known.filter(open__isnull=False).first()
 
 
 def find_old(project: Project, annotator: User) -> Comparison | None:
-    """One that this person judged a while ago, and has not been asked again."""
+    """One that this person judged a while ago, and has not been asked again, as long as something is
+    open for them."""
     again = Assignment.objects.filter(
         HANDLED, comparison=OuterRef("comparison"), annotator=annotator, is_repeat=True
     )
     mine = Judgment.objects.filter(project=project, annotator=annotator, is_repeat=False)
     rows = (
-        mine.filter(voided=None)
+        mine.alias(open=_some_open(project, annotator))
+        .filter(voided=None, open__isnull=False)
         .order_by("-created")
         .values_list("comparison_id", "verdict", "comparison__purpose", "comparison__hold")
         .annotate(is_again=Exists(again))
@@ -46,14 +58,20 @@ def find_old(project: Project, annotator: User) -> Comparison | None:
     ]
     if not pks:
         return None
-    return Comparison.objects.select_related("prompt", "project").get(pk=random.choice(pks))
+    found = Comparison.objects.select_related("prompt", "project").filter(pk=random.choice(pks))
+    return found.with_begun(annotator).get()
 
 
-def open_for(project: Project | int, annotator: User | int) -> QuerySet[Comparison]:
+def open_for(project: Project | int, annotator: User | int) -> ComparisonQuerySet:
     """In the order of the partial index, without which SQLite would read the closed ones too; from
     its end, which people who are asked in an order handle last."""
     queue = Comparison.objects.open().filter(project=project)
     return queue.order_by("priority", "-place", "-draw").not_handled_by(annotator)
+
+
+def _some_open(project: Project, annotator: User) -> Subquery:
+    """Null if nothing is open. EXISTS would look for it in no order, and so not in the index."""
+    return Subquery(open_for(project, annotator).values("pk")[:1])
 
 
 def has_open(project: Project, annotator: User) -> bool:
@@ -94,65 +112,69 @@ def find_next(project: Project, annotator: User, lock: Lock = Lock.NONE) -> Comp
     annotator is. All are ranges of the index, so the cost does not grow with the queue.
     """
     start = random.random()
-    drawn = [(Part.DRAWN_FROM, start), (Part.DRAWN_BEFORE, start)]
-    last = _last_place(project, annotator)
-    ordered = [(Part.PLACED, 0.0)]
-    if last is not None:
-        ordered = [(Part.PLACED_AFTER, last), (Part.PLACED_UP_TO, last)]
-    parts = ordered + drawn if _asks_in_order(project) else drawn + ordered
-    found = _first_of(project, annotator, parts, lock)
+    drawn = [Part.DRAWN_FROM, Part.DRAWN_BEFORE]
+    placed = [Part.PLACED]
+    if project.queue_order != QueueOrder.DRAWN and project.ordered is not None:
+        placed = [Part.PLACED_AFTER, Part.PLACED_UP_TO]
+    parts = placed + drawn if _asks_in_order(project) else drawn + placed
+    found = _first_of(project, annotator, parts, start, lock)
     if found is not None:
         found.project = project
     return found
 
 
 def _first_of(
-    project: Project, annotator: User, parts: Sequence[tuple[Part, float]], lock: Lock
+    project: Project, annotator: User, parts: Sequence[Part], start: float, lock: Lock
 ) -> Comparison | None:
     # Nearly all claims need no other priority than the highest.
-    for part, edge in parts:
-        if part == Part.PLACED:
-            found = _placed_of_highest(project.pk, annotator.pk, lock=lock)
+    for part in parts:
+        if part in (Part.DRAWN_FROM, Part.DRAWN_BEFORE):
+            found = _drawn_of_highest(project.pk, annotator.pk, start, part=part, lock=lock)
         else:
-            found = _part_of_highest(project.pk, annotator.pk, edge, part=part, lock=lock)
+            found = _placed_of_highest(project.pk, annotator.pk, part=part, lock=lock)
         if found:
             return found[0]
     for priority in _lower_priorities(project):
-        for part, edge in parts:
-            level = _part(project.pk, annotator.pk, edge, part, lock)
+        for part in parts:
+            level = _part(project.pk, annotator.pk, start, part, lock)
             if comparison := level.filter(priority=priority).first():
                 return comparison
     return None
 
 
 @compiled
-def _part_of_highest(
-    project: int, annotator: int, edge: float, *, part: Part, lock: Lock
+def _drawn_of_highest(
+    project: int, annotator: int, start: float, *, part: Part, lock: Lock
 ) -> QuerySet[Comparison]:
-    level = _part(project, annotator, edge, part, lock)
-    return level.filter(priority=Subquery(_open_priorities(project)[:1]))[:1]
+    return _of_highest(project, _part(project, annotator, start, part, lock))
 
 
 @compiled
-def _placed_of_highest(project: int, annotator: int, *, lock: Lock) -> QuerySet[Comparison]:
-    level = _part(project, annotator, 0.0, Part.PLACED, lock)
+def _placed_of_highest(
+    project: int, annotator: int, *, part: Part, lock: Lock
+) -> QuerySet[Comparison]:
+    return _of_highest(project, _part(project, annotator, 0.0, part, lock))
+
+
+def _of_highest(project: int, level: QuerySet[Comparison]) -> QuerySet[Comparison]:
     return level.filter(priority=Subquery(_open_priorities(project)[:1]))[:1]
 
 
 def _part(
-    project: int, annotator: int, edge: float, part: Part, lock: Lock
+    project: int, annotator: int, start: float, part: Part, lock: Lock
 ) -> QuerySet[Comparison]:
-    rows = open_for(project, annotator).select_related("prompt").order_by("place", "draw")
+    rows = open_for(project, annotator).with_begun(annotator)
+    rows = rows.select_related("prompt").order_by("place", "draw")
     if lock != Lock.NONE:
         is_skipping = lock == Lock.FREE_ONES
         rows = rows.select_for_update(skip_locked=is_skipping, of=("self",), no_key=True)
     return rows.filter(
         {
-            Part.DRAWN_FROM: Q(place=None, draw__gte=edge),
-            Part.DRAWN_BEFORE: Q(place=None, draw__lt=edge),
+            Part.DRAWN_FROM: Q(place=None, draw__gte=start),
+            Part.DRAWN_BEFORE: Q(place=None, draw__lt=start),
             Part.PLACED: Q(place__isnull=False),
-            Part.PLACED_AFTER: Q(place__gt=edge),
-            Part.PLACED_UP_TO: Q(place__lte=edge),
+            Part.PLACED_AFTER: Q(place__gt=_last_place(project, annotator)),
+            Part.PLACED_UP_TO: Q(place__lte=_last_place(project, annotator)),
         }[part]
     )
 
@@ -179,22 +201,21 @@ def _asks_in_order(project: Project) -> bool:
     return random.random() * 100 >= project.random_percent
 
 
-def _last_place(project: Project, annotator: User) -> float | None:
-    """Where this person is in the order. They have handled what comes before, but for the little that
+def _last_place(project: int, annotator: int) -> Coalesce:
+    """Where this person is in the order, for a query. They have handled what comes before, but for the little that
     others have given back meanwhile: with `overlap` places each, all of it may still be open, and
     looking through it again at each claim would take longer and longer.
     """
-    if project.queue_order == QueueOrder.DRAWN or project.ordered is None:
-        return None
     asked = Judgment.objects.filter(
         project=project,
         annotator=annotator,
         # Not by the vote's own time: what was on somebody's screen when the order was made has its
         # place in the one before.
-        assignment__created__gte=project.ordered,
+        assignment__created__gte=F("project__ordered"),
         comparison__place__isnull=False,
     )
-    return asked.order_by("-created").values_list("comparison__place", flat=True).first()
+    last = asked.order_by("-created").values("comparison__place")[:1]
+    return Coalesce(Subquery(last), Value(BEFORE_ALL))
 
 
 @transaction.atomic

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
 
-from django.db.models import Count, F, Max, Min, Q, QuerySet, Value
+from django.db.models import Count, F, IntegerField, Max, Min, Q, QuerySet, Subquery, Value
 from django.utils import timezone
 
 from annotator.assignment.finding import has_open, open_for
@@ -66,13 +66,14 @@ def progress(
         done, total = int(known[1]) + (judged.verdict in ANSWERED), int(known[2])
         if done < total and done % COUNT_EVERY:
             return Progress(done, total, known[3] == "+", judged.pk)
-    [(done, last)] = _done_and_last(project.pk, annotator.pk)
-    left = open_for(project, annotator)[:COUNT_LIMIT].count()
+    [(done, last, left)] = _done_last_and_left(project.pk, annotator.pk)
     is_capped = left == COUNT_LIMIT
     at_least = done + (held is not None)
     total = at_least + left
     if not is_capped and _asks_extra(project):
-        total = done - _n_extra(project, annotator, done) + left
+        # With what they have just said the last COUNT_EVERY are full: since then there is nothing.
+        is_full = judged is not None and judged.verdict in ANSWERED and done % COUNT_EVERY == 0
+        total = done - (0 if is_full else _n_extra(project, annotator, done)) + left
         total = max(total + (held is not None and held.takes_place), at_least)
     return _within_quota(Progress(done, total, is_capped, last), membership_of(project, annotator))
 
@@ -109,14 +110,27 @@ def _n_extra(project: Project, annotator: User, done: int) -> int:
     return n_extra
 
 
+class _CountOf(Subquery):
+    """How many rows a query has, within another."""
+
+    template = "(SELECT COUNT(*) FROM (%(subquery)s) AS counted)"
+    output_field = IntegerField()
+
+
 @compiled
-def _done_and_last(project: int, annotator: int) -> QuerySet[Judgment, tuple[int, int | None]]:
+def _done_last_and_left(
+    project: int, annotator: int
+) -> QuerySet[Judgment, tuple[int, int | None, int]]:
     in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
     all_of_them = in_force.annotate(all=Value(1)).values(
         "all"
     )  # one group, and a row if it is empty
-    counted = all_of_them.annotate(done=Count("pk", filter=Q(verdict__in=ANSWERED)), last=Max("pk"))
-    return counted.values_list("done", "last")
+    counted = all_of_them.annotate(
+        done=Count("pk", filter=Q(verdict__in=ANSWERED)),
+        last=Max("pk"),
+        left=_CountOf(open_for(project, annotator).values("pk")[:COUNT_LIMIT]),
+    )
+    return counted.values_list("done", "last", "left")
 
 
 def _done(project_id: int, annotator_id: int) -> QuerySet[Judgment]:
@@ -142,10 +156,15 @@ def quota_reached(membership: Membership) -> QueueState | None:
         return None
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     done = _done(membership.project_id, membership.user_id)
-    if membership.quota_total is not None and done.count() >= membership.quota_total:
+    counts = {"all": Count("pk")}
+    if membership.quota_per_day is not None:
+        counts["today"] = Count("pk", filter=Q(created__gte=midnight))
+    if membership.quota_total is None:
+        done = done.filter(created__gte=midnight)  # of many thousands, no others are read
+    n = done.aggregate(**counts)
+    if membership.quota_total is not None and n["all"] >= membership.quota_total:
         return QueueState("quota_reached")
-    today = done.filter(created__gte=midnight)
-    if membership.quota_per_day is not None and today.count() >= membership.quota_per_day:
+    if membership.quota_per_day is not None and n["today"] >= membership.quota_per_day:
         return QueueState("daily_quota_reached", midnight + timedelta(days=1))
     return None
 

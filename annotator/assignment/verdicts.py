@@ -25,7 +25,7 @@ from annotator.assignment.showing import (
 from annotator.assignment.standing import quota_reached
 from annotator.ballots import entered_by, keep
 from annotator.compiled import Changes, compiled_update, insert
-from annotator.gold import settle_qualification
+from annotator.gold import is_qualifying, settle_qualification
 from annotator.models import (
     ANSWERED,
     COUNTED,
@@ -120,7 +120,7 @@ def record(
             give_place_back(assignment)
         elapsed = (timezone.now() - assignment.created).total_seconds()
         judgment = Judgment(
-            assignment_id=assignment.pk,
+            assignment=assignment,
             comparison_id=assignment.comparison_id,
             is_repeat=assignment.is_repeat,
             project_id=assignment.project_id,
@@ -134,8 +134,9 @@ def record(
         if verdict == Verdict.UNRANKABLE:
             _hold_if_unrankable(assignment)
         tell_judgment(judgment, assignment)
-        if assignment.comparison.purpose == Purpose.GOLD:
-            settle_qualification(assignment.project, assignment.annotator)
+        if assignment.is_qualification and membership is not None:
+            if is_qualifying(assignment.project, membership):
+                settle_qualification(assignment.project, membership)
             assignment.annotator.seen_membership = None  # it may have changed
         return judgment
 

@@ -271,7 +271,7 @@ def _context(
         membership = queue.membership_of(project, request.user)
         if membership is not None and is_qualifying(project, membership):
             context["n_qualifying"] = len(qualification_shares(membership))
-        last = queue.last_judgment(project, request.user)
+        last = judged or queue.last_judgment(project, request.user)
         if last and last.assignment.is_qualification:
             context["last_judgment"] = None  # it stands
     if assignment is None:

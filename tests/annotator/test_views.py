@@ -1,3 +1,4 @@
+import random
 import re
 from datetime import timedelta
 
@@ -9,11 +10,14 @@ from annotator import assignment as queue
 from annotator.exporting import create_export
 from annotator.gold import exempt_who_has_judged
 from annotator.models import (
+    Arm,
     Assignment,
     Comparison,
     Judgment,
     Membership,
     Project,
+    Purpose,
+    QueueOrder,
     Role,
     User,
     Verdict,
@@ -1114,7 +1118,7 @@ def test_whoever_is_handed_nothing_reads_why(client, project, member, fields, wo
 
 
 # --- lists cost the same however long ------------------------------------------------------------
-@pytest.mark.parametrize(("progress", "queries"), [("0/3", 11), ("", 13)])
+@pytest.mark.parametrize(("progress", "queries"), [("0/3", 11), ("", 12)])
 def test_a_verdict_and_the_next_comparison_take_few_queries(
     client, project, member, django_assert_num_queries, progress, queries
 ):
@@ -1124,6 +1128,46 @@ def test_a_verdict_and_the_next_comparison_take_few_queries(
 
     with django_assert_num_queries(queries + 4):  # two savepoints: a test is in a transaction
         client.post(url("judge"), sent, headers=HTMX)
+
+
+@pytest.fixture
+def everything_on(project, monkeypatch):
+    """Known answers, repetitions, a qualification, an order of questions and drafts."""
+    monkeypatch.setattr("annotator.assignment.finding.REPEAT_AFTER", 1)
+    project.gold_percent, project.repeat_percent, project.qualification_items = 30, 30, 2
+    project.queue_order, project.ordered = QueueOrder.INFORMATIVE, timezone.now()
+    project.protocol = to_json(PRESETS["qualities"].protocol)
+    project.save()
+    for place in range(40):
+        ComparisonFactory(project=project, arm=Arm.ACTIVE, place=place)
+    ComparisonFactory.create_batch(20, project=project, draw=1.0)  # found without wrapping round
+    return project
+
+
+def test_a_cycle_takes_a_dozen_queries_with_everything_on(
+    client, everything_on, member, django_assert_max_num_queries
+):
+    """Every tenth verdict counts anew what is left: one query more. A known answer, or a repetition, that
+    is looked for and not there is another; here there are enough."""
+    user = member(Role.ANNOTATOR)
+    everything_on.memberships.update(quota_total=100, quota_per_day=90, qualification="passed")
+    GoldFactory.create_batch(30, project=everything_on)
+    for comparison in ComparisonFactory.create_batch(20, project=everything_on):
+        make_judgment(comparison, user, verdict=Verdict.ALL_BAD)
+    random.seed(1)
+
+    kinds = set()
+    for done in range(21, 51):
+        held = queue.claim(everything_on, user)
+        kinds.add((held.is_repeat, held.comparison.purpose, held.comparison.arm))
+        sent = verdict(held, "all_bad", progress=f"{done - 1}/90")
+        # Two savepoints: a test is in a transaction.
+        with django_assert_max_num_queries(12 + 4 + (done % 10 == 0)):
+            client.post(url("judge"), sent, headers=HTMX)
+
+    assert {purpose for _, purpose, _ in kinds} == {Purpose.TRAINING, Purpose.GOLD}
+    assert {arm for _, _, arm in kinds} == {Arm.ACTIVE, ""}
+    assert {is_repeat for is_repeat, _, _ in kinds} == {True, False}
 
 
 @pytest.mark.parametrize(
