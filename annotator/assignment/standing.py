@@ -66,7 +66,7 @@ def progress(
         done, total = int(known[1]) + (judged.verdict in ANSWERED), int(known[2])
         if done < total and done % COUNT_EVERY:
             return Progress(done, total, known[3] == "+", judged.pk)
-    [(done, last, left)] = _done_last_and_left(project.pk, annotator.pk)
+    [(done, last, left)] = _done_last_and_left(project.pk, annotator.pk, limit=COUNT_LIMIT)
     is_capped = left == COUNT_LIMIT
     at_least = done + (held is not None)
     total = at_least + left
@@ -119,7 +119,7 @@ class _CountOf(Subquery):
 
 @compiled
 def _done_last_and_left(
-    project: int, annotator: int
+    project: int, annotator: int, *, limit: int
 ) -> QuerySet[Judgment, tuple[int, int | None, int]]:
     in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
     all_of_them = in_force.annotate(all=Value(1)).values(
@@ -128,7 +128,7 @@ def _done_last_and_left(
     counted = all_of_them.annotate(
         done=Count("pk", filter=Q(verdict__in=ANSWERED)),
         last=Max("pk"),
-        left=_CountOf(open_for(project, annotator).values("pk")[:COUNT_LIMIT]),
+        left=_CountOf(open_for(project, annotator).values("pk")[:limit]),
     )
     return counted.values_list("done", "last", "left")
 
