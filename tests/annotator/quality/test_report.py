@@ -236,5 +236,5 @@ def test_figures_take_equally_many_queries(project, n, django_assert_num_queries
         for user in people:
             make_judgment(comparison, user, [0], [1])
 
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         compute(project)

@@ -109,7 +109,7 @@ def test_reading_takes_equally_many_queries(project, n, django_assert_num_querie
     for _ in range(n):
         make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
 
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(4):
         read_votes(project)
 
 
