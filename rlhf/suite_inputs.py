@@ -23,16 +23,15 @@ from annotator.models import (
     canonical_key,
 )
 from rlhf.evaluation import ALL_BAD, LOSS, TIE, WIN, ballot, outcome
+from rlhf.general_text import datasets_learned, unlearned
 from rlhf.generation import write_prompts
 from rlhf.integrity import HASHED_AT_LAUNCH
 from rlhf.models import Dataset, DatasetKind
-from rlhf.training import suite_config
+from rlhf.training.artifacts import write_json
 from rlhf.training.config import Config
+from rlhf.training.demonstrations import split_of
 from rlhf.training.hashes import find_problems, in_a_sentence
 
-OWN_TEXT = Path(suite_config.__file__).with_name("general_text.txt")
-MOST_TEXTS = 200  # of a dataset: its first
-MOST_CHARACTERS = 2000  # of each; the rest is left out
 MOST_REFERENCES = 4  # of a prompt
 PEOPLE_SAY = {WIN: "new", LOSS: "old", TIE: "tie"}  # as the judge's outcomes are called
 
@@ -65,7 +64,9 @@ def write(folder: Path, project: Project, config: Config, max_prompts: int | Non
     dataset = project.datasets.filter(name=values["demonstrations"]).first()
     _write_lines(folder / values["references"], references_of(prompts, dataset))
     text = project.datasets.filter(name=values["text"], kind=DatasetKind.TEXT).first()
-    _write_lines(folder / values["texts"], ({"text": each} for each in texts_of(text)))
+    general = unlearned(project, text)
+    _write_lines(folder / values["texts"], ({"text": each} for each in general.texts))
+    write_json(folder / values["general"], {"n": len(general.texts), "learned": general.n_learned})
     pairs = judged_pairs(project, values["judged_pairs"]) if values["judge"] else []
     _write_lines(folder / values["pairs"], pairs)
     return n
@@ -74,16 +75,6 @@ def write(folder: Path, project: Project, config: Config, max_prompts: int | Non
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-# --- general text -----------------------------------------------------------------------------
-def texts_of(dataset: Dataset | None) -> list[str]:
-    """The first texts of a dataset, or the paragraphs that come with Preferendum."""
-    if dataset is None:
-        return OWN_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
-    with dataset.data.open(encoding="utf-8") as file:
-        texts = (str(json.loads(line)["text"]).strip()[:MOST_CHARACTERS] for line in file)
-        return list(islice(filter(None, texts), MOST_TEXTS))
 
 
 # --- reference answers ------------------------------------------------------------------------
@@ -102,11 +93,15 @@ def references_of(prompts: Sequence[Prompt], dataset: Dataset | None) -> Iterato
 
 
 def _demonstrations(dataset: Dataset | None) -> Iterator[tuple[str, str]]:
-    """(key of the prompt, answer) of each row that ends with the assistant."""
+    """(key of the prompt, answer) of each row that ends with the assistant, and from which no policy of the
+    project has learned."""
     if dataset is None:
         return
+    is_learned = datasets_learned(dataset.project).filter(pk=dataset.pk).exists()
     with dataset.data.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
+            if is_learned and split_of(row) == "train":
+                continue
             *asked, last = row["messages"]
             if asked and last["role"] == "assistant":
                 yield canonical_key(asked), last["content"]

@@ -13,7 +13,7 @@ from rlhf.generation import read_lines
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status, SuiteSettings
 
 VERSIONS = ("model", "rival", "judge", "reward_model")
-FILES = ("prompts", "references", "texts", "pairs")
+FILES = ("prompts", "references", "texts", "general", "pairs")
 SHOWN = 6  # candidates side by side, unless somebody chooses
 SUITES_READ = 300  # the newest
 
@@ -327,6 +327,7 @@ def as_json(table: Table) -> dict[str, Any]:
             "run": candidate.run.pk,
             "is_comparable": candidate.is_comparable,
             "n_prompts": candidate.run.result.get("n_prompts"),
+            "texts": candidate.run.result.get("texts"),
             "alarms": candidate.run.alarms,
             "judge": {
                 "version": candidate.run.judge.name,

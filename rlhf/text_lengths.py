@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from annotator.models import Export, Project, Prompt, Split
-from rlhf import suite_inputs
 from rlhf.estimates import SAMPLE, Probe, Tokens, answer_tokens, prompt_tokens
+from rlhf.general_text import texts_of
 from rlhf.models import Dataset, ModelKind, ModelVersion
 from rlhf.training.artifacts import RunError
 from rlhf.training.demonstrations import split_of
@@ -132,9 +132,9 @@ def count_prompts(project: Project, split: Split, limit: int | None) -> int:
 
 
 def general_characters(project: Project, name: str) -> int:
-    """Of a suite's general text. Raises Unknown if it cannot be read."""
+    """Of a suite's general text, at most. Raises Unknown if it cannot be read."""
     dataset = project.datasets.filter(name=name).first() if name else None
     try:
-        return sum(map(len, suite_inputs.texts_of(dataset)))
+        return sum(map(len, texts_of(dataset)))
     except (OSError, ValueError, KeyError):
         raise Unknown(f"The dataset “{name}” cannot be read, so there is no estimate.") from None

@@ -21,6 +21,9 @@ class CandidateSerializer(serializers.Serializer):
         help_text="Prompts, text and sampling are those of most others."
     )
     n_prompts = serializers.IntegerField(allow_null=True)
+    texts = serializers.DictField(
+        allow_null=True, help_text="Of general text: how many, and how many were learned from."
+    )
     alarms = serializers.ListField(child=serializers.DictField())
     judge = serializers.DictField(
         allow_null=True, help_text="Which model judged, and how far it agrees with people."

@@ -81,6 +81,7 @@ VIRTUAL = (
     "virtual tokens stand before whatever it reads, and are left out where losses are computed"
 )
 NO_REFERENCES = "no held-out prompt has a reference answer"
+NO_TEXT = "a policy of the project has learned from all of this text: choose another dataset of it"
 NO_PEOPLE = "no people's votes to compare with"
 
 
@@ -129,6 +130,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
         "n_prompts": len(answers),
         "left_out": left_out(len(inputs.lines) - len(answers), new.askers),
         "conditions": conditions(config, folder.path),
+        "texts": texts_read(config, folder.path),
         "metrics": {name: figure._asdict() for name, figure in metrics.items()},
         **({"judge": opinion} if opinion else {}),
         **asked_result(askers),
@@ -163,6 +165,12 @@ def read_inputs(config: SuiteConfig, folder: Path) -> Inputs:
             for row in _rows(folder / config.pairs)
         ],
     )
+
+
+def texts_read(config: SuiteConfig, folder: Path) -> dict[str, int]:
+    """{"n": …, "learned": …}: how many, and how many were left out; empty if the launch did not say so."""
+    path = folder / config.general
+    return read_json(path) if path.exists() else {}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -308,13 +316,15 @@ def losses_of(
     own = _kept_losses(folder, "own", lambda: new.answer_losses(inputs.lines, inputs.references))
     general = _kept_losses(folder, "general", lambda: new.text_losses(inputs.texts))
     own_loss = per_token(own) if own else Estimate(None, reason=NO_REFERENCES)
-    general_loss = per_token(general)
+    general_loss = per_token(general) if general else Estimate(None, reason=NO_TEXT)
     found = {
         "own_loss": own_loss,
         "own_perplexity": own_loss.scaled(math.exp),
         "general_loss": general_loss,
         "general_perplexity": general_loss.scaled(math.exp),
     }
+    if old is not None and not inputs.texts:
+        found["forgetting"] = Estimate(None, reason=NO_TEXT)
     if before:
         found["forgetting"] = grown = forgetting(
             [loss.nats for loss in general],

@@ -35,6 +35,7 @@ class SuiteConfig(Config):
     prompts: str = "prompts.jsonl"
     references: str = "references.jsonl"  # [prompt, text] for prompts that have any
     texts: str = "texts.jsonl"
+    general: str = "general.json"  # how many those are, and how many were left out
     pairs: str = "pairs.jsonl"  # that people have judged
 
     def __post_init__(self) -> None:

@@ -61,6 +61,14 @@ def make_dataset(project, name="tales", kind=DatasetKind.TEXT, rows=({"text": "O
     return create_dataset(project, name, kind, rows, origin="a test")
 
 
+def learn_from(dataset, kind=RunKind.DOMAIN):
+    """A policy that a run has made of the dataset."""
+    project = dataset.project
+    run = RunFactory(project=project, kind=kind, status=Status.SUCCEEDED)
+    run.datasets.add(dataset)
+    return PolicyFactory(project=project, run=run, parent=PolicyFactory(project=project))
+
+
 class RoundFactory(factory.django.DjangoModelFactory):
     class Meta:
         model = Round

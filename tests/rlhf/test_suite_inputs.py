@@ -6,9 +6,9 @@ from annotator.models import Purpose, Split
 from rlhf.datasets import create_dataset
 from rlhf.models import DatasetKind, RunKind
 from rlhf.runs import RunRefused, launch
-from rlhf.suite_inputs import judged_pairs, references_of, texts_of
+from rlhf.suite_inputs import judged_pairs, references_of
 from tests.factories import ProjectFactory, PromptFactory
-from tests.rlhf.factories import PolicyFactory, make_comparison, make_judgment
+from tests.rlhf.factories import PolicyFactory, learn_from, make_comparison, make_judgment
 
 pytestmark = pytest.mark.django_db
 
@@ -63,12 +63,24 @@ def test_demonstrations_count_for_the_prompts_that_they_answer(project, prompt):
     assert list(references_of([prompt], dataset)) == [{"id": prompt.pk, "text": "As shown."}]
 
 
-def test_general_text_is_ours_or_the_beginning_of_a_dataset(project):
-    rows = [{"text": "x" * 3000}, {"text": " "}, {"text": "short"}]
-    dataset = create_dataset(project, "wide", DatasetKind.TEXT, rows, origin="by hand")
+def test_demonstrations_that_were_learned_from_are_no_references(project, prompt):
+    answer = {"role": "assistant", "content": "As shown."}
+    row = {"messages": [*prompt.messages, answer], "split": "train"}
+    dataset = create_dataset(project, "shown", DatasetKind.DEMONSTRATIONS, [row], origin="by hand")
+    learn_from(dataset)
 
-    assert [len(text) for text in texts_of(dataset)] == [2000, 5]
-    assert len(texts_of(None)) == len(set(texts_of(None))) == 40
+    assert list(references_of([prompt], dataset)) == []
+
+
+def test_a_suite_says_how_much_general_text_was_left_out(project, prompt):
+    rows = [{"text": "x", "split": "test"}, {"text": "y", "split": "train"}]
+    dataset = create_dataset(project, "wide", DatasetKind.TEXT, rows, origin="by hand")
+    policy = learn_from(dataset)
+
+    run = launch_suite(policy, {"text": "wide"})
+
+    assert read_lines(run, "texts.jsonl") == [{"text": "x"}]
+    assert json.loads((run.folder / "general.json").read_text()) == {"n": 1, "learned": 1}
 
 
 def test_judged_pairs_say_what_most_people_said(project, prompt):

@@ -196,3 +196,14 @@ def test_a_run_folder_without_references_says_so(config, folder, prompts_file):
     result = run(config, RunFolder(folder.path))
 
     assert result["metrics"]["chrf"]["reason"] == "no held-out prompt has a reference answer"
+
+
+def test_without_text_that_was_not_learned_there_is_no_forgetting(config, inputs):
+    write_lines(inputs, "texts.jsonl", [])
+    write_json(inputs.path / "general.json", {"n": 0, "learned": 3})
+
+    result = run(replace(config, rival=config.model), inputs)
+
+    assert result["texts"] == {"n": 0, "learned": 3}
+    for name in ("general_loss", "general_perplexity", "forgetting"):
+        assert result["metrics"][name]["reason"] == suite.NO_TEXT
