@@ -49,6 +49,8 @@ def candidate_answers(request: HtmxRequest, slug: str) -> HttpResponse:
     rows: list[Any]
     if metric and metric.of_text:
         rows = suites.texts_behind(table.candidates)
+    elif metric and metric.of_task:
+        rows, gone = suites.task_answers_behind(table.candidates, metric)
     else:
         rows, gone = suites.answers_behind(table.candidates)
     context = {

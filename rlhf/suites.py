@@ -17,6 +17,7 @@ FILES = ("prompts", "references", "texts", "general", "pairs")
 SHOWN = 6  # candidates side by side, unless somebody chooses
 SUITES_READ = 300  # the newest
 
+RULE, TASK = "rule/", "task/"  # before the names of figures
 BEST, AS_GOOD = "best", "may be as good"
 
 
@@ -28,12 +29,14 @@ class Metric(NamedTuple):
     is_share: bool = False
     has_answers: bool = True  # that can be read
     of_text: bool = False  # behind it stand texts, and not answers
+    of_task: bool = False  # behind it stand answers to questions of its own
 
 
 GROUPS: list[tuple[str, list[Metric]]] = [
     (
         "Against reference answers",
         [
+            Metric("own_loss", "Loss of references", "low", "Nats per token."),
             Metric("own_perplexity", "Perplexity of references", "low", "How surprising they are."),
             Metric("chrf", "chrF", "high", "0 to 100, by groups of letters."),
             Metric("bleu", "BLEU", "high", "0 to 100, by groups of words."),
@@ -44,6 +47,7 @@ GROUPS: list[tuple[str, list[Metric]]] = [
     (
         "General text",
         [
+            Metric("general_loss", "Loss", "low", "Nats per token.", of_text=True),
             Metric("general_perplexity", "Perplexity", "low", of_text=True),
             Metric(
                 "forgetting", "Forgotten", "low",
@@ -176,15 +180,17 @@ def _groups(runs: Sequence[Run]) -> Iterator[tuple[str, list[Metric]]]:
     """With the rules and tasks that any of these runs has."""
     yield from GROUPS
     names = dict.fromkeys(name for run in runs for name in run.result.get("metrics", {}))
-    for prefix, title in (("rule/", "Rules"), ("task/", "lm-evaluation-harness")):
-        found = [name for name in names if name.startswith(prefix)]
-        yield (
-            title,
-            [
-                Metric(name, name.removeprefix(prefix), "high", has_answers=prefix == "rule/")
-                for name in found
-            ],
-        )
+    rules = [name for name in names if name.startswith(RULE)]
+    yield "Rules", [Metric(name, name.removeprefix(RULE), "high") for name in rules]
+    kept = {name for run in runs for name in run.result.get("task_answers", [])}
+    tasks = [name.removeprefix(TASK) for name in names if name.startswith(TASK)]
+    yield (
+        "lm-evaluation-harness",
+        [
+            Metric(f"{TASK}{name}", name, "high", has_answers=name in kept, of_task=True)
+            for name in tasks
+        ],
+    )
 
 
 def _rows(metrics: Sequence[Metric], candidates: Sequence[Candidate]) -> Iterator[Row]:
@@ -297,6 +303,29 @@ def answers_behind(candidates: Sequence[Candidate]) -> tuple[list[Question], lis
             question = Question(row["messages"], row["references"], empty)
             by_prompt.setdefault(row["id"], question).answers[place] = row
     return [by_prompt[pk] for pk in sorted(by_prompt)], gone
+
+
+def task_answers_behind(
+    candidates: Sequence[Candidate], metric: Metric
+) -> tuple[list[Question], list[ModelVersion]]:
+    """All questions of a task that have this figure; and the versions whose answers are gone."""
+    figure = metric.name.removeprefix(TASK)
+    by_question: dict[tuple[str, int], Question] = {}
+    gone = []
+    for place, candidate in enumerate(candidates):
+        if figure not in candidate.run.result.get("task_answers", []):
+            continue
+        path = candidate.run.folder / "artifact" / "tasks.jsonl"
+        if not path.exists():
+            gone.append(candidate.version)
+            continue
+        for row in (row for row in read_lines(path) if figure in row["values"]):
+            empty: list[dict[str, Any] | None] = [None] * len(candidates)
+            asked = [{"role": "user", "content": row["question"]}]
+            question = Question(asked, [row["wanted"]], empty)
+            answer = {"answer": row["said"], "values": {metric.name: row["values"][figure]}}
+            by_question.setdefault((row["task"], row["number"]), question).answers[place] = answer
+    return [by_question[key] for key in sorted(by_question)], gone
 
 
 def texts_behind(candidates: Sequence[Candidate]) -> list[tuple[str, list[dict[str, Any] | None]]]:

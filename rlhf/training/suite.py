@@ -75,6 +75,7 @@ from rlhf.training.suite_metrics import (
 from rlhf.training.suite_tasks import run_tasks
 from rlhf.training.virtual_tokens import is_virtual
 
+TASK_ANSWERS = "suite-task-answers.json"
 TOKENS_AT_ONCE = 2048  # padding included
 NO_WEIGHTS = "a policy elsewhere does not show how likely a text is to it"
 VIRTUAL = (
@@ -102,7 +103,8 @@ class Loss(NamedTuple):
 
 
 def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
-    """Figures for the result; answers.jsonl and texts.jsonl, which stand behind them, in artifact/."""
+    """Figures for the result; in artifact/ what stands behind them: answers.jsonl, texts.jsonl and, of
+    tasks, tasks.jsonl."""
     inputs = read_inputs(config, folder.path)
     new = Side("new", config.model, config, folder)
     metrics, texts = losses_of(new, inputs, config, folder)
@@ -131,6 +133,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
         "left_out": left_out(len(inputs.lines) - len(answers), new.askers),
         "conditions": conditions(config, folder.path),
         "texts": texts_read(config, folder.path),
+        "task_answers": sorted({name for row in _task_answers(folder) for name in row["values"]}),
         "metrics": {name: figure._asdict() for name, figure in metrics.items()},
         **({"judge": opinion} if opinion else {}),
         **asked_result(askers),
@@ -488,10 +491,18 @@ def opinion_of(
 
 # --- the rest ---------------------------------------------------------------------------------
 def _tasks(new: Side, config: SuiteConfig) -> dict[str, Estimate]:
+    """Their figures. The answers behind these lie in the artifact."""
     if not config.tasks:
         return {}
     new.folder.phase("tasks of lm-evaluation-harness")
-    return run_tasks(*new.policy, config.tasks, config.task_limit)
+    results = run_tasks(*new.policy, config.tasks, config.task_limit)
+    write_json(new.folder.path / TASK_ANSWERS, [answer._asdict() for answer in results.answers])
+    return results.figures
+
+
+def _task_answers(folder: RunFolder) -> list[dict[str, Any]]:
+    path = folder.path / TASK_ANSWERS
+    return read_json(path) if path.exists() else []
 
 
 def _write(
@@ -510,6 +521,11 @@ def _write(
         for row in rows
     ]
     with folder.writing_artifact() as artifact:
-        for name, lines in (("answers.jsonl", answers), ("texts.jsonl", texts)):
+        files = {
+            "answers.jsonl": answers,
+            "texts.jsonl": texts,
+            "tasks.jsonl": _task_answers(folder),
+        }
+        for name, lines in files.items():
             content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             (artifact / name).write_text(content, encoding="utf-8")

@@ -12,7 +12,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,18 +27,34 @@ BOOTSTRAPPED = 1_000  # resamples, where a metric's error has no formula
 DEVIATIONS = 1.96  # standard errors to either side, for 95 %
 
 
+class TaskAnswer(NamedTuple):
+    """To one question of a task, as somebody can read it."""
+
+    task: str
+    number: int  # of the question
+    question: str
+    wanted: str
+    said: str  # of choices, the likeliest
+    values: dict[str, float]  # by figure. Example: {"arc/acc": 1.0}
+
+
+class TaskResults(NamedTuple):
+    figures: dict[str, Estimate]  # {"task/metric": …}, or one per task that says why there is none
+    answers: list[TaskAnswer]  # behind them
+
+
 def run_tasks(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], limit: int
-) -> dict[str, Estimate]:
-    """{"task/metric": …}, or one figure per task that says why there is none."""
+) -> TaskResults:
     if importlib.util.find_spec("lm_eval") is None:
-        return {task: Estimate(None, reason=NOT_INSTALLED) for task in tasks}
+        return TaskResults({task: Estimate(None, reason=NOT_INSTALLED) for task in tasks}, [])
     os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     lm_eval = importlib.import_module("lm_eval")
     known = known_tasks(tasks)
     wrapper = importlib.import_module("lm_eval.models.huggingface")
     wrapped = wrapper.HFLM(pretrained=model, tokenizer=tokenizer)
     found: dict[str, Estimate] = {}
+    answers: list[TaskAnswer] = []
     for task in tasks:
         if task not in known.task_index:
             found[task] = Estimate(None, reason=UNKNOWN)
@@ -46,7 +62,7 @@ def run_tasks(
         try:
             given = lm_eval.simple_evaluate(
                 model=wrapped, tasks=[task], limit=limit, task_manager=known,
-                bootstrap_iters=BOOTSTRAPPED, log_samples=False,
+                bootstrap_iters=BOOTSTRAPPED, log_samples=True,
             )  # fmt: skip
         except Exception as error:  # whatever a task of somebody else's may raise
             words = str(error).strip().splitlines() or [""]
@@ -57,7 +73,9 @@ def run_tasks(
             for name, values in given["results"].items():
                 n = n_samples.get(name, {}).get("effective", limit)
                 found |= figures_of(name, values, n)
-    return found
+            for name, samples in given.get("samples", {}).items():
+                answers += [readable(name, sample) for sample in samples]
+    return TaskResults(found, answers)
 
 
 def known_tasks(names: Sequence[str]) -> Any:
@@ -80,7 +98,44 @@ def figures_of(task: str, values: dict[str, Any], n: int) -> dict[str, Estimate]
             continue
         error = values.get(f"{metric}_stderr,{way}")
         half = DEVIATIONS * error if isinstance(error, int | float) else None
-        name = f"{task}/{metric}" + ("" if way == "none" else f" ({way})")
+        name = figure_name(task, metric, way)
         low, high = (None, None) if half is None else (value - half, value + half)
         found[name] = Estimate(float(value), low, high, n)
     return found
+
+
+def figure_name(task: str, metric: str, way: str) -> str:
+    """Example: "gsm", "em", "strict-match" -> "gsm/em (strict-match)"; the way "none" is not said."""
+    return f"{task}/{metric}" + ("" if way == "none" else f" ({way})")
+
+
+# --- answers ----------------------------------------------------------------------------------
+def readable(task: str, sample: dict[str, Any]) -> TaskAnswer:
+    """A sample of the harness: what was asked, and what the model said or found likeliest."""
+    requests = [tuple(request) for request in sample["arguments"]]
+    replies, wanted = sample["filtered_resps"], sample["target"]
+    if len(requests) > 1:
+        choices = _choices(requests)
+        said = choices[max(range(len(choices)), key=lambda place: _likelihood(replies[place]))]
+        if isinstance(wanted, int) and 0 <= wanted < len(choices):
+            wanted = choices[wanted]
+    else:
+        said = str(replies[0])
+    values = {
+        figure_name(task, metric, sample.get("filter", "none")): float(sample[metric])
+        for metric in sample["metrics"]
+        if isinstance(sample[metric], bool | int | float)
+    }
+    return TaskAnswer(task, sample["doc_id"], str(requests[0][0]), str(wanted), said, values)
+
+
+def _choices(requests: Sequence[tuple[Any, ...]]) -> list[str]:
+    """What may follow the question; where questions differ, and not what follows, the whole of each."""
+    first = requests[0]
+    same = [str(request[1]).strip() for request in requests if request[0] == first[0]]
+    return same if len(same) > 1 else [f"{request[0]}{request[1]}" for request in requests]
+
+
+def _likelihood(reply: Any) -> float:
+    """A reply is a log-likelihood, or that and whether nothing is likelier."""
+    return float(reply[0] if isinstance(reply, list | tuple) else reply)

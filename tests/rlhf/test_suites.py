@@ -176,6 +176,41 @@ def test_text_stands_behind_forgetting(client, admin, tuned):
     ]
 
 
+def test_the_loss_of_references_stands_in_the_table(base):
+    make_suite(base, metrics={"own_loss": figure(1.5)})
+
+    ((_, rows), *_) = suites.table_of(base.project).groups
+
+    assert [(row.metric.name, row.cells[0].value) for row in rows] == [
+        ("own_loss", 1.5), ("chrf", 50.0),
+    ]  # fmt: skip
+
+
+def test_answers_stand_behind_the_figures_of_a_task(client, admin, tuned):
+    run = make_suite(tuned, metrics={"task/arc/acc": figure(1.0)})
+    run.result["task_answers"] = ["arc/acc"]
+    run.save()
+    row = {"task": "arc", "number": 4, "question": "Is it wet?", "wanted": "Yes", "said": "Perhaps"}
+    path = run.folder / "artifact" / "tasks.jsonl"
+    path.write_text(json.dumps({**row, "values": {"arc/acc": 0.0}}) + "\n")
+    address = reverse("rlhf:candidate_answers", args=["tea"])
+
+    page = client.get(address, {"metric": "task/arc/acc"}).content.decode()
+    path.unlink()
+    without = client.get(address, {"metric": "task/arc/acc"}).content.decode()
+
+    assert [text in page for text in ("Is it wet?", "Perhaps", "arc/acc 0.")] == [True] * 3
+    assert "The answers of tuned are gone" in without
+
+
+def test_figures_of_a_task_whose_answers_were_not_kept_lead_nowhere(client, admin, tuned):
+    make_suite(tuned, metrics={"task/arc/acc": figure(1.0)})
+
+    metric = suites.metric_named("task/arc/acc", suites.table_of(tuned.project).candidates)
+
+    assert (metric.of_task, metric.has_answers) == (True, False)
+
+
 @pytest.mark.parametrize("name", ["candidates", "candidate_answers"])
 def test_annotators_do_not_see_who_is_ahead(client, project, base, name):
     make_suite(base)

@@ -8,6 +8,8 @@ from rlhf.training import suite
 from rlhf.training.artifacts import RunFolder, Stopped, write_json
 from rlhf.training.suite import conditions, kept, run
 from rlhf.training.suite_config import SuiteConfig
+from rlhf.training.suite_metrics import Estimate
+from rlhf.training.suite_tasks import TaskAnswer, TaskResults
 from tests.rlhf.stand_in import StandIn
 
 TEXTS = ["The red door is open.", "Please read the old book today.", "No."]
@@ -207,3 +209,15 @@ def test_without_text_that_was_not_learned_there_is_no_forgetting(config, inputs
     assert result["texts"] == {"n": 0, "learned": 3}
     for name in ("general_loss", "general_perplexity", "forgetting"):
         assert result["metrics"][name]["reason"] == suite.NO_TEXT
+
+
+def test_answers_to_tasks_are_kept_behind_their_figures(config, inputs, monkeypatch):
+    answer = TaskAnswer("arc", 0, "Why?", "Yes.", "No.", {"arc/acc": 0.0})
+    results = TaskResults({"arc/acc": Estimate(0.0, n=1)}, [answer])
+    monkeypatch.setattr(suite, "run_tasks", lambda *_: results)
+
+    result = run(replace(config, tasks=["arc"]), inputs)
+
+    assert read_lines(inputs, "artifact/tasks.jsonl") == [answer._asdict()]
+    assert result["task_answers"] == ["arc/acc"]
+    assert result["metrics"]["task/arc/acc"] == Estimate(0.0, n=1)._asdict()

@@ -8,7 +8,22 @@ import torch
 
 from rlhf.training.models import load_policy
 from rlhf.training.suite_metrics import Estimate
-from rlhf.training.suite_tasks import NOT_INSTALLED, OWN_TASKS, UNKNOWN, figures_of, run_tasks
+from rlhf.training.suite_tasks import (
+    NOT_INSTALLED,
+    OWN_TASKS,
+    UNKNOWN,
+    TaskAnswer,
+    TaskResults,
+    figures_of,
+    readable,
+    run_tasks,
+)
+
+CHOSEN = {  # as the harness logs a question with two choices
+    "doc_id": 3, "target": 1, "arguments": [("Why?", " Yes."), ("Why?", " No.")],
+    "filtered_resps": [(-2.0, False), (-1.0, True)], "filter": "none",
+    "metrics": ["acc", "said"], "acc": 1.0, "said": ["No."],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -24,7 +39,9 @@ def harness(monkeypatch):
         (task,) = tasks
         if task != "local":
             raise FileNotFoundError(f"Couldn't find {task} in the cache\nand more")
+        assert options["log_samples"]
         return {
+            "samples": {"local": [CHOSEN]},
             "results": {"local": {"alias": "local", "acc,none": 0.5, "acc_stderr,none": 0.1}},
             "n-samples": {"local": {"original": 300, "effective": limit}},
         }
@@ -38,14 +55,15 @@ def harness(monkeypatch):
 def test_without_the_harness_each_task_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
 
-    assert run_tasks("model", "tokenizer", ["arc"], 10) == {
-        "arc": Estimate(None, reason=NOT_INSTALLED)
-    }
+    assert run_tasks("model", "tokenizer", ["arc"], 10) == TaskResults(
+        {"arc": Estimate(None, reason=NOT_INSTALLED)}, []
+    )
 
 
 def test_a_task_has_its_figures_and_one_without_data_a_reason(harness):
-    found = run_tasks("model", "tokenizer", ["local", "arc"], 20)
+    found, answers = run_tasks("model", "tokenizer", ["local", "arc"], 20)
 
+    assert answers == [TaskAnswer("local", 3, "Why?", "No.", "No.", {"local/acc": 1.0})]
     assert found["local/acc"] == Estimate(0.5, pytest.approx(0.304), pytest.approx(0.696), 20)
     assert found["arc"].reason == (
         "it could not be run offline (FileNotFoundError: Couldn't find arc in the cache)"
@@ -56,7 +74,7 @@ def test_a_file_is_no_task(harness, tmp_path):
     file = tmp_path / "task.yaml"
     file.write_text("task: local\n")
 
-    assert run_tasks("model", "tokenizer", [str(file)], 20) == {
+    assert run_tasks("model", "tokenizer", [str(file)], 20).figures == {
         str(file): Estimate(None, reason=UNKNOWN)
     }
 
@@ -65,6 +83,28 @@ def test_figures_of_other_ways_to_score_keep_their_names():
     values = {"alias": "x", "em,strict-match": 0.25, "em_stderr,strict-match": "N/A"}
 
     assert figures_of("gsm", values, 4) == {"gsm/em (strict-match)": Estimate(0.25, n=4)}
+
+
+def test_what_a_model_wrote_is_read_as_it_was_filtered():
+    sample = {
+        "doc_id": 0, "target": "42", "arguments": [("How many?", {"until": []})],
+        "filtered_resps": ["41"], "filter": "strict-match", "metrics": ["em"], "em": False,
+    }  # fmt: skip
+
+    assert readable("gsm", sample) == TaskAnswer(
+        "gsm", 0, "How many?", "42", "41", {"gsm/em (strict-match)": 0.0}
+    )
+
+
+def test_choices_of_the_question_are_read_with_it():
+    sample = {
+        **CHOSEN, "target": 0, "arguments": [("He sat", " down."), ("She sat", " down.")],
+        "filtered_resps": [-1.0, -2.0], "metrics": [],
+    }  # fmt: skip
+
+    assert readable("who", sample) == TaskAnswer(
+        "who", 3, "He sat", "He sat down.", "He sat down.", {}
+    )
 
 
 # --- the harness itself -------------------------------------------------------------------------
@@ -113,7 +153,10 @@ def test_the_real_harness_runs_a_task_of_ones_own(tiny_reference, own_tasks):
     model, tokenizer = load_policy(tiny_reference)
     first, second = (likelihood(model, tokenizer, choice) for choice in CHOICES)
 
-    found = run_tasks(model, tokenizer, ["doors"], 4)
+    found, answers = run_tasks(model, tokenizer, ["doors"], 4)
 
+    likelier = CHOICES[0] if first > second else CHOICES[1]
+    assert [(each.question, each.said) for each in answers] == [(QUESTION, likelier)] * 4
+    assert [each.wanted for each in answers] == [CHOICES[int(n == 2)] for n in range(4)]
     assert found["doors/acc"].value == (0.75 if first > second else 0.25)
     assert (list(found), found["doors/acc"].n) == (["doors/acc"], 4)
