@@ -350,6 +350,8 @@ RUN_TIME_LIMIT_HOURS = env.float(
     14 * 24.0,
     validate=validate.Range(min=0, min_inclusive=False),
 )
+# Before a training run starts, what it learns from and nobody has screened is screened by the trainer.
+SCREEN_FIRST = env.bool("PREFERENDUM_SCREEN_FIRST", True)
 RUN_NICENESS = env.int("PREFERENDUM_RUN_NICENESS", 5, validate=validate.Range(min=0, max=19))
 
 # --- the model server -------------------------------------------------------------------------

@@ -8,10 +8,12 @@ themselves never change: `leave_out` writes new ones beside, and puts them in th
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -19,6 +21,7 @@ from django.utils import timezone
 from annotator.audit import Action, record
 from annotator.models import Project, Prompt, User
 from rlhf import screening
+from rlhf.dataset_inputs import folder_name, link_datasets
 from rlhf.inputs import Order, RunRefused
 from rlhf.models import QuarantinedRow, Run, RunKind
 from rlhf.training.artifacts import read_json, write_json
@@ -47,35 +50,72 @@ def leave_out(order: Order, folder: Path) -> list[dict[str, Any]]:
     """Take what is in quarantine out of a training run's folder; what it passed, as screening.json has it.
 
     One entry for each thing that it learns from: {"screened", "screening", "left_out", …}, in which the
-    number of the screening is None if there was none. Raises RunRefused if nothing would be left.
+    number of the screening is None if there was none; with "first", it is to be screened before the run
+    starts. Raises RunRefused if nothing would be left.
     """
     if order.kind not in TRAINING:
         return []
-    inputs = folder / "inputs" if order.kind == RunKind.SEARCH else folder  # of each of its trials
-    passed = [_leave_out_of(order.project, name, files) for name, files in _inputs(order, inputs)]
+    inputs = _inputs_of(order.kind, folder)
+    passed = []
+    for name in _learned_from(order, inputs):
+        if settings.SCREEN_FIRST and not screening.is_screened(order.project, name):
+            passed.append({"screened": name, "screening": None, "first": True})
+        else:
+            passed.append(_leave_out_of(order.project, name, _files_of(name, inputs)))
     if passed:
-        write_json(folder / SCREENING, passed)
-        _hash_anew(inputs)
+        _note(passed, folder, inputs)
     return passed
 
 
-def _inputs(order: Order, folder: Path) -> list[tuple[str, list[Path]]]:
-    """The names of what it learns from, and the files with its rows."""
-    found = []
-    if order.export is not None:
-        data = folder / "data"
-        found.append((screening.name_of(order.export), _there(data, *FILES_OF_EXPORT)))
-    for dataset in order.datasets:
-        found.append(
-            (
-                screening.name_of(dataset),
-                _there(folder / "datasets" / str(dataset.pk), "data.jsonl"),
-            )
-        )
+def to_be_screened(run: Run) -> list[str]:
+    """The names of what is to be screened before the run starts."""
+    return [each["screened"] for each in run.screening if each.get("first")]
+
+
+def leave_out_now(run: Run) -> list[dict[str, Any]]:
+    """The same as `leave_out` of a queued run, for what has been screened since its launch."""
+    inputs = _inputs_of(run.kind, run.folder)
+    names = to_be_screened(run)
+    for dataset in run.datasets.all():
+        if screening.name_of(dataset) in names:  # anew: rows are known by their lines, and a
+            # trainer that was killed in between may have taken some out already
+            shutil.rmtree(inputs / folder_name(dataset))
+            link_datasets([dataset], inputs)
+    passed = [
+        _leave_out_of(run.project, each["screened"], _files_of(each["screened"], inputs))
+        if each["screened"] in names
+        else each
+        for each in run.screening
+    ]
+    _note(passed, run.folder, inputs)
+    return passed
+
+
+def _inputs_of(kind: str, folder: Path) -> Path:
+    return folder / "inputs" if kind == RunKind.SEARCH else folder  # of each of its trials
+
+
+def _learned_from(order: Order, inputs: Path) -> list[str]:
+    """The names of what can be screened."""
+    things = [*([order.export] if order.export else []), *order.datasets]
     kind = order.settings.get("tries", order.kind)
-    if kind in ASK_PROMPTS and (prompts := _there(folder, "prompts.jsonl")):
-        found.append((screening.PROJECT, prompts))
-    return found
+    asks = kind in ASK_PROMPTS and _files_of(screening.PROJECT, inputs)
+    return [*map(screening.name_of, things), *([screening.PROJECT] if asks else [])]
+
+
+def _files_of(name: str, inputs: Path) -> list[Path]:
+    """Those with the rows of what has this name."""
+    kind, _, number = name.partition("-")
+    if kind == "export":
+        return _there(inputs / "data", *FILES_OF_EXPORT)
+    if kind == "dataset":
+        return _there(inputs / "datasets" / number, "data.jsonl")
+    return _there(inputs, "prompts.jsonl")
+
+
+def _note(passed: list[dict[str, Any]], folder: Path, inputs: Path) -> None:
+    write_json(folder / SCREENING, passed)
+    _hash_anew(inputs)
 
 
 def _there(folder: Path, *names: str) -> list[Path]:
@@ -177,6 +217,8 @@ def passed_in_words(run: Run) -> list[str]:
 
 def _in_words(passed: Row) -> str:
     name = screening.in_words(passed["screened"])
+    if passed.get("first"):
+        return f"{name}: to be screened before the run starts"
     if passed["screening"] is None:
         return f"{name}: not screened"
     # votes.jsonl says once more what is in the pairs.

@@ -26,11 +26,13 @@ from django_q.brokers import get_broker
 from django_q.tasks import async_task
 
 from annotator.audit import Action, record
+from annotator.locks import alone
 from annotator.models import Export, Project, QueueOrder, User
-from rlhf import suites
+from rlhf import screening, suites
 from rlhf.expecting import as_json, expect
 from rlhf.inputs import Order, RunRefused, config_of, write_inputs
 from rlhf.models import (
+    ACTIVE,
     RESUMABLE,
     STARTED,
     UNWATCHED_AFTER,
@@ -42,7 +44,7 @@ from rlhf.models import (
     RunKind,
     Status,
 )
-from rlhf.quarantine import leave_out, passed_by
+from rlhf.quarantine import TRAINING, leave_out, leave_out_now, passed_by, to_be_screened
 from rlhf.questions import newest_reward_model, order_settings
 from rlhf.supervision import has_ended_unseen, supervise
 from rlhf.telling import tell_if_ended
@@ -316,10 +318,90 @@ def resume(run: Run, user: User | None = None) -> None:
 
 # --- keep going -------------------------------------------------------------------------------
 def see_through(run_pk: int) -> None:
-    """Supervise the run, and launch what follows from its end."""
+    """Screen what the run learns from, supervise the run, and launch what follows from its end."""
+    if not screen_first(run_pk):
+        return
     supervise(run_pk)
+    wake_waiting(run_pk)
     order_anew(run_pk)
     evaluate_anew(run_pk)
+
+
+def screen_first(run_pk: int) -> bool:
+    """Whether the run may start, or has ended. What it learns from and nobody has screened is screened
+    before, one thing after the other, and what is then in quarantine leaves its folder.
+
+    False if somebody else sees to that, or we are to leave: it stays in the queue.
+    """
+    run = Run.objects.select_related("project").filter(pk=run_pk, status=Status.QUEUED).first()
+    if run is None or not to_be_screened(run):
+        return True
+    with alone(run.folder / ".screening") as is_alone:
+        run.refresh_from_db(fields=["screening"])
+        if not is_alone:
+            return False
+        try:
+            if not all(_has_been_screened(run, name) for name in to_be_screened(run)):
+                return False
+            passed = leave_out_now(run)
+        except RunRefused as refusal:
+            _fail_unstarted(run, str(refusal))
+        else:
+            Run.objects.filter(pk=run.pk).update(screening=passed)
+    return True
+
+
+def _has_been_screened(run: Run, name: str) -> bool:
+    """Screen it, if nobody has; False if it is not over when we leave. Raises RunRefused if it cannot be."""
+    while not screening.is_screened(run.project, name):
+        if not Run.objects.filter(pk=run.pk, status=Status.QUEUED).exists():
+            return False  # it was stopped
+        screen = _screening_for(run, name)
+        supervise(screen.pk)
+        screen.refresh_from_db()
+        if screen.is_active:
+            return False
+        if screen.config["screened"] == name and screen.status != Status.SUCCEEDED:
+            raise RunRefused(
+                f"What it learns from is screened first, and {screen} {screen.get_status_display().lower()}. "
+                f"{screen.error} Resume this run to try again."
+            )
+    return True
+
+
+def _screening_for(run: Run, name: str) -> Run:
+    """That which is under way, of this or of something else: there is one at a time; else a new one."""
+    of_round = run.project.runs.active().filter(
+        kind=RunKind.SCREEN, round_number=run.round_number
+    )  # fmt: skip
+    if found := screening.active(run.project, name) or of_round.first():
+        return found
+    return launch(
+        run.project,
+        RunKind.SCREEN,
+        {"screened": name},
+        round_number=run.round_number,
+        user=run.created_by,
+    )
+
+
+def _fail_unstarted(run: Run, error: str) -> None:
+    with transaction.atomic():
+        rows = Run.objects.filter(pk=run.pk, status=Status.QUEUED)
+        if rows.update(status=Status.FAILED, error=error, finished=timezone.now()):
+            tell_if_ended(run.pk)
+
+
+def wake_waiting(run_pk: int) -> None:
+    """Send the training runs again that waited for this screening, whoever carried it out."""
+    screen = Run.objects.filter(pk=run_pk, kind=RunKind.SCREEN).exclude(status__in=ACTIVE).first()
+    if screen is not None:
+        waiting = Run.objects.filter(
+            project=screen.project_id, status=Status.QUEUED, kind__in=TRAINING
+        )  # fmt: skip
+        for run in waiting:
+            if to_be_screened(run):
+                _send(run.pk)
 
 
 def order_anew(run_pk: int) -> Run | None:

@@ -80,6 +80,20 @@ def newest(project: Project, name: str) -> Run | None:
     return screenings.filter(status=Status.SUCCEEDED).order_by("-pk").first()
 
 
+def is_current(run: Run) -> bool:
+    """Whether it has seen all that is there: exports and datasets never change, and to a project prompts
+    may have come since."""
+    if run.config["screened"] != PROJECT:
+        return True
+    later = run.project.prompts.filter(created__gt=run.created)
+    return not later.exclude(split=Split.GOLD).exists()
+
+
+def is_screened(project: Project, name: str) -> bool:
+    run = newest(project, name)
+    return run is not None and is_current(run)
+
+
 def active(project: Project, name: str) -> Run | None:
     return project.runs.active().filter(kind=RunKind.SCREEN, config__screened=name).first()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
@@ -124,6 +125,7 @@ class Standing(NamedTuple):
     newest: Run | None
     active: Run | None
     n_out: int = 0  # rows in quarantine
+    is_current: bool = False  # the newest has seen all that is there
 
 
 def standing_of(project: Project, name: str) -> Standing:
@@ -133,7 +135,8 @@ def standing_of(project: Project, name: str) -> Standing:
         rows = rows.filter(key__startswith=PROMPT)
     n_out = rows.order_by().values("key").distinct().count()
     label = screening.in_words(name)
-    return Standing(name, label[0].upper() + label[1:], run, screening.active(project, name), n_out)
+    active, is_current = screening.active(project, name), bool(run and screening.is_current(run))
+    return Standing(name, label[0].upper() + label[1:], run, active, n_out, is_current)
 
 
 def line_of(project: Project, form: RunForm) -> dict[str, Any]:
@@ -156,7 +159,11 @@ def _line(project: Project, kind: str, rows: dict[str, list[int]]) -> dict[str, 
     names += [screening.name_of(dataset) for dataset in datasets]
     if kind in quarantine.ASK_PROMPTS:
         names.append(screening.PROJECT)
-    return {"standings": [standing_of(project, name) for name in names], "kind": kind}
+    return {
+        "standings": [standing_of(project, name) for name in names],
+        "kind": kind,
+        "screen_first": settings.SCREEN_FIRST,
+    }
 
 
 @require_safe

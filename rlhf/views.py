@@ -365,6 +365,7 @@ def _status_context(access: Access, run: Run) -> dict[str, Any]:
         **access._asdict(),
         "run": run,
         "outputs": list(run.outputs.all()),
+        "waits_for_screening": bool(quarantine.to_be_screened(run)),
         "win_rate": evaluation.win_rate(run) if is_judged else None,
         "comparisons": estimates.comparisons(run) if is_done else [],
         "annotators": annotators.annotators_of(run) if is_done else [],

@@ -32,6 +32,7 @@ class App:
             "PREFERENDUM_DATA_DIR": str(folder / "data"),
             "PREFERENDUM_DEBUG": "1",
             "PREFERENDUM_HTTPS": "0",
+            "PREFERENDUM_SCREEN_FIRST": "0",
             "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
         }
 
