@@ -352,6 +352,8 @@ RUN_TIME_LIMIT_HOURS = env.float(
 )
 # Before a training run starts, what it learns from and nobody has screened is screened by the trainer.
 SCREEN_FIRST = env.bool("PREFERENDUM_SCREEN_FIRST", True)
+# After each training that makes a policy, in projects that have not chosen otherwise.
+SUITE_AFTER_TRAINING = env.bool("PREFERENDUM_SUITE_AFTER_TRAINING", True)
 RUN_NICENESS = env.int("PREFERENDUM_RUN_NICENESS", 5, validate=validate.Range(min=0, max=19))
 
 # --- the model server -------------------------------------------------------------------------

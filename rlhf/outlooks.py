@@ -8,16 +8,19 @@ from typing import Any, NamedTuple
 from django.forms import Form
 
 from annotator.models import Project
-from rlhf import rounds
+from rlhf import rounds, suites
 from rlhf.costs import price_of
 from rlhf.estimates import free_memory_mib
 from rlhf.expecting import Expected, expect
 from rlhf.forms import RunForm
 from rlhf.inputs import Order, RunRefused, config_of
-from rlhf.models import ModelVersion, Run, Status
+from rlhf.models import MAKE_POLICIES, ModelVersion, Run, RunKind, Status
 from rlhf.text_lengths import Unknown
+from rlhf.training.suite_config import SuiteConfig
 
 INCOMPLETE = "The estimate appears when the settings are complete."
+# Runs that end with a new policy, which the evaluation suite then measures.
+FOLLOWED = (*MAKE_POLICIES, RunKind.SUPERVISED, RunKind.DOMAIN, RunKind.COMBINE)
 ALIKE = 5  # earlier runs that say how far estimates are off
 
 
@@ -41,7 +44,8 @@ def outlook_of(project: Project, form: RunForm) -> dict[str, Any]:
     form = type(form)(project, form.data) if form.is_bound else form.as_sent()
     if not form.is_valid():
         return incomplete(form)
-    return outlook_of_order(order_of(project, form))
+    order = order_of(project, form)
+    return {**outlook_of_order(order), "suite": suite_after(order)}
 
 
 def outlook_of_order(order: Order) -> dict[str, Any]:
@@ -53,6 +57,27 @@ def outlook_of_order(order: Order) -> dict[str, Any]:
     except Unknown as unknown:
         return {"problem": str(unknown), "unmeasured": unknown.version}
     return _as_context(order, expected)
+
+
+def suite_after(order: Order) -> dict[str, Any] | None:
+    """Of the evaluation suite that follows a training run by itself: {"max_prompts", "seconds"}, the latter
+    None if nobody can say; None if none follows."""
+    policy = order.policy
+    if order.kind not in FOLLOWED or policy is None:
+        return None
+    if not suites.runs_after_training(order.project):
+        return None
+    settings, versions = suites.after_training(policy)
+    versions["rival"] = versions["rival"] or policy  # what is made has it for its parent
+    suite = Order(
+        order.project, RunKind.SUITE, order.round_number, settings, policy=policy, **versions
+    )
+    try:
+        config = SuiteConfig.from_dict({**settings, "model": policy.reference()})
+        seconds = expect(suite, config).estimate.seconds
+    except (Unknown, RunRefused, ValueError, TypeError):
+        seconds = None
+    return {"max_prompts": versions["max_prompts"], "seconds": seconds}
 
 
 def incomplete(form: Form) -> dict[str, Any]:

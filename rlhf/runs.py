@@ -440,16 +440,14 @@ def order_anew(run_pk: int) -> Run | None:
 
 
 def evaluate_anew(run_pk: int) -> Run | None:
-    """Have the suite run for the policy that a training run has made, if the project wants that; None
-    in all other cases. There is one suite per training run, however often this is called."""
-    wanted = Run.objects.filter(
-        status=Status.SUCCEEDED, project__suite_settings__after_training=True
-    ).exclude(kind=RunKind.IMPORT_MODEL)
-    run = wanted.select_related("project").filter(pk=run_pk).first()
+    """Have the suite run for the policy that a training run has made, unless the project does not want
+    that; None in all other cases. There is one suite per training run, however often this is called."""
+    ended = Run.objects.filter(status=Status.SUCCEEDED).exclude(kind=RunKind.IMPORT_MODEL)
+    run = ended.select_related("project").filter(pk=run_pk).first()
     policy = run.outputs.filter(kind=ModelKind.POLICY).first() if run else None
-    if run is None or policy is None:
+    if run is None or policy is None or not suites.runs_after_training(run.project):
         return None
-    settings, versions = suites.like_the_latest(policy)
+    settings, versions = suites.after_training(policy)
     try:
         return launch(
             run.project,

@@ -34,6 +34,7 @@ from annotator.models import (
     Verdict,
 )
 from annotator.screening import default_checks
+from rlhf import suites
 from rlhf.alarms import Level
 from rlhf.evaluation import win_rate
 from rlhf.models import GeneratedCompletion, ModelVersion, Run, RunKind, Status
@@ -282,6 +283,7 @@ def make_project(original: Project, max_prompts: int, order: str = QueueOrder.DR
         # Their taste is for words, wherever an answer ends.
         screening=[name for name in default_checks() if name != "truncated"],
     )
+    suites.run_after_training(project, wanted=False)
     Prompt.objects.bulk_create(
         Prompt(project=project, messages=each.messages, key=each.key, split=each.split)
         for each in prompts

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from django.conf import settings
+
 from annotator.models import Project
 from annotator.quality.keeping import report_of
 from rlhf.evaluation import WinRate, win_rates
@@ -14,6 +16,7 @@ from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status, SuiteSett
 
 VERSIONS = ("model", "rival", "judge", "reward_model")
 FILES = ("prompts", "references", "texts", "general", "pairs")
+PROMPTS_AFTER_TRAINING = 50  # minutes on a processor with a small model
 SHOWN = 6  # candidates side by side, unless somebody chooses
 SUITES_READ = 300  # the newest
 
@@ -121,14 +124,20 @@ def like_the_latest(policy: ModelVersion) -> tuple[dict[str, Any], dict[str, Any
     root = policy.root() if policy.parent else None
     if latest is None:
         return {}, {"rival": root}
-    settings = {k: v for k, v in latest.config.items() if k not in (*VERSIONS, *FILES)}
+    values = {k: v for k, v in latest.config.items() if k not in (*VERSIONS, *FILES)}
     rival = latest.rival if latest.rival and latest.rival != policy else root
-    return settings, {
+    return values, {
         "rival": rival,
         "reward_model": latest.reward_model,
         "judge": latest.judge if rival else None,
         "max_prompts": _number_of_prompts(latest),
     }
+
+
+def after_training(policy: ModelVersion) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same for the suite that starts by itself: a project's first one is small."""
+    values, versions = like_the_latest(policy)
+    return values, {"max_prompts": PROMPTS_AFTER_TRAINING, **versions}
 
 
 def _number_of_prompts(run: Run) -> int | None:
@@ -140,7 +149,9 @@ def _number_of_prompts(run: Run) -> int | None:
 
 
 def runs_after_training(project: Project) -> bool:
-    return SuiteSettings.objects.filter(project=project, after_training=True).exists()
+    """As its admins have chosen; else as the machine's owner has."""
+    chosen = SuiteSettings.objects.filter(project=project).values_list("after_training").first()
+    return settings.SUITE_AFTER_TRAINING if chosen is None else chosen[0]
 
 
 def run_after_training(project: Project, *, wanted: bool) -> None:

@@ -26,7 +26,7 @@ def data_dir(settings, tmp_path):
     settings.PROMPTS_DIR = tmp_path / "prompts"
     settings.DOCUMENTS_DIR = tmp_path / "documents"
     settings.SECURE_SSL_REDIRECT = False
-    settings.SCREEN_FIRST = False  # which would be one more run
+    settings.SCREEN_FIRST = settings.SUITE_AFTER_TRAINING = False  # each would be one more run
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return tmp_path
 

@@ -13,7 +13,7 @@ from django.db import transaction
 from annotator.importing import import_jsonl
 from annotator.models import Membership, Project, Role, User
 from annotator.screening import default_checks
-from rlhf import runs
+from rlhf import runs, suites
 from rlhf.demo.answers import COMPARISONS
 from rlhf.models import RunKind
 
@@ -53,6 +53,7 @@ def create_project() -> bool:
         # The guidelines say what to do with answers that break off, as a third of these do.
         screening=[name for name in default_checks() if name != "truncated"],
     )
+    suites.run_after_training(project, wanted=False)  # minutes that a first visit has not got
     users = {name: _get_or_create_user(name) for name in PEOPLE}
     for name, (role, _) in PEOPLE.items():
         Membership.objects.create(project=project, user=users[name], role=role)

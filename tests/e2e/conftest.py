@@ -33,6 +33,7 @@ class App:
             "PREFERENDUM_DEBUG": "1",
             "PREFERENDUM_HTTPS": "0",
             "PREFERENDUM_SCREEN_FIRST": "0",
+            "PREFERENDUM_SUITE_AFTER_TRAINING": "0",
             "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
         }
 

@@ -8,14 +8,16 @@ from django.utils import timezone
 
 from annotator.models import Role, Split
 from rlhf.forms import FORMS
-from rlhf.models import ModelKind, Run, RunKind, Status
+from rlhf.models import DatasetKind, ModelKind, Run, RunKind, Status
 from rlhf.outlooks import Experience, experience_of, order_of, outlook_of
 from rlhf.price_models import Price
+from rlhf.suites import run_after_training
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
-from tests.rlhf.factories import EndpointFactory, PolicyFactory, RunFactory
+from tests.rlhf.factories import EndpointFactory, PolicyFactory, RunFactory, make_dataset
 from tests.rlhf.test_estimates import PROBE
 
 pytestmark = pytest.mark.django_db
+SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 MEASURED = {
     **PROBE._asdict(), "host": "calculator", "device": "CPU", "cores": 2, "measured": "2026-11-21",
 }  # fmt: skip
@@ -147,3 +149,27 @@ def test_estimate_is_kept_and_shown_beside_what_the_run_took(admin, policy):
         "Read": (210, None),
         "Written": (2560, 777),
     }
+
+
+def test_the_suite_that_follows_a_training_is_announced_with_its_time(admin, policy, settings):
+    settings.SUITE_AFTER_TRAINING = True
+    PromptFactory.create_batch(3, project=policy.project, split=Split.TEST)
+    make_dataset(policy.project, kind=DatasetKind.DEMONSTRATIONS, rows=[{"messages": SAID}])
+    form = sent(policy.project, RunKind.SUPERVISED)
+
+    suite = outlook_of(policy.project, form)["suite"]
+    page = admin.get(reverse("rlhf:new_run", args=["tea", "supervised"])).content.decode()
+
+    assert suite["max_prompts"] == 50
+    assert suite["seconds"] > 0
+    assert "runs by itself, on 50 held-out prompts at most: about" in " ".join(page.split())
+
+
+def test_no_suite_follows_what_makes_no_policy_or_where_it_is_switched_off(policy, settings):
+    settings.SUITE_AFTER_TRAINING = True
+    probe = sent(policy.project, RunKind.PROBE)
+    make_dataset(policy.project, kind=DatasetKind.DEMONSTRATIONS, rows=[{"messages": SAID}])
+    run_after_training(policy.project, wanted=False)
+
+    assert outlook_of(policy.project, probe)["suite"] is None
+    assert outlook_of(policy.project, sent(policy.project, RunKind.SUPERVISED))["suite"] is None

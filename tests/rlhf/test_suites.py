@@ -310,6 +310,25 @@ def test_it_is_like_the_latest_so_that_both_can_be_compared(project, base, train
     assert suite.rival == base
 
 
+def test_the_first_one_is_small_and_needs_no_choice(project, trained, settings):
+    settings.SUITE_AFTER_TRAINING = True
+    PromptFactory.create_batch(60, project=project, split=Split.TEST)
+
+    suite = evaluate_anew(trained.pk)
+
+    assert sum(1 for _ in (suite.folder / "prompts.jsonl").open()) == 50
+
+
+def test_a_project_may_switch_it_off(client, admin, project, trained, settings):
+    settings.SUITE_AFTER_TRAINING = True
+    page = client.get(reverse("rlhf:candidates", args=["tea"])).content.decode()
+    assert 'name="after_training" checked' in page
+
+    client.post(reverse("rlhf:change_suites", args=["tea"]), {})
+
+    assert evaluate_anew(trained.pk) is None
+
+
 def test_an_import_is_not_followed_by_a_suite(project, base):
     suites.run_after_training(project, wanted=True)
     imported = RunFactory(project=project, status=Status.SUCCEEDED)
