@@ -75,6 +75,8 @@ def check_dotted_paths(paths: list[str]) -> None:
 
 
 def check_run_command(command: str) -> None:
+    if command == "auto":
+        return
     try:
         command.format(python="python", run_dir="run")
     except (KeyError, IndexError, ValueError) as error:
@@ -318,10 +320,9 @@ DEMO_PORT = env.int("PREFERENDUM_PORT", 8000, validate=validate.Range(min=1, max
 
 # --- runs -------------------------------------------------------------------------------------
 # {python} and {run_dir} are filled in; put `accelerate launch …`, a container or a batch system
-# here. The command must stay in the foreground until the run ends.
-RUN_COMMAND = env.str(
-    "PREFERENDUM_RUN_COMMAND", "{python} -m rlhf.training {run_dir}", validate=check_run_command
-)
+# here. The command must stay in the foreground until the run ends. "auto" is `{python} -m rlhf.training
+# {run_dir}`, in the sandbox of bin/apart where that works.
+RUN_COMMAND = env.str("PREFERENDUM_RUN_COMMAND", "auto", validate=check_run_command)
 # Files of `accelerate config`, of which an admin may pick one for a run in several processes.
 ACCELERATE_DIR = Path(env.str("PREFERENDUM_ACCELERATE_DIR", str(DATA_DIR / "accelerate")))
 # The functions that a PPO run may call for rewards, and nothing else: they are code.

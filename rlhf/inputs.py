@@ -465,16 +465,24 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         raise RunRefused(_no_prompts(order))
 
 
-def _hashes(order: Order) -> dict[str, Files]:
-    """What the run's process checks before it begins: {folder: {file: …}}."""
+def folders_read(order: Order) -> list[str]:
+    """All folders of models and documents that the run reads, those included on which a model stands that its
+    configuration names: for a launcher that shows it nothing else."""
+    if order.kind == RunKind.SEARCH:
+        order = tried_by(order)
     named = [*(order.settings.get("rewards") or []), *(order.settings.get("parts") or [])]
     asked = [each.get("version") for each in named]
     versions = [*order.versions.values(), *order.project.model_versions.filter(name__in=asked)]
     folders = [folder for version in versions for folder in folders_of(version)]
     if order.kind == RunKind.INDEX:
         folders.append(collection_of(order).path)
+    return list(dict.fromkeys(folders))
+
+
+def _hashes(order: Order) -> dict[str, Files]:
+    """What the run's process checks before it begins: {folder: {file: …}}."""
     return {
-        **recorded(order.project, folders),
+        **recorded(order.project, folders_read(order)),
         **_hashes_of_export(order),
         **hashes_of_datasets(order.datasets),
     }

@@ -15,14 +15,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Self
 
 import psutil
 from django.conf import settings
 
-from rlhf.run_user import RunUser
+from rlhf.run_user import RunUser, run_user
 from rlhf.training.artifacts import (
     BAD_DATA,
     DISK_FULL,
@@ -56,6 +58,18 @@ PASSED_ON_ONLINE = [
 OFFLINE = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
 
 PYTHON = "{python}"  # in the launcher's template
+AUTO = "auto"  # for a template
+PLAIN = f"{PYTHON} -m rlhf.training {{run_dir}}"
+APART = settings.BASE_DIR / "bin" / "apart"
+# What is tried in the sandbox: the packages of a run are there, and the GPU, if there is one.
+TRIAL = """
+import ctypes, os
+from importlib.util import find_spec
+assert find_spec("torch") and find_spec("rlhf.training"), "our packages are not there"
+if os.path.exists("/dev/nvidiactl"):
+    assert ctypes.CDLL("libcuda.so.1").cuInit(0) == 0, "the GPU does not work in it"
+"""
+TRIAL_SECONDS = 30
 
 START_TIME_TOLERANCE = 2.0  # seconds; it is counted from boot, whose clock time may be corrected
 LOG_TAIL_BYTES = 64 * 1024
@@ -175,7 +189,7 @@ def command_for(folder: Path, accelerate_config: str = "") -> list[str]:
     With a configuration of accelerate, `{python}` becomes the Python that accelerate launches.
     """
     command = []
-    for word in shlex.split(settings.RUN_COMMAND):
+    for word in shlex.split(run_command()):
         command.append(word.format(python=sys.executable, run_dir=folder))
         if word == PYTHON and accelerate_config:
             file = str(settings.ACCELERATE_DIR / accelerate_config)
@@ -183,12 +197,66 @@ def command_for(folder: Path, accelerate_config: str = "") -> list[str]:
     return command
 
 
+def run_command() -> str:
+    """The launcher's template; by itself one with the sandbox, where that works."""
+    if settings.RUN_COMMAND != AUTO:
+        return settings.RUN_COMMAND
+    return PLAIN if why_not_apart() else f"{shlex.quote(str(APART))} {{run_dir}} {PLAIN}"
+
+
+def kept_apart() -> str:
+    """For the log of a run and its page: whether it is in the sandbox, and why not; empty where the owner
+    of the machine has said how runs are started."""
+    if settings.RUN_COMMAND != AUTO:
+        return ""
+    if why := why_not_apart():
+        return f"by limits alone, without a sandbox: {why} (docs/deploy.md, Kept apart)"
+    return "in a sandbox of its own (bubblewrap)"
+
+
+def why_not_apart() -> str:
+    """What keeps the sandbox from working for the runs of this trainer; empty if it works."""
+    if shutil.which("bwrap") is None:
+        return "bubblewrap is not installed"
+    return _try_apart(run_user())
+
+
+@cache
+def _try_apart(user: RunUser | None) -> str:
+    """Start something in it, once for each process of ours: it takes half a second."""
+    with tempfile.TemporaryDirectory(prefix="preferendum-") as place:
+        run_dir = Path(place) / "runs" / "trial"
+        run_dir.mkdir(parents=True)
+        (run_dir / "config.json").write_text('{"config": {}}')
+        if user:
+            for folder in (Path(place), run_dir.parent, run_dir):
+                os.chown(folder, user.uid, user.gid)
+        command = [str(APART), str(run_dir), sys.executable, "-c", TRIAL]
+        try:
+            done = subprocess.run(  # noqa: S603 (our own command)
+                unprivileged(command),
+                env=environment(online=False),
+                user=user.uid if user else None,
+                group=user.gid if user else None,
+                extra_groups=[] if user else None,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TRIAL_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+    said = done.stderr.strip().splitlines() or [f"it ends with {done.returncode}"]
+    return said[-1] if done.returncode else ""
+
+
 def accelerate_configs() -> list[str]:
     """The files that may be picked, by name. Example: ["two-gpus.yaml"]
 
     None if the launcher's template has no `{python}` that accelerate could take the place of.
     """
-    if PYTHON not in shlex.split(settings.RUN_COMMAND):
+    if settings.RUN_COMMAND != AUTO and PYTHON not in shlex.split(settings.RUN_COMMAND):
         return []
     return sorted(path.name for path in settings.ACCELERATE_DIR.glob("*.yaml") if path.is_file())
 

@@ -30,7 +30,7 @@ from annotator.locks import alone
 from annotator.models import Export, Project, QueueOrder, User
 from rlhf import screening, suites
 from rlhf.expecting import as_json, expect
-from rlhf.inputs import Order, RunRefused, config_of, write_inputs
+from rlhf.inputs import Order, RunRefused, config_of, folders_read, write_inputs
 from rlhf.models import (
     ACTIVE,
     RESUMABLE,
@@ -112,7 +112,8 @@ def launch(
         try:
             write_inputs(order, config, staged)
             leave_out(order, staged)
-            write_json(staged / "config.json", {"kind": kind, "config": config.to_dict()})
+            content = {"kind": kind, "config": config.to_dict(), "reads": folders_read(order)}
+            write_json(staged / "config.json", content)
         except OSError as error:
             raise RunRefused(f"The run's folder could not be written: {error}.") from error
         return _create(order, config, expected, token, user, staged)

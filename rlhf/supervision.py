@@ -41,6 +41,7 @@ from rlhf.processes import (
     crash_line,
     environment,
     explain_exit,
+    kept_apart,
 )
 from rlhf.run_user import first_link, hand_over, run_user, take_back
 from rlhf.telling import tell_if_ended
@@ -196,16 +197,22 @@ def _start(run: Run) -> RunProcess:
         (run.folder / name).unlink(missing_ok=True)
     end_last_line(run.folder / "events.jsonl")
     command = command_for(run.folder, run.config.get("accelerate_config", ""))
+    apart = kept_apart()
+    told = f"Kept apart {apart}.\n" if apart else ""
     log_file = run.folder / "log.txt"
     with open(log_file, "a", encoding="utf-8", opener=following_no_link) as log:
-        log.write(attempt_header(run.attempts, command))
+        log.write(told + attempt_header(run.attempts, command))
     passed_on = environment(online=reads_hub(run), endpoints=endpoints)
+    output = _output_of(run)
+    if output is not None:  # what keeps the run apart lets it write there, if it is there
+        output.parent.mkdir(parents=True, exist_ok=True)
     user = run_user()
     if user is not None:
-        hand_over(run.folder, user, _output_of(run))
+        hand_over(run.folder, user, output)
     process = RunProcess.start(command, run.folder, passed_on, user)
     try:
-        _write(run, pid=process.pid, pid_started=process.started, host=HOST)
+        known = {"result": {**run.result, "kept_apart": apart}} if apart else {}
+        _write(run, pid=process.pid, pid_started=process.started, host=HOST, **known)
     except BaseException:
         process.abandon()
         raise

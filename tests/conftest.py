@@ -6,6 +6,8 @@ import pytest
 from django.db import connection
 from hypothesis import settings as hypothesis_settings
 
+from rlhf.processes import PLAIN
+
 # Read when torch is first imported. Threads that spin while they wait make everything that wants
 # the same cores many times slower: other test workers, a browser, the run that a test watches.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +28,7 @@ def data_dir(settings, tmp_path):
     settings.PROMPTS_DIR = tmp_path / "prompts"
     settings.DOCUMENTS_DIR = tmp_path / "documents"
     settings.SECURE_SSL_REDIRECT = False
+    settings.RUN_COMMAND = PLAIN  # whatever sandbox this machine allows
     settings.SCREEN_FIRST = settings.SUITE_AFTER_TRAINING = False  # each would be one more run
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return tmp_path

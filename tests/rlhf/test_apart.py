@@ -11,6 +11,7 @@ import time
 import pytest
 from django.conf import settings as django_settings
 
+from rlhf import processes
 from rlhf.training.artifacts import write_json
 
 APART = django_settings.BASE_DIR / "bin" / "apart"
@@ -58,6 +59,36 @@ def test_a_run_sees_its_folder_and_its_model_and_nothing_else_of_the_data(run_di
     said = apart(run_dir, f"cd {tmp_path} && find . -type f | sort")
 
     assert said.split() == ["./models/mine/file", "./runs/2/config.json", "./runs/2/file"]
+
+
+def test_a_run_sees_what_its_models_stand_on(run_dir, tmp_path):
+    content = {"kind": "ppo", "config": {}, "reads": [str(tmp_path / "models/other")]}
+    write_json(run_dir / "config.json", content)
+
+    said = apart(run_dir, f"cd {tmp_path} && find models -type f")
+
+    assert said.split() == ["models/other/file"]
+
+
+def test_runs_are_started_in_it_by_themselves(settings, tmp_path):
+    settings.RUN_COMMAND = "auto"
+
+    command = processes.command_for(tmp_path)
+
+    assert processes.kept_apart() == "in a sandbox of its own (bubblewrap)"
+    assert command[:3] == [str(APART), str(tmp_path), sys.executable]
+    assert command[3:] == ["-m", "rlhf.training", str(tmp_path)]
+
+
+def test_a_sandbox_in_which_our_packages_are_not_is_not_used(settings, monkeypatch):
+    settings.RUN_COMMAND = "auto"
+    monkeypatch.setattr(processes, "TRIAL", "import nothing_of_that_name")
+    processes._try_apart.cache_clear()
+
+    why = processes.why_not_apart()
+
+    processes._try_apart.cache_clear()
+    assert why == "ModuleNotFoundError: No module named 'nothing_of_that_name'"
 
 
 def test_a_configuration_that_says_the_name_of_a_secret_does_not_show_it(run_dir, tmp_path):

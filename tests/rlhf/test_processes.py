@@ -106,3 +106,20 @@ def test_run_is_told_which_functions_it_may_call(settings):
     passed_on = processes.environment(online=False)
 
     assert passed_on["PREFERENDUM_REWARD_FUNCTIONS"] == "our.rewards.polite,our.rewards.short"
+
+
+def test_without_bubblewrap_runs_have_limits_alone_and_say_so(settings, tmp_path, monkeypatch):
+    settings.RUN_COMMAND = "auto"
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert processes.command_for(tmp_path)[1:] == ["-m", "rlhf.training", str(tmp_path)]
+    assert processes.kept_apart() == (
+        "by limits alone, without a sandbox: bubblewrap is not installed (docs/deploy.md, Kept apart)"
+    )
+
+
+def test_what_the_owner_says_about_starting_runs_is_not_commented_on(settings):
+    settings.RUN_COMMAND = "srun {python} -m rlhf.training {run_dir}"
+
+    assert processes.run_command() == "srun {python} -m rlhf.training {run_dir}"
+    assert processes.kept_apart() == ""

@@ -55,13 +55,25 @@ def test_launch_makes_row_folder_and_message(project, django_capture_on_commit_c
 
     assert (run.status, run.round_number, run.policy, run.created_by) == ("queued", 3, policy, user)
     config = json.loads((run.folder / "config.json").read_text())
-    assert config == {"kind": "generate", "config": run.config}
+    assert config == {"kind": "generate", "config": run.config, "reads": [policy.path]}
     assert run.config["model"] == {"base": policy.path, "adapters": []}
     assert run.config["seed"] == 7
     assert {line["id"]: line["messages"] for line in lines(run.folder / "prompts.jsonl")} == {
         prompt.pk: prompt.messages for prompt in prompts
     }
     assert messages() == [run.pk]
+
+
+def test_launch_names_what_a_reward_model_stands_on_for_launchers_that_show_nothing_else(project):
+    PromptFactory(project=project)
+    policy, reward_model = PolicyFactory(project=project), RewardModelFactory(project=project)
+
+    run = runs.launch(
+        project, "ppo", {}, round_number=1, policy=policy, reward_model=reward_model
+    )  # fmt: skip
+
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["reads"] == [policy.path, reward_model.parent.path, reward_model.path]
 
 
 def test_launch_leaves_no_other_folder_behind(project, settings):

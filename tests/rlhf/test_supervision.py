@@ -128,6 +128,14 @@ def test_import_from_the_hub_is_online(toy):
     assert "HF_HUB_OFFLINE" not in environment
 
 
+def test_place_of_the_models_is_there_before_the_first_import(toy, settings):
+    output = settings.MODELS_DIR / "tiny"
+
+    supervised(RunFactory(config={"source": "tiny", "location": "", "output": str(output)}))
+
+    assert output.parent.is_dir()
+
+
 def test_launcher_template_may_be_any_command(toy, settings):
     toy("environment")
     settings.RUN_COMMAND = f"env LAUNCHED=yes {settings.RUN_COMMAND}"
