@@ -33,6 +33,7 @@ from rlhf.dataset_reading import Source
 from rlhf.datasets import DatasetRefused
 from rlhf.fine_tuning import cards_of
 from rlhf.forms.datasets import ExportForm, FilesForm
+from rlhf.learners import learners_of
 from rlhf.making_datasets import dataset_of_export, dataset_of_files
 from rlhf.models import Dataset, DatasetKind
 from rlhf.training.hashes import find_problems
@@ -147,13 +148,12 @@ def fine_tune(request: HtmxRequest, slug: str) -> HttpResponse:
 def dataset(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     access = get_access(request, slug, Role.REVIEWER)
     found = _get(access, pk)
-    runs = found.runs.prefetch_related("outputs").order_by("-pk")[:PAGE_SIZE]
     context = {
         **access._asdict(),
         "dataset": found,
         "rows": first_rows(found),
         "shown_characters": SHOWN_CHARACTERS,
-        "runs": runs,
+        "learners": learners_of(found, PAGE_SIZE),
         "sha256": found.files.get("data.jsonl", {}).get("sha256", ""),
         "is_there": found.data.is_file(),
         "screening": screening.newest(access.project, screening.name_of(found)),

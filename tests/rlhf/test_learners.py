@@ -1,0 +1,70 @@
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from annotator.models import Role
+from rlhf.learners import Learner, learners_of
+from rlhf.models import RunKind, Status
+from tests.factories import MembershipFactory, ProjectFactory
+from tests.rlhf.factories import PolicyFactory, RunFactory, make_dataset
+
+pytestmark = pytest.mark.django_db
+
+RESULT = {
+    "method": "lora", "trainable": 5, "total": 1000, "peak_mib": 700, "tokens": {"learned": 6000},
+    "datasets": [{"name": "tales", "n_rows": 3, "loss_before": 2.0, "loss_after": 1.5}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def dataset():
+    return make_dataset(ProjectFactory(slug="tea"), "tales")
+
+
+def learned(dataset, result=RESULT, **fields):
+    now = timezone.now()
+    run = RunFactory(**{
+        "project": dataset.project, "kind": RunKind.DOMAIN, "status": Status.SUCCEEDED,
+        "started": now - timedelta(minutes=1), "finished": now, "result": result, **fields,
+    })  # fmt: skip
+    run.datasets.add(dataset)
+    return run
+
+
+def test_what_a_training_moved_and_took_stands_beside_what_came_of_it(dataset):
+    run = learned(dataset)
+    version = PolicyFactory(project=dataset.project, run=run)
+
+    assert learners_of(dataset, 10) == [
+        Learner(run, [version], "lora", 0.5, 700, pytest.approx(100), 2.0, 1.5)
+    ]
+
+
+def test_of_what_is_not_known_nothing_is_said(dataset):
+    failed = learned(dataset, status=Status.FAILED)
+    resumed = learned(dataset, {**RESULT, "datasets": []}, attempts=1)
+    learned(dataset, kind=RunKind.SUITE)
+
+    assert learners_of(dataset, 10) == [
+        Learner(resumed, [], "lora", 0.5, 700), Learner(failed, []),
+    ]  # fmt: skip
+
+
+def test_the_page_of_a_dataset_takes_the_same_queries_for_one_and_three(
+    client, dataset, django_assert_num_queries
+):
+    member = MembershipFactory(project=dataset.project, role=Role.REVIEWER)
+    client.force_login(member.user)
+    address = reverse("rlhf:dataset", args=["tea", dataset.pk])
+    learned(dataset)
+    with django_assert_num_queries(7):
+        page = client.get(address).content.decode()
+    learned(dataset)
+    learned(dataset)
+
+    with django_assert_num_queries(7):
+        client.get(address)
+
+    assert [text in page for text in ("0.5&nbsp;%", "700 MiB", "2 → 1.5")] == [True] * 3
