@@ -59,7 +59,7 @@ def collect_reward_model(run: Run) -> dict[str, Any]:
 
 
 def collect_policy(run: Run) -> dict[str, Any]:
-    return add_version(run, ModelKind.POLICY, "policy")
+    return add_version(run, ModelKind.POLICY, "policy", run.config.get("name", ""))
 
 
 def collect_online(run: Run) -> dict[str, Any]:

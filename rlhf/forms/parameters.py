@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 
 from rlhf.forms.fields import adapter_layers, decimal, optional_decimal, whole
-from rlhf.training.parameter_settings import ParameterSettings
+from rlhf.training.parameter_settings import LONGEST_NAME, ParameterSettings
 
 
 class ParameterFields(forms.Form):
@@ -72,6 +72,13 @@ class ParameterFields(forms.Form):
         ParameterSettings.anchor_coefficient,
         "Times half the squared way, or times nats per token. 0.1 is a start for KL.",
         high=1000.0,
+    )
+
+    name = forms.CharField(
+        label="Name of the new policy",
+        required=False,
+        max_length=LONGEST_NAME,
+        help_text="By this name answers, exports and other runs know it from then on. Empty: by its run.",
     )
 
     def clean(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rlhf.training.config_base import Config, _require
 
 METHODS = ("lora", "full", "ia3", "prompt", "prefix")
 VIRTUAL = ("prompt", "prefix")  # learn tokens that nobody reads, before each prompt; no weights
+LONGEST_NAME = 100
 ANCHORS = ("none", "l2_sp", "kl")
 
 
@@ -27,6 +28,7 @@ class ParameterSettings(Config):
     virtual_tokens: int = 16  # of prompt and prefix tuning
     anchor: str = "none"  # a pull towards the starting weights ("l2_sp") or distribution ("kl")
     anchor_coefficient: float = 0.0  # of half the squared way, or of nats per token
+    name: str = ""  # of the new version; empty: by its run
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, f"method={self.method!r} must be one of {METHODS}")
@@ -45,6 +47,10 @@ class ParameterSettings(Config):
         _require(
             self.anchor_coefficient >= 0,
             f"anchor_coefficient={self.anchor_coefficient} must be at least 0",
+        )
+        _require(
+            len(self.name) <= LONGEST_NAME and self.name.isprintable(),
+            f"name={self.name!r} must be one line of at most {LONGEST_NAME} characters",
         )
         self._check_combinations()
 

@@ -118,6 +118,15 @@ def test_reward_model_may_lie_on_another_base_or_be_whole():
     assert version.reference() == {"base": version.path, "adapters": []}
 
 
+def test_a_policy_has_the_name_that_its_run_was_given():
+    run = training_run("supervised", config={"name": "kind"})
+    PolicyFactory(project=run.project, name="kind")
+
+    collecting.collect_policy(run)
+
+    assert run.outputs.get().name == "kind-2"
+
+
 def test_ppo_makes_a_policy_on_the_one_it_started_from():
     run = training_run("ppo", round_number=1)
 

@@ -22,6 +22,10 @@ NONSENSE = [
         "adapter_layers=2 is about layers, and method='prefix' moves none of them: leave it empty",
     ),
     (
+        {"name": "two\nlines"},
+        "name='two\\nlines' must be one line of at most 100 characters",
+    ),
+    (
         {"anchor": "kl"},
         "anchor='kl' and anchor_coefficient=0.0 do not fit: a pull needs both, none needs neither",
     ),
