@@ -19,7 +19,6 @@ from rlhf.models import ModelKind, ModelVersion, PromptLab, RunKind
 from rlhf.prompt_forms import PromptForm, TrialForm
 from rlhf.prompting import (
     PromptRefused,
-    Tried,
     best_tried,
     changes_between,
     create_prompt_version,
@@ -172,11 +171,14 @@ def dismiss_prompt_lab(request: HtmxRequest, slug: str) -> HttpResponse:
     return redirect("rlhf:prompt_lab", slug)
 
 
-def few_shot_notice(project: Project, kind: str) -> dict[str, Tried | None] | None:
-    """What the form of a training run says of prompting; None if it says nothing."""
-    if kind not in TRAIN_POLICIES or PromptLab.objects.filter(project=project).exists():
+def few_shot_notice(project: Project, kind: str) -> dict[str, Any] | None:
+    """What the form of a training run says of prompting; None if it says nothing. Who does not want to be
+    asked any more still sees what few-shot prompting has come to."""
+    if kind not in TRAIN_POLICIES:
         return None
-    return {"tried": best_tried(project)}
+    tried = best_tried(project)
+    is_dismissed = PromptLab.objects.filter(project=project).exists()
+    return None if is_dismissed and not tried else {"tried": tried, "is_dismissed": is_dismissed}
 
 
 def parts_of(version: ModelVersion) -> dict[str, Any]:

@@ -140,6 +140,16 @@ def test_it_asks_no_more_when_told_so(admin, policy):
     assert ppo_form(admin).context["few_shot"] is None
 
 
+def test_what_was_tried_is_shown_to_those_who_are_not_asked_any_more(admin, policy):
+    admin.post(address(admin.project, "dismiss_prompt_lab"))
+    create_prompt_version(admin.project, Draft(policy, "Be brief."), name="brief")
+
+    page = ppo_form(admin).content.decode()
+
+    assert "Few-shot prompting so far: <a" in page
+    assert "Do not show this again" not in page
+
+
 def test_it_sends_nobody_elsewhere(admin):
     response = admin.post(
         address(admin.project, "dismiss_prompt_lab"), {"back": "https://evil.example/"}
