@@ -20,6 +20,7 @@ from annotator.models import Completion, Prompt, Split
 from rlhf.costs import charged_for, price_of
 from rlhf.models import ONLINE, ModelKind, ModelVersion, Run
 from rlhf.training.config import EvaluateConfig, PPOConfig
+from rlhf.training.distill_config import DistillConfig
 
 START_SECONDS = 10.0  # of Python and its libraries
 # Bytes per number that learns: weight, gradient and Adam's two moments; the copy that a stopped
@@ -302,7 +303,9 @@ def estimate_run(
 
 
 def reward_models(
-    policy: ModelVersion, reward_model: ModelVersion | None, config: PPOConfig | EvaluateConfig
+    policy: ModelVersion,
+    reward_model: ModelVersion | None,
+    config: PPOConfig | EvaluateConfig | DistillConfig,
 ) -> list[ModelVersion]:
     """All that a run asks: the one it is given, and those that its rules name."""
     names = [rule["version"] for rule in config.rewards if rule["kind"] == "reward_model"]

@@ -191,6 +191,15 @@ def scorer_for(reward_model: ModelVersion | None) -> tuple[Scorer | None, tuple[
     return Scorer(probe, reward_model.details.get("members", 1)), ()
 
 
+def _scorers(
+    policy: ModelVersion, reward_model: ModelVersion | None, config: EvaluateConfig | DistillConfig
+) -> tuple[list[Scorer], tuple[str, ...]]:
+    """Of all that a run asks, those that its lines of rewards name included."""
+    found = [scorer_for(version) for version in reward_models(policy, reward_model, config)]
+    notes = tuple(dict.fromkeys(note for _, notes in found for note in notes))
+    return [scorer for scorer, _ in found if scorer], notes
+
+
 # --- kinds ------------------------------------------------------------------------------------
 def _many(number: float, noun: str) -> str:
     """Example: 1234, "prompt" -> "1,234 prompts"."""
@@ -261,11 +270,8 @@ def _evaluate(order: Order, config: EvaluateConfig) -> Plan:
     longest = (config.max_prompt_tokens, config.max_new_tokens)
     texts = texts_for(order.policy, policy, *longest, Split.TEST)
     of_rival = texts_for(order.rival, rival, *longest, Split.TEST)
-    asked = reward_models(order.policy, order.reward_model, config)
-    found = [scorer_for(version) for version in asked]
-    notes = tuple(dict.fromkeys(note for _, notes in found for note in notes))
+    scorers, notes = _scorers(order.policy, order.reward_model, config)
     n = count_prompts(order.project, Split.TEST, order.max_prompts)
-    scorers = [scorer for scorer, _ in found if scorer]
     parts = work.evaluating(config, policy, rival, texts, of_rival, n, scorers)
     return Plan(parts, texts, _of_prompts(n, texts), notes)
 
@@ -275,9 +281,9 @@ def _distill(order: Order, config: DistillConfig) -> Plan:
     teacher = writer_for(order.policy)
     student = writer_for(order.rival) if order.rival else None
     texts = texts_for(order.policy, teacher, config.max_prompt_tokens, config.max_new_tokens)
-    scorer, notes = scorer_for(order.reward_model)
+    scorers, notes = _scorers(order.policy, order.reward_model, config)
     n = count_prompts(order.project, Split.TRAIN, order.max_prompts)
-    parts = work.distilling(config, teacher, student, texts, n, scorer)
+    parts = work.distilling(config, teacher, student, texts, n, scorers)
     return Plan(parts, texts, _of_prompts(n, texts), notes)
 
 

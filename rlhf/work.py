@@ -270,7 +270,7 @@ def evaluating(
 
 def distilling(
     config: DistillConfig, teacher: Writer, student: Writer | None, texts: Texts, n_prompts: int,
-    scorer: Scorer | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> Parts:  # fmt: skip
     """The student, if any, answers its share of the prompts, once each, at the teacher's length."""
     n_own = round(config.rehearsal_share * n_prompts) if student is not None else 0
@@ -283,7 +283,7 @@ def distilling(
     return {
         "policy": in_turn(load(teacher), taught),
         "rival": own,
-        "reward_model": score(scorer, n_taught * n * texts.both),
+        "reward_model": score_all(scorers, n_taught * n * texts.both),
     }
 
 

@@ -116,6 +116,18 @@ def test_evaluation_reads_by_reward_models_that_its_rewards_name_too(policy, pro
     assert by_name == given
 
 
+def test_distillation_reads_by_reward_models_that_its_rewards_name_too(policy):
+    PromptFactory(project=policy.project, split=Split.TRAIN)
+    own = RewardModelFactory(project=policy.project, parent=policy, run=RunFactory(config={}))
+    rules = [{"kind": "reward_model", "version": own.name}, {"kind": "sentiment"}]
+
+    by_name = expected(policy, RunKind.DISTILL, {"rewards": rules})
+    given = expected(policy, RunKind.DISTILL, reward_model=own)
+
+    assert by_name == given
+    assert by_name.estimate.tokens_read > 0
+
+
 def test_reward_model_with_weights_of_its_own_is_a_note(policy, prompts):
     rival = PolicyFactory(project=policy.project, parent=policy)
     own = RewardModelFactory(project=policy.project, parent=policy, details={"is_whole": True})

@@ -133,7 +133,7 @@ def test_evaluation_writes_for_both_and_scores_what_it_chooses_from():
 def test_distillation_shares_the_prompts_between_teacher_and_student():
     config = DistillConfig({}, {}, "reward", completions_per_prompt=4, rehearsal_share=0.2)
 
-    found = distilling(config, Elsewhere(1.0), PROBE, TEXTS, 50, Scorer(PROBE))
+    found = distilling(config, Elsewhere(1.0), PROBE, TEXTS, 50, [Scorer(PROBE)])
 
     assert (found["policy"].seconds, found["policy"].written) == (40.0, 40 * 4 * 20)
     assert found["rival"].written == 10 * 20
