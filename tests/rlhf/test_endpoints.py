@@ -109,6 +109,7 @@ def test_an_endpoint_is_added_and_its_key_is_never_shown_again(admin, project, s
     assert (version.endpoint.limit, version.endpoint.prompt_price) == (5.0, 1.0)
     assert unseal(version.endpoint.sealed_key) == KEY
     assert "kept, encrypted" in response.content.decode()
+    assert response.content.decode().count("/playground/?model=") == 1
     change = admin.get(reverse("rlhf:endpoint", args=["tea", version.pk]))
     assert KEY not in response.content.decode() + change.content.decode()
     assert KEY not in version.endpoint.sealed_key
