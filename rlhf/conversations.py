@@ -186,7 +186,7 @@ def _show_answers(turn: Turn, answers: list[dict[str, Any]]) -> None:
         fit = [
             answer
             for answer in completions
-            if not turn.conversation.project.reason_to_hold([answer])
+            if not turn.conversation.project.reason_to_hold([answer], Purpose.TRAINING)
         ]
         return _continue_with(turn, random.choice(fit)) if fit else _drop(turn, UNFIT)
     queue.hand_out(comparison, turn.conversation.annotator)
