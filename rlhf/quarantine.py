@@ -19,11 +19,11 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from annotator.audit import Action, record
-from annotator.models import Project, Prompt, User
+from annotator.models import Export, Project, Prompt, User
 from rlhf import screening
 from rlhf.dataset_inputs import folder_name, link_datasets
 from rlhf.inputs import Order, RunRefused
-from rlhf.models import QuarantinedRow, Run, RunKind
+from rlhf.models import Dataset, QuarantinedRow, Run, RunKind
 from rlhf.training.artifacts import read_json, write_json
 from rlhf.training.hashes import HASHES, sha256_of
 from rlhf.training.screen_config import CLASSES
@@ -97,7 +97,7 @@ def _inputs_of(kind: str, folder: Path) -> Path:
 
 def _learned_from(order: Order, inputs: Path) -> list[str]:
     """The names of what can be screened."""
-    things = [*([order.export] if order.export else []), *order.datasets]
+    things: list[Export | Dataset] = [*([order.export] if order.export else []), *order.datasets]
     kind = order.settings.get("tries", order.kind)
     asks = kind in ASK_PROMPTS and _files_of(screening.PROJECT, inputs)
     return [*map(screening.name_of, things), *([screening.PROJECT] if asks else [])]

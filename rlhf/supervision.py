@@ -211,8 +211,8 @@ def _start(run: Run) -> RunProcess:
         hand_over(run.folder, user, output)
     process = RunProcess.start(command, run.folder, passed_on, user)
     try:
-        known = {"result": {**run.result, "kept_apart": apart}} if apart else {}
-        _write(run, pid=process.pid, pid_started=process.started, host=HOST, **known)
+        result = {**run.result, "kept_apart": apart} if apart else run.result
+        _write(run, pid=process.pid, pid_started=process.started, host=HOST, result=result)
     except BaseException:
         process.abandon()
         raise

@@ -158,11 +158,11 @@ def refresh_quality(request: HtmxRequest, slug: str) -> HttpResponse:
 def _context(request: HtmxRequest, slug: str) -> dict[str, Any]:
     project, role = get_access(request, slug, Role.REVIEWER)
     report = keeping.report_of(project)
-    is_shown = report is not None and report.figures.get("format") == keeping.FORMAT
+    figures = report.figures if report else {}
     return {
         "project": project,
         "role": role,
-        "figures": report.figures if is_shown else {},
+        "figures": figures if figures.get("format") == keeping.FORMAT else {},
         **_status(report, _as_of(report)),
     }
 

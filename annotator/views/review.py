@@ -104,7 +104,7 @@ def chosen_of(project: Project, chosen: Mapping[str, str]) -> ComparisonQuerySet
         rows = rows.filter(round_number=int(chosen["round"]))
     if chosen["prompt"].isdecimal():
         rows = rows.filter(prompt_id=int(chosen["prompt"]))
-    if chosen["export"].isdecimal():
+    if chosen.get("export", "").isdecimal():
         rows = rows.filter(pk__in=_exported(project, int(chosen["export"])))
     if chosen["state"] == "open":
         rows = rows.open()
