@@ -19,7 +19,8 @@ hypothesis_settings.load_profile("patient")
 
 @pytest.fixture(autouse=True)
 def data_dir(settings, tmp_path):
-    """Files go to a folder of the test's own; no HTTPS; hashing a password takes no time."""
+    """Files go to a folder of the test's own; no HTTPS; hashing a password takes no time, and neither
+    does a new client: it need not look at all static files before its first request."""
     settings.DATA_DIR = settings.FILE_UPLOAD_TEMP_DIR = tmp_path
     settings.EXPORTS_DIR = tmp_path / "exports"
     settings.RUNS_DIR = tmp_path / "runs"
@@ -31,6 +32,7 @@ def data_dir(settings, tmp_path):
     settings.RUN_COMMAND = PLAIN  # whatever sandbox this machine allows
     settings.SCREEN_FIRST = settings.SUITE_AFTER_TRAINING = False  # each would be one more run
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.WHITENOISE_AUTOREFRESH = True
     return tmp_path
 
 
