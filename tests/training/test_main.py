@@ -50,8 +50,9 @@ def test_a_run_that_succeeds_leaves_its_result_and_exits_with_0(start, folder):
     assert (result["status"], result["n_prompts"], result["n_completions"]) == ("succeeded", 5, 10)
 
 
-def test_a_run_that_makes_a_model_says_what_its_files_are(folder):
-    settings = {"source": "tiny", "output": str(folder.path / "model"), "measure_speed": False}
+def test_a_run_that_makes_a_model_says_what_its_files_are(folder, tiny_folder):
+    settings = {"source": "folder", "location": str(tiny_folder), "output": str(folder.path / "model"),
+                "measure_speed": False}  # fmt: skip
     (folder.path / "config.json").write_text(
         json.dumps({"kind": "import_model", "config": settings})
     )
