@@ -1,6 +1,12 @@
 """What all tests share."""
 
+import fcntl
 import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -34,6 +40,64 @@ def data_dir(settings, tmp_path):
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.WHITENOISE_AUTOREFRESH = True
     return tmp_path
+
+
+def make_once(tmp_path_factory, name, make):
+    """What `make` writes to the path that it is given, made by the first process that wants it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all processes of this session
+    path = folder / name
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            unfinished = folder / f"unfinished-{name}"
+            make(unfinished)
+            unfinished.rename(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """A SQLite file with all tables and nothing in them."""
+    return make_once(tmp_path_factory, "migrated.sqlite3", migrate)
+
+
+def migrate(path):
+    environment = os.environ | {"DATABASE_URL": f"sqlite:///{path}"}
+    command = [sys.executable, "manage.py", "migrate", "-v0"]
+    subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, check=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """The tiny model, to be read only."""
+    return make_once(tmp_path_factory, "tiny", make_tiny_model)
+
+
+def make_tiny_model(path):
+    import torch  # noqa: PLC0415 (takes seconds, and most tests need none)
+
+    from rlhf.training.tiny import build_tiny_model  # noqa: PLC0415
+
+    torch.set_num_threads(1)  # the same weights whoever makes them
+    build_tiny_model(path)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings, request):
+    """On SQLite the tests' database begins as a copy of that file. Django migrates it all the same,
+    and finds nothing to do."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    name = connection.creation._get_test_db_name()
+    with (
+        closing(sqlite3.connect(request.getfixturevalue("migrated"))) as made,
+        closing(sqlite3.connect(name, uri=True)) as in_memory,  # as long as somebody has it open
+    ):
+        made.backup(in_memory)
+        yield
 
 
 @pytest.fixture(scope="session")

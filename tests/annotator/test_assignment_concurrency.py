@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ QUOTA = 20  # of one person in one of them
 
 
 @pytest.fixture(scope="module")
-def sqlite(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/db.sqlite3"
+def sqlite(tmp_path_factory, migrated):
+    return f"sqlite:///{shutil.copy(migrated, tmp_path_factory.mktemp('sqlite'))}"
 
 
 @pytest.fixture(scope="module")

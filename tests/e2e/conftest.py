@@ -86,10 +86,11 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory):
+def installed(tmp_path_factory, migrated):
     """The data folder of an installation in which nothing has happened yet."""
     app = App(tmp_path_factory.mktemp("installed"))
-    app.manage("migrate")
+    (app.folder / "data").mkdir()
+    shutil.copy(migrated, app.folder / "data" / "db.sqlite3")
     app.manage("createsuperuser", "--noinput", "--username", "ada", "--email", "ada@example.org")
     return app.folder / "data"
 
@@ -141,15 +142,3 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     if call.when == "call":
         item.report_of_call = outcome.get_result()
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    """Made in a process of its own: this one has a browser to drive."""
-    folder = tmp_path_factory.mktemp("tiny-model")
-    code = (
-        "from pathlib import Path; from rlhf.training.tiny import build_tiny_model; "
-        f"build_tiny_model(Path({str(folder)!r}))"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-    return folder

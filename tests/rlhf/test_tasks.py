@@ -99,16 +99,9 @@ class House:
                 os.killpg(pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("migrated")
-    House(folder, seconds=0).check("migrate", "-v0")
-    return folder / "db.sqlite3"
-
-
 @pytest.fixture
-def house(tmp_path, database, request):
-    shutil.copy(database, tmp_path)
+def house(tmp_path, migrated, request):
+    shutil.copy(migrated, tmp_path / "db.sqlite3")
     house = House(tmp_path, seconds=request.param)
     yield house
     house.end()

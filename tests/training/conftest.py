@@ -1,4 +1,4 @@
-"""One tiny model for all training tests, and reward models with random tastes on it."""
+"""Reward models with random tastes on the tiny model."""
 
 import json
 
@@ -15,20 +15,12 @@ from rlhf.training.models import (
     save_adapter,
     save_reward_head,
 )
-from rlhf.training.tiny import build_tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     # Several torch processes with a thread per core each wait for one another, actively.
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    build_tiny_model(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
