@@ -18,6 +18,11 @@ from rlhf.processes import PLAIN
 # the same cores many times slower: other test workers, a browser, the run that a test watches.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# What is compiled is kept, whatever the shell says: each process that a test starts, and each that
+# runs tests, would compile the whole project again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A busy machine is no reason to fail: examples are judged by their result, not by their time.
 hypothesis_settings.register_profile("patient", deadline=None)
 hypothesis_settings.load_profile("patient")
