@@ -54,7 +54,7 @@ def test_import_shows_on_a_terminal_how_far_it_is(project, tmp_path, monkeypatch
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
     file = tmp_path / "questions.jsonl"
-    file.write_text("".join(json.dumps({"prompt": f"{n}?"}) + "\n" for n in range(400)))
+    file.write_text("".join(json.dumps({"prompt": f"{n}?"}) + "\n" for n in range(500)))
 
     run("import_comparisons", "demo", str(file))
 
