@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import fcntl
+import gc
 import os
 import sqlite3
 import subprocess
@@ -26,6 +27,12 @@ sys.dont_write_bytecode = False
 # A busy machine is no reason to fail: examples are judged by their result, not by their time.
 hypothesis_settings.register_profile("patient", deadline=None)
 hypothesis_settings.load_profile("patient")
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays. Each training begins with a look for garbage, which need
+    not go through these objects, hundreds of thousands."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

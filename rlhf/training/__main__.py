@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -165,7 +166,9 @@ def _run(kind: str, config: Config, folder: RunFolder) -> dict[str, Any]:
         check_input(config, folder)
     if kind not in WITHOUT_TORCH:
         limit_threads()
-    return importlib.import_module(f"rlhf.training.{kind}").run(config, folder)
+    module = importlib.import_module(f"rlhf.training.{kind}")
+    gc.freeze()  # each training begins with a look for garbage, which need not go through libraries
+    return module.run(config, folder)
 
 
 def prepare_libraries() -> None:
