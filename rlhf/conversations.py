@@ -188,7 +188,8 @@ def _show_answers(turn: Turn, answers: list[dict[str, Any]]) -> None:
             for answer in completions
             if not turn.conversation.project.reason_to_hold([answer], Purpose.TRAINING)
         ]
-        return _continue_with(turn, random.choice(fit)) if fit else _drop(turn, UNFIT)
+        whole = [answer for answer in fit if not answer.is_truncated]
+        return _continue_with(turn, random.choice(whole or fit)) if fit else _drop(turn, UNFIT)
     queue.hand_out(comparison, turn.conversation.annotator)
     turn.comparison, turn.state = comparison, TurnState.SHOWN
     turn.save(update_fields=["comparison", "state"])

@@ -262,5 +262,5 @@ def test_the_list_costs_the_same_for_one_link_and_three(
         link()
     client.force_login(admin)
 
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         client.get(url("invitations"))

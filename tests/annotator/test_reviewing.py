@@ -224,7 +224,7 @@ def test_guidelines_cost_the_same_for_one_example_and_three(
         comparison = ComparisonFactory(project=project)
         rule(comparison, rita, Verdict.ALL_BAD, explanation="Both lie.", is_example=True)
 
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(11):
         response = client.get(url("guidelines"))
 
     assert len(response.context["examples"]) == rows
@@ -330,7 +330,7 @@ def test_proposals_cost_the_same_for_one_and_three(
     for _ in range(rows - 1):
         GuidelineProposal.objects.create(project=project, author=UserFactory(), text="More.")
 
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         response = client.get(url("proposals"))
 
     assert len(response.context["page"].rows) == rows

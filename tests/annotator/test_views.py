@@ -1171,7 +1171,7 @@ def test_a_cycle_takes_a_dozen_queries_with_everything_on(
 
 
 @pytest.mark.parametrize(
-    ("name", "queries"), [("prompts", 4), ("comparisons", 4), ("members", 7), ("exports", 10)]
+    ("name", "queries"), [("prompts", 5), ("comparisons", 5), ("members", 8), ("exports", 11)]
 )
 @pytest.mark.parametrize("rows", [1, 3])
 def test_lists_cost_the_same_for_one_row_and_three(
@@ -1195,7 +1195,7 @@ def test_a_comparison_costs_the_same_for_one_judgment_and_three(
     for _ in range(rows):
         make_judgment(comparison, UserFactory(), [0], [1])
 
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         client.get(url("comparison", comparison.pk))
 
 

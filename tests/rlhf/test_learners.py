@@ -59,7 +59,7 @@ def test_the_page_of_a_dataset_takes_the_same_queries_for_one_and_three(
     client.force_login(member.user)
     address = reverse("rlhf:dataset", args=["tea", dataset.pk])
     learned(dataset)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         page = client.get(address).content.decode()
     learned(dataset)
     learned(dataset)
