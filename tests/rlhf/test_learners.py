@@ -64,7 +64,7 @@ def test_the_page_of_a_dataset_takes_the_same_queries_for_one_and_three(
     learned(dataset)
     learned(dataset)
 
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         client.get(address)
 
     assert [text in page for text in ("0.5&nbsp;%", "700 MiB", "2 → 1.5")] == [True] * 3
