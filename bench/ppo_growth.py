@@ -1,12 +1,15 @@
 """How the cost of PPO grows: with the batch, with the answers' length, with the number of updates.
 
-    python bench/ppo_growth.py [--model DIR] [--prompts FILE] [further options of ppo.py]
+    python bench/ppo_growth.py [--only batch|response-tokens|updates] [--model DIR] [--prompts FILE]
+        [further options of ppo.py]
 
 Runs bench/ppo.py at several sizes, each in a process of its own, and prints a JSON line for each:
 seconds per token that grow little, or fall, mean a cost that is no more than linear, and a peak that stays
-means that updates leave nothing behind.
+means that updates leave nothing behind. `gflops` is the speed of one large product after each run: where
+it is low, the machine had other work.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -17,9 +20,14 @@ SIZES = {"batch": (16, 32, 64), "response-tokens": (12, 24, 48), "updates": (1, 
 
 
 def main() -> None:
-    common = ["--critic", "head", "--adapter-layers", "10", *sys.argv[1:]]
-    for name, values in SIZES.items():
-        for value in values:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=SIZES)
+    arguments, further = parser.parse_known_args()
+    common = ["--critic", "head", "--adapter-layers", "10", *further]
+    for name in [arguments.only] if arguments.only else SIZES:
+        for value in SIZES[name]:
             sizes = {"batch": 32, "response-tokens": 24, "updates": 1} | {name: value}
             options = [word for size in sizes.items() for word in (f"--{size[0]}", str(size[1]))]
             output = subprocess.run(
