@@ -40,7 +40,7 @@ from annotator.models import (
     canonical_key,
 )
 from annotator.storing import Written, nobody, store
-from annotator.taking_back import Journal, journals, project_of, take_back
+from annotator.taking_back import Journal, take_back, unfinished
 
 MAX_ERRORS = 100  # listed; what comes after them is only counted
 MAX_IGNORED = 20  # names of ignored fields listed
@@ -336,21 +336,21 @@ def _store_in_batches(
                 with transaction.atomic():
                     bulk.begin_batch()
                     counts += _store(batch, how, written)
+                    journal.note(written)
                     if n_stored == n_rows:
+                        journal.close()
                         record(
                             how.user, Action.IMPORTED, how.project, project=how.project, **counts
                         )
-                    journal.note(written, is_last=n_stored == n_rows)
                 bulk.end_batch(n_batches)
-                time.sleep(PAUSE)
+                if n_stored < n_rows:
+                    time.sleep(PAUSE)
         except BaseException as error:
-            if n_kept := take_back(journal.path, how.project):
+            if n_kept := take_back(journal.storing, how.project):
                 error.add_note(_kept(n_kept))
             if how.judge is not None and is_new_judge:
                 how.judge.pk, how.judge._state.adding = None, True
             raise
-        finally:
-            journal.close()
     return counts
 
 
@@ -374,14 +374,12 @@ def _kept(n: int) -> str:
 # --- what those leave that were killed ------------------------------------------------------------
 def tidy_all() -> None:
     """Take back what imports have put in that were killed, but for projects in which one is at work."""
-    for journal in journals():
-        project = project_of(journal)
-        if project is None:
-            journal.unlink(missing_ok=True)
-            continue
-        with alone(_turn_file(project)) as is_alone:
-            if is_alone:
-                _tidy(project)
+    for pk in {project for project, _ in unfinished()}:
+        project = Project.objects.filter(pk=pk).first()
+        if project is not None:
+            with alone(_turn_file(project)) as is_alone:
+                if is_alone:
+                    _tidy(project)
 
 
 def tidy(project: Project) -> None:
@@ -392,8 +390,8 @@ def tidy(project: Project) -> None:
 
 def _tidy(project: Project) -> None:
     """Called in turn."""
-    for journal in journals(project):
-        take_back(journal, project)
+    for _, storing in unfinished(project):
+        take_back(storing, project)
 
 
 @contextmanager

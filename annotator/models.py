@@ -999,6 +999,7 @@ from annotator.audit import AuditEntry as AuditEntry  # noqa: E402
 from annotator.export_jobs import ExportJob as ExportJob  # noqa: E402
 from annotator.idempotency import IdempotentRequest as IdempotentRequest  # noqa: E402
 from annotator.imports.models import Import as Import  # noqa: E402
+from annotator.imports.models import StoredBatch as StoredBatch  # noqa: E402
 from annotator.tokens import ApiToken as ApiToken  # noqa: E402
 from annotator.webhooks.models import Delivery as Delivery  # noqa: E402
 from annotator.webhooks.models import Webhook as Webhook  # noqa: E402

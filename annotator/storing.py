@@ -107,8 +107,9 @@ class Written:
     people: list[int] = field(default_factory=list)  # users
     members: list[int] = field(default_factory=list)  # users who were none of the project's before
     no_longer_gold: list[int] = field(default_factory=list)  # prompts
-    # Places taken in comparisons that were there: how many, and their overlap before.
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    overlaps: dict[int, int] = field(
+        default_factory=dict
+    )  # of comparisons, before there were votes
 
 
 def store(
@@ -473,7 +474,7 @@ def _take_more_places(n_votes: Mapping[int, int], written: Written) -> None:
     before = (
         Comparison.objects.filter(pk__in=n_votes).values_list("pk", "overlap") if n_votes else []
     )
-    written.places |= {pk: (n_votes[pk], overlap) for pk, overlap in before}
+    written.overlaps |= dict(before)
     for pk, n in n_votes.items():
         taken = F("taken") + n
         Comparison.objects.filter(pk=pk).update(taken=taken, overlap=Greatest(F("overlap"), taken))

@@ -1,28 +1,27 @@
 """A long import that does not come to its end takes back what it has put in.
 
 Its rows are stored some hundreds at a time, and are there for everybody from then on: who compares
-need not wait for the end of a long file, and nothing is written twice. What each batch writes is noted
-in a file, the *journal*, before the batch is committed. Whatever ends the import before its last batch,
-a user, an error or a kill, the journal tells what is to be deleted: at once, or, after a kill, by the
+need not wait for the end of a long file, and nothing is written twice. Each batch leaves a row that says what it
+has written (`StoredBatch`), in the same transaction; the last one deletes these rows. So whatever ends the import
+before that, a user, an error or a kill, what they say is deleted: at once, or, after a kill, by the
 worker within a minute or by the next import. What somebody has worked on by then stays.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import socket
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef
+from django.db.models.functions import Greatest
 
 from annotator.models import (
+    COUNTED,
     Assignment,
     Comment,
     Comparison,
@@ -35,82 +34,94 @@ from annotator.models import (
     QualityReport,
     Ruling,
     Split,
+    StoredBatch,
     User,
+    Withdrawal,
 )
 from annotator.storing import Written
 
 
-# --- the journal ----------------------------------------------------------------------------------
+# --- what batches leave ---------------------------------------------------------------------------
 class Journal:
-    """What an import into this project has written so far, on the disk."""
+    """The batches of one import so far."""
 
     def __init__(self, project: Project) -> None:
-        self.path = _folder() / f"{project.pk}-{uuid.uuid4().hex[:12]}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("w")
+        self.project = project
+        self.storing = uuid.uuid4()
 
-    def note(self, written: Written, *, is_last: bool) -> None:
-        """Within the batch's transaction, at its end: what is noted may turn out not to be there."""
-        self.file.write(json.dumps({**asdict(written), "is_last": is_last}) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+    def note(self, written: Written) -> None:
+        """In the batch's transaction."""
+        StoredBatch.objects.create(
+            project=self.project,
+            storing=self.storing,
+            host=socket.gethostname(),
+            written=_packed(written),
+        )
 
     def close(self) -> None:
-        """All is in, and stays; or nothing is."""
-        self.file.close()
-        self.path.unlink(missing_ok=True)
+        """In the transaction of the last batch: from then on all of it stays."""
+        StoredBatch.objects.filter(storing=self.storing).delete()
 
 
-def journals(project: Project | None = None) -> list[Path]:
-    """All that were left on this machine's disk, or those of this project. One that is in use is among them."""
-    return sorted(_folder().glob(f"{project.pk}-*.jsonl" if project else "*.jsonl"))
+def unfinished(project: Project | None = None) -> list[tuple[int, uuid.UUID]]:
+    """Projects, and the imports into them of this machine that have not come to their end: killed, or at work."""
+    batches = StoredBatch.objects.filter(host=socket.gethostname())
+    if project is not None:
+        batches = batches.filter(project=project)
+    return list(batches.order_by("project", "storing").values_list("project", "storing").distinct())
 
 
-def project_of(journal: Path) -> Project | None:
-    """None if it is gone, with all that was in it."""
-    return Project.objects.filter(pk=int(journal.name.partition("-")[0])).first()
+def _packed(written: Written) -> dict[str, Any]:
+    return {
+        name: _runs(keys) if isinstance(keys, list) else keys
+        for name, keys in asdict(written).items()
+    }
 
 
-def _folder() -> Path:
-    return Path(settings.DATA_DIR) / "imports-under-way"
+def _unpacked(packed: Mapping[str, Any]) -> Written:
+    keys = {
+        name: [key for first, n in runs for key in range(first, first + n)]
+        for name, runs in packed.items()
+        if name != "overlaps"
+    }
+    return Written(**keys, overlaps={int(pk): n for pk, n in packed["overlaps"].items()})
+
+
+def _runs(keys: Sequence[int]) -> list[list[int]]:
+    """Keys that follow each other, as most of a batch do. Example: [4, 5, 6, 9] -> [[4, 3], [9, 1]]."""
+    runs: list[list[int]] = []
+    for key in keys:
+        if runs and key == sum(runs[-1]):
+            runs[-1][1] += 1
+        else:
+            runs.append([key, 1])
+    return runs
 
 
 # --- taking back ----------------------------------------------------------------------------------
-def take_back(journal: Path, project: Project) -> int:
-    """Delete what the import has put in, unless its last batch is in, too; how many comparisons stay because
+def take_back(storing: uuid.UUID, project: Project) -> int:
+    """Delete what this import has put in, the newest batch first; how many comparisons stay because
     somebody has worked on them. It can be called again after it was interrupted."""
-    batches = list(_batches(journal))
+    batches = StoredBatch.objects.filter(storing=storing).order_by("-pk")
     n_kept = 0
-    if not (batches and batches[-1].pop("is_last") and _is_there(Written(**batches[-1]))):
-        for batch in reversed(batches):
-            batch.pop("is_last", None)
-            with transaction.atomic():
-                n_kept += _take_back(Written(**batch), project)
-        QualityReport.objects.filter(project=project).update(newest_judgment=0)
-    journal.unlink(missing_ok=True)
+    while True:
+        with transaction.atomic():
+            # A batch that is still being committed is waited for.
+            Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+            batch = batches.first()
+            if batch is None:
+                break
+            n_kept += _take_back(_unpacked(batch.written), project)
+            batch.delete()
+    QualityReport.objects.filter(project=project).update(newest_judgment=0)
     return n_kept
-
-
-def _batches(journal: Path) -> Iterator[dict[str, Any]]:
-    """A line that was cut off is that of a batch that was never committed."""
-    for line in journal.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
-
-
-def _is_there(written: Written) -> bool:
-    """Whether the batch was committed. One that wrote nothing has nothing to be missing."""
-    noted = {
-        Prompt: written.prompts, Completion: written.completions,
-        Comparison: written.comparisons, Judgment: written.judgments,
-    }  # fmt: skip
-    return not any(noted.values()) or any(
-        model._default_manager.filter(pk__in=keys).exists() for model, keys in noted.items() if keys
-    )
 
 
 def _take_back(written: Written, project: Project) -> int:
     there = Comparison.objects.filter(pk__in=written.comparisons)
+    list(
+        there.select_for_update().values_list("pk")
+    )  # whoever is handed one is waited for, or waits
     handed_out = Assignment.objects.filter(comparison=OuterRef("pk"))
     busy = there.filter(
         Exists(handed_out.exclude(pk__in=written.assignments))
@@ -119,7 +130,8 @@ def _take_back(written: Written, project: Project) -> int:
     )
     kept = set(busy.values_list("pk", flat=True))
     votes = Judgment.objects.filter(pk__in=written.judgments).exclude(comparison__in=kept)
-    gone = Counter(votes.values_list("comparison_id", flat=True))
+    counted = votes.filter(verdict__in=COUNTED, voided=None)  # the others hold no place
+    gone = Counter(counted.values_list("comparison_id", flat=True))
     votes.delete()
     assignments = Assignment.objects.filter(pk__in=written.assignments)
     assignments.exclude(comparison__in=kept).delete()
@@ -130,16 +142,16 @@ def _take_back(written: Written, project: Project) -> int:
     answered = Completion.objects.filter(prompt=OuterRef("pk"))
     Prompt.objects.filter(~Exists(asked), ~Exists(answered), pk__in=written.prompts).delete()
     Prompt.objects.filter(pk__in=written.no_longer_gold).update(split=Split.GOLD)
-    for pk, (n_places, overlap) in written.places.items():
-        if gone[int(pk)]:
-            _give_places_back(int(pk), n_places, overlap)
+    for pk, overlap in written.overlaps.items():
+        if n := gone[pk]:
+            _give_places_back(pk, n, overlap)
     _dismiss(written, project)
     return len(kept)
 
 
-def _give_places_back(comparison: int, n_places: int, overlap: int) -> None:
+def _give_places_back(comparison: int, n: int, overlap: int) -> None:
     found = Comparison.objects.filter(pk=comparison)
-    found.update(taken=F("taken") - n_places)
+    found.update(taken=Greatest(F("taken") - n, 0))
     found.filter(taken__lte=overlap).update(overlap=overlap)
 
 
@@ -150,4 +162,6 @@ def _dismiss(written: Written, project: Project) -> None:
     members.filter(~Exists(in_project)).delete()
     elsewhere = Membership.objects.filter(user=OuterRef("pk"))
     assigned = Assignment.objects.filter(annotator=OuterRef("pk"))
-    User.objects.filter(~Exists(elsewhere), ~Exists(assigned), pk__in=written.people).delete()
+    withdrawn = Withdrawal.objects.filter(annotator=OuterRef("pk"))
+    made_up = User.objects.filter(pk__in=written.people)
+    made_up.filter(~Exists(elsewhere), ~Exists(assigned), ~Exists(withdrawn)).delete()

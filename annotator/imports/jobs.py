@@ -45,7 +45,7 @@ from annotator.imports.models import STARTABLE, Import, Progress, State
 from annotator.imports.uploads import move_into
 from annotator.locks import alone
 from annotator.models import Project, User, canonical_key
-from annotator.taking_back import journals
+from annotator.taking_back import unfinished
 
 SAMPLE = 5  # rows that a preview shows
 MAX_ATTEMPTS = 3  # of an import whose worker is killed
@@ -415,7 +415,7 @@ def _end(import_: Import, state: State, **fields: Any) -> None:
 # --- every minute ---------------------------------------------------------------------------------
 def tend() -> None:
     """Wake the worker for what waits, or was killed, and delete what is old."""
-    if journals():
+    if unfinished():
         _send("tidy_imports")
     for pk in Import.objects.filter(state=State.OPENING).values_list("pk", flat=True):
         _send("open_import", pk)

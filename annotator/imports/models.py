@@ -203,6 +203,18 @@ class Import(models.Model):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class StoredBatch(models.Model):
+    """What one batch of an import that has not come to its end has written: by this it is taken back."""
+
+    project = models.ForeignKey("annotator.Project", models.CASCADE, related_name="+")
+    storing = models.UUIDField(help_text="The same for all batches of an import.")
+    host = models.CharField(max_length=255, help_text="The machine on which it runs.")
+    written = models.JSONField(help_text="Primary keys, by what they are of.")
+
+    def __str__(self) -> str:
+        return f"batch {self.pk} of an import into {self.project_id}"
+
+
 def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 

@@ -29,7 +29,7 @@ from django.db import connection  # noqa: E402
 from annotator import importing  # noqa: E402
 from annotator.importing import import_jsonl, tidy_all  # noqa: E402
 from annotator.models import Judgment, Project, User  # noqa: E402
-from annotator.taking_back import journals  # noqa: E402
+from annotator.taking_back import unfinished  # noqa: E402
 
 ROWS = [
     {"prompt": f"Question {n}?", "chosen": "yes", "rejected": "no", "annotator": f"anna {n % 3}"}
@@ -38,6 +38,7 @@ ROWS = [
 KNOWN = 4  # rows whose prompts are there before
 fork = multiprocessing.get_context("fork")  # Django is set up once, not for each life
 importing.BATCH, importing.PAUSE = 5, 0
+N_BATCHES = 5
 
 
 def main():
@@ -60,7 +61,7 @@ def main():
         after = contents(project)
         found["nothing"] += after == before
         found["all"] += after == (len(ROWS), len(ROWS), len(ROWS), 3)
-        found["left"] += len(journals())
+        found["left"] += len(unfinished())
     found["half"] = n_kills - found["nothing"] - found["all"]
     print(json.dumps(found))  # noqa: T201
 
@@ -101,7 +102,7 @@ def statements_of_an_import():
 def die(project, n_statements):
     left = n_statements
     if left is None:
-        importing.Journal.close = lambda journal: os.kill(os.getpid(), signal.SIGKILL)
+        importing.bulk.end_batch = lambda n: n == N_BATCHES and os.kill(os.getpid(), signal.SIGKILL)
 
     def fuse(execute, sql, params, many, context):
         nonlocal left

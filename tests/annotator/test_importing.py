@@ -34,6 +34,7 @@ from annotator.models import (
     Membership,
     Project,
     Prompt,
+    StoredBatch,
     User,
     Verdict,
 )
@@ -638,7 +639,7 @@ def rows_of_all_tables():
 
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("n_rows", [0, 4, 10])
-def test_an_import_that_is_interrupted_leaves_nothing(project, n_rows, data_dir):
+def test_an_import_that_is_interrupted_leaves_nothing(project, n_rows):
     import_jsonl(project, lines_of(KNOWN, choice(1), VOTES | {"judgments": []}))
     before = rows_of_all_tables()
 
@@ -649,7 +650,7 @@ def test_an_import_that_is_interrupted_leaves_nothing(project, n_rows, data_dir)
 
     assert rows_of_all_tables() == before
     assert not hasattr(ended.value, "__notes__")
-    assert list(data_dir.glob("imports-under-way/*")) == []
+    assert not StoredBatch.objects.exists()
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -11,8 +11,9 @@ import pytest
 from annotator import importing
 from annotator.assignment import claim
 from annotator.importing import import_jsonl
-from annotator.models import Comment, Comparison, Prompt
-from tests.factories import MembershipFactory, ProjectFactory
+from annotator.models import Comment, Comparison, Prompt, User
+from annotator.withdrawing import withdraw
+from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, UserFactory
 from tests.postgresql import find_initdb, private_cluster
 
 KILLS = 12
@@ -81,6 +82,41 @@ def test_what_somebody_has_commented_on_stays(project):
 
     assert len(interrupt(project, comment)) == 1
     assert (Comparison.objects.count(), Prompt.objects.count()) == (1, 1)
+
+
+def test_votes_on_what_was_there_give_their_places_back_unless_they_have(project):
+    comparison = ComparisonFactory(project=project, overlap=1)
+    texts = [entry.completion.text for entry in comparison.entries.all()]
+    vote = {"annotator": "anna", "ranking": [[0], [1]]}
+    asked = {"prompt": comparison.prompt.messages, "completions": texts}
+    rows = [asked | {"judgments": [vote | {"annotator": name} for name in ("anna", "ben")]}]
+    rows += [{"prompt": f"Question {n}?"} for n in range(4)]
+
+    def withdraw_anna(n_stored):
+        if n_stored == 4:
+            withdraw(project, User.objects.get(username__endswith="/anna"), UserFactory())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_jsonl(project, [json.dumps(row).encode() for row in rows], on_stored=withdraw_anna)
+
+    comparison.refresh_from_db()
+    assert (comparison.taken, comparison.overlap, comparison.judgments.count()) == (0, 1, 0)
+
+
+def test_a_key_that_a_rolled_back_batch_had_is_not_taken_from_others(project, monkeypatch):
+    def note(journal, written):
+        raise SystemExit  # before its transaction is committed
+
+    monkeypatch.setattr(importing.Journal, "note", note)
+    with pytest.raises(SystemExit):
+        import_jsonl(project, [json.dumps({"prompt": f"{n}?"}).encode() for n in range(3)])
+    monkeypatch.undo()
+    import_jsonl(project, [b'{"prompt": "Another?"}'])
+
+    importing.tidy_all()
+
+    assert project.prompts.count() == 1
 
 
 def test_without_anybody_nothing_stays(project):
