@@ -359,6 +359,9 @@ def is_page(response):
     return response.status != 200 or "<!doctype html>" in response.text()
 
 
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 def violations(page, rules=TAGS, widths=WIDTHS):
     """As sentences, each with the place on the page."""
     if not page.evaluate("'axe' in window"):
@@ -367,6 +370,7 @@ def violations(page, rules=TAGS, widths=WIDTHS):
     found = {}
     for width in widths:
         page.set_viewport_size({"width": width, "height": height})
+        page.evaluate(TWO_FRAMES)  # in which the page hears of its new size
         options = {"runOnly": rules, "resultTypes": ["violations"]}
         for rule in page.evaluate("options => axe.run(options)", options)["violations"]:
             found |= {f"{rule['help']}: {node['target'][0]}": width for node in rule["nodes"]}
