@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +69,10 @@ def test_a_run_sees_what_its_models_stand_on(run_dir, tmp_path):
     said = apart(run_dir, f"cd {tmp_path} && find models -type f")
 
     assert said.split() == ["models/other/file"]
+
+
+def test_a_run_knows_its_machine_by_name_as_what_it_measures_is_compared_by_it(run_dir):
+    assert apart(run_dir, "uname -n").strip() == socket.gethostname()
 
 
 def test_runs_are_started_in_it_by_themselves(settings, tmp_path):
