@@ -45,7 +45,12 @@ check:
 
 bench:
 	@bin/setup dev
-	@set -e; for script in queue_latency ppo; do $(PY) bench/$$script.py; done
+	$(PY) bench/queue_latency.py
+	$(PY) bench/queue.py --tasks 1000 --seconds 10
+	$(PY) bench/key_to_text.py
+	$(PY) bench/io.py --rows 10000 --direction import
+	$(PY) bench/io.py --rows 10000 --direction export
+	$(PY) bench/ppo.py
 
 clean:
 	rm -rf .venv *.egg-info staticfiles test-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
