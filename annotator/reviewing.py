@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from annotator.assignment.showing import lock_comparisons
 from annotator.audit import Action, record
 from annotator.models import (
     Comparison,
@@ -78,7 +79,10 @@ def take_back_rulings(project: Project, reviewer: User) -> None:
 
 def _void(rulings: QuerySet[Ruling]) -> int:
     """Those of them in force, and how many these were. What was held as an example may be asked again."""
-    ended = list(rulings.filter(voided=None).values_list("pk", "comparison_id"))
+    in_force = rulings.filter(voided=None)
+    # Before the rulings, as in `rule`.
+    lock_comparisons(*in_force.values_list("comparison_id", flat=True))
+    ended = list(in_force.values_list("pk", "comparison_id"))
     Ruling.objects.filter(pk__in=[pk for pk, _ in ended]).update(voided=timezone.now())
     Comparison.objects.filter(
         pk__in=[comparison for _, comparison in ended], hold=EXAMPLE_HOLD

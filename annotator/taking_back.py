@@ -118,10 +118,11 @@ def take_back(storing: uuid.UUID, project: Project) -> int:
 
 
 def _take_back(written: Written, project: Project) -> int:
+    # Whoever is handed one, or changes a vote, is waited for, or waits: locked in the queue's order.
+    votes = Judgment.objects.filter(pk__in=written.judgments)
+    list(votes.select_for_update().order_by("pk").values_list("pk"))
     there = Comparison.objects.filter(pk__in=written.comparisons)
-    list(
-        there.select_for_update().values_list("pk")
-    )  # whoever is handed one is waited for, or waits
+    list(there.select_for_update().order_by("pk").values_list("pk"))
     handed_out = Assignment.objects.filter(comparison=OuterRef("pk"))
     busy = there.filter(
         Exists(handed_out.exclude(pk__in=written.assignments))
@@ -129,7 +130,7 @@ def _take_back(written: Written, project: Project) -> int:
         | Exists(Ruling.objects.filter(comparison=OuterRef("pk")))
     )
     kept = set(busy.values_list("pk", flat=True))
-    votes = Judgment.objects.filter(pk__in=written.judgments).exclude(comparison__in=kept)
+    votes = votes.exclude(comparison__in=kept)
     counted = votes.filter(verdict__in=COUNTED, voided=None)  # the others hold no place
     gone = Counter(counted.values_list("comparison_id", flat=True))
     votes.delete()

@@ -7,6 +7,10 @@ let it pass `overlap`. Known answers and repetitions take no place.
 
 The same code runs on SQLite, where transactions that write exclude one another, and on PostgreSQL,
 where locked rows are skipped.
+
+Everybody locks rows in one order, so that no two wait for each other: the membership, judgments,
+comparisons, showings; of judgments and of comparisons the lower number first. Who has written to a
+showing waits for no comparison any more: they have locked it before (`lock_comparisons`).
 """
 
 from __future__ import annotations

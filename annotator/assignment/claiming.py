@@ -17,7 +17,7 @@ from annotator.assignment.showing import (
     held_by,
     in_hand,
     lease_end,
-    lock_both,
+    lock_comparisons,
     may_judge,
     membership_of,
     payload_hash,
@@ -204,7 +204,7 @@ def _put_before(comparison: Comparison, annotator: User) -> Assignment:
     if not may_begin_real_work(comparison.project, annotator):
         raise NotHandedOut("You are handed nothing new at the moment: “Compare” says why.")
     if held := held_by(comparison.project, annotator):
-        lock_both(held.comparison_id, comparison.pk)
+        lock_comparisons(held.comparison_id, comparison.pk)
         release(held)
     free = Comparison.objects.open().not_handled_by(annotator)
     locked = free.select_for_update(of=("self",), no_key=True).filter(pk=comparison.pk).first()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import transaction
 from django.utils import timezone
 
-from annotator.assignment.showing import give_place_back, lease_end
+from annotator.assignment.showing import give_place_back, lease_end, lock_comparisons
 from annotator.models import (
     IN_HAND,
     Assignment,
@@ -52,6 +52,8 @@ def release_expired(project: Project | None = None) -> int:
 def _end(assignment: Assignment, state: AssignmentState) -> bool:
     """Leave the state of being in hand and give the place back: both, once, whoever else tries."""
     with transaction.atomic():
+        if assignment.takes_place:
+            lock_comparisons(assignment.comparison_id)
         in_hand = Assignment.objects.filter(IN_HAND, pk=assignment.pk)
         if in_hand.update(state=state) != 1:
             return False

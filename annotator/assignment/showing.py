@@ -100,9 +100,12 @@ def take_place(assignment: Assignment) -> bool:
     return comparison.filter(taken__lt=F("overlap")).update(taken=F("taken") + 1) == 1
 
 
-def give_place_back(assignment: Assignment) -> None:
-    if assignment.takes_place:
-        Comparison.objects.filter(pk=assignment.comparison_id).update(taken=F("taken") - 1)
+def give_place_back(assignment: Assignment) -> bool:
+    """False if it had none."""
+    if not assignment.takes_place:
+        return False
+    comparison = Comparison.objects.filter(pk=assignment.comparison_id)
+    return comparison.filter(taken__gt=0).update(taken=F("taken") - 1) == 1
 
 
 def lease_end(project: Project) -> datetime:
@@ -125,10 +128,11 @@ def hash_shown(messages: list[Message], completions: Sequence[tuple[int, str]]) 
     return canonical_key([messages, completions])
 
 
-def lock_both(*comparison_ids: int) -> None:
-    """In one order for everybody: two people who undo at once must not wait for each other."""
-    both = Comparison.objects.filter(pk__in=comparison_ids).order_by("pk")
-    list(both.select_for_update(no_key=True).values_list("pk"))
+def lock_comparisons(*comparison_ids: int) -> None:
+    """In one order for everybody, and before their showings: two people who undo at once, or an undo and
+    a look for expired leases, must not wait for each other."""
+    rows = Comparison.objects.filter(pk__in=comparison_ids).order_by("pk")
+    list(rows.select_for_update(no_key=True).values_list("pk"))
 
 
 def has_draft(protocol: Protocol, n: int) -> bool:

@@ -15,7 +15,7 @@ from annotator.assignment.showing import (
     has_draft,
     held_by,
     lease_end,
-    lock_both,
+    lock_comparisons,
     may_judge,
     membership_of,
     payload_hash,
@@ -105,8 +105,14 @@ def record(
         # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
         # And first of all, so that two tabs of one person do not wait for each other.
         membership = membership_of(assignment.project, assignment.annotator, lock=True)
+        # The comparison before its showing, as everywhere.
+        gives_back = verdict not in COUNTED
+        given_back = gives_back and give_place_back(assignment)
         was_live = _end_showing(assignment.pk, skipped=skipped, live_only=True) == 1
         if not was_live:
+            lock_comparisons(assignment.comparison_id)
+            if given_back:
+                take_place(assignment)  # it was somebody else's
             locked = Assignment.objects.select_for_update(no_key=True).filter(pk=assignment.pk)
             assignment.state = locked.values_list("state", flat=True).get()
             if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
@@ -116,8 +122,8 @@ def record(
         if not was_live:
             _revive(assignment, membership)
             _end_late_showing(assignment.pk, skipped=skipped)
-        if verdict not in COUNTED:
-            give_place_back(assignment)
+            if gives_back:
+                give_place_back(assignment)
         elapsed = (timezone.now() - assignment.created).total_seconds()
         judgment = Judgment(
             assignment=assignment,
@@ -291,8 +297,9 @@ def _take_back_last(
     comparison = last.assignment.comparison
     if last.assignment.is_qualification:
         raise NotUndone("The verdicts of a qualification cannot be taken back.")
-    if held := held_by(project, annotator):
-        lock_both(held.comparison_id, comparison.pk)
+    held = held_by(project, annotator)
+    lock_comparisons(comparison.pk, *([held.comparison_id] if held else []))
+    if held:
         release(held)
     if last.verdict not in COUNTED and not take_place(last.assignment):
         raise NotUndone(LEFT_TO_OTHERS)
@@ -428,20 +435,19 @@ def void_some(project: Project, annotator: User) -> int:
     with transaction.atomic():
         in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
         # In the order of the index of those in force: of many thousands, nothing is sorted.
-        batch = list(in_force.order_by("verdict").select_for_update(no_key=True)[:VOID_BATCH])
+        pks = list(in_force.order_by("verdict").values_list("pk", flat=True)[:VOID_BATCH])
+        batch = list(in_force.filter(pk__in=pks).order_by("pk").select_for_update(no_key=True))
         # At most one of them per comparison: `one_judgment_in_force`.
         holding = [
             judgment.comparison_id
             for judgment in batch
             if judgment.verdict in COUNTED and not judgment.is_repeat
         ]
-        # In the order in which an undo locks two of them: neither waits for the other.
+        unrankable = [row.comparison_id for row in batch if row.verdict == Verdict.UNRANKABLE]
+        lock_comparisons(*holding, *unrankable)
         comparisons = Comparison.objects.filter(pk__in=holding).exclude(purpose=Purpose.GOLD)
-        list(comparisons.order_by("pk").select_for_update(no_key=True).values_list("pk"))
         comparisons.update(taken=F("taken") - 1)
-        _end_unrankable_holds(
-            [row.comparison_id for row in batch if row.verdict == Verdict.UNRANKABLE]
-        )
+        _end_unrankable_holds(unrankable)
         Judgment.objects.filter(pk__in=[row.pk for row in batch]).update(voided=timezone.now())
         Assignment.objects.filter(pk__in=[row.assignment_id for row in batch]).update(
             state=AssignmentState.WITHDRAWN
