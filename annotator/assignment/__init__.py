@@ -30,6 +30,7 @@ from annotator.assignment.showing import (
 from annotator.assignment.standing import (
     Progress,
     QueueState,
+    last_judgment,
     may_begin_real_work,
     progress,
     queue_state,
@@ -40,7 +41,6 @@ from annotator.assignment.verdicts import (
     NotRecorded,
     NotUndone,
     correct,
-    last_judgment,
     record,
     undo_last,
     void_some,

@@ -16,6 +16,7 @@ from annotator.compiled import compiled
 from annotator.gold import find_gold, has_failed, is_qualifying
 from annotator.models import (
     ANSWERED,
+    COUNTED,
     IN_HAND,
     Assignment,
     Comparison,
@@ -66,7 +67,11 @@ def progress(
         done, total = int(known[1]) + (judged.verdict in ANSWERED), int(known[2])
         if done < total and done % COUNT_EVERY:
             return Progress(done, total, known[3] == "+", judged.pk)
-    [(done, last, left)] = _done_last_and_left(project.pk, annotator.pk, limit=COUNT_LIMIT)
+    [(done, last, last_counted, left)] = _done_last_and_left(
+        project.pk, annotator.pk, limit=COUNT_LIMIT
+    )
+    if last != last_counted:  # a skip, whose place others may have taken
+        last = undoable(project, annotator).values_list("pk", flat=True).first()
     is_capped = left == COUNT_LIMIT
     at_least = done + (held is not None)
     total = at_least + left
@@ -120,7 +125,7 @@ class _CountOf(Subquery):
 @compiled
 def _done_last_and_left(
     project: int, annotator: int, *, limit: int
-) -> QuerySet[Judgment, tuple[int, int | None, int]]:
+) -> QuerySet[Judgment, tuple[int, int | None, int | None, int]]:
     in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
     all_of_them = in_force.annotate(all=Value(1)).values(
         "all"
@@ -128,15 +133,30 @@ def _done_last_and_left(
     counted = all_of_them.annotate(
         done=Count("pk", filter=Q(verdict__in=ANSWERED)),
         last=Max("pk"),
+        last_counted=Max("pk", filter=Q(verdict__in=COUNTED)),
         left=_CountOf(open_for(project, annotator).values("pk")[:limit]),
     )
-    return counted.values_list("done", "last", "left")
+    return counted.values_list("done", "last", "last_counted", "left")
 
 
 def _done(project_id: int, annotator_id: int) -> QuerySet[Judgment]:
     return Judgment.objects.filter(
         project=project_id, annotator=annotator_id, voided=None, verdict__in=ANSWERED
     )
+
+
+def last_judgment(project: Project, annotator: User) -> Judgment | None:
+    """The annotator's last verdict, or skip, that an undo takes back."""
+    return undoable(project, annotator).select_related("assignment").first()
+
+
+def undoable(project: Project, annotator: User) -> QuerySet[Judgment]:
+    """What they said, and is in force, the last one first; without what they left to others, and
+    these have answered."""
+    in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    has_place = Q(verdict__in=COUNTED) | Q(comparison__taken__lt=F("comparison__overlap"))
+    needs_none = Q(is_repeat=True) | Q(comparison__purpose=Purpose.GOLD)
+    return in_force.filter(has_place | needs_none).order_by("-created", "-pk")
 
 
 class QueueState(NamedTuple):

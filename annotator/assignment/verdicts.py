@@ -22,7 +22,7 @@ from annotator.assignment.showing import (
     shown,
     take_place,
 )
-from annotator.assignment.standing import quota_reached
+from annotator.assignment.standing import quota_reached, undoable
 from annotator.ballots import entered_by, keep
 from annotator.compiled import Changes, compiled_update, insert
 from annotator.gold import is_qualifying, settle_qualification
@@ -245,27 +245,16 @@ def _check_quota_of_late(assignment: Assignment, membership: Membership) -> None
         raise NotRecorded("This comparison was no longer kept for you, and your quota is reached.")
 
 
-def last_judgment(project: Project, annotator: User) -> Judgment | None:
-    """The annotator's last verdict, or skip, in force: the one that an undo takes back."""
-    return _in_force(project, annotator).select_related("assignment").first()
-
-
-def _in_force(project: Project, annotator: User) -> QuerySet[Judgment]:
-    """The last one first."""
-    in_force = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
-    return in_force.order_by("-created", "-pk")
-
-
 def undo_last(
     project: Project, annotator: User, *, judgment_id: int | None = None
 ) -> Assignment | None:
     """Take back the annotator's last verdict, or skip, and hand them that comparison again.
 
-    They see it as before, in the same order; what they hold now goes back to the queue. None if
-    there is nothing to undo, or if the last one is not `judgment_id`: a request that comes twice
-    takes back one verdict. Raises NotUndone, and changes nothing, if a skipped comparison has no
-    place left, if the last UNDO_LIMIT are taken back already, or if another tab is handed something
-    at the same time.
+    They see it as before, in the same order; what they hold now goes back to the queue. What they
+    left to others, and these have answered, is stepped over (`undoable`). None if there is nothing to
+    undo, or if the last one is not `judgment_id`: a request that comes twice takes back one verdict.
+    Raises NotUndone, and changes nothing, if `judgment_id` is what others have answered, if the last
+    UNDO_LIMIT are taken back already, or if another tab is handed something at the same time.
     """
     if not may_judge(project, annotator, membership_of(project, annotator)):
         return None
@@ -282,12 +271,13 @@ def _take_back_last(
     project: Project, annotator: User, judgment_id: int | None
 ) -> Assignment | None:
     last = (
-        _in_force(project, annotator)
+        undoable(project, annotator)
         .select_for_update(of=("self",), no_key=True)
         .select_related("assignment__comparison__prompt", "assignment__comparison__project")
         .first()
     )
     if last is None or judgment_id not in (None, last.pk):
+        _check_not_left_to_others(project, annotator, judgment_id, last)
         return None
     if _taken_back_since(last) >= UNDO_LIMIT:
         raise NotUndone(
@@ -308,6 +298,20 @@ def _take_back_last(
     Judgment.objects.filter(pk=last.pk).update(voided=timezone.now())
     Assignment.objects.filter(pk=last.assignment_id).update(state=AssignmentState.WITHDRAWN)
     return _show_again(last.assignment, _said_again(last))
+
+
+def _check_not_left_to_others(
+    project: Project, annotator: User, judgment_id: int | None, last: Judgment | None
+) -> None:
+    """Raises NotUndone if what is asked for is in force, and newer than the last one to take back."""
+    asked = Judgment.objects.filter(project=project, annotator=annotator, voided=None)
+    if judgment_id is not None:
+        asked = asked.filter(pk=judgment_id)
+    if last is not None:
+        asked = asked.filter(created__gt=last.created)
+    if asked.exists():
+        before = "" if last is None else " Undo once more for what you said before it."
+        raise NotUndone(LEFT_TO_OTHERS + before)
 
 
 def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignment:
@@ -342,9 +346,12 @@ def _said_again(judgment: Judgment) -> dict[str, list[str]]:
 
 
 def _taken_back_since(last: Judgment) -> int:
-    """On how many comparisons later verdicts than `last`, now the last one in force, are void."""
+    """On how many comparisons later verdicts than `last`, now the last one to undo, are void."""
     later = Judgment.objects.filter(
-        project_id=last.project_id, annotator_id=last.annotator_id, created__gt=last.created
+        project_id=last.project_id,
+        annotator_id=last.annotator_id,
+        created__gt=last.created,
+        voided__isnull=False,
     )
     return later.values("comparison").distinct().count()
 

@@ -29,6 +29,7 @@ from annotator.withdrawing import was_withdrawn
 
 EXAMPLES_SHOWN = 10
 SHOWN_SALT = "annotator.shown"
+STEPPED_OVER = "Others have answered what you left to them last: this is what you judged before it."
 
 
 @login_required
@@ -119,10 +120,19 @@ def undo(request: HtmxRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         return _show(request, access, "There is nothing to take back.", 422)
     try:
-        queue.undo_last(access.project, request.user, judgment_id=form.cleaned_data["judgment"])
+        again = queue.undo_last(
+            access.project, request.user, judgment_id=form.cleaned_data["judgment"]
+        )
     except queue.NotUndone as error:
         return _show(request, access, str(error), 422)
-    return _show(request, access)
+    return _show(request, access, STEPPED_OVER if again and _stepped_over(again) else "")
+
+
+def _stepped_over(again: Assignment) -> bool:
+    """Whether they said something later than what an undo has just brought back."""
+    mine = Judgment.objects.filter(project=again.project_id, annotator=again.annotator_id)
+    taken_back = mine.filter(comparison=again.comparison_id).order_by("-pk")[:1]
+    return mine.filter(voided=None, created__gt=taken_back.values("created")).exists()
 
 
 @require_POST
@@ -215,7 +225,7 @@ def _show(
     if not request.htmx and not error:
         return redirect("annotator:compare", access.project.slug)
     template = "annotator/_comparison.html" if request.htmx else "annotator/compare.html"
-    context = _context(request, access, judged) | {"error": error}
+    context = _context(request, access, judged) | {"error": error, "is_notice": status == 200}
     if error:
         context["unsent"] = _unsent(request, context["assignment"])
     return render(request, template, context, status=status)

@@ -746,6 +746,23 @@ def test_undo_of_a_skip_says_when_the_place_is_gone(project, anna, ben):
     assert Judgment.objects.filter(voided=None).count() == 2
 
 
+def test_undo_steps_over_what_others_have_answered(project, anna, ben):
+    first = ComparisonFactory(project=project)
+    judged = say(claim(project, anna))
+    ComparisonFactory(project=project)
+    skip = say(claim(project, anna), Verdict.SKIPPED)
+    say(claim(project, ben))
+
+    with pytest.raises(NotUndone, match="Undo once more for what you said before it"):
+        undo_last(project, anna, judgment_id=skip.pk)
+
+    assert progress(project, anna, None).last_judgment == judged.pk
+    assert undo_last(project, anna, judgment_id=judged.pk).comparison == first
+    assert undo_last(project, anna, judgment_id=judged.pk) is None  # sent twice
+    skip.refresh_from_db()
+    assert skip.voided is None
+
+
 # --- what cannot be ranked --------------------------------------------------------------------
 @pytest.fixture
 def may_be_unrankable(project):

@@ -278,6 +278,20 @@ def test_undo_brings_the_comparison_back(client, project, member):
     assert queue.held_by(project, user).order == assignment.order
 
 
+def test_undo_says_that_it_steps_over_what_others_have_answered(client, project, member):
+    user, other = member(Role.ANNOTATOR), MembershipFactory(project=project).user
+    judged = make_judgment(ComparisonFactory(project=project), user, [0], [1])
+    skipped = ComparisonFactory(project=project)
+    client.post(url("judge"), verdict(queue.claim(project, user), "skip"))
+    make_judgment(skipped, other, [0], [1])
+    assert f'name="judgment" value="{judged.pk}"' in client.get(url("compare")).content.decode()
+
+    response = client.post(url("undo"), {"judgment": judged.pk}, headers=HTMX)
+
+    assert response.context["assignment"].comparison == judged.comparison
+    assert "Others have answered what you left to them last" in response.content.decode()
+
+
 def test_a_double_click_takes_one_judgment_back(client, project, member):
     user = member(Role.ANNOTATOR)
     for _ in range(2):
