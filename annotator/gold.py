@@ -10,13 +10,14 @@ import random
 from statistics import fmean
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Abs
 from django.utils import timezone
 
 from annotator.audit import Action, changes, record
 from annotator.models import (
     ANSWERED,
+    Assignment,
     Comparison,
     ComparisonCompletion,
     ComparisonQuerySet,
@@ -85,6 +86,26 @@ def find_gold(project: Project, annotator: User) -> Comparison | None:
     return known_answers_for(project, annotator).first()
 
 
+def find_gold_again(project: Project, annotator: User) -> Comparison | None:
+    """For somebody who qualifies and has been asked all there is: what they have not answered in this
+    attempt. First what they were last asked longest ago, so that what they skip comes last."""
+    membership = annotator.membership_in(project)
+    if membership is None:
+        return None
+    answered = _answered_in_attempt(membership).filter(comparison=OuterRef("pk"))
+    asked = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
+    last_asked = asked.order_by("-created").values("created")[:1]
+    known = Comparison.objects.gold().filter(~Exists(answered), ~_is_seen(annotator))
+    again = known.filter(project=project).handled_by(annotator).order_by(Subquery(last_asked))
+    return again.select_related("prompt", "project").first()
+
+
+def _is_seen(annotator: User) -> Exists:
+    """Of a comparison: whether they have handled another one of its prompt."""
+    of_prompt = Comparison.objects.filter(prompt=OuterRef("prompt"))
+    return Exists(of_prompt.exclude(purpose=Purpose.GOLD).handled_by(annotator))
+
+
 def known_answers_for(project: Project, annotator: User) -> ComparisonQuerySet:
     """First the nearest one to a random point of the index that they have not handled. Who has handled
     another comparison of its prompt may remember, or be the one it is known from; they are not
@@ -94,10 +115,8 @@ def known_answers_for(project: Project, annotator: User) -> ComparisonQuerySet:
     start = random.random()
     above = known.filter(draw__gte=start).order_by("draw").values("pk")[:LOOKED_AT]
     below = known.filter(draw__lt=start).order_by("-draw").values("pk")[:LOOKED_AT]
-    of_prompt = Comparison.objects.filter(prompt=OuterRef("prompt"))
-    seen = of_prompt.exclude(purpose=Purpose.GOLD).handled_by(annotator)
     return (
-        Comparison.objects.filter(Q(pk__in=above) | Q(pk__in=below), ~Exists(seen))
+        Comparison.objects.filter(Q(pk__in=above) | Q(pk__in=below), ~_is_seen(annotator))
         .not_handled_by(annotator)
         .with_begun(annotator)
         .select_related("prompt", "project")
@@ -140,14 +159,7 @@ def has_failed(project: Project, membership: Membership | None) -> bool:
 
 def qualification_shares(membership: Membership) -> list[float]:
     """What share of each known answer this member had right, since their qualification began."""
-    judged = Judgment.objects.filter(
-        project=membership.project_id,
-        annotator=membership.user_id,
-        created__gte=membership.qualification_changed,
-        voided=None,
-        verdict__in=ANSWERED,
-        assignment__is_qualification=True,
-    )
+    judged = _answered_in_attempt(membership)
     return [
         share_right(
             judgment.ranking,
@@ -156,6 +168,18 @@ def qualification_shares(membership: Membership) -> list[float]:
         )
         for judgment in judged.select_related("comparison", "assignment").order_by("created")
     ]
+
+
+def _answered_in_attempt(membership: Membership) -> QuerySet[Judgment]:
+    """What this member said of known answers since their qualification began."""
+    return Judgment.objects.filter(
+        project=membership.project_id,
+        annotator=membership.user_id,
+        created__gte=membership.qualification_changed,
+        voided=None,
+        verdict__in=ANSWERED,
+        assignment__is_qualification=True,
+    )
 
 
 def settle_qualification(project: Project, membership: Membership) -> None:

@@ -26,7 +26,7 @@ from annotator.assignment.showing import (
 from annotator.assignment.standing import may_begin_real_work, quota_reached
 from annotator.ballots import Entered, keep
 from annotator.compiled import insert
-from annotator.gold import find_gold, is_qualifying
+from annotator.gold import find_gold, find_gold_again, is_qualifying
 from annotator.models import (
     IN_HAND,
     Assignment,
@@ -144,12 +144,14 @@ def _hand_out_next(
 
 
 def _extra(project: Project, annotator: User, is_practice: bool) -> _Next | None:
-    """Where somebody qualifies, a known answer. Else a known answer or something they have judged
-    before in the shares that the project says, as long as there is anything else for them. None
-    where it is the turn of what is open, or there is no such thing."""
+    """Where somebody qualifies, a known answer; one they were asked before, if there is no other. Else a
+    known answer or something they have judged before in the shares that the project says, as long as
+    there is anything else for them. None where it is the turn of what is open, or there is no such thing."""
     if is_practice:
-        known = find_gold(project, annotator)
-        return _Next(known, is_qualification=True) if known else None
+        if known := find_gold(project, annotator):
+            return _Next(known, is_qualification=True)
+        again = find_gold_again(project, annotator)
+        return _Next(again, is_repeat=True, is_qualification=True) if again else None
     extra = project.gold_percent + project.repeat_percent
     lot = random.random() * 100 if extra else 100.0
     if lot < project.gold_percent and (known := find_known(project, annotator)):

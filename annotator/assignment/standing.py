@@ -13,7 +13,7 @@ from django.utils import timezone
 from annotator.assignment.finding import has_open, open_for
 from annotator.assignment.showing import held_by, in_hand, may_judge, membership_of
 from annotator.compiled import compiled
-from annotator.gold import find_gold, has_failed, is_qualifying
+from annotator.gold import find_gold, find_gold_again, has_failed, is_qualifying
 from annotator.models import (
     ANSWERED,
     COUNTED,
@@ -213,7 +213,7 @@ def queue_state(project: Project, annotator: User) -> QueueState:
     if membership is not None and (reached := quota_reached(membership)):
         return reached
     if is_qualifying(project, membership):
-        lacks = find_gold(project, annotator) is None
+        lacks = not (find_gold(project, annotator) or find_gold_again(project, annotator))
         return QueueState("qualification_lacks_answers" if lacks else "available")
     if in_hand(project, annotator) or has_open(project, annotator):
         return QueueState("available")

@@ -119,12 +119,20 @@ def read_votes(project: Project, newest: int = JUDGMENTS_READ) -> Votes:
     first_said = [ballot for ballot in ballots if not ballot.is_repeat]
     return Votes(
         counted=[ballot for ballot in first_said if ballot.purpose != Purpose.GOLD],
-        known=[ballot for ballot in first_said if ballot.purpose == Purpose.GOLD],
-        repeats=[ballot for ballot in ballots if ballot.is_repeat],
+        known=_first_said([ballot for ballot in ballots if ballot.purpose == Purpose.GOLD]),
+        repeats=[one for one in ballots if one.is_repeat and one.purpose != Purpose.GOLD],
         answers=_answers(in_force),
         n_unrankable=_unrankable(judgments.filter(pk__in=among)).count(),
         is_cut=judgments.order_by("-pk")[newest:].exists(),
     )
+
+
+def _first_said(known: Sequence[Ballot]) -> list[Ballot]:
+    """Of each person on each known answer: later, in another attempt to qualify, they may remember it."""
+    first: dict[tuple[int, int], Ballot] = {}
+    for ballot in known:
+        first.setdefault((ballot.comparison, ballot.annotator), ballot)
+    return list(first.values())
 
 
 def _unrankable(judgments: QuerySet[Judgment]) -> QuerySet[Judgment]:

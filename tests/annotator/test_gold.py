@@ -34,6 +34,7 @@ from annotator.models import (
     Role,
     Verdict,
 )
+from annotator.quality.votes import read_votes
 from tests.factories import (
     ComparisonFactory,
     GoldFactory,
@@ -239,6 +240,47 @@ def test_too_few_known_answers_are_said_so(asking):
     assert claim(asking, membership.user) is None
     state = queue_state(asking, membership.user)
     assert state == QueueState("qualification_lacks_answers")
+
+
+@pytest.fixture
+def asking_all():
+    """A project in which new annotators have to answer all known answers there are."""
+    project = ProjectFactory(qualification_items=2)
+    ComparisonFactory(project=project)
+    GoldFactory.create_batch(2, project=project)
+    return project
+
+
+def test_a_known_answer_that_was_skipped_is_asked_again_after_the_others(asking_all):
+    membership = newcomer(asking_all)
+    skipped = claim(asking_all, membership.user)
+    record(skipped, Verdict.SKIPPED, payload_hash=skipped.payload_hash)
+
+    others = answer(asking_all, membership.user, is_right=True)
+    again = answer(asking_all, membership.user, is_right=True)
+
+    assert [others.comparison == skipped.comparison, again.comparison] == [
+        False,
+        skipped.comparison,
+    ]
+    membership.refresh_from_db()
+    assert membership.qualification == Qualification.PASSED
+
+
+def test_another_attempt_asks_again_what_was_asked_before_if_there_is_nothing_else(asking_all):
+    membership = newcomer(asking_all)
+    first = [answer(asking_all, membership.user, is_right=False) for _ in range(2)]
+    membership.refresh_from_db()
+    set_qualification(membership, Qualification.PENDING)
+
+    second = [answer(asking_all, membership.user, is_right=True) for _ in range(2)]
+
+    assert [one.comparison for one in second] == [one.comparison for one in first]
+    membership.refresh_from_db()
+    assert (membership.qualification, membership.qualification_share) == ("passed", 1.0)
+    votes = read_votes(asking_all)
+    assert [ballot.comparison for ballot in votes.known] == [one.comparison_id for one in first]
+    assert votes.repeats == []
 
 
 def test_the_verdicts_of_a_qualification_stand(asking):
