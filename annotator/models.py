@@ -450,6 +450,14 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         mine = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
         return self.annotate(has_begun=Exists(mine.exclude(draft={})))
 
+    def with_waited_for(self, annotator: User | int) -> Self:
+        """Each with `is_waited_for`."""
+        # In the words of the index of what is in hand: SQLite would not use it otherwise.
+        mine = Assignment.objects.filter(
+            IN_HAND, project=OuterRef("project"), annotator=annotator, state=AssignmentState.WAITING
+        )
+        return self.annotate(is_waited_for=Exists(mine))
+
     def handled_by(self, annotator: User) -> Self:
         return self.filter(_handled_by(annotator))
 
@@ -563,6 +571,8 @@ class Comparison(models.Model):
     created = models.DateTimeField(default=timezone.now, editable=False)
     # Whether the annotator it was looked for has entered something and not sent it. Not looked: perhaps.
     has_begun: bool = True
+    # Whether something has been moved to that annotator and waits for them. Not looked: no.
+    is_waited_for: bool = False
 
     objects = ComparisonQuerySet.as_manager()
 

@@ -10,7 +10,13 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from annotator.assignment.finding import find_known, find_next, find_old, lock_next
-from annotator.assignment.leases import end_holds, release, release_expired, renew
+from annotator.assignment.leases import (
+    end_holds,
+    release,
+    release_expired,
+    release_waiting,
+    renew,
+)
 from annotator.assignment.showing import (
     drawn_showing,
     has_draft,
@@ -23,7 +29,7 @@ from annotator.assignment.showing import (
     payload_hash,
     take_open_place,
 )
-from annotator.assignment.standing import may_begin_real_work, quota_reached
+from annotator.assignment.standing import has_room, may_begin_real_work, quota_reached
 from annotator.ballots import Entered, keep
 from annotator.compiled import insert
 from annotator.gold import find_gold, find_gold_again, is_qualifying
@@ -56,6 +62,9 @@ class NotMoved(Exception):
 class _QuotaReached(Exception):
     """Takes back what a claim has begun."""
 
+    def __init__(self, is_for_today: bool) -> None:
+        self.is_for_today = is_for_today
+
 
 class _Next(NamedTuple):
     """What is to be asked."""
@@ -69,17 +78,19 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
     """The comparison the annotator holds in this project, or the next one for them, or None.
 
     The lease of what comes back is fresh. None means that there is nothing for them right now;
-    `queue_state` says why. Who `has_judged` what they held is not expected to hold anything.
+    `queue_state` says why. Who `has_judged` what they held is not expected to hold anything; what has
+    been moved to them meanwhile is found with the next one, in the same query.
     """
     membership = membership_of(project, annotator)
     if not may_judge(project, annotator, membership):
         return None
     is_practice = is_qualifying(project, membership)
+    has_swept = False
     for attempt in range(ATTEMPTS):
         try:
             is_looked_for = attempt > 0 or not has_judged
             if is_looked_for and (held := in_hand(project, annotator)):
-                if _take_up(held):
+                if _take_up(held, membership):
                     return held
                 continue  # it has just been answered, given back or taken up in another tab
             if project.paused:
@@ -92,12 +103,14 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                 # Without a lock in hand, because whoever is done looks through the whole queue.
                 found = find_next(project, annotator)
                 if found is None:
-                    if release_expired(project) + end_holds(project):
-                        continue
-                    # What had run out may have been given back by somebody else after the look.
-                    found = find_next(project, annotator)
-                if found is None:
-                    return None
+                    if has_swept:
+                        return None
+                    # Then once more in any case: what had run out may have been given back by
+                    # somebody else after the look, and something may have been moved here.
+                    has_swept = release_expired(project) + end_holds(project) == 0
+                    continue
+                if found.is_waited_for and not is_looked_for:
+                    continue  # what has been moved to them comes first
                 chosen = _Next(found)
             with transaction.atomic():
                 if is_of_queue and attempt > 0:
@@ -112,13 +125,16 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                 return assignment
         except IntegrityError:
             continue  # the same person claimed in another tab, or clicked twice: it is held now
-        except _QuotaReached:
+        except _QuotaReached as reached:
+            if not reached.is_for_today:
+                release_waiting(project, annotator)  # for somebody who has room for it
             return None
     return None
 
 
-def _take_up(assignment: Assignment) -> bool:
-    """Start the lease of what is live, or of what waits; False if it is neither any more."""
+def _take_up(assignment: Assignment, membership: Membership | None) -> bool:
+    """Start the lease of what is live, or of what waits; False if it is neither any more. Raises
+    _QuotaReached, and what waits goes on waiting."""
     if assignment.state == AssignmentState.LIVE:
         return renew(assignment)
     now, lease_until = timezone.now(), lease_end(assignment.project)
@@ -126,6 +142,7 @@ def _take_up(assignment: Assignment) -> bool:
     with transaction.atomic():  # it fails if something else has become live meanwhile
         if not waiting.update(state=AssignmentState.LIVE, created=now, lease_until=lease_until):
             return False
+        _check_quota(membership)
     assignment.refresh_from_db(fields=["state", "created", "lease_until"])
     return True
 
@@ -138,9 +155,14 @@ def _hand_out_next(
     if assignment is None:
         return None
     # Asked last: the new row has waited for whatever this person was doing in another tab.
-    if membership is not None and quota_reached(membership):
-        raise _QuotaReached
+    _check_quota(membership)
     return assignment
+
+
+def _check_quota(membership: Membership | None) -> None:
+    """Raises _QuotaReached."""
+    if membership is not None and (reached := quota_reached(membership)):
+        raise _QuotaReached(is_for_today=reached.until is not None)
 
 
 def _extra(project: Project, annotator: User, is_practice: bool) -> _Next | None:
@@ -223,7 +245,8 @@ def _put_before(comparison: Comparison, annotator: User) -> Assignment:
 
 
 def move(assignment: Assignment, to: User) -> Assignment:
-    """Take what is in somebody's hand, and keep it for `to`, who is handed it next. Raises NotMoved.
+    """Take what is in somebody's hand, and keep it for `to`, who is handed it next, tomorrow if they have
+    judged as many as they were asked for today. Raises NotMoved.
 
     The place goes along, so nobody else can take it in between.
     """
@@ -235,6 +258,8 @@ def move(assignment: Assignment, to: User) -> Assignment:
     membership = membership_of(project, to)
     if not may_judge(project, to, membership) or is_qualifying(project, membership):
         raise NotMoved(f"{to} is not handed comparisons here.")
+    if membership is not None and not has_room(membership):
+        raise NotMoved(f"{to} has judged, or has in hand, as many as they were asked for.")
     waiting = drawn_showing(comparison, to)
     waiting.state = AssignmentState.WAITING
     waiting.lease_until = timezone.now() + timedelta(days=WAITING_DAYS)

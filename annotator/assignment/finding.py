@@ -163,7 +163,7 @@ def _of_highest(project: int, level: QuerySet[Comparison]) -> QuerySet[Compariso
 def _part(
     project: int, annotator: int, start: float, part: Part, lock: Lock
 ) -> QuerySet[Comparison]:
-    rows = open_for(project, annotator).with_begun(annotator)
+    rows = open_for(project, annotator).with_begun(annotator).with_waited_for(annotator)
     rows = rows.select_related("prompt").order_by("place", "draw")
     if lock != Lock.NONE:
         is_skipping = lock == Lock.FREE_ONES

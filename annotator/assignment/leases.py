@@ -36,6 +36,14 @@ def release_all(project: Project, annotator: User) -> int:
     return sum(release(assignment) for assignment in in_hand.select_related("comparison"))
 
 
+def release_waiting(project: Project, annotator: User) -> None:
+    """Give back what has been moved to the annotator, but for what is on the screen already."""
+    mine = Assignment.objects.filter(IN_HAND, project=project, annotator=annotator)
+    waiting = mine.filter(state=AssignmentState.WAITING).select_related("comparison")
+    for assignment in waiting:
+        release(assignment)
+
+
 def release_expired(project: Project | None = None) -> int:
     """Give back the places of leases that have run out, the oldest SWEEP_LIMIT of them in this
     project or in all. How many there were; others may have given them back at the same time.

@@ -189,6 +189,17 @@ def quota_reached(membership: Membership) -> QueueState | None:
     return None
 
 
+def has_room(membership: Membership) -> bool:
+    """Whether their quota, if they have one, has room for more than what they have in hand."""
+    if membership.quota_total is None:
+        return True
+    mine = Assignment.objects.filter(
+        IN_HAND, project=membership.project_id, annotator=membership.user_id
+    )
+    done = _done(membership.project_id, membership.user_id)
+    return done.count() + mine.count() < membership.quota_total
+
+
 def may_begin_real_work(project: Project, annotator: User) -> bool:
     """Whether they may be handed something new that is no known answer, if there is any."""
     membership = membership_of(project, annotator)

@@ -1121,6 +1121,50 @@ def test_what_is_moved_is_given_back_if_the_other_does_not_come(project, anna, b
     assert claim(project, anna).comparison == waiting.comparison
 
 
+def test_what_is_moved_comes_after_the_verdict_that_is_being_given(project, anna, ben):
+    ComparisonFactory.create_batch(3, project=project)
+    say(claim(project, ben))
+    waiting = move(claim(project, anna), ben)
+
+    assert claim(project, ben, has_judged=True) == waiting
+
+
+def test_nothing_is_moved_to_whoever_has_as_many_as_they_were_asked_for(project, anna, ben):
+    ComparisonFactory.create_batch(4, project=project)
+    ben.memberships.update(quota_total=2)
+    say(claim(project, ben))
+    claim(project, ben)
+    held = claim(project, anna)
+
+    with pytest.raises(NotMoved, match="has judged, or has in hand, as many as they were asked"):
+        move(held, ben)
+
+    assert held_by(project, anna) == held
+
+
+def test_what_is_moved_waits_until_tomorrow_where_that_is_all_for_today(project, anna, ben):
+    ComparisonFactory.create_batch(3, project=project)
+    ben.memberships.update(quota_per_day=1)
+    say(claim(project, ben))
+    waiting = move(claim(project, anna), ben)
+
+    assert claim(project, ben) is None
+    ben.memberships.update(quota_per_day=2)
+    assert claim(project, ben) == waiting
+
+
+def test_what_was_moved_goes_back_where_a_quota_leaves_no_room_for_it(project, anna, ben):
+    ComparisonFactory.create_batch(3, project=project)
+    say(claim(project, ben))
+    waiting = move(claim(project, anna), ben)
+    ben.memberships.update(quota_total=1)
+
+    assert claim(project, ben) is None
+    waiting.refresh_from_db()
+    assert waiting.state == AssignmentState.RELEASED
+    assert taken(waiting.comparison) == 0
+
+
 def test_what_cannot_be_moved_stays_with_a_reason(project, anna, ben):
     comparison = ComparisonFactory(project=project, overlap=2)
     make_judgment(comparison, ben)

@@ -1009,6 +1009,21 @@ def test_an_admin_moves_what_somebody_holds_or_gives_it_back(client, project, me
     assert Comparison.objects.get().taken == 0
 
 
+@pytest.mark.parametrize("n_comparisons", [2, 3])  # with nothing else left, and with more
+def test_what_is_moved_to_somebody_at_work_comes_with_their_next_verdict(
+    client, project, member, n_comparisons
+):
+    user, other = member(Role.ANNOTATOR), MembershipFactory(project=project).user
+    ComparisonFactory.create_batch(n_comparisons, project=project)
+    held = queue.claim(project, user)
+    waiting = queue.move(queue.claim(project, other), user)
+
+    response = client.post(url("judge"), verdict(held, "first"), headers=HTMX)
+
+    assert response.context["assignment"] == waiting
+    assert queue.held_by(project, user) == waiting
+
+
 @pytest.mark.parametrize(
     ("name", "role"),
     [
