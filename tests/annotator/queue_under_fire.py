@@ -2,11 +2,12 @@
 
     python tests/annotator/queue_under_fire.py NAME PEOPLE COMPARISONS OVERLAPS FOLDER
 
-Each person is a process that judges and skips until everything is answered. They die by SIGKILL
-again and again: at a statement drawn beforehand, many of them inside transactions, or at any time
-by the parent's hand. Whoever comes back sends a verdict again whose answer never arrived, as a page
-does after a lost connection; one in eight stays away for good. Leases run out, of the dead and of
-the living. Comparison i has overlap OVERLAPS[i % len(OVERLAPS)], written like 1,3.
+Each person is a process that judges, skips and takes back until everything is answered; three of four
+get the next comparison with their verdict, as on the page. They die by SIGKILL again and again: at a
+statement drawn beforehand, many of them inside transactions, or at any time by the parent's hand.
+Whoever comes back sends a verdict, or an undo, again whose answer never arrived, as a page does after
+a lost connection; one in eight stays away for good. Leases run out, of the dead and of the living.
+The parent moves what some hold to others, and holds comparisons back for a moment. Comparison i has overlap OVERLAPS[i % len(OVERLAPS)], written like 1,3.
 
 What each person did and was told is in their journal in FOLDER, written before and after each call.
 Prints one JSON object: what the database and the journals say of each other in the end.
@@ -36,6 +37,7 @@ from django.utils import timezone
 from annotator import assignment as queue
 from annotator.importing import import_jsonl
 from annotator.models import (
+    IN_HAND,
     Assignment,
     AssignmentState,
     Judgment,
@@ -48,6 +50,8 @@ from annotator.models import (
 DEATHS = 4  # by fuse, of each person who comes back
 FUSE = 80  # statements and lines of a journal: some two verdicts
 TICK = 0.05  # seconds between two looks of the parent
+UNDONE = 0.08  # share of the verdicts that are taken back
+HELD = 0.2  # seconds of a hold
 PATIENCE = 30  # seconds of nothing to do after which a person leaves: something is wrong
 fork = multiprocessing.get_context("fork")  # Django is set up once, not for each life
 
@@ -108,18 +112,40 @@ def besiege(project, everybody, journals):
         looks += 1
         if looks % 10 == 0 and at_work and looks < 10 * DEATHS * len(everybody):
             random.choice(list(at_work.values())).kill()
-        live = Assignment.objects.filter(project=project, state=AssignmentState.LIVE)
-        if one := live.order_by("?").first():
-            run_out(live.filter(pk=one.pk))
+        in_hand = Assignment.objects.filter(IN_HAND, project=project)
+        if one := in_hand.order_by("?").first():
+            run_out(in_hand.filter(pk=one.pk))
             queue.release_expired(project)
+        if looks % 3 == 0 and at_work:
+            count["moves"] += move_one(project, random.choice([everybody[n] for n in at_work]))
+        if looks % 5 == 0:
+            count["holds"] += hold_one(project)
         if looks % 20 == 0:
             count["seen_broken"] += broken_comparisons(project.pk).count()
-    return {"kills": count["kills"], "seen_broken": count["seen_broken"]}
+    return {name: count[name] for name in ("kills", "moves", "holds", "seen_broken")}
 
 
 def run_out(assignments):
     past = timezone.now() - timedelta(seconds=1)
-    assignments.filter(state=AssignmentState.LIVE).update(lease_until=past)
+    assignments.filter(IN_HAND).update(lease_until=past)
+
+
+def move_one(project, to):
+    """Whether what somebody holds waits for `to` from now on."""
+    held = Assignment.objects.filter(project=project, state=AssignmentState.LIVE)
+    held = held.select_related("comparison__prompt", "project", "annotator")
+    one = held.exclude(annotator=to).order_by("?").first()
+    try:
+        return one is not None and bool(queue.move(one, to))
+    except queue.NotMoved:
+        return False
+
+
+def hold_one(project):
+    """Whether an open comparison is held back for a moment."""
+    pks = project.comparisons.open().order_by("?").values_list("pk", flat=True)[:1]
+    until = timezone.now() + timedelta(seconds=HELD)
+    return project.comparisons.filter(pk__in=list(pks)).hold_back("Looked at.", until)
 
 
 def start(project, person, journal, life):
@@ -167,9 +193,9 @@ class Journal:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def unanswered(self):
-        """The verdict that was said last, if its answer did not arrive."""
+        """What was sent last, a verdict or an undo, if its answer did not arrive."""
         events = [line for line in self.read() if line["event"] != "dies"]
-        return events[-1] if events and events[-1]["event"] == "says" else None
+        return events[-1] if events and events[-1]["event"] in ("says", "undoes") else None
 
 
 # --- a person ---------------------------------------------------------------------------------
@@ -177,14 +203,30 @@ def live(project, person, journal, fuse, life):
     """One life of a person, up to the end of the work or of the fuse."""
     random.seed(person.pk * 1000 + life)
     with connection.execute_wrapper(fuse.wrap):
-        if last := journal.unanswered():
+        last = journal.unanswered()
+        if last and last["event"] == "says":
             say(Assignment.objects.get(pk=last["assignment"]), last["verdict"], journal, fuse)
+        elif last:
+            undo(project, person, last["judgment"], journal, fuse)
+        taken_back = set()  # comparisons: they are not skipped, as everybody else may have left
+        has_judged = False
         since = time.monotonic()
         while time.monotonic() - since < PATIENCE:
-            if assignment := queue.claim(project, person):
-                verdict = random.choices([Verdict.RANKING, Verdict.SKIPPED], [19, 1])[0]
-                say(assignment, verdict, journal, fuse)
+            if assignment := queue.claim(project, person, has_judged=has_judged):
+                if has_judged:
+                    journal.write("is handed out", assignment=assignment.pk)
+                pk = assignment.comparison_id
+                skips = 0 if pk in taken_back else 1
+                verdict = random.choices([Verdict.RANKING, Verdict.SKIPPED], [19, skips])[0]
+                judgment = say(assignment, verdict, journal, fuse)
+                has_judged = judgment is not None and person.pk % 4 > 0
+                if judgment and random.random() < UNDONE and not is_answered(project):
+                    undo(project, person, judgment, journal, fuse)
+                    taken_back.add(pk)
+                    has_judged = False
                 since = time.monotonic()
+            elif has_judged:
+                has_judged = False  # the page looks again
             elif is_answered(project):
                 break
             else:
@@ -193,6 +235,7 @@ def live(project, person, journal, fuse, life):
 
 
 def say(assignment, verdict, journal, fuse):
+    """The judgment's number; None if it is refused."""
     journal.write("says", assignment=assignment.pk, verdict=verdict)
     fuse.burn()
     ranking = [[pk] for pk in assignment.order] if verdict == Verdict.RANKING else []
@@ -202,9 +245,22 @@ def say(assignment, verdict, journal, fuse):
         )
     except queue.NotRecorded:
         journal.write("is refused", assignment=assignment.pk)
-        return
+        return None
     fuse.burn()  # recorded, but nobody has heard of it
     journal.write("is told", assignment=assignment.pk, judgment=judgment.pk)
+    fuse.burn()
+    return judgment.pk
+
+
+def undo(project, person, judgment, journal, fuse):
+    journal.write("undoes", judgment=judgment)
+    fuse.burn()
+    try:
+        again = queue.undo_last(project, person, judgment_id=judgment)
+    except queue.NotUndone:
+        again = None
+    fuse.burn()
+    journal.write("is undone" if again else "is not undone", judgment=judgment)
     fuse.burn()
 
 
@@ -216,14 +272,23 @@ def is_answered(project):
 # --- afterwards -------------------------------------------------------------------------------
 def compare(project, everybody, journals):
     """What the database holds against what each person did and was told."""
-    said, told, refused, killed_in_transaction = {}, {}, set(), 0
+    said, told, refused, undoes, undone = {}, {}, set(), set(), set()
+    killed_in_transaction = handed_out_with_verdict = 0
     for person, journal in zip(everybody, journals, strict=True):
         for line in journal.read():
             if line["event"] == "dies":
                 killed_in_transaction += line["in_transaction"]
                 continue
+            if "assignment" not in line:
+                if line["event"] == "undoes":
+                    undoes.add(line["judgment"])
+                elif line["event"] == "is undone":
+                    undone.add(line["judgment"])
+                continue
             key = line["assignment"], person.pk
-            if line["event"] == "says":
+            if line["event"] == "is handed out":
+                handed_out_with_verdict += 1
+            elif line["event"] == "says":
                 said[key] = line["verdict"]
             elif line["event"] == "is told":
                 told.setdefault(key, set()).add(line["judgment"])
@@ -237,7 +302,10 @@ def compare(project, everybody, journals):
     return {
         "killed_in_transaction": killed_in_transaction,
         "verdicts": len(found),
-        "lost": sum(found.get(pk) != key for key, pks in told.items() for pk in pks),
+        "handed_out_with_verdict": handed_out_with_verdict,
+        "undone": len(undone),
+        "lost": sum(found.get(pk) != key for key, pks in told.items() for pk in pks - undoes),
+        "in_force_though_undone": len(undone & set(found)),
         "doubled": len(found) - len(set(found.values())),
         "unsaid": sum(said.get((assignment, person)) != v for _, assignment, person, v in rows),
         "recorded_though_refused": len(refused & set(found.values())),

@@ -13,6 +13,7 @@ import os
 import random
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from datetime import timedelta
@@ -31,7 +32,7 @@ from django.db.models import Count, F, Q  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from annotator import assignment as queue  # noqa: E402
-from annotator.assignment import finding  # noqa: E402
+from annotator.assignment import finding, leases, showing, verdicts  # noqa: E402
 from annotator.importing import import_jsonl  # noqa: E402
 from annotator.models import (  # noqa: E402
     Arm,
@@ -62,7 +63,7 @@ def main():
     with spawn.Pool(PROCESSES, share_barrier, [spawn.Barrier(EVERYBODY)]) as pool:
         scenarios = [
             claims, claims_in_order, one_persons_claims, one_persons_verdicts, expired_leases,
-            late_verdicts, one_persons_quota, moves, work,
+            late_verdicts, one_persons_quota, moves, work, ends,
         ]  # fmt: skip
         print(json.dumps({scenario.__name__: scenario() for scenario in scenarios}))  # noqa: T201
 
@@ -165,9 +166,30 @@ def moves():
     return {"distinct": len(set(results)), "none": results.count(None), **state_of(project)}
 
 
+def ends():
+    """What people hold ends in two ways at once: an undo, or another comparison on the screen, takes its
+    place while its lease runs out, or while it is skipped in another tab."""
+    half = EVERYBODY // 2
+    project, people = new_project("ends", n_comparisons=3 * half, overlap=EVERYBODY)
+    calls = []
+    for n, person in enumerate(people[:half]):
+        user = User.objects.get(pk=person)
+        say(queue.claim(project, user), Verdict.RANKING)
+        held = queue.claim(project, user)
+        calls.append(("undo" if n % 2 else "hand_out", person))
+        if n % 4 < 2:
+            calls.append(("skip", held.pk))
+        else:
+            Assignment.objects.filter(pk=held.pk).update(lease_until=timezone.now())
+            calls.append(("sweep", None))
+    at_once(do_end, [(project.pk, *call) for call in calls])
+    return state_of(project)
+
+
 def work():
-    """People judge, skip, undo, come late and close their pages until nothing is left for them, with
-    known answers and repetitions among what they are asked."""
+    """People judge, skip, undo, come late, close their pages, give what they hold to others and hold
+    it back for a moment, until nothing is left for them, with known answers and repetitions among
+    what they are asked. Half of them get the next with their verdict, as on the page."""
     project, people = new_project("day", n_comparisons=20, overlap=3)
     Project.objects.filter(pk=project.pk).update(
         queue_order=QueueOrder.INFORMATIVE, gold_percent=20, repeat_percent=20
@@ -218,17 +240,43 @@ def do_record_late_or_claim(pk, person):
         return False
 
 
+def do_end(project_pk, act, pk):
+    """Slowly, between the place that is given back and what comes after it."""
+    leases.give_place_back = verdicts.give_place_back = give_place_back_slowly
+    project = Project.objects.get(pk=project_pk)
+    if act == "sweep":
+        return queue.release_expired(project)
+    if act == "skip":
+        return say(Assignment.objects.get(pk=pk), Verdict.SKIPPED).pk
+    user = User.objects.get(pk=pk)
+    if act == "undo":
+        return queue.undo_last(project, user).pk
+    unseen = Comparison.objects.filter(project=project).not_handled_by(user)
+    return queue.hand_out(unseen.first(), user).pk
+
+
+def give_place_back_slowly(assignment):
+    time.sleep(0.05)
+    is_given = showing.give_place_back(assignment)
+    time.sleep(0.05)
+    return is_given
+
+
 def do_work(project_pk, person):
     project, user = Project.objects.get(pk=project_pk), User.objects.get(pk=person)
     draw = random.Random(person)
     finding.REPEAT_AFTER = 2
     counts = Counter()
+    acts = {"judge": 8, "skip": 1, "leave": 1, "late": 2, "undo": 2, "move": 1, "hold": 1}
+    members = list(User.objects.filter(memberships__project=project))
+    has_judged = False
     for _ in range(60):
-        assignment = queue.claim(project, user)
+        assignment = queue.claim(project, user, has_judged=has_judged)
         if assignment is None:
             break
-        act = draw.choices(["judge", "skip", "leave", "late", "undo"], [8, 1, 1, 2, 2])[0]
+        act = draw.choices(list(acts), list(acts.values()))[0]
         counts[act] += 1
+        has_judged = False
         if act in ("leave", "late"):  # somebody else may sweep the lease from here on
             Assignment.objects.filter(pk=assignment.pk).update(
                 lease_until=timezone.now() - timedelta(seconds=1)
@@ -238,11 +286,22 @@ def do_work(project_pk, person):
         try:
             if act == "undo":
                 queue.undo_last(project, user)
+            elif act == "move":
+                queue.move(assignment, draw.choice(members))
             else:
+                if act == "hold":
+                    hold_for_a_moment(assignment)
                 say(assignment, Verdict.SKIPPED if act == "skip" else Verdict.RANKING)
-        except (queue.NotRecorded, queue.NotUndone):
+                has_judged = person % 2 == 0
+                counts["page"] += has_judged
+        except (queue.NotMoved, queue.NotRecorded, queue.NotUndone):
             counts["refused"] += 1
     return counts
+
+
+def hold_for_a_moment(assignment):
+    until = timezone.now() + timedelta(milliseconds=20)
+    Comparison.objects.filter(pk=assignment.comparison_id).hold_back("Looked at.", until)
 
 
 def do_work_in_tabs(project_pk, person, tab):

@@ -123,20 +123,27 @@ def test_what_is_moved_is_with_one_person_only(outcome):
     }
 
 
-def test_overlap_holds_through_judging_skipping_undoing_and_leaving(outcome):
+def test_what_ends_in_two_ways_at_once_ends_once_and_nobody_waits_for_the_other(outcome):
+    ends = outcome["ends"]
+
+    assert (ends["broken"], ends["live"]) == (0, EVERYBODY // 2)
+
+
+def test_overlap_holds_through_judging_skipping_undoing_moving_and_leaving(outcome):
     work = outcome["work"]
 
     assert (work["seen_broken"], work["broken"]) == (0, 0)
     assert min(work["known"], work["repeated"]) > 0
     assert work["judgments"] > 20
-    assert min(work[act] for act in ("judge", "skip", "late", "undo")) > 0
+    assert min(work[act] for act in ("judge", "skip", "late", "undo", "move", "hold", "page")) > 0
 
 
 def check_books(found):
     """Nothing lost, doubled, handed out too often or left behind, whatever else happened."""
     assert found["kills"] > 0
     assert found["killed_in_transaction"] > 0
-    wrong = ["lost", "doubled", "unsaid", "recorded_though_refused"]
+    assert min(found[act] for act in ("moves", "holds", "undone", "handed_out_with_verdict")) > 0
+    wrong = ["lost", "doubled", "unsaid", "recorded_though_refused", "in_force_though_undone"]
     wrong += ["unanswered", "over_assigned", "seen_broken", "broken", "live"]
     assert {name: found[name] for name in wrong} == dict.fromkeys(wrong, 0)
 
