@@ -21,11 +21,13 @@ from annotator.assignment.showing import (
     may_judge,
     membership_of,
     payload_hash,
+    possible,
     take_open_place,
+    written_once,
 )
 from annotator.assignment.standing import may_begin_real_work, quota_reached
 from annotator.ballots import Entered, keep
-from annotator.compiled import insert
+from annotator.compiled import Changes, insert
 from annotator.gold import find_gold, is_qualifying
 from annotator.models import (
     IN_HAND,
@@ -40,6 +42,7 @@ from annotator.protocols import (
     protocol_of,
     protocol_shown,
 )
+from annotator.version import code_version
 
 ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
 WAITING_DAYS = 7  # that what was moved to somebody is kept for them
@@ -119,12 +122,14 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
 
 def _take_up(assignment: Assignment) -> bool:
     """Start the lease of what is live, or of what waits; False if it is neither any more."""
+    assignment.ui_version = code_version()  # by which it is shown anew
     if assignment.state == AssignmentState.LIVE:
         return renew(assignment)
     now, lease_until = timezone.now(), lease_end(assignment.project)
     waiting = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.WAITING)
     with transaction.atomic():  # it fails if something else has become live meanwhile
-        if not waiting.update(state=AssignmentState.LIVE, created=now, lease_until=lease_until):
+        taken_up = {"state": AssignmentState.LIVE, "created": now, "lease_until": lease_until}
+        if not waiting.update(**taken_up, ui_version=assignment.ui_version):
             return False
     assignment.refresh_from_db(fields=["state", "created", "lease_until"])
     return True
@@ -247,14 +252,20 @@ def move(assignment: Assignment, to: User) -> Assignment:
     return waiting
 
 
-def save_draft(assignment: Assignment, entered: Entered) -> bool:
+def save_draft(
+    assignment: Assignment, entered: Entered, first_interaction_ms: int | None = None
+) -> bool:
     """Keep what was entered until it is sent, also if the lease has run out; False if a verdict has
-    been given. Of two devices the last one to write wins.
+    been given. Of two devices the last one to write wins, and the first one to say when its annotator
+    first did something.
     """
     draft = keep(entered, protocol_shown(assignment), len(assignment.order))
     unsent = [AssignmentState.LIVE, AssignmentState.EXPIRED, AssignmentState.RELEASED]
     if draft == assignment.draft:
         return assignment.state in unsent
     assignment.draft = draft
+    changes: Changes = {"draft": draft}
+    if (first := possible(first_interaction_ms, assignment)) is not None:
+        changes["first_interaction_ms"] = written_once(first)
     row = Assignment.objects.filter(pk=assignment.pk, state__in=unsent)
-    return row.update(draft=draft) == 1
+    return row.update(**changes) == 1

@@ -24,6 +24,7 @@ from annotator.models import (
 )
 from annotator.protocols import PRESETS, QUALITIES, Protocol, protocol_of, to_json
 from annotator.reviewing import rule
+from annotator.version import code_version
 from annotator.views.comparing import shown_now
 from annotator.views.review import PAGE_SIZE
 from tests.factories import (
@@ -358,6 +359,46 @@ def test_nobody_says_themselves_how_long_it_took(client, project, member, shown)
     client.post(url("judge"), verdict(assignment, "first", shown=shown))
 
     assert 90 <= Judgment.objects.get().seconds < 150
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("1500", 1500), ("0", 0), ("", None), ("-1", None), ("soon", None), ("9999999999", None)],
+)
+def test_a_showing_keeps_when_something_was_first_done(client, project, member, sent, kept):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    held = queue.claim(project, user)
+    Assignment.objects.update(created=timezone.now() - timedelta(seconds=5))
+
+    client.post(url("judge"), verdict(held, "first", first_interaction_ms=sent), headers=HTMX)
+
+    assert Judgment.objects.get().assignment.first_interaction_ms == kept
+
+
+def test_a_draft_brings_it_and_nothing_later_is_the_first(client, project, member, with_reasons):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    held = queue.claim(project, user)
+    Assignment.objects.update(created=timezone.now() - timedelta(seconds=5))
+
+    draft = {"choice": "first-2", "rationale": "So", "first_interaction_ms": "700"}
+    client.post(url("save_draft", held.pk), draft)
+    sent = verdict(held, "skip", first_interaction_ms="20")  # on another device
+    client.post(url("judge"), sent, headers=HTMX)
+
+    assert Judgment.objects.get().assignment.first_interaction_ms == 700
+
+
+def test_a_showing_knows_which_version_showed_it_last(client, project, member):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    handed_out = queue.claim(project, user).ui_version
+    Assignment.objects.update(ui_version="0.0.1")  # before an update of the server
+
+    client.get(url("compare"))
+
+    assert [handed_out, Assignment.objects.get().ui_version] == [code_version(), code_version()]
 
 
 def test_a_skip_can_be_undone_too(client, project, member):

@@ -98,6 +98,23 @@ def test_verdicts_by_key_and_undo(page, project):
     assert Judgment.objects.get(voided=None, ranking=[]).verdict == Verdict.ALL_BAD
 
 
+def test_the_first_interaction_is_measured_once_and_not_again_after_a_reload(page, project):
+    open_queue(page, project, 2)
+    field = page.locator("[name=first_interaction_ms]")
+    page.evaluate("new Promise(requestAnimationFrame)")  # the answers are to be seen
+
+    page.mouse.wheel(0, 40)
+    expect(field).not_to_have_value("")
+    first = field.input_value()
+    page.reload()
+    expect(field).to_have_value(first)
+    page.keyboard.press("1")
+    expect_done(page, 1)
+
+    assert Judgment.objects.get().assignment.first_interaction_ms == int(first)
+    expect(field).to_have_value("")  # of the next one
+
+
 def test_a_double_click_and_a_bouncing_key_are_one_verdict_each(page, project):
     open_queue(page, project, 5)
 
