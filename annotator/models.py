@@ -563,6 +563,8 @@ class Comparison(models.Model):
     created = models.DateTimeField(default=timezone.now, editable=False)
     # Whether the annotator it was looked for has entered something and not sent it. Not looked: perhaps.
     has_begun: bool = True
+    # What was looked for beside it, to be asked in its place.
+    extra: int | None = None
 
     objects = ComparisonQuerySet.as_manager()
 
