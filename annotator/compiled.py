@@ -26,14 +26,14 @@ def compiled(build: Callable[P, QuerySet[Any, Row]]) -> Callable[P, list[Row]]:
     """The rows of the queryset that the function builds; it is called once for each shape.
 
     Positional arguments are values, given to the database in the place where they stand in the
-    queryset. Keyword arguments decide on its shape: each combination has SQL of its own. The
-    function must pass values on as they are, and decide nothing by them.
+    queryset. Keyword arguments decide on its shape: each combination of them, and each number of
+    values, has SQL of its own. The function must pass values on as they are, and decide nothing by them.
     """
     plans: dict[tuple[object, ...], _Plan[Row]] = {}
 
     @wraps(build)
     def rows(*values: Value, **shape: object) -> list[Row]:
-        key = (connection.vendor, *sorted(shape.items()))
+        key = (connection.vendor, len(values), *sorted(shape.items()))
         if key not in plans:
             stand_ins = _stand_ins(values)
             plans[key] = _Plan(build(*stand_ins, **shape), stand_ins)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def compiled_update(
 
     @wraps(build)
     def update(*values: Value, **shape: object) -> int:
-        key = (connection.vendor, *sorted(shape.items()))
+        key = (connection.vendor, len(values), *sorted(shape.items()))
         if key not in plans:
             stand_ins = _stand_ins(values)
             queryset, changes = build(*stand_ins, **shape)  # type: ignore[arg-type]

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +48,7 @@ from annotator.models import (
     User,
     Verdict,
 )
+from annotator.version import code_version
 from annotator.webhooks.outbox import tell_export
 
 # 2: with weight and votes. 3: margin from 0 to 1; criteria, flags, and more in votes. 4: beside
@@ -282,18 +280,6 @@ def _manifest(project: Project, tally: _Tally, what: What) -> dict[str, Any]:
             "django": django.__version__,
         },
     }
-
-
-@cache
-def code_version() -> str:
-    """That of the package, and of the checkout if it is one. Example: "0.1.0, 1a2b3c4-dirty"."""
-    version = metadata.version("preferendum")
-    git = ["git", "-C", str(settings.BASE_DIR), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return version
-    return f"{version}, {commit.stdout.strip()}"
 
 
 def _why_nothing(project: Project, tally: _Tally, filters: Filters) -> str:

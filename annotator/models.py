@@ -573,6 +573,8 @@ class Comparison(models.Model):
     has_begun: bool = True
     # Whether something has been moved to that annotator and waits for them. Not looked: no.
     is_waited_for: bool = False
+    # What was looked for beside it, to be asked in its place.
+    extra: int | None = None
 
     objects = ComparisonQuerySet.as_manager()
 
@@ -673,6 +675,11 @@ class Assignment(models.Model):
     # A known answer by which it is decided whether somebody is qualified. In real work there are
     # known answers too, and nobody is to know them.
     is_qualification = models.BooleanField(default=False, editable=False)
+    # When its annotator first did something with it: a key, a click, a scroll, a touch. By the
+    # browser's clock since it was to be seen; written once. None: nothing yet, or not measured.
+    first_interaction_ms = models.PositiveIntegerField(null=True, editable=False)
+    # Of the code that showed it last. Empty: it was shown before this was kept, or elsewhere.
+    ui_version = models.CharField(max_length=100, blank=True, default="", editable=False)
     lease_until = models.DateTimeField()
     created = models.DateTimeField(default=timezone.now, editable=False)
 

@@ -73,8 +73,41 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
   if (isAboutVerdict(event)) isSending = false;
 });
 
+// --- the first thing that is done with a comparison --------------------------------------------------
+// In milliseconds since it was to be seen; the verdict and the draft bring it along. After a reload
+// it is still the first: this tab remembers it.
+let seenAt = null;
+
+function measured() {
+  return document.querySelector("#verdict [name=first_interaction_ms]");
+}
+
+function measureAnew() {
+  seenAt = null;
+  const field = measured();
+  if (!field) return;
+  const [assignment, ms] = JSON.parse(sessionStorage.getItem("first-interaction")) ?? [];
+  if (assignment === field.form.elements.assignment.value) field.value = ms;
+  requestAnimationFrame((now) => { seenAt = now; }); // not before the page is to be seen
+}
+
+// Scrolling by wheel, finger, key or bar, each by what moves it: the page scrolls by itself too. No
+// event of a script counts, and none that came before, or is the last press, bouncing.
+function noteFirst(event) {
+  const field = measured();
+  if (!field || field.value || seenAt === null || event.timeStamp < seenAt) return;
+  if (!event.isTrusted || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (document.getElementById("comparison").hasAttribute("aria-busy")) return;
+  field.value = Math.round(event.timeStamp - seenAt);
+  sessionStorage.setItem("first-interaction", JSON.stringify([field.form.elements.assignment.value, field.value]));
+}
+for (const name of ["keydown", "pointerdown", "click", "wheel", "touchstart"]) {
+  document.addEventListener(name, noteFirst, { capture: true, passive: true });
+}
+
 // --- what is new on the page ----------------------------------------------------------------------
 function prepare(hasJudged) {
+  measureAnew();
   foldGuidelines(hasJudged);
   const keys = document.getElementById("show-keys");
   if (!keys) return; // in a qualification, or with nothing to compare

@@ -99,9 +99,18 @@ class CriterionSerializer(Body):
     strength = fields.Whole(min_value=1, max_value=4, allow_null=True, default=None)
 
 
+def first_interaction() -> Place:
+    return fields.Whole(
+        min_value=0, max_value=10**9, allow_null=True, default=None,
+        help_text="Milliseconds from the moment it was to be seen to the first key, click, scroll or "
+        "touch. Left out if nobody measured it.",
+    )  # fmt: skip
+
+
 class VerdictSerializer(Body):
     payload_hash = fields.Text(max_length=64, help_text="Of the assignment: what it is about.")
     shown = fields.Text(required=False, allow_blank=True, max_length=200)
+    first_interaction_ms = first_interaction()
     verdict = fields.Word(choices=[Verdict.RANKING, Verdict.ALL_BAD, Verdict.UNRANKABLE])
     ranking = ranking(
         default=list, help_text="Places in groups of ties, best first. [[1], [0]]: the second."
@@ -122,6 +131,7 @@ class VerdictSerializer(Body):
 class SkipSerializer(Body):
     payload_hash = fields.Text(max_length=64)
     shown = fields.Text(required=False, allow_blank=True, max_length=200)
+    first_interaction_ms = first_interaction()
 
 
 class UndoSerializer(Body):
@@ -138,13 +148,21 @@ class JudgmentSerializer(serializers.ModelSerializer):
     reasons = serializers.ListField(child=serializers.CharField())
     assignment = serializers.IntegerField(source="assignment_id")
     supersedes = serializers.IntegerField(source="supersedes_id", allow_null=True)
+    first_interaction_ms = serializers.IntegerField(
+        source="assignment.first_interaction_ms",
+        allow_null=True,
+        help_text="Of the showing; null if it was not measured.",
+    )
+    ui_version = serializers.CharField(
+        source="assignment.ui_version", help_text="Which version of the server showed it."
+    )
 
     class Meta:
         model = Judgment
         fields = [
             "id", "assignment", "verdict", "ranking", "strength", "strength_of", "criteria",
-            "rationale", "reasons", "flags", "spans", "rewrite", "seconds", "guideline_version",
-            "supersedes", "voided", "created",
+            "rationale", "reasons", "flags", "spans", "rewrite", "seconds", "first_interaction_ms",
+            "ui_version", "guideline_version", "supersedes", "voided", "created",
         ]  # fmt: skip
 
     def to_representation(self, judgment: Judgment) -> dict[str, Any]:
@@ -241,7 +259,11 @@ def _record(
     seconds = seconds_since(sent.get("shown", ""), assignment)
     try:
         judgment = queue.record(
-            assignment, **said, payload_hash=sent["payload_hash"], seconds=seconds
+            assignment,
+            **said,
+            payload_hash=sent["payload_hash"],
+            seconds=seconds,
+            first_interaction_ms=sent["first_interaction_ms"],
         )
     except queue.NotRecorded as error:
         raise Refused(error) from error

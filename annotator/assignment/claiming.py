@@ -7,9 +7,16 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.db import IntegrityError, transaction
+from django.db.models import Subquery
 from django.utils import timezone
 
-from annotator.assignment.finding import find_known, find_next, find_old, lock_next
+from annotator.assignment.finding import (
+    find_extra,
+    find_next,
+    known_answer,
+    lock_next,
+    something_old,
+)
 from annotator.assignment.leases import (
     end_holds,
     release,
@@ -27,11 +34,13 @@ from annotator.assignment.showing import (
     may_judge,
     membership_of,
     payload_hash,
+    possible,
     take_open_place,
+    written_once,
 )
 from annotator.assignment.standing import has_room, may_begin_real_work, quota_reached
 from annotator.ballots import Entered, keep
-from annotator.compiled import insert
+from annotator.compiled import Changes, insert
 from annotator.gold import find_gold, find_gold_again, is_qualifying
 from annotator.models import (
     IN_HAND,
@@ -40,12 +49,14 @@ from annotator.models import (
     Comparison,
     Membership,
     Project,
+    Purpose,
     User,
 )
 from annotator.protocols import (
     protocol_of,
     protocol_shown,
 )
+from annotator.version import code_version
 
 ATTEMPTS = 5  # of a claim that loses races, each of them to another tab of the same person
 WAITING_DAYS = 7  # that what was moved to somebody is kept for them
@@ -73,6 +84,10 @@ class _Next(NamedTuple):
     is_repeat: bool = False
     is_qualification: bool = False
 
+    @property
+    def is_of_queue(self) -> bool:
+        return not self.is_repeat and self.comparison.purpose != Purpose.GOLD
+
 
 def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Assignment | None:
     """The comparison the annotator holds in this project, or the next one for them, or None.
@@ -95,13 +110,13 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                 continue  # it has just been answered, given back or taken up in another tab
             if project.paused:
                 return None
-            chosen = _extra(project, annotator, is_practice)
+            chosen = _practice(project, annotator) if is_practice else None
             if chosen is None and is_practice:
                 return None
-            is_of_queue = chosen is None
             if chosen is None:
+                extra = _drawn_extra(project, annotator)
                 # Without a lock in hand, because whoever is done looks through the whole queue.
-                found = find_next(project, annotator)
+                found = find_next(project, annotator, extra=extra)
                 if found is None:
                     if has_swept:
                         return None
@@ -111,9 +126,9 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                     continue
                 if found.is_waited_for and not is_looked_for:
                     continue  # what has been moved to them comes first
-                chosen = _Next(found)
+                chosen = _next(found, annotator)
             with transaction.atomic():
-                if is_of_queue and attempt > 0:
+                if chosen.is_of_queue and attempt > 0:
                     # Others were faster: now one that nobody can take away. Not in the transaction
                     # that came too late, which may still hold a lock on what it did not get.
                     found = lock_next(project, annotator)
@@ -135,12 +150,14 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
 def _take_up(assignment: Assignment, membership: Membership | None) -> bool:
     """Start the lease of what is live, or of what waits; False if it is neither any more. Raises
     _QuotaReached, and what waits goes on waiting."""
+    assignment.ui_version = code_version()  # by which it is shown anew
     if assignment.state == AssignmentState.LIVE:
         return renew(assignment)
     now, lease_until = timezone.now(), lease_end(assignment.project)
     waiting = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.WAITING)
     with transaction.atomic():  # it fails if something else has become live meanwhile
-        if not waiting.update(state=AssignmentState.LIVE, created=now, lease_until=lease_until):
+        taken_up = {"state": AssignmentState.LIVE, "created": now, "lease_until": lease_until}
+        if not waiting.update(**taken_up, ui_version=assignment.ui_version):
             return False
         _check_quota(membership)
     assignment.refresh_from_db(fields=["state", "created", "lease_until"])
@@ -165,22 +182,30 @@ def _check_quota(membership: Membership | None) -> None:
         raise _QuotaReached(is_for_today=reached.until is not None)
 
 
-def _extra(project: Project, annotator: User, is_practice: bool) -> _Next | None:
-    """Where somebody qualifies, a known answer; one they were asked before, if there is no other. Else a
-    known answer or something they have judged before in the shares that the project says, as long as
-    there is anything else for them. None where it is the turn of what is open, or there is no such thing."""
-    if is_practice:
-        if known := find_gold(project, annotator):
-            return _Next(known, is_qualification=True)
-        again = find_gold_again(project, annotator)
-        return _Next(again, is_repeat=True, is_qualification=True) if again else None
+def _practice(project: Project, annotator: User) -> _Next | None:
+    """For somebody who qualifies: a known answer; one they were asked before, if there is no other."""
+    if known := find_gold(project, annotator):
+        return _Next(known, is_qualification=True)
+    again = find_gold_again(project, annotator)
+    return _Next(again, is_repeat=True, is_qualification=True) if again else None
+
+
+def _drawn_extra(project: Project, annotator: User) -> Subquery | None:
+    """A known answer or something they have judged before, in the shares that the project says. None
+    where it is the turn of what is open."""
     extra = project.gold_percent + project.repeat_percent
     lot = random.random() * 100 if extra else 100.0
-    if lot < project.gold_percent and (known := find_known(project, annotator)):
-        return _Next(known)
-    if project.gold_percent <= lot < extra and (old := find_old(project, annotator)):
-        return _Next(old, is_repeat=True)
-    return None
+    if lot < project.gold_percent:
+        return known_answer(project, annotator)
+    return something_old(project, annotator) if lot < extra else None
+
+
+def _next(found: Comparison, annotator: User) -> _Next:
+    """What was to be asked in its place, if there is any; else what was found."""
+    extra = find_extra(found, annotator)
+    if extra is None:
+        return _Next(found)
+    return _Next(extra, is_repeat=extra.purpose != Purpose.GOLD)
 
 
 def _hand_out(chosen: _Next, annotator: User) -> Assignment | None:
@@ -274,14 +299,20 @@ def move(assignment: Assignment, to: User) -> Assignment:
     return waiting
 
 
-def save_draft(assignment: Assignment, entered: Entered) -> bool:
+def save_draft(
+    assignment: Assignment, entered: Entered, first_interaction_ms: int | None = None
+) -> bool:
     """Keep what was entered until it is sent, also if the lease has run out; False if a verdict has
-    been given. Of two devices the last one to write wins.
+    been given. Of two devices the last one to write wins, and the first one to say when its annotator
+    first did something.
     """
     draft = keep(entered, protocol_shown(assignment), len(assignment.order))
     unsent = [AssignmentState.LIVE, AssignmentState.EXPIRED, AssignmentState.RELEASED]
     if draft == assignment.draft:
         return assignment.state in unsent
     assignment.draft = draft
+    changes: Changes = {"draft": draft}
+    if (first := possible(first_interaction_ms, assignment)) is not None:
+        changes["first_interaction_ms"] = written_once(first)
     row = Assignment.objects.filter(pk=assignment.pk, state__in=unsent)
-    return row.update(draft=draft) == 1
+    return row.update(**changes) == 1

@@ -22,7 +22,8 @@ def renew(assignment: Assignment) -> bool:
     """Start the lease anew; False if the assignment is no longer live."""
     assignment.lease_until = lease_end(assignment.project)
     live = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.LIVE)
-    return live.update(lease_until=assignment.lease_until) == 1
+    changes = {"lease_until": assignment.lease_until, "ui_version": assignment.ui_version}
+    return live.update(**changes) == 1
 
 
 def release(assignment: Assignment) -> bool:

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from django.db.models import F, QuerySet
+from django.db.models import F, QuerySet, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from annotator.compiled import Changes, compiled, compiled_update
@@ -26,6 +27,7 @@ from annotator.models import (
 from annotator.protocols import (
     Protocol,
 )
+from annotator.version import code_version
 
 
 def membership_of(project: Project, annotator: User, *, lock: bool = False) -> Membership | None:
@@ -88,8 +90,22 @@ def drawn_showing(comparison: Comparison, annotator: User) -> Assignment:
         payload_hash=payload_hash(comparison, order),
         protocol=comparison.project.protocol,
         guideline_version=comparison.project.guideline_version,
+        ui_version=code_version(),
         lease_until=lease_end(comparison.project),
     )
+
+
+def possible(first_interaction_ms: int | None, assignment: Assignment) -> int | None:
+    """None if nothing had been shown yet, so long ago: then the browser's clock does not tell when."""
+    if first_interaction_ms is None:
+        return None
+    elapsed = timezone.now() - assignment.created
+    return first_interaction_ms if timedelta(milliseconds=first_interaction_ms) <= elapsed else None
+
+
+def written_once(first_interaction_ms: int) -> Coalesce:
+    """A draft may have brought it, from another device: that was the first."""
+    return Coalesce(F("first_interaction_ms"), Value(first_interaction_ms))
 
 
 def take_place(assignment: Assignment) -> bool:

@@ -19,8 +19,10 @@ from annotator.assignment.showing import (
     may_judge,
     membership_of,
     payload_hash,
+    possible,
     shown,
     take_place,
+    written_once,
 )
 from annotator.assignment.standing import quota_reached, undoable
 from annotator.ballots import entered_by, keep
@@ -48,6 +50,7 @@ from annotator.protocols import (
     protocol_of,
     protocol_shown,
 )
+from annotator.version import code_version
 from annotator.webhooks.outbox import tell_judgment
 
 VOID_BATCH = 500  # judgments voided in one transaction: others must not wait long for the locks
@@ -73,6 +76,7 @@ def record(
     *,
     payload_hash: str,
     seconds: float | None = None,
+    first_interaction_ms: int | None = None,
     strength: int | None = None,
     criteria: dict[str, dict[str, Any]] | None = None,
     rationale: str = "",
@@ -84,7 +88,8 @@ def record(
     """Write the annotator's verdict down, exactly once.
 
     `ranking` lists tie groups of completion ids, best first; it is empty for other verdicts. The
-    rest is as in `Judgment`, and must be what the protocol of this showing asks for.
+    rest is as in `Judgment`, and must be what the protocol of this showing asks for. `first_interaction_ms`
+    is as in `Assignment`, and not kept if it cannot be.
     Sending a verdict again, by a double click or from a second tab, gives back the judgment that
     stands. A lease that ran out is no harm as long as nobody took the place. Raises NotRecorded.
     """
@@ -101,6 +106,8 @@ def record(
     )
     _check(assignment, said, payload_hash)
     skipped = verdict == Verdict.SKIPPED
+    first = possible(first_interaction_ms, assignment)
+    measured = [] if first is None else [first]
     with transaction.atomic():
         # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
         # And first of all, so that two tabs of one person do not wait for each other.
@@ -108,7 +115,7 @@ def record(
         # The comparison before its showing, as everywhere.
         gives_back = verdict not in COUNTED
         given_back = gives_back and give_place_back(assignment)
-        was_live = _end_showing(assignment.pk, skipped=skipped, live_only=True) == 1
+        was_live = _end_showing(assignment.pk, *measured, skipped=skipped, live_only=True) == 1
         if not was_live:
             lock_comparisons(assignment.comparison_id)
             if given_back:
@@ -121,9 +128,11 @@ def record(
             raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
         if not was_live:
             _revive(assignment, membership)
-            _end_late_showing(assignment.pk, skipped=skipped)
+            _end_late_showing(assignment.pk, *measured, skipped=skipped)
             if gives_back:
                 give_place_back(assignment)
+        if assignment.first_interaction_ms is None:
+            assignment.first_interaction_ms = first
         elapsed = (timezone.now() - assignment.created).total_seconds()
         judgment = Judgment(
             assignment=assignment,
@@ -170,22 +179,25 @@ def _end_unrankable_holds(comparisons: Sequence[int]) -> None:
 
 @compiled_update
 def _end_showing(
-    pk: int, *, skipped: bool, live_only: bool
+    pk: int, *first_interaction_ms: int, skipped: bool, live_only: bool
 ) -> tuple[QuerySet[Assignment], Changes]:
     """What had been entered before a skip stays: an undo brings it back."""
     showing = Assignment.objects.filter(pk=pk)
     if live_only:
         showing = showing.filter(state=AssignmentState.LIVE)
-    if skipped:
-        return showing, {"state": AssignmentState.SKIPPED}
-    return showing, {"state": AssignmentState.JUDGED, "draft": {}}
+    changes: Changes = {"state": AssignmentState.SKIPPED}
+    if not skipped:
+        changes = {"state": AssignmentState.JUDGED, "draft": {}}
+    if first_interaction_ms:
+        changes["first_interaction_ms"] = written_once(*first_interaction_ms)
+    return showing, changes
 
 
-def _end_late_showing(pk: int, *, skipped: bool) -> None:
+def _end_late_showing(pk: int, *first_interaction_ms: int, skipped: bool) -> None:
     """Raises NotRecorded if a claim in another tab has shown them the comparison again meanwhile."""
     try:
         with transaction.atomic():
-            _end_showing(pk, skipped=skipped, live_only=False)
+            _end_showing(pk, *first_interaction_ms, skipped=skipped, live_only=False)
     except IntegrityError:
         raise NotRecorded(SHOWN_AGAIN) from None
 
@@ -327,6 +339,7 @@ def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignme
         protocol=project.protocol,
         draft=draft,
         guideline_version=project.guideline_version,
+        ui_version=code_version(),
         lease_until=lease_end(project),
     )
 

@@ -168,6 +168,7 @@ JUDGMENT_FIELDS = (
     "comparison_id", "pk", "assignment_id", "annotator_id", "verdict", "ranking", "strength",
     "strength_of", "criteria", "reasons", "rationale", "flags", "spans", "rewrite", "seconds",
     "guideline_version", "created", "assignment__order", "assignment__protocol",
+    "assignment__first_interaction_ms", "assignment__ui_version",
 )  # fmt: skip
 AS_TEXT = {
     "prompt__messages", "ranking", "criteria", "reasons", "flags", "spans", "created",
@@ -189,6 +190,7 @@ def _judgment(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
     (
         _, pk, showing, annotator, verdict, ranking, strength, strength_of, criteria, reasons,
         rationale, flags, spans, rewrite, seconds, guideline_version, created, order, protocol,
+        first_interaction_ms, ui_version,
     ) = row  # fmt: skip
     order, protocol = _parsed(order), _parsed_once(protocol)
     flags = _parsed(flags)
@@ -217,6 +219,8 @@ def _judgment(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
         "rewrite": rewrite,
         "order": [place[completion] for completion in order],
         "seconds": seconds,
+        "first_interaction_ms": first_interaction_ms,
+        "ui_version": ui_version,
         "guideline_version": guideline_version,
         "given": f"{created[:10]}T{created[11:19]}+00:00",
         "judgment": pk,

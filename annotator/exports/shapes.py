@@ -297,7 +297,8 @@ JUDGED: dict[str, Type] = {
     ],
     "reasons": ["string"], "rationale": "string", "flags": [["string"]],
     "spans": [{"completion": "int64", "start": "int64", "end": "int64", "label": "string"}],
-    "rewrite": "string", "order": ["int64"], "seconds": "float64", "guideline_version": "int64",
+    "rewrite": "string", "order": ["int64"], "seconds": "float64",
+    "first_interaction_ms": "int64", "ui_version": "string", "guideline_version": "int64",
     "given": "string", "judgment": "int64", "showing": "int64",
 }  # fmt: skip
 VOTES: dict[str, Type] = {
@@ -312,7 +313,8 @@ def vote_rows(record: Record) -> Iterator[Row]:
     """One per showing that was answered, skips and “unrankable” among them; rulings are nobody's
     showing."""
     for judgment in record["judgments"]:
-        yield {name: judgment[name] if name in JUDGED else record[name] for name in VOTES}
+        # Early exports lack some of what a judgment has.
+        yield {name: judgment.get(name) if name in JUDGED else record[name] for name in VOTES}
 
 
 # --- all of them ----------------------------------------------------------------------------------

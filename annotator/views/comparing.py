@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -29,6 +30,7 @@ from annotator.withdrawing import was_withdrawn
 
 EXAMPLES_SHOWN = 10
 SHOWN_SALT = "annotator.shown"
+MILLISECONDS = re.compile(r"[0-9]{1,9}")  # up to eleven days
 STEPPED_OVER = "Others have answered what you left to them last: this is what you judged before it."
 
 
@@ -46,6 +48,17 @@ def next_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
     """The comparison alone, for a page on which nothing was left to do."""
     context = _context(request, get_access(request, slug))
     return render(request, "annotator/_comparison.html", context)
+
+
+@login_required
+@never_cache
+def so_far(request: HtmxRequest, slug: str) -> HttpResponse:
+    """How much is done and left, counted anew: the page asks for it when it is due, so that no verdict
+    has to wait for it."""
+    project, _ = get_access(request, slug)
+    held = queue.held_by(project, request.user)
+    context = {"project": project, "progress": queue.progress(project, request.user, held)}
+    return render(request, "annotator/_so_far.html", context)
 
 
 @require_POST
@@ -72,11 +85,11 @@ def take_verdict(request: HtmxRequest, access: Access) -> Judgment | str:
         raise Http404("Nothing of the kind was shown to you.")
     [assignment] = found
     assignment.project, assignment.annotator = access.project, request.user  # at hand: no queries
-    entered = entered_in(request)
+    entered, first = entered_in(request), first_interaction_in(request)
     try:
         said = read(entered, protocol_shown(assignment), assignment.order)
     except ValueError as error:
-        queue.save_draft(assignment, entered)  # it is on the page again
+        queue.save_draft(assignment, entered, first)  # it is on the page again
         return str(error)
     if said["verdict"] == Verdict.SKIPPED:
         queue.save_draft(assignment, entered)  # an undo brings it back
@@ -86,9 +99,10 @@ def take_verdict(request: HtmxRequest, access: Access) -> Judgment | str:
             **said,
             payload_hash=form.cleaned_data["payload_hash"],
             seconds=seconds_since(form.cleaned_data["shown"], assignment),
+            first_interaction_ms=first,
         )
     except queue.NotRecorded as error:
-        queue.save_draft(assignment, entered)
+        queue.save_draft(assignment, entered, first)
         return str(error)
 
 
@@ -141,7 +155,7 @@ def save_draft(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     """What is entered and not sent is there when the page is opened again, also elsewhere."""
     project, _ = get_access(request, slug)
     held = get_object_or_404(Assignment, pk=pk, project=project, annotator=request.user)
-    queue.save_draft(held, entered_in(request))
+    queue.save_draft(held, entered_in(request), first_interaction_in(request))
     return HttpResponse(status=204)
 
 
@@ -241,6 +255,12 @@ def _unsent(request: HtmxRequest, shown: Assignment | None) -> list[str]:
 
 def entered_in(request: HtmxRequest) -> Entered:
     return dict(request.POST.lists())
+
+
+def first_interaction_in(request: HtmxRequest) -> int | None:
+    """As the page measured it. What is no number is no reason to lose a verdict: it is not known."""
+    measured = MILLISECONDS.fullmatch(request.POST.get("first_interaction_ms", ""))
+    return int(measured[0]) if measured else None
 
 
 def shown_now(assignment: Assignment) -> str:

@@ -30,6 +30,19 @@ def test_values_and_shape_are_those_of_the_call():
     assert named(other.slug, 3, is_backwards=False) == [other]
 
 
+def test_there_may_be_more_values_or_fewer():
+    @compiled
+    def called(slug: str, *overlap: int):
+        rows = Project.objects.filter(slug=slug)
+        return rows.filter(overlap=overlap[0]) if overlap else rows
+
+    project = ProjectFactory(overlap=2)
+
+    assert called(project.slug) == [project]
+    assert called(project.slug, 2) == [project]
+    assert called(project.slug, 3) == []
+
+
 def test_the_queryset_is_built_once():
     built = []
 

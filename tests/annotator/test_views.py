@@ -24,6 +24,7 @@ from annotator.models import (
 )
 from annotator.protocols import PRESETS, QUALITIES, Protocol, protocol_of, to_json
 from annotator.reviewing import rule
+from annotator.version import code_version
 from annotator.views.comparing import shown_now
 from annotator.views.review import PAGE_SIZE
 from tests.factories import (
@@ -372,6 +373,46 @@ def test_nobody_says_themselves_how_long_it_took(client, project, member, shown)
     client.post(url("judge"), verdict(assignment, "first", shown=shown))
 
     assert 90 <= Judgment.objects.get().seconds < 150
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("1500", 1500), ("0", 0), ("", None), ("-1", None), ("soon", None), ("9999999999", None)],
+)
+def test_a_showing_keeps_when_something_was_first_done(client, project, member, sent, kept):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    held = queue.claim(project, user)
+    Assignment.objects.update(created=timezone.now() - timedelta(seconds=5))
+
+    client.post(url("judge"), verdict(held, "first", first_interaction_ms=sent), headers=HTMX)
+
+    assert Judgment.objects.get().assignment.first_interaction_ms == kept
+
+
+def test_a_draft_brings_it_and_nothing_later_is_the_first(client, project, member, with_reasons):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    held = queue.claim(project, user)
+    Assignment.objects.update(created=timezone.now() - timedelta(seconds=5))
+
+    draft = {"choice": "first-2", "rationale": "So", "first_interaction_ms": "700"}
+    client.post(url("save_draft", held.pk), draft)
+    sent = verdict(held, "skip", first_interaction_ms="20")  # on another device
+    client.post(url("judge"), sent, headers=HTMX)
+
+    assert Judgment.objects.get().assignment.first_interaction_ms == 700
+
+
+def test_a_showing_knows_which_version_showed_it_last(client, project, member):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    handed_out = queue.claim(project, user).ui_version
+    Assignment.objects.update(ui_version="0.0.1")  # before an update of the server
+
+    client.get(url("compare"))
+
+    assert [handed_out, Assignment.objects.get().ui_version] == [code_version(), code_version()]
 
 
 def test_a_skip_can_be_undone_too(client, project, member):
@@ -1147,7 +1188,7 @@ def test_whoever_is_handed_nothing_reads_why(client, project, member, fields, wo
 
 
 # --- lists cost the same however long ------------------------------------------------------------
-@pytest.mark.parametrize(("progress", "queries"), [("0/3", 11), ("", 12)])
+@pytest.mark.parametrize(("progress", "queries"), [("0/3", 11), ("9/30", 11), ("", 12)])
 def test_a_verdict_and_the_next_comparison_take_few_queries(
     client, project, member, django_assert_num_queries, progress, queries
 ):
@@ -1176,8 +1217,6 @@ def everything_on(project, monkeypatch):
 def test_a_cycle_takes_a_dozen_queries_with_everything_on(
     client, everything_on, member, django_assert_max_num_queries
 ):
-    """Every tenth verdict counts anew what is left: one query more. A known answer, or a repetition, that
-    is looked for and not there is another; here there are enough."""
     user = member(Role.ANNOTATOR)
     everything_on.memberships.update(quota_total=100, quota_per_day=90, qualification="passed")
     GoldFactory.create_batch(30, project=everything_on)
@@ -1190,13 +1229,48 @@ def test_a_cycle_takes_a_dozen_queries_with_everything_on(
         held = queue.claim(everything_on, user)
         kinds.add((held.is_repeat, held.comparison.purpose, held.comparison.arm))
         sent = verdict(held, "all_bad", progress=f"{done - 1}/90")
-        # Two savepoints: a test is in a transaction.
-        with django_assert_max_num_queries(12 + 4 + (done % 10 == 0)):
+        with django_assert_max_num_queries(12 + 4):  # two savepoints: a test is in a transaction
             client.post(url("judge"), sent, headers=HTMX)
 
     assert {purpose for _, purpose, _ in kinds} == {Purpose.TRAINING, Purpose.GOLD}
     assert {arm for _, _, arm in kinds} == {Arm.ACTIVE, ""}
     assert {is_repeat for is_repeat, _, _ in kinds} == {True, False}
+
+
+@pytest.mark.parametrize("lot", [0.1, 0.4])  # a known answer, a repetition
+def test_what_is_looked_for_and_not_there_takes_no_more(
+    client, everything_on, member, monkeypatch, django_assert_max_num_queries, lot
+):
+    user = member(Role.ANNOTATOR)
+    everything_on.memberships.update(quota_total=100, quota_per_day=90, qualification="passed")
+    held = queue.claim(everything_on, user)
+    monkeypatch.setattr("annotator.assignment.claiming.random.random", lambda: lot)
+
+    with django_assert_max_num_queries(12 + 4):
+        client.post(url("judge"), verdict(held, "all_bad", progress="9/90"), headers=HTMX)
+
+    assert not queue.held_by(everything_on, user).is_repeat
+
+
+def test_what_is_done_and_left_is_counted_after_a_tenth_verdict(client, project, member):
+    """By the page itself, which has the next comparison by then."""
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory.create_batch(3, project=project)
+    sent = verdict(queue.claim(project, user), "first", progress="9/30")
+
+    html = client.post(url("judge"), sent, headers=HTMX).content.decode()
+    counted = client.get(url("so_far"), headers=HTMX).content.decode()
+
+    assert f'hx-get="{url("so_far")}"' in html
+    assert 'name="progress" value="10/30" form="verdict"' in html
+    assert 'name="progress" value="1/3" form="verdict"' in counted
+    assert "hx-get" not in counted
+
+
+def test_what_is_done_and_left_is_not_for_outsiders(client, project):
+    client.force_login(UserFactory())
+
+    assert client.get(url("so_far")).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """A program compares as a person does: blind, once, and never more than it may."""
 
-import pytest
+from datetime import timedelta
 
-from annotator.models import Comparison, Judgment, Role, Verdict
+import pytest
+from django.utils import timezone
+
+from annotator.models import Assignment, Comparison, Judgment, Role, Verdict
 from annotator.protocols import PRESETS, to_json
+from annotator.version import code_version
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -98,6 +102,38 @@ def test_the_answer_at_the_place_that_is_named_wins(project, program):
     assert answer.json()["ranking"] == [[better], [1 - better]]
     assert Judgment.objects.get().ranking == [[two], [one]]
     assert Judgment.objects.get().seconds < 60
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(1500, 1500), (None, None), (10**8, None)])
+@pytest.mark.parametrize("act", ["judge", "skip"])
+def test_a_judgment_tells_of_its_showing(project, program, act, sent, kept):
+    """What cannot be, because nothing had been shown yet, is not known."""
+    ComparisonFactory(project=project)
+    held = handed_out(program)
+    Assignment.objects.update(created=timezone.now() - timedelta(seconds=5))
+    said = {"verdict": "all_bad"} if act == "judge" else {}
+
+    answer = post(
+        program, f"{held['id']}/{act}/", payload_hash=held["payload_hash"],
+        first_interaction_ms=sent, **said,
+    ).json()  # fmt: skip
+
+    assert (answer["first_interaction_ms"], answer["ui_version"]) == (kept, code_version())
+    assert Assignment.objects.get().first_interaction_ms == kept
+
+
+@pytest.mark.parametrize("sent", [-1, 1.5, "1500", 10**10])
+def test_what_is_no_number_of_milliseconds_is_refused(project, program, sent):
+    ComparisonFactory(project=project)
+    held = handed_out(program)
+
+    answer = post(
+        program, f"{held['id']}/judge/", payload_hash=held["payload_hash"], verdict="all_bad",
+        first_interaction_ms=sent,
+    )  # fmt: skip
+
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["#/first_interaction_ms"]
+    assert not Judgment.objects.exists()
 
 
 def test_a_verdict_that_is_sent_twice_is_one(project, program):

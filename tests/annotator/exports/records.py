@@ -18,6 +18,8 @@ def judgment(*groups, annotator="1", verdict=None, **fields):
         "rewrite": "",
         "order": list(range(sum(map(len, groups)) or 2)),
         "seconds": 2.5,
+        "first_interaction_ms": 800,
+        "ui_version": "0.1.0",
         "guideline_version": 1,
         "given": "2026-11-21T10:00:00+00:00",
         "judgment": 1,

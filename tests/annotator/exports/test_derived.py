@@ -17,7 +17,7 @@ from annotator.exports.files import BATCH_BYTES, Lines, tables, write_csv
 from annotator.exports.schemas import arrow_schema
 from annotator.exports.shapes import KTO, REWARD, SHAPES, VOTES
 from annotator.formats.reading import open_rows
-from annotator.models import Judgment
+from annotator.models import Assignment, Judgment
 from tests.factories import ComparisonFactory, ProjectFactory, UserFactory, make_judgment
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +47,7 @@ def test_a_record_has_all_that_was_said_by_the_places_of_the_answers():
         comparison, UserFactory(), [1], [0], order=[b, a], rationale="So.", flags={str(b): ["x"]},
         seconds=4.0,
     )  # fmt: skip
+    Assignment.objects.update(first_interaction_ms=1500, ui_version="0.1.0, 1a2b3c4")
 
     export = create_export(project)
 
@@ -72,6 +73,8 @@ def test_a_record_has_all_that_was_said_by_the_places_of_the_answers():
                 "rewrite": "",
                 "order": [1, 0],
                 "seconds": 4.0,
+                "first_interaction_ms": 1500,
+                "ui_version": "0.1.0, 1a2b3c4",
                 "guideline_version": 1,
                 "given": said.created.isoformat(timespec="seconds"),
                 "judgment": said.pk,

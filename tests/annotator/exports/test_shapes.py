@@ -121,4 +121,14 @@ def test_raw_votes_have_a_row_for_each_showing_skips_among_them():
     assert list(first) == list(VOTES)
     assert (first["annotator"], first["ranking"], first["order"]) == ("5", [[1], [0]], [1, 0])
     assert (first["seconds"], first["guideline_version"], first["prompt"]) == (3.5, 2, PROMPT)
+    assert (first["first_interaction_ms"], first["ui_version"]) == (800, "0.1.0")
     assert (second["annotator"], second["verdict"]) == ("6", "skipped")
+
+
+def test_raw_votes_of_an_early_export_have_nothing_where_it_lacks_something():
+    early = judgment([1], [0])
+    del early["first_interaction_ms"], early["ui_version"]
+
+    (row,) = vote_rows(record(early))
+
+    assert (row["first_interaction_ms"], row["ui_version"]) == (None, None)
