@@ -116,9 +116,9 @@ def besiege(project, everybody, journals):
         if one := in_hand.order_by("?").first():
             run_out(in_hand.filter(pk=one.pk))
             queue.release_expired(project)
-        if looks % 3 == 0 and at_work:
+        if at_work:
             count["moves"] += move_one(project, random.choice([everybody[n] for n in at_work]))
-        if looks % 5 == 0:
+        if looks % 2 == 0:
             count["holds"] += hold_one(project)
         if looks % 20 == 0:
             count["seen_broken"] += broken_comparisons(project.pk).count()
@@ -297,7 +297,8 @@ def compare(project, everybody, journals):
     judgments = Judgment.objects.filter(project=project, voided=None)
     rows = judgments.values_list("pk", "assignment", "annotator", "verdict")
     found = {pk: (assignment, annotator) for pk, assignment, annotator, _ in rows}
-    counted = Count("judgments", ~Q(judgments__verdict=Verdict.SKIPPED))
+    in_force = Q(judgments__voided=None)
+    counted = Count("judgments", in_force & ~Q(judgments__verdict=Verdict.SKIPPED))
     comparisons = project.comparisons.annotate(counted=counted)
     return {
         "killed_in_transaction": killed_in_transaction,
