@@ -168,7 +168,7 @@ def moves():
 
 def ends():
     """What people hold ends in two ways at once: an undo, or another comparison on the screen, takes its
-    place while its lease runs out, or while it is skipped in another tab."""
+    place while it is given back, as when its lease runs out, or skipped in another tab."""
     half = EVERYBODY // 2
     project, people = new_project("ends", n_comparisons=3 * half, overlap=EVERYBODY)
     calls = []
@@ -177,11 +177,7 @@ def ends():
         say(queue.claim(project, user), Verdict.RANKING)
         held = queue.claim(project, user)
         calls.append(("undo" if n % 2 else "hand_out", person))
-        if n % 4 < 2:
-            calls.append(("skip", held.pk))
-        else:
-            Assignment.objects.filter(pk=held.pk).update(lease_until=timezone.now())
-            calls.append(("sweep", None))
+        calls.append(("skip" if n % 4 < 2 else "give_back", held.pk))
     at_once(do_end, [(project.pk, *call) for call in calls])
     return state_of(project)
 
@@ -241,11 +237,11 @@ def do_record_late_or_claim(pk, person):
 
 
 def do_end(project_pk, act, pk):
-    """Slowly, between the place that is given back and what comes after it."""
+    """Slowly, where a place is given back: time enough for others to want what is locked."""
     leases.give_place_back = verdicts.give_place_back = give_place_back_slowly
     project = Project.objects.get(pk=project_pk)
-    if act == "sweep":
-        return queue.release_expired(project)
+    if act == "give_back":
+        return queue.release(Assignment.objects.get(pk=pk))
     if act == "skip":
         return say(Assignment.objects.get(pk=pk), Verdict.SKIPPED).pk
     user = User.objects.get(pk=pk)
@@ -256,10 +252,8 @@ def do_end(project_pk, act, pk):
 
 
 def give_place_back_slowly(assignment):
-    time.sleep(0.05)
-    is_given = showing.give_place_back(assignment)
-    time.sleep(0.05)
-    return is_given
+    time.sleep(0.15)
+    return showing.give_place_back(assignment)
 
 
 def do_work(project_pk, person):
