@@ -48,6 +48,7 @@ from annotator.models import (
     User,
     Verdict,
 )
+from annotator.taking_back import UNSETTLED, is_unsettled
 from annotator.version import code_version
 from annotator.webhooks.outbox import tell_export
 
@@ -150,7 +151,7 @@ def create_export(
 
     The files are written aside and renamed into place within the transaction that stores the row,
     so there is never a row without its files. Raises NothingToExport, or NotExported if the files
-    cannot be written; then nothing is left behind.
+    cannot be written or an import is at work, whose votes may still go again; then nothing is left behind.
     """
     filters = filters or Filters()
     if round_number is not None:
@@ -163,6 +164,8 @@ def create_export(
             folder = Path(temporary) / "export"
             folder.mkdir()
             with one_moment():
+                if is_unsettled(project):
+                    raise NotExported(UNSETTLED)
                 manifest, annotators = _write(folder, project, what)
             return _store(folder, manifest, annotators, project, user)
     except OSError as error:

@@ -40,7 +40,15 @@ from annotator.models import (
     canonical_key,
 )
 from annotator.storing import Written, nobody, store
-from annotator.taking_back import Journal, take_back, unfinished
+from annotator.taking_back import (
+    Journal,
+    Unsettled,
+    check_settled,
+    is_unsettled,
+    lock,
+    take_back,
+    unfinished,
+)
 
 MAX_ERRORS = 100  # listed; what comes after them is only counted
 MAX_IGNORED = 20  # names of ignored fields listed
@@ -186,6 +194,7 @@ def import_rows(
     on_stored: Callable[[int], None] | None = None,
     bad_rows: IO[str] | None = None,
     sample: list[Entry] | None = None,
+    may_wait: bool = True,
 ) -> ImportReport:
     """Import all rows, or at most `limit`; each holds a prompt, with or without completions.
 
@@ -200,10 +209,12 @@ def import_rows(
     all bad rows as CSV, and `sample` the first good ones, as they were understood. `on_progress` is
     called with the number of rows checked, every 200 of them, and `on_stored` with that of rows
     stored, before each batch; what they raise ends the import.
-    `dry_run` only counts what would be new.
+    `dry_run` only counts what would be new. A few rows are stored at once, also beside a long import; but if some of
+    them are there by that, and may go again with it, its end is waited for, unless `may_wait` is false.
 
     Raises ImportRefused with the bad rows, if there are any and they are not to be skipped, or if
-    the file cannot be read to its end; ValueError if an option cannot be. Then nothing is stored.
+    the file cannot be read to its end; ValueError if an option cannot be; Unsettled where it would have to
+    wait and may not. Then nothing is stored.
     Whatever else ends it while rows are stored, an error, a user or a kill, leaves nothing either, but for
     comparisons that somebody has worked on meanwhile: a note on the exception says how many.
     """
@@ -221,16 +232,11 @@ def import_rows(
             bad_rows=bad_rows,
             sample=sample,
         )
-        with closing(_batches(good)) as batches:
-            if dry_run:
-                counts = _count_all(batches, project, overlap, judge, on_stored)
-            else:
-                how = _How(project, overlap, round_number or project.latest_round(), judge, user)
-                if checked.n_good <= BATCH:
-                    counts = _store_at_once(batches, how, on_stored)
-                else:
-                    counts = _store_in_batches(batches, checked.n_good, how, on_stored)
-        if not dry_run:
+        if dry_run:
+            counts = _count_all(good, project, overlap, judge, on_stored)
+        else:
+            how = _How(project, overlap, round_number or project.latest_round(), judge, user)
+            counts = _store_all(good, checked.n_good, how, on_stored, may_wait=may_wait)
             logger.info("import into %s by %s: %s", project.slug, user or "command", dict(counts))
     return _report(counts, checked)
 
@@ -272,7 +278,7 @@ def _report(counts: Counter[str], checked: _Checked) -> ImportReport:
 
 
 def _count_all(
-    batches: Iterable[list[Entry]],
+    good: IO[bytes],
     project: Project,
     overlap: int | None,
     judge: User | None,
@@ -281,7 +287,7 @@ def _count_all(
     """How many rows of each kind would be new. Writes nothing."""
     counts: Counter[str] = Counter()
     n_counted = 0
-    with closing(Seen()) as seen:
+    with closing(Seen()) as seen, closing(_batches(good)) as batches:
         for batch in batches:
             if on_counted:
                 on_counted(n_counted)
@@ -300,22 +306,55 @@ class _How(NamedTuple):
     user: User | None
 
 
-def _store_at_once(
-    batches: Iterable[list[Entry]], how: _How, on_stored: Callable[[int], None] | None
+def _store_all(
+    good: IO[bytes],
+    n_rows: int,
+    how: _How,
+    on_stored: Callable[[int], None] | None,
+    *,
+    may_wait: bool,
 ) -> Counter[str]:
-    """A few rows, in one transaction: they do not wait for a long file that is being stored."""
+    if n_rows <= BATCH:
+        try:
+            return _store_at_once(good, how, on_stored)
+        except Unsettled:
+            if not may_wait:
+                raise
+    return _store_in_batches(good, n_rows, how, on_stored)
+
+
+def _store_at_once(
+    good: IO[bytes], how: _How, on_stored: Callable[[int], None] | None
+) -> Counter[str]:
+    """A few rows, in one transaction: they do not wait for a long file that is being stored, unless they
+    meet what it has put in. Raises Unsettled then."""
     counts: Counter[str] = Counter()
     if on_stored:
         on_stored(0)
-    with transaction.atomic():
+    with _judge_as_before(how.judge), transaction.atomic(), closing(_batches(good)) as batches:
         for batch in batches:
-            counts += _store(batch, how, Written())
+            written = Written()
+            counts += _store(batch, how, written)
+            if written.n_met and is_unsettled(how.project):
+                raise Unsettled
         record(how.user, Action.IMPORTED, how.project, project=how.project, **counts)
     return counts
 
 
+@contextmanager
+def _judge_as_before(judge: User | None) -> Iterator[None]:
+    """A judge whom the import saves is not saved if it fails."""
+    is_new = judge is not None and judge._state.adding
+    try:
+        yield
+    except BaseException:
+        if judge is not None and is_new:
+            judge.pk, judge._state.adding = None, True
+        raise
+
+
 def _store_in_batches(
-    batches: Iterable[list[Entry]],
+    good: IO[bytes],
     n_rows: int,
     how: _How,
     on_stored: Callable[[int], None] | None,
@@ -323,10 +362,14 @@ def _store_in_batches(
     """Each batch in a transaction of its own; how many rows of each kind are new."""
     counts: Counter[str] = Counter()
     n_stored = 0
-    with _turn(how.project, on_stored), bulk.many_batches():
+    with (
+        _turn(how.project, on_stored),
+        bulk.many_batches(),
+        _judge_as_before(how.judge),
+        closing(_batches(good)) as batches,
+    ):
         _tidy(how.project)
         journal = Journal(how.project)
-        is_new_judge = how.judge is not None and how.judge._state.adding
         try:
             for n_batches, batch in enumerate(batches, 1):
                 if on_stored:
@@ -348,15 +391,13 @@ def _store_in_batches(
         except BaseException as error:
             if n_kept := take_back(journal.storing, how.project):
                 error.add_note(_kept(n_kept))
-            if how.judge is not None and is_new_judge:
-                how.judge.pk, how.judge._state.adding = None, True
             raise
     return counts
 
 
 def _store(batch: list[Entry], how: _How, written: Written) -> Counter[str]:
     """In a transaction. Batches come one after the other, also those of another machine."""
-    Project.objects.select_for_update(no_key=True).get(pk=how.project.pk)
+    lock(how.project)
     if how.judge is not None:
         _enrol(how.project, how.judge, written)
     return store(batch, how.project, how.overlap, how.round_number, how.judge, written)
@@ -433,12 +474,14 @@ def _enrol(project: Project, judge: User, written: Written) -> None:
 
 
 def add_prompt(project: Project, messages: Any) -> tuple[Prompt, bool]:
-    """The prompt with these messages, and whether it is new. Raises ValueError with a sentence."""
+    """The prompt with these messages, and whether it is new. Raises ValueError with a sentence, or Unsettled."""
     messages = check_prompt(messages)
     key = canonical_key(messages)
     prompt, is_new = Prompt.objects.get_or_create(
         project=project, key=key, defaults={"messages": messages, "split": project.split_of(key)}
     )
+    if not is_new:
+        check_settled(prompt, project)
     prompt.ask_models(project.split_of(key))
     return prompt, is_new
 
@@ -446,11 +489,12 @@ def add_prompt(project: Project, messages: Any) -> tuple[Prompt, bool]:
 def add_completion(
     prompt: Prompt, text: str, source: str = "import", is_truncated: bool = False
 ) -> tuple[Completion, bool]:
-    """This answer of this source to the prompt, and whether it is new."""
+    """This answer of this source to the prompt, and whether it is new. Raises Unsettled."""
     same = Completion.objects.filter(
         prompt=prompt, text=text, source=source, is_truncated=is_truncated
     )
     if known := same.first():
+        check_settled(known, prompt.project)
         return known, False
     new = Completion(prompt=prompt, text=text, source=source, is_truncated=is_truncated)
     new.save()

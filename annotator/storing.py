@@ -107,9 +107,11 @@ class Written:
     people: list[int] = field(default_factory=list)  # users
     members: list[int] = field(default_factory=list)  # users who were none of the project's before
     no_longer_gold: list[int] = field(default_factory=list)  # prompts
-    overlaps: dict[int, int] = field(
-        default_factory=dict
-    )  # of comparisons, before there were votes
+    # of comparisons, before there were votes
+    overlaps: dict[int, int] = field(default_factory=dict)
+    n_met: int = (
+        0  # rows about prompts or comparisons that were there: of these nothing is taken back
+    )
 
 
 def store(
@@ -128,6 +130,7 @@ def store(
     prompts, n_repeated = _store_prompts(entries, project, written)
     mentioned = all_asked(entries, prompts, overlap or project.overlap)
     asked, repeated = new_ones(mentioned, project)
+    written.n_met = n_repeated + sum(not one.comparison.prompt.is_new for one in repeated)
     take_places(asked, repeated)
     shown = _store_completions(asked, written)
     _store_comparisons(asked, shown, project, round_number, written)

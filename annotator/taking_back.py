@@ -5,6 +5,9 @@ need not wait for the end of a long file, and nothing is written twice. Each bat
 has written (`StoredBatch`), in the same transaction; the last one deletes these rows. So whatever ends the import
 before that, a user, an error or a kill, what they say is deleted: at once, or, after a kill, by the
 worker within a minute or by the next import. What somebody has worked on by then stays.
+
+Until then it is unsettled: nothing is exported, and whoever finds a row there already that may go again
+does not rely on it (`Unsettled`).
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.db.models.functions import Greatest
+from django.utils import timezone
 
 from annotator.models import (
     COUNTED,
@@ -27,10 +32,12 @@ from annotator.models import (
     Comparison,
     ComparisonCompletion,
     Completion,
+    ExportAnnotator,
     Judgment,
     Membership,
     Project,
     Prompt,
+    Purpose,
     QualityReport,
     Ruling,
     Split,
@@ -40,6 +47,29 @@ from annotator.models import (
 )
 from annotator.storing import Written
 
+# without a further batch, which takes a tenth of a second: then the import's machine is lost, or has another name
+LOST_AFTER = timedelta(hours=1)
+UNSETTLED = (
+    "An import into this project is at work, and what it has put in may still go again: "
+    "try again when it has ended."
+)
+
+
+class Unsettled(Exception):
+    """What was asked for is there by an import that has not come to its end. The message is a sentence."""
+
+    def __init__(self) -> None:
+        super().__init__(UNSETTLED)
+
+
+class TakenBack(Exception):
+    """This import was taken for lost, and what it had put in deleted."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "It stood still for so long that what it had put in was deleted again: begin it anew."
+        )
+
 
 # --- what batches leave ---------------------------------------------------------------------------
 class Journal:
@@ -48,9 +78,13 @@ class Journal:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.storing = uuid.uuid4()
+        self.n_noted = 0
 
     def note(self, written: Written) -> None:
-        """In the batch's transaction."""
+        """In the batch's transaction. Raises TakenBack."""
+        if StoredBatch.objects.filter(storing=self.storing).count() != self.n_noted:
+            raise TakenBack
+        self.n_noted += 1
         StoredBatch.objects.create(
             project=self.project,
             storing=self.storing,
@@ -64,17 +98,44 @@ class Journal:
 
 
 def unfinished(project: Project | None = None) -> list[tuple[int, uuid.UUID]]:
-    """Projects, and the imports into them of this machine that have not come to their end: killed, or at work."""
-    batches = StoredBatch.objects.filter(host=socket.gethostname())
-    if project is not None:
-        batches = batches.filter(project=project)
-    return list(batches.order_by("project", "storing").values_list("project", "storing").distinct())
+    """Projects, and the imports into them that have not come to their end: of this machine those that were
+    killed or are at work, of others those that are lost."""
+    batches = StoredBatch.objects.all() if project is None else _batches_into(project)
+    imports = batches.order_by("project", "storing").values("project", "storing", "host")
+    newest = imports.annotate(newest=Max("at"))
+    is_lost = Q(newest__lt=timezone.now() - LOST_AFTER)
+    here = newest.filter(Q(host=socket.gethostname()) | is_lost)
+    return list(here.values_list("project", "storing"))
+
+
+def is_unsettled(project: Project) -> bool:
+    """Whether an import into it has not come to its end, on whatever machine."""
+    return _batches_into(project).exists()
+
+
+def check_settled(row: Prompt | Completion | Comparison, project: Project) -> None:
+    """Raises Unsettled if this row, which was found there, may go again or has just gone."""
+    with transaction.atomic():
+        lock(project)
+        is_there = type(row)._default_manager.filter(pk=row.pk).exists()
+        if is_unsettled(project) or not is_there:
+            raise Unsettled
+
+
+def lock(project: Project) -> None:
+    """Until the transaction ends nobody else stores a batch here, or takes one back."""
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+
+
+def _batches_into(project: Project) -> QuerySet[StoredBatch]:
+    return StoredBatch.objects.filter(project=project)
 
 
 def _packed(written: Written) -> dict[str, Any]:
     return {
         name: _runs(keys) if isinstance(keys, list) else keys
         for name, keys in asdict(written).items()
+        if name != "n_met"
     }
 
 
@@ -107,7 +168,7 @@ def take_back(storing: uuid.UUID, project: Project) -> int:
     while True:
         with transaction.atomic():
             # A batch that is still being committed is waited for.
-            Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+            lock(project)
             batch = batches.first()
             if batch is None:
                 break
@@ -142,7 +203,9 @@ def _take_back(written: Written, project: Project) -> int:
     asked = Comparison.objects.filter(prompt=OuterRef("pk"))
     answered = Completion.objects.filter(prompt=OuterRef("pk"))
     Prompt.objects.filter(~Exists(asked), ~Exists(answered), pk__in=written.prompts).delete()
-    Prompt.objects.filter(pk__in=written.no_longer_gold).update(split=Split.GOLD)
+    trained = asked.exclude(purpose=Purpose.GOLD)
+    no_longer_gold = Prompt.objects.filter(~Exists(trained), pk__in=written.no_longer_gold)
+    no_longer_gold.update(split=Split.GOLD)
     for pk, overlap in written.overlaps.items():
         if n := gone[pk]:
             _give_places_back(pk, n, overlap)
@@ -164,5 +227,6 @@ def _dismiss(written: Written, project: Project) -> None:
     elsewhere = Membership.objects.filter(user=OuterRef("pk"))
     assigned = Assignment.objects.filter(annotator=OuterRef("pk"))
     withdrawn = Withdrawal.objects.filter(annotator=OuterRef("pk"))
-    made_up = User.objects.filter(pk__in=written.people)
+    exported = ExportAnnotator.objects.filter(annotator=OuterRef("pk"))
+    made_up = User.objects.filter(pk__in=written.people).exclude(Exists(exported))
     made_up.filter(~Exists(elsewhere), ~Exists(assigned), ~Exists(withdrawn)).delete()

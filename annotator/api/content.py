@@ -34,6 +34,7 @@ from annotator.models import (
     canonical_key,
     comparison_key,
 )
+from annotator.taking_back import check_settled
 from annotator.views.review import chosen_of
 
 MESSAGE = {
@@ -289,7 +290,7 @@ def _add_from_texts(project: Project, request: Request, sent: dict[str, Any]) ->
     if not entry.answers:
         raise invalid({"completions": "A comparison needs 2 to 9 completions."})
     try:
-        report = import_jsonl(project, [line], user=request.user, overlap=overlap)
+        report = import_jsonl(project, [line], user=request.user, overlap=overlap, may_wait=False)
     except ImportRefused as refused:
         raise Refused(refused) from refused
     purpose = Purpose.TRAINING if entry.expected is None else Purpose.GOLD
@@ -326,4 +327,5 @@ def _compare(
     known = project.comparisons.filter(key=key).first()
     if known is None:
         raise invalid({"completion_ids": "Two of them are the same text: nothing to compare."})
+    check_settled(known, project)
     return known.pk, False

@@ -15,15 +15,18 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import exception_handler
 
-from annotator.api.errors import UNPROCESSABLE, Refused, TooLarge
+from annotator.api.errors import UNPROCESSABLE, Conflict, Refused, TooLarge
+from annotator.taking_back import Unsettled
 
 MEDIA_TYPE = "application/problem+json"
+SECONDS = 10  # until it is worth to ask again whether an import has ended
 INVALID = "Some of what was sent is not right: see `errors`."
 
 
 def answer_with_problem(error: Exception, context: dict[str, Any]) -> Response | None:
     """What Django REST framework calls for an exception in a view."""
-    response = exception_handler(_as_api_error(error), context)
+    error = _as_api_error(error)
+    response = exception_handler(error, context)
     if response is None:
         return None
     problem = _problem(response.status_code, _detail_of(error, response), _errors_of(error))
@@ -38,11 +41,13 @@ def answer_with_problem(error: Exception, context: dict[str, Any]) -> Response |
 
 
 def _as_api_error(error: Exception) -> Exception:
-    """What Django says while it reads a request."""
+    """What Django says while it reads a request, and what any view may meet."""
     if isinstance(error, RequestDataTooBig):
         return TooLarge(str(error))
     if isinstance(error, SuspiciousOperation):
         return ParseError(str(error))
+    if isinstance(error, Unsettled):
+        return Conflict(str(error), wait=SECONDS)
     return error
 
 

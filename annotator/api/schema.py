@@ -26,7 +26,8 @@ PROBLEMS = {
     404: "It does not exist, or you may not see it.",
     405: "The address takes other methods: `Allow` names them.",
     406: "The answer cannot be had in the format that `Accept` asks for.",
-    409: "The request with this Idempotency-Key is being carried out.",
+    409: "The request with this Idempotency-Key is being carried out; or what it asks for is there by an import "
+    "that is at work, and may go again with it.",
     413: "The request is too large.",
     416: "The file ends before the range begins.",
     415: "The content is of another type than the one named here.",

@@ -45,7 +45,7 @@ from annotator.imports.models import STARTABLE, Import, Progress, State
 from annotator.imports.uploads import move_into
 from annotator.locks import alone
 from annotator.models import Project, User, canonical_key
-from annotator.taking_back import unfinished
+from annotator.taking_back import TakenBack, unfinished
 
 SAMPLE = 5  # rows that a preview shows
 MAX_ATTEMPTS = 3  # of an import whose worker is killed
@@ -319,7 +319,7 @@ def _run(import_: Import) -> None:
         _end(import_, State.REFUSED, report=_refusal(refused))
     except ValueError as error:
         _end(import_, State.REFUSED, error=_sentence(error), report=_left_by(error))
-    except ChildProcessError as error:
+    except (ChildProcessError, TakenBack) as error:
         _end(import_, State.FAILED, error=str(error), report=_left_by(error))
     except OSError as error:
         why = f"A file of the server could not be read or written: {error.strerror}."

@@ -209,6 +209,7 @@ class StoredBatch(models.Model):
     project = models.ForeignKey("annotator.Project", models.CASCADE, related_name="+")
     storing = models.UUIDField(help_text="The same for all batches of an import.")
     host = models.CharField(max_length=255, help_text="The machine on which it runs.")
+    at = models.DateTimeField(default=timezone.now)
     written = models.JSONField(help_text="Primary keys, by what they are of.")
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ from annotator.importing import (
 from annotator.imports.preview import marks_of, note_of
 from annotator.models import Project
 from annotator.rendering import LETTERS
+from annotator.taking_back import TakenBack
 
 CUT = 100  # characters of a text in a sample
 
@@ -111,7 +112,7 @@ class Command(BaseCommand):
         except KeyboardInterrupt as stopped:
             what_remains = getattr(stopped, "__notes__", ["Nothing was imported."])
             raise CommandError(" ".join(["Stopped.", *what_remains])) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TakenBack) as error:
             raise CommandError(str(error)) from error
         self._print_errors(report.bad_lines, report.n_bad_lines > len(report.bad_lines))
         if options["dry_run"]:
