@@ -136,20 +136,27 @@ def _part(name: str, said: Said) -> dict[str, Any]:
     return {"name": name, "n_votes": len(said.counted), **measures(said)}
 
 
-def _labelled(said: Said, label: Callable[[Ballot], Any]) -> dict[Any, Said]:
-    """By label, what was said there; repeats belong to the time and place of the second time."""
+def _labelled(
+    said: Said, label: Callable[[Ballot], Any], label_of_one: Callable[[Ballot], Any] | None = None
+) -> dict[Any, Said]:
+    """By label, what was said there; repeats belong to the time and place of the second time.
+
+    `label_of_one`, if it is another, is that of votes which are not compared with those of others.
+    """
+    label_of_one = label_of_one or label
     parts: dict[Any, Said] = defaultdict(lambda: Said([], [], []))
     for ballot in said.counted:
         parts[label(ballot)].counted.append(ballot)
     for ballot in said.known:
-        parts[label(ballot)].known.append(ballot)
+        parts[label_of_one(ballot)].known.append(ballot)
     for before, again in said.again:
-        parts[label(again)].again.append((before, again))
+        parts[label_of_one(again)].again.append((before, again))
     return parts
 
 
 def over_time(said: Said) -> Parts:
-    """By week or, of fewer than three weeks, by day; a comparison belongs to its last vote's."""
+    """By week or, of fewer than three weeks, by day; a comparison belongs to its last vote's, known answers
+    and repeats to their own."""
     last: dict[int, date] = {}
     for ballot in said.counted:
         day = timezone.localdate(ballot.created)
@@ -157,12 +164,14 @@ def over_time(said: Said) -> Parts:
     days = last.values()
     is_long = bool(days) and (max(days) - min(days)).days >= DAYS_FOR_WEEKS
 
-    def label(ballot: Ballot) -> str:
-        # Known answers are asked all the time, and have no last vote.
-        day = last.get(ballot.comparison) or timezone.localdate(ballot.created)
+    def label(day: date) -> str:
         return f"week of {day - timedelta(days=day.weekday())}" if is_long else str(day)
 
-    parts = _labelled(said, label)
+    parts = _labelled(
+        said,
+        lambda ballot: label(last[ballot.comparison]),
+        lambda ballot: label(timezone.localdate(ballot.created)),
+    )
     return _newest(parts, MOST_PERIODS)
 
 

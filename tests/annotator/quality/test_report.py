@@ -68,6 +68,18 @@ def test_a_comparison_belongs_to_the_day_of_its_last_vote(ballot):
     assert (part["name"], part["alpha_ordinal"]["value"]) == ("2026-03-03", 1.0)
 
 
+def test_a_repeat_belongs_to_the_day_on_which_it_was_said(ballot):
+    """The comparison itself was judged a day before, by two people."""
+    votes = [ballot(1, who, A, created=MONDAY) for who in (1, 2)]
+    again = ballot(1, 1, B, created=MONDAY + timedelta(days=1))
+
+    parts = over_time(Said(votes, [], [(votes[0], again)])).rows
+
+    assert [(part["name"], part["self_agreement"]["n"]) for part in parts] == [
+        ("2026-03-02", 0), ("2026-03-03", 1),
+    ]  # fmt: skip
+
+
 def test_versions_of_the_guidelines_are_compared_among_themselves(ballot):
     """In version 1 they disagree; in version 2 nobody shares a comparison."""
     votes = [
