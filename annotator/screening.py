@@ -99,7 +99,7 @@ MODELS = (
     r"chat ?gpt|gpt-?[3-9o][\w.-]*|claude|gemini|gemma|bard|palm ?2|lamda|llama|alpaca|vicuna|"
     r"mi[sx]tral|qwen[\w.-]*|tongyi|通义千问|千问|deepseek|深度求索|smollm[\w.-]*|chatglm[\w.-]*|"
     r"kimi|grok|copilot|bing chat|baichuan|internlm|ernie bot|文心一言|doubao|豆包|hunyuan|混元|"
-    r"stablelm|open[- ]?assistant|olmo|tülu|nemotron|jamba|exaone"
+    r"stablelm|open[- ]?assistant|olmo|tülu|nemotron|jamba|exaone|meta ai"
 )
 MAKERS = (
     r"open ?ai|anthropic|google|deepmind|meta(?: ai)?|mistral ai|alibaba|阿里巴巴|阿里云|hugging ?face|"
@@ -123,7 +123,7 @@ NAMES = (
     "gpt", "claude", "gemini", "gemma", "bard", "palm", "lamda", "llama", "alpaca", "vicuna",
     "mistral", "mixtral", "qwen", "tongyi", "千问", "deepseek", "深度求索", "smollm", "chatglm", "kimi",
     "grok", "copilot", "bing chat", "baichuan", "internlm", "ernie bot", "文心一言", "doubao", "豆包",
-    "hunyuan", "混元", "stablelm", "assistant", "olmo", "tülu", "nemotron", "jamba", "exaone",
+    "hunyuan", "混元", "stablelm", "assistant", "olmo", "tülu", "nemotron", "jamba", "exaone", "meta ai",
 )  # fmt: skip
 VERBS = (
     *(f"{verb} by" for verb in ("made", "built", "created", "developed", "trained", "designed")),
@@ -134,18 +134,27 @@ VERBS = (
     *(f"{verb}{end} p" for verb in ("desenvolvid", "criad", "treinad") for end in "oa"),
     "разработан", "создан", "обучен",
 )  # fmt: skip
+GERMAN_VERBS = ("entwickelt", "trainiert", "erstellt", "geschaffen")
 # What all of these need: fewer to look for, and most answers have none.
 PREPOSITIONS = (
     " by", " von", " par", " por", " da", " pela", " pelo", "разработан", "создан", "обучен",
 )  # fmt: skip
-KIND = r"model\w*|modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|chatbot|ai|ki|ia|llm"
+KIND = (
+    r"model\w*|(?:sprach)?modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|agente?|chatbot|"
+    r"ai|ki|ia|llm|artificial intelligence|künstliche intelligenz|intelligence artificielle|"
+    r"inteligencia artificial|intelligenza artificiale|inteligência artificial"
+)
+# Who is told of by a maker: "trained me as an engineer" stands in stories.
+OF_ME = r"me\b(?=\s*(?:[.,;:!?)\n]|$)|\s+(?:and|but|so|on|using)\b|\s+to (?:be|help|assist|answer|provide|follow|refuse|avoid)\b)"
+MADE_ME = ("made me", "built me", "created me", "developed me", "trained me", "designed me")
 SELF_NAMING = [
     (needed, [regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE) for pattern in patterns])
     for needed, *patterns in (
-        # "I am ChatGPT", "As the Qwen2.5 …"
+        # "I am ChatGPT", "As the Qwen2.5 …", "I'm OpenAI's GPT-4"
         (
             (NAMES,),
-            rf"(?<!\w)(?:{I_AM})[\s\u2014\u2013-]+(?:(?:the|an?|der|die|das|le|la|el|il|o)\s+)?(?:{MODELS})(?!\w)",
+            rf"(?<!\w)(?:{I_AM})[\s\u2014\u2013-]+(?:(?:the|an?|der|die|das|le|la|el|il|o)\s+)?"
+            rf"(?:(?:{MAKERS})(?:['\u2019]s?)?\s+)?(?:{MODELS})(?!\w)",
         ),
         (
             (PREPOSITIONS, VERBS),
@@ -157,6 +166,19 @@ SELF_NAMING = [
             rf"(?:(?:an?|eine?|une?|uno|uma?)\s+)?(?:[\w-]+\s+){{0,2}}(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
             # "I was trained by OpenAI"
             rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
+            # "Being an AI model developed by OpenAI"
+            rf"(?:^|(?<=[.!?]\s+))being\s+an?\s+(?:[\w-]+\s+){{0,2}}(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*(?:{MAKERS})\b",
+        ),
+        # "OpenAI trained me."
+        (
+            (MADE_ME,),
+            rf"\b(?:{MAKERS})(?: has)? (?:made|built|created|developed|trained|designed) {OF_ME}",
+        ),
+        # "Ich bin ein Modell, das von OpenAI entwickelt wurde", "ein von OpenAI entwickeltes Modell"
+        (
+            ((" von ",), GERMAN_VERBS),
+            rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,20}}\bvon\s+(?:{MAKERS})\b[^.!?\n]{{0,20}}\b(?:entwickelt|trainiert|erstellt|geschaffen)",
+            rf"(?<!\w)(?:{I_AM})\s+(?:\w+\s+)?von\s+(?:{MAKERS})\s+(?:entwickelt|trainiert|erstellt|geschaffen)\w*\s+(?:[\w-]+\s+)?[\w-]*(?:{KIND})\b",
         ),
         ((("我",),), rf"我(?:是|叫|的名字是)[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),
         ((("私", "わたし", "僕"),), rf"(?:私|わたし|僕)は[^。!?\n]{{0,20}}(?:{MODELS}|{MAKERS})"),

@@ -79,6 +79,32 @@ def test_a_different_number_is_never_nearly_identical():
         ("I was trained by Google on text.", "I was trained by Google"),
         ("Ich bin Qwen2.5 und helfe gern.", "Ich bin Qwen2.5"),
         ("Je suis un modèle développé par Mistral.", "Je suis un modèle développé par Mistral"),
+        ("I'm Google Gemini, ask me.", "I'm Google Gemini"),
+        ("I am OpenAI's GPT-4 here.", "I am OpenAI's GPT-4"),
+        ("I\u2019m Microsoft Copilot!", "I\u2019m Microsoft Copilot"),
+        ("I am Meta AI.", "I am Meta AI"),
+        (
+            "I am an artificial intelligence developed by OpenAI.",
+            "I am an artificial intelligence developed by OpenAI",
+        ),
+        ("OpenAI trained me to be helpful.", "OpenAI trained me"),
+        ("Sure. Anthropic made me, after all.", "Anthropic made me"),
+        (
+            "Being an AI model developed by OpenAI, I cannot.",
+            "Being an AI model developed by OpenAI",
+        ),
+        (
+            "Ich bin ein Sprachmodell, das von OpenAI entwickelt wurde.",
+            "Ich bin ein Sprachmodell, das von OpenAI entwickelt",
+        ),
+        (
+            "Ich bin ein von Google trainiertes KI-Modell.",
+            "Ich bin ein von Google trainiertes KI-Modell",
+        ),
+        (
+            "Soy un agente que fue creado por Anthropic.",
+            "Soy un agente que fue creado por Anthropic",
+        ),
         ("我是由阿里云开发的通义千问。", "我是由阿里云开发的通义千问"),
         ("私はChatGPTです。", "私はChatGPT"),
     ],
@@ -96,6 +122,12 @@ def test_an_answer_that_says_who_wrote_it_is_found(text, words):
         "Claude Monet painted it; I was trained by my mother.",
         "It is as good as a model trained by Google, as we know the model made by Meta.",
         "As llamas go, it was a tall one.",
+        "Google trained me as an engineer, she wrote.",
+        "I am Google's biographer, and Microsoft hired me.",
+        "Being a model developed by hand, it breaks.",
+        "Being an agent of change is hard; OpenAI was founded in 2015.",
+        "Ich bin Lehrer, und das Modell wurde von einer Schule entwickelt.",
+        "My uncle works at Meta. AI is his field.",
     ],
 )
 def test_an_answer_that_only_speaks_of_models_is_not_found(text):
@@ -107,7 +139,10 @@ def test_what_is_not_asked_for_is_not_found():
 
 
 def test_the_patterns_take_no_time_on_long_answers_of_their_own_words():
-    for words in ("I am as ", "I am a model made ", ". as ", ", as a model made "):
+    for words in (
+        "I am as ", "I am a model made ", ". as ", ", as a model made ", "OpenAI trained me as ",
+        "being a model made by ", "Ich bin ein Modell von Google ", "Ich bin ein von Google trainiertes ",
+    ):  # fmt: skip
         assert self_naming(words * 1000) == ""  # would not end if they went back and forth
 
 
