@@ -682,6 +682,8 @@ class Assignment(models.Model):
     ui_version = models.CharField(max_length=100, blank=True, default="", editable=False)
     lease_until = models.DateTimeField()
     created = models.DateTimeField(default=timezone.now, editable=False)
+    # Whether the annotator may have read it before now. Not kept.
+    was_shown: bool = False
 
     class Meta:
         constraints = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -9,6 +10,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
@@ -20,6 +22,9 @@ from rlhf import conversations
 from rlhf.models import Conversation, Turn, TurnState
 
 UNPROCESSABLE = 422
+UNSEEN = timedelta(
+    seconds=10
+)  # the page asks every second: what was handed out longer ago was shown before
 
 
 class SayForm(forms.Form):
@@ -141,4 +146,5 @@ def _task(
     held = queue.held_by(access.project, request.user)
     if held is None or held.comparison_id != turn.comparison_id:
         return {}
-    return task_context(held)
+    held.was_shown = timezone.now() - held.created > UNSEEN
+    return task_context(held, request.POST.get("shown", ""))

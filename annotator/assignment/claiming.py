@@ -150,17 +150,21 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
 def _take_up(assignment: Assignment, membership: Membership | None) -> bool:
     """Start the lease of what is live, or of what waits; False if it is neither any more. Raises
     _QuotaReached, and what waits goes on waiting."""
-    assignment.ui_version = code_version()  # by which it is shown anew
+    # What it is shown anew with.
+    shown_with = {
+        "ui_version": code_version(), "guideline_version": assignment.project.guideline_version
+    }  # fmt: skip
     if assignment.state == AssignmentState.LIVE:
-        return renew(assignment)
+        assignment.was_shown = True
+        return renew(assignment, **shown_with)
     now, lease_until = timezone.now(), lease_end(assignment.project)
     waiting = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.WAITING)
     with transaction.atomic():  # it fails if something else has become live meanwhile
         taken_up = {"state": AssignmentState.LIVE, "created": now, "lease_until": lease_until}
-        if not waiting.update(**taken_up, ui_version=assignment.ui_version):
+        if not waiting.update(**taken_up, **shown_with):
             return False
         _check_quota(membership)
-    assignment.refresh_from_db(fields=["state", "created", "lease_until"])
+    assignment.refresh_from_db(fields=[*taken_up, *shown_with])
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
 from django.utils import timezone
 
@@ -18,11 +20,13 @@ from annotator.models import (
 SWEEP_LIMIT = 50  # expired leases given back, and holds ended, at once
 
 
-def renew(assignment: Assignment) -> bool:
-    """Start the lease anew; False if the assignment is no longer live."""
-    assignment.lease_until = lease_end(assignment.project)
+def renew(assignment: Assignment, **shown_with: Any) -> bool:
+    """Start the lease anew, and note what it is `shown_with` if it is shown anew; False if the assignment
+    is no longer live."""
+    changes = {"lease_until": lease_end(assignment.project), **shown_with}
+    for name, value in changes.items():
+        setattr(assignment, name, value)
     live = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.LIVE)
-    changes = {"lease_until": assignment.lease_until, "ui_version": assignment.ui_version}
     return live.update(**changes) == 1
 
 

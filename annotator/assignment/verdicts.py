@@ -88,7 +88,8 @@ def record(
     """Write the annotator's verdict down, exactly once.
 
     `ranking` lists tie groups of completion ids, best first; it is empty for other verdicts. The
-    rest is as in `Judgment`, and must be what the protocol of this showing asks for. `first_interaction_ms`
+    rest is as in `Judgment`, and must be what the protocol of this showing asks for; `seconds` is how long it
+    was read, None if nobody knows. `first_interaction_ms`
     is as in `Assignment`, and not kept if it cannot be.
     Sending a verdict again, by a double click or from a second tab, gives back the judgment that
     stands. A lease that ran out is no harm as long as nobody took the place. Raises NotRecorded.
@@ -133,7 +134,6 @@ def record(
                 give_place_back(assignment)
         if assignment.first_interaction_ms is None:
             assignment.first_interaction_ms = first
-        elapsed = (timezone.now() - assignment.created).total_seconds()
         judgment = Judgment(
             assignment=assignment,
             comparison_id=assignment.comparison_id,
@@ -142,7 +142,7 @@ def record(
             annotator_id=assignment.annotator_id,
             **said,
             strength_of=_strength_of(assignment, said),
-            seconds=elapsed if seconds is None else seconds,
+            seconds=seconds,
             guideline_version=assignment.guideline_version,
         )
         insert(judgment)

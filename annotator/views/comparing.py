@@ -12,6 +12,7 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.http import require_POST
 
@@ -263,21 +264,34 @@ def first_interaction_in(request: HtmxRequest) -> int | None:
     return int(measured[0]) if measured else None
 
 
-def shown_now(assignment: Assignment) -> str:
-    """Signed, for the form to bring back: which assignment the page shows, and since when."""
-    return signing.dumps([assignment.pk, time.time()], salt=SHOWN_SALT)
+def shown_now(assignment: Assignment, shown: str = "") -> str:
+    """Signed, for the form to bring back: which assignment the page shows, and since when.
+
+    What the form has brought, `shown`, goes on. Whoever comes back to something later, or takes a
+    verdict back, has read it before, and nobody knows for how long: then there is no time.
+    """
+    if _signed(shown, assignment):
+        return shown
+    since = None if assignment.was_shown else time.time()
+    return signing.dumps([assignment.pk, since], salt=SHOWN_SALT)
 
 
 def seconds_since(shown: str, assignment: Assignment) -> float | None:
-    """How long the page has shown the assignment; None if `shown` was not signed for it.
+    """How long the page has shown the assignment; None if it had been shown before that. If `shown` was not
+    signed for it, how long ago it was handed out: nobody says themselves how long it took."""
+    signed = _signed(shown, assignment)
+    if signed is None:
+        return (timezone.now() - assignment.created).total_seconds()
+    _, since = signed
+    return None if since is None else time.time() - since
 
-    The assignment may be much older: who comes back to the page is shown what they still hold.
-    """
+
+def _signed(shown: str, assignment: Assignment) -> tuple[int, float | None] | None:
     try:
         pk, since = signing.loads(shown, salt=SHOWN_SALT)
     except signing.BadSignature:
         return None
-    return time.time() - since if pk == assignment.pk else None
+    return (pk, since) if pk == assignment.pk else None
 
 
 def _context(
@@ -313,17 +327,17 @@ def _context(
             and was_withdrawn(project, request.user),
             "admins": admins.values_list("user__username", flat=True)[:20],
         }
-    return context | task_context(assignment)
+    return context | task_context(assignment, request.POST.get("shown", ""))
 
 
-def task_context(assignment: Assignment) -> dict[str, Any]:
-    """What `_task.html` shows of a comparison."""
+def task_context(assignment: Assignment, shown: str = "") -> dict[str, Any]:
+    """What `_task.html` shows of a comparison; `shown` is what a form of it has brought back."""
     completions = queue.shown(assignment)
     return {
         "assignment": assignment,
         "conversation": split_conversation(assignment.comparison.prompt.messages),
         "ballot": Ballot(protocol_shown(assignment), completions, assignment.draft),
-        "shown": shown_now(assignment),
+        "shown": shown_now(assignment, shown),
         # Half of the lease: one lost heartbeat does no harm.
         "renew_seconds": max(20, assignment.project.lease_minutes * 60 // 2),
     }

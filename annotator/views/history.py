@@ -132,6 +132,7 @@ def _context(
 ) -> dict[str, Any]:
     """`entered`: what was sent and refused; else the form says what the judgment does."""
     assignment = judgment.assignment
+    assignment.was_shown = True
     protocol = protocol_shown(assignment)
     completions = queue.shown(assignment)
     letters = letters_of(judgment)

@@ -363,6 +363,52 @@ def test_seconds_count_from_the_page_and_not_from_the_hand_out(client, project, 
     assert 0 <= Judgment.objects.get().seconds < 60
 
 
+def seconds_of_last():
+    return Judgment.objects.order_by("-pk")[0].seconds
+
+
+def judge_what_is_shown(client, name="first"):
+    """As the page that is open now would send it."""
+    context = client.get(url("compare")).context
+    sent = verdict(context["assignment"], name, shown=context["shown"])
+    return client.post(url("judge"), sent, headers=HTMX)
+
+
+def test_nobody_knows_how_long_somebody_has_read_who_comes_back(client, project, member):
+    member(Role.ANNOTATOR)
+    ComparisonFactory.create_batch(2, project=project)
+    client.get(url("compare"))
+
+    answer = judge_what_is_shown(client)
+
+    assert seconds_of_last() is None
+    assignment, shown = answer.context["assignment"], answer.context["shown"]
+    client.post(url("judge"), verdict(assignment, "first", shown=shown), headers=HTMX)
+    assert 0 <= seconds_of_last() < 60
+
+
+def test_a_verdict_that_was_taken_back_is_not_said_to_be_quick(client, project, member):
+    member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    judge_what_is_shown(client)
+    client.post(url("undo"), {"judgment": Judgment.objects.get().pk}, headers=HTMX)
+
+    judge_what_is_shown(client)
+
+    assert (Judgment.objects.count(), seconds_of_last()) == (2, None)
+
+
+def test_the_clock_goes_on_while_a_verdict_is_not_complete(client, project, member, with_reasons):
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    held = queue.claim(project, user)
+    shown = shown_now(held)
+
+    refused = client.post(url("judge"), verdict(held, "first", shown=shown), headers=HTMX)
+
+    assert (refused.status_code, refused.context["shown"]) == (422, shown)
+
+
 @pytest.mark.parametrize("shown", ["", "WzEsIDBd:1abc:forged"])
 def test_nobody_says_themselves_how_long_it_took(client, project, member, shown):
     user = member(Role.ANNOTATOR)
@@ -402,6 +448,17 @@ def test_a_draft_brings_it_and_nothing_later_is_the_first(client, project, membe
     client.post(url("judge"), sent, headers=HTMX)
 
     assert Judgment.objects.get().assignment.first_interaction_ms == 700
+
+
+def test_a_verdict_is_given_with_the_guidelines_that_were_shown(client, project, member):
+    member(Role.ANNOTATOR)
+    ComparisonFactory(project=project)
+    client.get(url("compare"))
+    Project.objects.update(guidelines="New.", guideline_version=2)
+
+    judge_what_is_shown(client)
+
+    assert Judgment.objects.get().guideline_version == 2
 
 
 def test_a_showing_knows_which_version_showed_it_last(client, project, member):
