@@ -443,10 +443,19 @@ def order_anew(run_pk: int) -> Run | None:
 def evaluate_anew(run_pk: int) -> Run | None:
     """Have the suite run for the policy that a training run has made, unless the project does not want
     that; None in all other cases. There is one suite per training run, however often this is called."""
-    ended = Run.objects.filter(status=Status.SUCCEEDED).exclude(kind=RunKind.IMPORT_MODEL)
-    run = ended.select_related("project").filter(pk=run_pk).first()
+    ended = Run.objects.filter(status=Status.SUCCEEDED).exclude(
+        kind__in=(RunKind.IMPORT_MODEL, RunKind.SEARCH)  # a search makes one when somebody says so
+    )
+    run = ended.filter(pk=run_pk).first()
     policy = run.outputs.filter(kind=ModelKind.POLICY).first() if run else None
-    if run is None or policy is None or not suites.runs_after_training(run.project):
+    return launch_suite(policy, RunKind.SUITE) if policy else None
+
+
+def launch_suite(policy: ModelVersion, name: str) -> Run | None:
+    """The suite that follows what makes a policy; None if the project does not want that, or it is refused.
+    `name` tells it from others that follow the run which made the policy: there is one of each name."""
+    run = policy.run
+    if run is None or not suites.runs_after_training(run.project):
         return None
     settings, versions = suites.after_training(policy)
     try:
@@ -455,7 +464,7 @@ def evaluate_anew(run_pk: int) -> Run | None:
             RunKind.SUITE,
             settings,
             round_number=run.round_number,
-            token=uuid.uuid5(run.token, RunKind.SUITE),
+            token=uuid.uuid5(run.token, name),
             policy=policy,
             **versions,
         )

@@ -12,6 +12,7 @@ from annotator.audit import Action, record
 from annotator.models import User
 from rlhf.collecting import unused_name
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.runs import launch_suite
 from rlhf.training.artifacts import read_json
 from rlhf.training.search_config import TABLE, TRIALS
 from rlhf.training.search_space import format_value
@@ -129,12 +130,20 @@ def _artifact(run: Run, number: int) -> Path:
 
 
 # --- promoting --------------------------------------------------------------------------------
-@transaction.atomic
 def promote(run: Run, number: int | None = None, user: User | None = None) -> ModelVersion:
     """A model version of what a trial made, the best one's if no number is given; twice is the same one.
+    A suite follows if it is a policy, as after a training.
 
     Raises SearchRefused.
     """
+    version = _promoted(run, number, user)
+    if version.kind == ModelKind.POLICY:
+        launch_suite(version, f"suite of trial {version.details['trial']}")
+    return version
+
+
+@transaction.atomic
+def _promoted(run: Run, number: int | None, user: User | None) -> ModelVersion:
     Run.objects.select_for_update().get(pk=run.pk)  # so that two people make one version
     row = _trial(run, number)
     if row.version is not None:

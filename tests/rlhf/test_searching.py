@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -24,6 +25,7 @@ from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactor
 pytestmark = pytest.mark.django_db
 
 SPACE = "learning_rate = 1e-5 .. 1e-3 log\nmembers in 1, 2\nepochs = 3"
+FILES = {"head.bin": {"bytes": 5, "sha256": hashlib.sha256(b"12345").hexdigest()}}
 
 
 @pytest.fixture
@@ -56,12 +58,12 @@ def trial(number, state="complete", value=0.5, error="", **values):
     }  # fmt: skip
 
 
-def searched(policy, *trials, direction="minimize"):
+def searched(policy, *trials, direction="minimize", tries="reward_model"):
     """A search with these trials; those that are complete have made something."""
-    config = {"tries": "reward_model", "space": SPACE, "settings": {}}
+    config = {"tries": tries, "space": SPACE, "settings": {}}
     run = RunFactory(
         kind=RunKind.SEARCH, project=policy.project, policy=policy, config=config, status="succeeded",
-        export=ExportFactory(project=policy.project),
+        export=ExportFactory(project=policy.project) if tries == "reward_model" else None,
     )  # fmt: skip
     table = {"metric": "eval_loss", "direction": direction, "trials": trials, "importance": {}}
     (run.folder / "trials.json").write_text(json.dumps(table))
@@ -72,11 +74,7 @@ def searched(policy, *trials, direction="minimize"):
         if each["state"] == "complete":
             (place / "artifact").mkdir()
             (place / "artifact" / "head.bin").write_bytes(b"12345")
-            made = {
-                "status": "succeeded",
-                "accuracy": 0.7,
-                "files": {"head.bin": {"bytes": 5, "sha256": "9f86"}},
-            }
+            made = {"status": "succeeded", "accuracy": 0.7, "files": FILES}
             (place / "result.json").write_text(json.dumps(made))
     return run
 
@@ -183,7 +181,7 @@ def test_the_promoted_trial_is_a_version_with_its_settings_and_lineage(policy):
     assert (version.parent, version.run) == (policy, run)
     assert version.settings == {"adapter_layers": 2}
     assert version.facts == {"accuracy": 0.7, "trial": 1, "learning_rate": 3e-4, "members": 1}
-    assert version.files == {"head.bin": {"bytes": 5, "sha256": "9f86"}}
+    assert version.files == FILES
     assert f"export-{run.export_id}" in of_version(version).back.nodes
 
 
@@ -201,6 +199,26 @@ def test_promoting_twice_gives_the_same_version(policy):
 
     assert promote(run) == promote(run, 0)
     assert run.outputs.count() == 1
+
+
+def test_a_suite_follows_a_promoted_policy_once_as_after_training(policy, settings):
+    settings.SUITE_AFTER_TRAINING = True
+    PromptFactory(project=policy.project, split="test")
+    run = searched(policy, trial(0), trial(1), tries="ppo")
+
+    version, _ = promote(run), promote(run)
+
+    (suite,) = policy.project.runs.filter(kind=RunKind.SUITE)
+    assert (suite.policy, suite.rival) == (version, policy)
+
+
+def test_no_suite_follows_a_promoted_reward_model(policy, settings):
+    settings.SUITE_AFTER_TRAINING = True
+    PromptFactory(project=policy.project, split="test")
+
+    promote(searched(policy, trial(0)))
+
+    assert not policy.project.runs.filter(kind=RunKind.SUITE).exists()
 
 
 def test_a_trial_that_was_ended_early_cannot_be_promoted(policy):
