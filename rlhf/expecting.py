@@ -37,6 +37,7 @@ from rlhf.text_lengths import (
     pairs_of,
     rows_of,
     texts_for,
+    tokens_around,
 )
 from rlhf.training.combine_config import CombineConfig
 from rlhf.training.config import (
@@ -300,8 +301,10 @@ def _suite(order: Order, config: SuiteConfig) -> Plan:
         notes = (*notes, "Tasks of lm-evaluation-harness come on top.")
     general = policy.tokens_of(general_characters(order.project, config.text))
     n = count_prompts(order.project, Split.TEST, order.max_prompts)
+    asked = work.judged_tokens(texts)
+    around = tokens_around(order.judge, judge, asked) if order.judge and judge else 0.0
     parts = work.measuring(
-        config, policy, rival, judge, texts, n, general, config.judged_pairs, scorer
+        config, policy, rival, judge, texts, n, general, config.judged_pairs, scorer, around
     )
     return Plan(parts, texts, _of_prompts(n, texts), notes)
 

@@ -117,7 +117,7 @@ def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
     is_student = run_kind == RunKind.DISTILL and name == "rival"
     is_asked = run_kind in ASK_ELSEWHERE and name in ASKED and not is_student
-    is_prompted = run_kind in PUT_AROUND and name in ("policy", "rival")
+    is_prompted = run_kind in PUT_AROUND and name in ASKED
     return [
         *VERSION_KINDS[name],
         *([ModelKind.ENDPOINT] if is_asked else []),
@@ -238,11 +238,6 @@ def _check(order: Order) -> None:
 def _check_suite(order: Order) -> None:
     if order.policy == order.rival:
         raise RunRefused(f"{order.policy} cannot be compared with itself: choose another version.")
-    if order.judge and order.judge.has_virtual_tokens:
-        raise RunRefused(
-            f"{order.judge} is virtual tokens before the prompt: it can be measured, and cannot be a "
-            "judge. Choose another one."
-        )
     if problem := suite_inputs.problem_with_datasets(order.project, order.settings):
         raise RunRefused(problem)
 

@@ -42,6 +42,13 @@ def texts_for(
     return Texts(prompt, min(answer_tokens(version, writer), longest_answer))
 
 
+def tokens_around(version: ModelVersion, writer: Tokens, prompt: float) -> float:
+    """How many more a prompt version makes of a prompt of so many; none, if it is no prompt version."""
+    if version.kind != ModelKind.PROMPT:
+        return 0.0
+    return _with_around(version, writer, prompt) - prompt
+
+
 def _with_around(version: ModelVersion, tokens: Tokens, prompt: float) -> float:
     try:
         prompting = read_prompting(version.reference()["prompting"])

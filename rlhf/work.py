@@ -290,9 +290,11 @@ def distilling(
 def measuring(
     config: SuiteConfig, policy: Writer, rival: Writer | None, judge: Writer | None, texts: Texts,
     n_prompts: int, general_tokens: float, n_judged: int, scorer: Scorer | None = None,
+    around: float = 0.0,
 ) -> Parts:  # fmt: skip
     """A suite, with one reference answer to each prompt. A rival reads the general text, and writes only for a
-    judge, who reads each pair in both orders; `n_judged` more of which people's opinion is known."""
+    judge, who reads each pair in both orders; `n_judged` more of which people's opinion is known. `around`: tokens
+    that stand around each of the judge's questions."""
     longest, size = config.max_new_tokens, config.batch_size
     answers = write(policy, texts, n_prompts, longest=longest, batch_size=size)
     own, others = in_turn(load(policy), answers), Work()
@@ -308,13 +310,19 @@ def measuring(
         "policy": own,
         "rival": others,
         "reward_model": score(scorer, n_prompts * texts.both),
-        "judge": judging(judge, texts, n_prompts + n_judged) if judge is not None else Work(),
+        "judge": judging(judge, judged_tokens(texts) + around, n_prompts + n_judged)
+        if judge is not None
+        else Work(),
     }
 
 
-def judging(judge: Writer, texts: Texts, n_pairs: float) -> Work:
+def judged_tokens(texts: Texts) -> float:
+    """What a judge is asked: the prompt, two answers, and what it is to do with them."""
+    return texts.prompt + 2 * texts.answer + JUDGES_TOKENS
+
+
+def judging(judge: Writer, tokens: float, n_pairs: float) -> Work:
     """A model here reads; one elsewhere also writes a letter."""
-    tokens = texts.prompt + 2 * texts.answer + JUDGES_TOKENS
     if isinstance(judge, Elsewhere):
         asked = Texts(tokens, VERDICT_TOKENS)
         return write(judge, asked, 2 * n_pairs, longest=VERDICT_TOKENS, batch_size=1)

@@ -49,8 +49,8 @@ class SuiteForm(RunForm):
     reward_model = version("Reward model", "Its score of each answer.", required=False)
     judge = version(
         "Model as judge",
-        "It says which of two answers is better, each pair in both orders. How far it agrees with people "
-        "stands beside each of its numbers.",
+        "It says which of two answers is better, each pair in both orders: any policy, here or elsewhere, or "
+        "a prompt version. How far it agrees with people stands beside each of its numbers.",
         required=False,
     )
     max_new_tokens = longest_answer(SuiteConfig.max_new_tokens)

@@ -1,8 +1,9 @@
 """A model that says which of two answers is better, asked twice: with each of the two standing first.
 
 A model here is not made to write: what counts is whether A or B is the likelier word at the place of the
-answer. One elsewhere writes, and is believed only if it says nothing but a letter. How far such a verdict
-can be trusted is for its agreement with people to say (suite.py).
+answer. One elsewhere writes, and is believed only if it says nothing but a letter. What a prompt version puts
+around a question stands around this one. How far such a verdict can be trusted is for its agreement with
+people to say (suite.py).
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, whole_lines
 from rlhf.training.ask import Asker
 from rlhf.training.config import is_endpoint
 from rlhf.training.data import PromptLine
+from rlhf.training.endpoint import prompt_tokens
 from rlhf.training.forward import (
     backbone_of,
     collate,
@@ -27,6 +29,8 @@ from rlhf.training.forward import (
     vocabulary_head,
 )
 from rlhf.training.models import encode, load_policy
+from rlhf.training.prompting import JUDGE, Count, arrange_all, prompter_of
+from rlhf.training.virtual_tokens import begun, n_virtual_tokens, prefix_of
 
 TOKENS_AT_ONCE = 2048  # padding included
 REPLY_TOKENS = 16  # of a judge elsewhere: a letter, and what some put around it
@@ -110,12 +114,24 @@ def _ask(
 ) -> tuple[list[str], Asker]:
     """A reply to each; empty where there was none."""
     asker = Asker(
-        reference, folder, side="judge", completions_per_prompt=1, max_new_tokens=REPLY_TOKENS,
+        reference, folder, side=JUDGE, completions_per_prompt=1, max_new_tokens=REPLY_TOKENS,
         temperature=0.0, seed=0,
     )  # fmt: skip
-    lines = [PromptLine(number, messages) for number, messages in enumerate(questions)]
+    lines = arranged(reference, questions, prompt_tokens, folder)
     replies = {row.id: row.completion for row in asker.ask_all(lines)}
     return [replies.get(number, "") for number in range(len(questions))], asker
+
+
+def arranged(
+    reference: dict[str, Any],
+    questions: Sequence[list[dict[str, str]]],
+    count: Count,
+    folder: RunFolder,
+    control_tokens: Sequence[str] = (),
+) -> list[PromptLine]:
+    """The questions as the judge is asked them, by their numbers."""
+    lines = [PromptLine(number, messages) for number, messages in enumerate(questions)]
+    return arrange_all(prompter_of(reference, control_tokens), lines, count, folder, JUDGE)
 
 
 def _local(
@@ -126,8 +142,15 @@ def _local(
     said = {number: (letter, p) for number, letter, p in map(json.loads, whole_lines(kept))}
     missing = [number for number in range(len(questions)) if number not in said]
     if missing:
-        model, tokenizer = load_policy(reference)
-        for found in _letters(model, tokenizer, [questions[number] for number in missing], folder):
+        model, tokenizer = load_policy(reference, may_wrap=True)
+        lines = arranged(
+            reference, questions, lambda messages: len(encode(tokenizer, messages)), folder,
+            tokenizer.all_special_tokens,
+        )  # fmt: skip
+        prompts = [encode(tokenizer, lines[number].messages) for number in missing]
+        longest = model.config.get_text_config().max_position_embeddings
+        longest -= n_virtual_tokens(reference["adapters"])
+        for found in _letters(model, tokenizer, prompts, longest, folder):
             rows = [(missing[place], letter, p) for place, letter, p in found]
             with kept.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -139,13 +162,12 @@ def _local(
 def _letters(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[list[dict[str, str]]],
+    prompts: Sequence[list[int]],
+    longest: int,
     folder: RunFolder,
 ) -> Any:
     """Batches of (place, letter, probability of a letter). Raises Stopped between two of them."""
     letters = {letter: torch.tensor(letter_ids(tokenizer, letter)) for letter in "AB"}
-    prompts = [encode(tokenizer, messages) for messages in questions]
-    longest = model.config.get_text_config().max_position_embeddings
     too_long = [place for place, ids in enumerate(prompts) if len(ids) >= longest]
     if too_long:
         yield [(place, "", None) for place in too_long]
@@ -154,7 +176,7 @@ def _letters(
         if folder.should_stop():
             raise Stopped
         places = [fitting[k] for k in group]
-        likely = _at_the_answer(model, [prompts[place] for place in places])  # (B, V)
+        likely = at_the_answer(model, [prompts[place] for place in places])  # (B, V)
         chances = {letter: likely[:, ids].sum(1).tolist() for letter, ids in letters.items()}
         yield [
             (place, "A" if a > b else "B" if b > a else "", a + b)
@@ -163,11 +185,24 @@ def _letters(
 
 
 @torch.no_grad()
-def _at_the_answer(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+def at_the_answer(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Probabilities of the first token of a reply, (B, V)."""
-    batch = collate(prompts, [[0]] * len(prompts), model.device)
-    hidden = hidden_states(backbone_of(model), batch)[batch.before]  # (B, D)
+    prefix = prefix_of(model)
+    if prefix is None:
+        batch = collate(prompts, [[0]] * len(prompts), model.device)
+        hidden = hidden_states(backbone_of(model), batch)[batch.before]  # (B, D)
+    else:  # virtual tokens stand before each: one by one, so that no padding stands between
+        hidden = torch.cat([_last_after(model, prefix, ids) for ids in prompts])
     return vocabulary_head(model)(hidden).float().softmax(-1).cpu()
+
+
+def _last_after(
+    model: PreTrainedModel, prefix: DynamicCache, ids: Sequence[int]
+) -> torch.Tensor:  # (1, D)
+    cache = begun(prefix, 1)
+    tokens = torch.tensor([ids], device=model.device)
+    hidden = backbone_of(model)(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return hidden.last_hidden_state[:, -1]
 
 
 def letter_ids(tokenizer: PreTrainedTokenizerBase, letter: str) -> list[int]:

@@ -31,6 +31,7 @@ Count = Callable[[list[Message]], int]  # tokens of a whole prompt
 
 PROMPTING = "prompting.json"
 SIDES = {"": "prompting.jsonl", "new": "prompting-new.jsonl", "old": "prompting-old.jsonl"}
+JUDGE = "judge"  # who writes no answers
 SELECTIONS = ("hand", "random", "similar")
 QUESTION = "{prompt}"  # where the template has the question
 MOST_SHOTS, MOST_PASSAGES = 64, 50
@@ -254,10 +255,14 @@ def arrange_all(
     if prompter is None:
         return list(lines)
     arranged = [prompter.arrange(line.messages, count) for line in lines]
-    with (folder.path / SIDES[side]).open("w", encoding="utf-8") as file:
+    with (folder.path / _file_of(side)).open("w", encoding="utf-8") as file:
         for line, each in zip(lines, arranged, strict=True):
             file.write(json.dumps(_as_row(line, each), ensure_ascii=False) + "\n")
     return [PromptLine(line.id, each.messages) for line, each in zip(lines, arranged, strict=True)]
+
+
+def _file_of(side: str) -> str:
+    return f"prompting-{JUDGE}.jsonl" if side == JUDGE else SIDES[side]
 
 
 def _as_row(line: PromptLine, arranged: Arranged) -> dict[str, Any]:
@@ -267,9 +272,9 @@ def _as_row(line: PromptLine, arranged: Arranged) -> dict[str, Any]:
     return {"id": line.id, **values, "passages": passages}
 
 
-def prompting_result(folder: RunFolder) -> dict[str, Any]:
+def prompting_result(folder: RunFolder, sides: Iterable[str] = SIDES) -> dict[str, Any]:
     """What the run's page says of it, of both sides of an evaluation together; empty without any."""
-    rows = [row for name in SIDES.values() for row in _rows(folder.path / name)]
+    rows = [row for side in sides for row in _rows(folder.path / _file_of(side))]
     if not rows:
         return {}
     totals: Counter[str] = Counter()

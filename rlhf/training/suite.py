@@ -46,7 +46,7 @@ from rlhf.training.generate import (
 )
 from rlhf.training.model_judge import PROMPT, Contest, Verdicts, judge_all
 from rlhf.training.models import encode_completion, load_policy
-from rlhf.training.prompting import arrange_all, prompter_of, prompting_result
+from rlhf.training.prompting import JUDGE, arrange_all, prompter_of, prompting_result
 from rlhf.training.reward_rules import Conversation, complete, names_of, scores_of
 from rlhf.training.rewards import load_judge
 from rlhf.training.suite_config import SuiteConfig
@@ -456,6 +456,7 @@ def judgement(
     outcomes = [both_orders(*pair) for pair in verdicts.pairs]
     people = [said for _, said in inputs.pairs]
     opinion = opinion_of(outcomes[: len(contests)], outcomes[len(contests) :], people, verdicts)
+    opinion |= prompting_result(folder, [JUDGE])
     opinion["askers"] = [*old.askers, *verdicts.askers]
     opinion["n_written"] = old.n_written
     by_prompt = {row.id: outcome for row, outcome in zip(shown, outcomes, strict=False)}

@@ -4,11 +4,18 @@ import pytest
 
 from annotator.models import Purpose, Split
 from rlhf.datasets import create_dataset
-from rlhf.models import DatasetKind, RunKind
+from rlhf.models import DatasetKind, Run, RunKind, Status
 from rlhf.runs import RunRefused, launch
 from rlhf.suite_inputs import judged_pairs, references_of
 from tests.factories import ProjectFactory, PromptFactory
-from tests.rlhf.factories import PolicyFactory, learn_from, make_comparison, make_judgment
+from tests.rlhf.factories import (
+    EndpointFactory,
+    PolicyFactory,
+    learn_from,
+    make_comparison,
+    make_judgment,
+    prompt_version,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -152,11 +159,14 @@ def test_a_version_is_not_compared_with_itself(project, prompt):
         launch_suite(policy, rival=policy)
 
 
-def test_virtual_tokens_are_measured_and_do_not_judge(project, prompt):
+@pytest.mark.parametrize("role", ["policy", "judge"])
+def test_any_version_that_writes_is_measured_and_can_judge(project, prompt, role):
     policy, base = PolicyFactory.create_batch(2, project=project)
     virtual = PolicyFactory(project=project, parent=base, details={"method": "prefix"})
+    elsewhere = EndpointFactory(version__project=project).version
+    prompted = prompt_version(virtual)
 
-    with pytest.raises(RunRefused, match="it can be measured, and cannot be a judge"):
-        launch_suite(policy, rival=base, judge=virtual)
-
-    assert launch_suite(virtual).policy == virtual
+    for version in (virtual, elsewhere, prompted):
+        suite = launch_suite(**{"policy": policy, "rival": base, role: version})
+        assert getattr(suite, role) == version
+        Run.objects.filter(pk=suite.pk).update(status=Status.STOPPED)

@@ -1,8 +1,9 @@
 import pytest
 
-from rlhf.training.artifacts import RunError
+from rlhf.training.artifacts import RunError, RunFolder, write_json
 from rlhf.training.model_judge import Contest, judge_all, letter_ids, parse, question
 from rlhf.training.tiny import build_tokenizer
+from tests.rlhf.stand_in import StandIn
 
 WHY = [{"role": "user", "content": "Why?"}]
 
@@ -57,3 +58,32 @@ def test_a_question_that_is_too_long_has_no_verdict(tiny_reference, folder):
     assert verdicts.pairs[0] == ("", "")
     assert set(verdicts.pairs[1]) <= {"A", "B"}
     assert judge_all(tiny_reference, contests, folder) == verdicts
+
+
+# --- prompt versions --------------------------------------------------------------------------
+@pytest.fixture
+def strict(tmp_path):
+    write_json(tmp_path / "prompting.json", {"system": "Be strict."})
+    return {"prompting": str(tmp_path / "prompting.json")}
+
+
+def test_a_prompt_version_is_asked_with_what_it_puts_around_a_question(
+    tiny_reference, strict, folder, tmp_path
+):
+    (tmp_path / "plain").mkdir()
+    contests = [Contest(WHY, "Yes.", "No.")]
+
+    plain = judge_all(tiny_reference, contests, RunFolder(tmp_path / "plain"))
+    verdicts = judge_all({**tiny_reference, **strict}, contests, folder)
+
+    assert verdicts.mass != plain.mass
+    assert len((folder.path / "prompting-judge.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_prompt_version_of_a_judge_elsewhere_is_sent_the_whole_question(strict, folder):
+    with StandIn() as server:
+        judge_all({**server.reference(), **strict}, [Contest(WHY, "Yes.", "No.")], folder)
+
+    system, asked = server.asked[0]["messages"]
+    assert system == {"role": "system", "content": "Be strict."}
+    assert asked["content"].startswith("Two assistants were asked the same.")

@@ -10,6 +10,7 @@ from rlhf.training import evaluate, suite
 from rlhf.training.artifacts import RunError
 from rlhf.training.config import EvaluateConfig
 from rlhf.training.generate import Decoding
+from rlhf.training.model_judge import at_the_answer
 from rlhf.training.models import load_policy
 from rlhf.training.parameter_settings import ParameterSettings
 from rlhf.training.parameters import load, make_trainable, save, trainable
@@ -76,6 +77,15 @@ def test_a_policy_of_each_method_writes_as_what_was_saved(name, versions):
     found = as_we_decode(model, prefix_of(model))
 
     torch.testing.assert_close(found, versions[name].logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_policy_of_each_method_judges_as_what_was_saved(name, versions):
+    model, _ = load_policy(versions[name].reference, may_wrap=True)
+
+    found = at_the_answer(model, [[*ids, 11] for ids in PROMPTS])
+
+    torch.testing.assert_close(found, versions[name].logits.softmax(-1), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
