@@ -113,6 +113,20 @@ def test_a_gate_is_opened_with_the_form_as_it_is_shown(client):
     assert (form.initial["budget"], gate.budget) == (37, 37)  # what 5 prompts are enough for
 
 
+def test_before_the_first_gate_the_pages_say_what_makes_a_policy_current(client):
+    project = RoundFactory(project__slug="tea").project
+    current = PolicyFactory(project=project, parent=project.rounds.get().policy)
+    RoundFactory(project=project, number=2, policy=current)
+    sign_in(client, project, Role.REVIEWER)
+
+    pages = [client.get(url(name)).content.decode() for name in ("project", "gates")]
+
+    for page in pages:
+        assert "whoever starts the next round makes the newest policy the current one" in page
+        assert "The present one can be tested after the fact" in page
+    assert "From the first gate on, another one takes its place only through a gate" in pages[1]
+
+
 def test_the_form_says_what_a_gate_will_take_before_it_opens(client):
     project = RoundFactory(project__slug="tea").project
     endpoint = EndpointFactory(version__project=project, completion_price=2.0)

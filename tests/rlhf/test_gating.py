@@ -339,6 +339,17 @@ def test_without_a_gate_the_rounds_say_what_is_current():
     assert rounds.suggestions(second.project, RunKind.GENERATE) == {"policy": second.policy}
 
 
+def test_what_a_round_has_made_current_can_be_tested_against_the_base_after_the_fact(project):
+    base = current_policy(project)
+    tuned = PolicyFactory(project=project, parent=base)
+    RoundFactory(project=project, number=2, policy=tuned)
+
+    gate = open_one(project, base, round_number=2)
+
+    assert (gate.candidate, gate.incumbent) == (base, tuned)
+    assert project.promotions.get().version == tuned
+
+
 def test_launch_forms_suggest_what_a_gate_has_promoted(gate):
     vote(gate, *[WIN] * 8)
     gating.settle(gate)
