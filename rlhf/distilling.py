@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotator.models import Project
+from annotator.models import Project, User
 from rlhf.datasets import Row, create_dataset
 from rlhf.generation import read_lines
 from rlhf.models import Dataset, DatasetKind, Run
@@ -16,26 +17,43 @@ TEACHER, REHEARSAL = "teacher", "rehearsal"  # sources of rows
 
 def store_demonstrations(run: Run) -> dict[str, Any]:
     """A dataset of the run's rows, each with who wrote it."""
-    assert run.policy is not None
+    name = f"distilled-r{run.round_number}-v{run.pk}"
     best_of = run.config["completions_per_prompt"]
-    picked = f"the best of {best_of} answers of" if best_of > 1 else "answers of"
     own = f", with rehearsal by {run.rival}" if run.result.get("n_rehearsal") else ""
-    dataset = create_dataset(
-        run.project,
-        unused_name(run.project, f"distilled-r{run.round_number}-v{run.pk}"),
-        DatasetKind.DEMONSTRATIONS,
-        _rows(run),
-        origin=f"{run}: {picked} {run.policy}{own}"[:300],
-        details={"teacher": str(run.policy), "best_of": best_of},
-        user=run.created_by,
-        run=run,
-    )
+    dataset = _dataset_of(run, run.folder, name, best_of, str(run), own, run.created_by, {})
     return {"dataset": dataset.pk}
 
 
-def _rows(run: Run) -> Iterator[Row]:
+def dataset_of_trial(
+    run: Run, number: int, folder: Path, best_of: int, user: User | None, values: dict[str, Any]
+) -> Dataset:
+    """The same of what a trial of a search has written; `values` are those of the settings that vary."""
+    name = f"distilled-r{run.round_number}-v{run.pk}-t{number + 1}"
+    details = {"trial": number, **values}
+    said = f"{run}, trial {number + 1}"
+    return _dataset_of(run, folder, name, best_of, said, "", user, details)
+
+
+def _dataset_of(
+    run: Run, folder: Path, name: str, best_of: int, said: str, own: str, user: User | None,
+    details: dict[str, Any],
+) -> Dataset:  # fmt: skip
+    picked = f"the best of {best_of} answers of" if best_of > 1 else "answers of"
+    return create_dataset(
+        run.project,
+        unused_name(run.project, name),
+        DatasetKind.DEMONSTRATIONS,
+        _rows(run, folder / "artifact" / "data.jsonl"),
+        origin=f"{said}: {picked} {run.policy}{own}"[:300],
+        details={"teacher": str(run.policy), "best_of": best_of, **details},
+        user=user,
+        run=run,
+    )
+
+
+def _rows(run: Run, path: Path) -> Iterator[Row]:
     names = {TEACHER: str(run.policy), REHEARSAL: str(run.rival)}
-    for row in read_lines(run.folder / "artifact" / "data.jsonl"):
+    for row in read_lines(path):
         yield {**row, "written_by": names[row["source"]]}
 
 

@@ -284,6 +284,8 @@ def _distill(order: Order, config: DistillConfig) -> Plan:
     texts = texts_for(order.policy, teacher, config.max_prompt_tokens, config.max_new_tokens)
     scorers, notes = _scorers(order.policy, order.reward_model, config)
     n = count_prompts(order.project, Split.TRAIN, order.max_prompts)
+    if config.eval_prompts:
+        n += count_prompts(order.project, Split.TEST, config.eval_prompts)
     parts = work.distilling(config, teacher, student, texts, n, scorers)
     return Plan(parts, texts, _of_prompts(n, texts), notes)
 

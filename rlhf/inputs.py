@@ -48,7 +48,7 @@ from rlhf.training.artifacts import write_json
 from rlhf.training.config import CONFIGS, Config, RewardModelConfig
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence, sha256_of
 from rlhf.training.reward_rules import Rule, check_function, complete
-from rlhf.training.search_config import INPUTS, settings_fixed
+from rlhf.training.search_config import EVAL_PROMPTS, INPUTS, settings_fixed
 
 READ_BY_RUNS = ("data.jsonl", "demonstrations.jsonl", MANIFEST)  # of an export
 SINGLE_VOTES = "votes.jsonl"  # has the comparisons whose answers all were called bad
@@ -187,6 +187,8 @@ def tried_by(order: Order) -> Order:
         settings = settings_fixed(kind, space)
     except ValueError as error:
         raise RunRefused(f"This search does not work: {error}.") from error
+    if kind == RunKind.DISTILL:
+        settings = EVAL_PROMPTS | settings
     taken = {field.name for field in fields(CONFIGS[kind])}  # type: ignore[arg-type]
     for name in ("reward_model", "base"):
         if getattr(order, name) is not None and name not in taken:
@@ -453,9 +455,15 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         prompts = prompts.filter(split=Split.TRAIN)
     if order.kind == RunKind.REWARD_MODEL:
         limit = values["policy_samples"]
-    if order.kind in ONLINE:
+    is_distilled = order.kind == RunKind.DISTILL and values["eval_prompts"]
+    if order.kind in ONLINE or is_distilled:
         held_out = Prompt.objects.filter(project=order.project, split=Split.TEST)
-        write_prompts(folder / values["held_out"], held_out, values["eval_prompts"])
+        n = write_prompts(folder / values["held_out"], held_out, values["eval_prompts"])
+        if is_distilled and not n:
+            raise RunRefused(
+                "No prompt is held out, by which trials could be compared "
+                f"({order.project.held_out_percent} % of new ones are): import more."
+            )
     if not write_prompts(folder / "prompts.jsonl", prompts, limit):
         raise RunRefused(_no_prompts(order))
 

@@ -154,7 +154,7 @@ def _used_by(run: Run, by_name: Mapping[str, int]) -> dict[int, str]:
         run.base_id: "made from",
         run.policy_id: "started from",
     }
-    if run.kind == RunKind.DISTILL:
+    if RunKind.DISTILL in (run.kind, run.config.get("tries")):
         used |= {run.rival_id: "rehearsed by", run.policy_id: "taught by"}
     return {pk: role for pk, role in used.items() if pk is not None}
 

@@ -16,7 +16,7 @@ from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Role
 from rlhf import reward_reports
 from rlhf.forms import FORMS
-from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind
 from rlhf.search_picture import draw
 from rlhf.searching import SearchRefused, delete_files, promote, trial_run, trials_of
 from rlhf.training.search_config import config_tried, kinds_tried
@@ -103,10 +103,13 @@ def promote_trial(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     asked = request.POST.get("trial", "")
     number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 5 else None
     try:
-        return redirect(promote(run, number, request.user))
+        made = promote(run, number, request.user)
     except SearchRefused as refusal:
         messages.error(request, str(refusal))
-    return redirect(run)
+        return redirect(run)
+    if isinstance(made, Dataset):
+        return redirect("rlhf:dataset", slug, made.pk)
+    return redirect(made)
 
 
 @require_POST

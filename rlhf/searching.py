@@ -1,8 +1,9 @@
-"""What came of a search: its trials, and the best of them as a model version."""
+"""What came of a search: its trials, and the best of them as a model version or, of distillations, a dataset."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from django.db import transaction
 from annotator.audit import Action, record
 from annotator.models import User
 from rlhf.collecting import unused_name
-from rlhf.models import ModelKind, ModelVersion, Run, RunKind
+from rlhf.distilling import dataset_of_trial
+from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind
 from rlhf.runs import launch_suite
 from rlhf.training.artifacts import read_json
 from rlhf.training.search_config import TABLE, TRIALS
@@ -34,12 +36,21 @@ class Row(NamedTuple):
     error: str
     has_files: bool
     is_best: bool
-    version: ModelVersion | None  # that it was made to
+    made: ModelVersion | Dataset | None  # of what it wrote
 
     @property
     def name(self) -> str:
         """As people count."""
         return f"trial {self.number + 1}"
+
+    @property
+    def version(self) -> ModelVersion | None:
+        return self.made if isinstance(self.made, ModelVersion) else None
+
+    @property
+    def dataset(self) -> Dataset | None:
+        """With a copy of what the trial wrote."""
+        return self.made if isinstance(self.made, Dataset) else None
 
 
 class Trials(NamedTuple):
@@ -85,7 +96,7 @@ def trials_of(run: Run) -> Trials | None:
     except FileNotFoundError:
         return None
     names = list(dict.fromkeys(name for trial in table["trials"] for name in trial["values"]))
-    versions = {version.details.get("trial"): version for version in run.outputs.all()}
+    made = {each.details.get("trial"): each for each in _made_of(run)}
     best = _best(table)
     rows = [
         Row(
@@ -98,13 +109,21 @@ def trials_of(run: Run) -> Trials | None:
             trial["error"],
             _artifact(run, trial["number"]).is_dir(),
             trial["number"] == best,
-            versions.get(trial["number"]),
+            made.get(trial["number"]),
         )
         for trial in table["trials"]
     ]
     return Trials(
         table["metric"], table["direction"], names, rows, list(table["importance"].items())
     )
+
+
+def _made_of(run: Run) -> Iterable[ModelVersion | Dataset]:
+    return run.datasets_made.all() if _writes_rows(run) else run.outputs.all()
+
+
+def _writes_rows(run: Run) -> bool:
+    return run.config["tries"] == RunKind.DISTILL
 
 
 def _best(table: dict[str, Any]) -> int | None:
@@ -130,29 +149,35 @@ def _artifact(run: Run, number: int) -> Path:
 
 
 # --- promoting --------------------------------------------------------------------------------
-def promote(run: Run, number: int | None = None, user: User | None = None) -> ModelVersion:
+def promote(
+    run: Run, number: int | None = None, user: User | None = None
+) -> ModelVersion | Dataset:
     """A model version of what a trial made, the best one's if no number is given; twice is the same one.
-    A suite follows if it is a policy, as after a training.
+    A suite follows if it is a policy, as after a training. Of a distillation it is a dataset.
 
     Raises SearchRefused.
     """
-    version = _promoted(run, number, user)
-    if version.kind == ModelKind.POLICY:
-        launch_suite(version, f"suite of trial {version.details['trial']}")
-    return version
+    made = _promoted(run, number, user)
+    if isinstance(made, ModelVersion) and made.kind == ModelKind.POLICY:
+        launch_suite(made, f"suite of trial {made.details['trial']}")
+    return made
 
 
 @transaction.atomic
-def _promoted(run: Run, number: int | None, user: User | None) -> ModelVersion:
+def _promoted(run: Run, number: int | None, user: User | None) -> ModelVersion | Dataset:
     Run.objects.select_for_update().get(pk=run.pk)  # so that two people make one version
     row = _trial(run, number)
-    if row.version is not None:
-        return row.version
+    if row.made is not None:
+        return row.made
     if row.state != "complete" or not row.has_files:
         raise SearchRefused(
-            f"{row.name.capitalize()} has no files to make a model version of: "
+            f"{row.name.capitalize()} has no files to make anything of: "
             + ("they were deleted." if row.state == "complete" else "it did not come to its end.")
         )
+    if _writes_rows(run):
+        folder = _folder(run, row.number)
+        best_of = read_json(folder / "config.json")["config"]["completions_per_prompt"]
+        return dataset_of_trial(run, row.number, folder, best_of, user, row.values)
     is_reward = run.config["tries"] == RunKind.REWARD_MODEL
     kind, stem = (ModelKind.REWARD, "reward") if is_reward else (ModelKind.POLICY, "policy")
     version = ModelVersion.objects.create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.shortcuts import get_object_or_404
+from drf_spectacular.utils import PolymorphicProxySerializer
 from rest_framework import serializers
 from rest_framework.decorators import api_view
 from rest_framework.request import Request
@@ -15,8 +16,9 @@ from annotator.api.once import once
 from annotator.api.paging import PARAMETERS, page_of_list, pages_of
 from annotator.api.schema import documented
 from annotator.models import Role
+from rlhf.api.datasets import DatasetSerializer
 from rlhf.api.models import ModelVersionSerializer
-from rlhf.models import Run, RunKind
+from rlhf.models import Dataset, Run, RunKind
 from rlhf.searching import SearchRefused, delete_files, promote, trials_of
 
 
@@ -31,6 +33,9 @@ class TrialSerializer(serializers.Serializer):
     has_files = serializers.BooleanField()
     model = serializers.IntegerField(
         source="version.pk", allow_null=True, default=None, help_text="The version made of it."
+    )
+    dataset = serializers.IntegerField(
+        source="dataset.pk", allow_null=True, default=None, help_text="The same of a distillation."
     )
 
 
@@ -69,19 +74,25 @@ def trials(request: Request, slug: str, pk: int) -> Response:
     return answer
 
 
-@documented("promote_trial", "Make a model version of a trial; twice is the same one",
-            method="POST", body=PromotedSerializer, answer=ModelVersionSerializer,
-            creates=True)  # fmt: skip
+MADE = PolymorphicProxySerializer(
+    "PromotedTrial", [ModelVersionSerializer, DatasetSerializer], resource_type_field_name=None
+)
+
+
+@documented("promote_trial", "Make a model version of a trial, or a dataset; twice is the same one",
+            method="POST", body=PromotedSerializer, answer=MADE, creates=True)  # fmt: skip
 @api_view(["POST"])
 @once
 def promote_trial(request: Request, slug: str, pk: int) -> Response:
     run = _get_search(request, slug, pk, Role.ADMIN)
     number = read(PromotedSerializer, request.data).get("trial")
     try:
-        version = promote(run, number, request.user)
+        made = promote(run, number, request.user)
     except SearchRefused as refusal:
         raise Refused(refusal) from refusal
-    return Response(ModelVersionSerializer(version).data)
+    if isinstance(made, Dataset):
+        return Response(DatasetSerializer(made).data)
+    return Response(ModelVersionSerializer(made).data)
 
 
 @documented("delete_trials", "Delete the files of all trials that are no model version",

@@ -23,8 +23,9 @@ from rlhf.forms.screening import ScreenForm
 from rlhf.forms.searching import SearchForm
 from rlhf.forms.suite import SuiteForm
 from rlhf.forms.supervised import DomainForm, SupervisedForm
-from rlhf.models import Run
+from rlhf.models import Run, RunKind
 from rlhf.training.reward_rules import format_lines
+from rlhf.training.search_config import INPUTS
 
 __all__ = [
     "FORMS",
@@ -90,8 +91,9 @@ def settings_like(run: Run) -> dict[str, Any]:
 
 def _number_of_prompts(run: Run) -> int | None:
     """Only its folder knows of how many prompts it was given a sample."""
+    folder = run.folder / INPUTS if run.kind == RunKind.SEARCH else run.folder
     try:
-        with (run.folder / "prompts.jsonl").open("rb") as file:
+        with (folder / "prompts.jsonl").open("rb") as file:
             return sum(1 for _ in file)
     except FileNotFoundError:  # it reads none, or its folder has been cleared away
         return None

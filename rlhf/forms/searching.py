@@ -10,11 +10,24 @@ from django.utils.safestring import mark_safe
 
 from annotator.models import Export, Project
 from rlhf.forms.base import ExportField, RunForm
-from rlhf.forms.fields import RuleLines, optional_decimal, seed, version, whole
+from rlhf.forms.fields import (
+    RuleLines,
+    optional_decimal,
+    sample_of_prompts,
+    seed,
+    version,
+    whole,
+)
 from rlhf.forms.supervised import datasets
 from rlhf.inputs import NEEDED
 from rlhf.models import RunKind
-from rlhf.training.search_config import OBJECTIVES, SearchConfig, kinds_tried
+from rlhf.training.search_config import (
+    OBJECTIVES,
+    WHY_NOT,
+    SearchConfig,
+    kinds_in_words,
+    kinds_tried,
+)
 
 
 def _kinds() -> list[tuple[str, str]]:
@@ -31,18 +44,23 @@ class SearchForm(RunForm):
     intro = (
         "Tries other settings of a training run, one trial after another. What a trial is worth on "
         "held-out data decides which settings are tried next; one that is clearly worse than the others "
-        "is ended early. The best can become a model version. It takes as long as its trials together."
+        "is ended early. The best can become a model version, of a distillation a dataset. It takes as long as its trials together."
     )
-    arguments = ("policy", "reward_model", "export", "base", "datasets")
-    advanced = ("base", "rewards", "objective", "max_hours", "pruner", "sampler", "seed")
+    arguments = ("policy", "reward_model", "export", "base", "datasets", "max_prompts")
+    advanced = (
+        "base", "rewards", "max_prompts", "objective", "max_hours", "pruner", "sampler", "seed",
+    )  # fmt: skip
 
     tries = forms.ChoiceField(
         label="What is tried",
         choices=_kinds,
         initial=RunKind.REWARD_MODEL,
         help_text="Each trial is one such run.",
+        error_messages={
+            "invalid_choice": f"Runs of kind %(value)s cannot be tried: {WHY_NOT} {kinds_in_words()}."
+        },
     )
-    policy = version("Policy", "What the trials start from.")
+    policy = version("Policy", "What the trials start from; of a distillation, the teacher.")
     export = ExportField(
         Export.objects.none(),
         required=False,
@@ -51,7 +69,9 @@ class SearchForm(RunForm):
     )
     datasets = datasets("What trials of supervised and domain tuning learn from.", required=False)
     reward_model = version(
-        "Reward model", "What PPO is rewarded by. None for a reward model.", required=False
+        "Reward model",
+        "What PPO is rewarded by, or a distillation picks by. None for a reward model.",
+        required=False,
     )
     space = forms.CharField(
         label="Settings",
@@ -67,6 +87,7 @@ class SearchForm(RunForm):
     )
     trials = whole("Trials", SearchConfig.trials, "Runs at most, one after another.", high=1000)
     base = version("Base", "What a reward model is made from. None: the policy.", required=False)
+    max_prompts = sample_of_prompts()
     rewards = RuleLines(
         label="More rewards",
         rows=2,
@@ -77,7 +98,8 @@ class SearchForm(RunForm):
         choices=_objectives,
         required=False,
         help_text="Measured on what a trial does not learn from: the loss of a reward model, or the "
-        "accuracy; the score of PPO less the price of KL (objective), or the score.",
+        "accuracy; the score of PPO less the price of KL (objective), or the score; of a distillation, the score "
+        "of the answers that it would pick, or the share of prompts for which there is one.",
     )
     max_hours = optional_decimal(
         "Longest time", "Hours of all trials together, after which none begins. Empty: no limit."

@@ -6,6 +6,7 @@ sequences; the best of n as in Stiennon et al. 2020). Against forgetting, a shar
 rehearsal: the student's own answers to other prompts, before it has learnt anything (Scialom et al. 2022).
 
     teacher.jsonl, student.jsonl    answers so far: a run that is stopped or killed goes on after them
+    held-out-prompts.jsonl          the same, to prompts that say what the settings are worth to a search
     artifact/data.jsonl             {"messages", "source", "score", …} per line
 
 A run that is killed while it scores scores again.
@@ -31,6 +32,7 @@ from rlhf.training.distill_choice import (
     mean_of,
     rehearsal_rows,
     share_out,
+    worth,
 )
 from rlhf.training.distill_config import DistillConfig
 from rlhf.training.evaluate import asked_result
@@ -38,6 +40,8 @@ from rlhf.training.generate import encode_prompts, generate_all, n_written
 from rlhf.training.models import load_policy
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import load_sources, score_texts
+
+HELD_OUT = "held-out prompts"
 
 Messages = Mapping[int, list[dict[str, str]]]  # by prompt
 
@@ -49,6 +53,7 @@ class Written(NamedTuple):
 
 
 def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
+    n_measured = measure(config, folder) if config.eval_prompts else 0
     lines = read_prompts(folder.path / config.prompts)
     taught, rehearsed = share_out(lines, config.rehearsal_share)
     written = write("teacher", config.model, taught, config.completions_per_prompt, config, folder)
@@ -58,10 +63,7 @@ def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
         own = write("student", config.student, rehearsed, 1, config, folder)
     messages = {line.id: line.messages for line in lines}
     folder.phase("scoring")
-    candidates = score_all(written.answers, messages, config, folder)
-    chosen, unused = choose(
-        candidates, lowest_score=config.lowest_score, drop_refusals=config.drop_refusals
-    )
+    candidates, chosen, unused = pick(written.answers, messages, config, folder)
     if not chosen:
         raise RunError(
             f"No answer of the teacher is left to learn from: {in_words(written.left_out + unused)}. Allow "
@@ -82,9 +84,32 @@ def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
         **what_choosing_gains(chosen, candidates),
         **asked_result([written.asker] if written.asker else []),
         "tokens": {
-            "written": sum(n_written(each.answers) for each in (written, own) if not each.asker)
+            "written": n_measured
+            + sum(n_written(each.answers) for each in (written, own) if not each.asker)
         },
     }
+
+
+def measure(config: DistillConfig, folder: RunFolder) -> int:
+    """Report what would be picked for held-out prompts; how many tokens that took. It comes first, so that a
+    search can end a trial here."""
+    lines = read_prompts(folder.path / config.held_out)
+    written = write(HELD_OUT, config.model, lines, config.completions_per_prompt, config, folder)
+    messages = {line.id: line.messages for line in lines}
+    candidates, chosen, _ = pick(written.answers, messages, config, folder)
+    folder.metrics(0, worth(chosen, candidates))
+    return n_written(written.answers)
+
+
+def pick(
+    answers: Sequence[Generated], messages: Messages, config: DistillConfig, folder: RunFolder
+) -> tuple[list[Candidate], list[Chosen], Counter[str]]:
+    """All answers with their scores, the best to each prompt, and why prompts have none."""
+    candidates = score_all(answers, messages, config, folder)
+    chosen, unused = choose(
+        candidates, lowest_score=config.lowest_score, drop_refusals=config.drop_refusals
+    )
+    return candidates, chosen, unused
 
 
 def write(
@@ -119,7 +144,7 @@ def write(
         temperature=config.temperature,
         batch_size=config.batch_size,
         seed=2 * config.seed + (name == "student"),
-        kept=folder.path / f"{name}.jsonl",
+        kept=folder.path / f"{name.replace(' ', '-')}.jsonl",
         folder=folder,
     )
     return Written(answers, +Counter(too_long=too_long))

@@ -80,6 +80,22 @@ def choose(
     return chosen, left_out
 
 
+def worth(chosen: Sequence[Chosen], candidates: Sequence[Candidate]) -> dict[str, float]:
+    """What the choice comes to over all prompts, those without an answer to learn from too: the share that has
+    one, and the mean score, in which the others count as the worst of all answers.
+
+    Example: 0.9 picked of 0.9 and 0.1 for one prompt, nothing of -1 for the other:
+    {"eval_share": 0.5, "eval_score": -0.05}
+    """
+    n = len({each.answer.id for each in candidates})
+    found = {"eval_share": len(chosen) / n}
+    scores = [each.score for each in candidates if each.score is not None]
+    if scores:
+        picked = sum(each.score for each in chosen if each.score is not None)
+        found["eval_score"] = (picked + (n - len(chosen)) * min(scores)) / n
+    return found
+
+
 def mean_of(values: Sequence[float | None]) -> float | None:
     """Of those that are known, to four places; None without any."""
     known = [value for value in values if value is not None]

@@ -17,6 +17,8 @@ class DistillConfig(Config):
     student: dict[str, Any] | None = None  # a ModelRef: who writes the rehearsal
     reward_model: str = ""  # folder; it picks the best answer, with or instead of the rules
     prompts: str = "prompts.jsonl"
+    held_out: str = "eval_prompts.jsonl"
+    eval_prompts: int = 0  # held-out prompts that are answered to be scored, and give no rows
     completions_per_prompt: int = 4  # of the teacher, of which the best becomes a demonstration
     reward_weight: float = 1.0
     ensemble: str = "mean"
@@ -55,6 +57,11 @@ class DistillConfig(Config):
             value = getattr(self, name)
             _require(value >= 1, f"{name}={value} must be at least 1")
         _require(self.temperature > 0, f"temperature={self.temperature} must be above 0")
+        _require(self.eval_prompts >= 0, f"eval_prompts={self.eval_prompts} must be at least 0")
+        _require(
+            self.eval_prompts == 0 or "endpoint" not in self.model,
+            f"eval_prompts={self.eval_prompts} needs a teacher whose weights are here",
+        )
         check_ensemble(self.ensemble, self.uncertainty_coefficient)
         for rule in self.rewards:
             complete(rule)

@@ -94,7 +94,9 @@ def open_study(config: SearchConfig, journal: Path) -> Study:
 
 def pruner_of(config: SearchConfig) -> BasePruner:
     if config.pruner == "median":
-        return MedianPruner(n_startup_trials=TO_COMPARE, n_warmup_steps=1)
+        # A distillation reports once, before it goes on to the prompts that give rows.
+        waits = 0 if config.tries == "distill" else 1
+        return MedianPruner(n_startup_trials=TO_COMPARE, n_warmup_steps=waits)
     if config.pruner == "halving":
         return SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
     return NopPruner()

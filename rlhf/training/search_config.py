@@ -35,7 +35,16 @@ OBJECTIVES: dict[str, dict[str, Objective]] = {
     "kto": {"accuracy": ACCURACY, "margin": Objective("eval_margin", "maximize")},
     "rloo": SCORES,
     "grpo": SCORES,
+    "distill": {  # of what would be picked for held-out prompts; of these, how many would give a row
+        "score": Objective("eval_score", "maximize"),
+        "share": Objective("eval_share", "maximize"),
+    },
 }
+WHY_NOT = "they measure nothing on held-out data that could tell which trial is better. There are:"
+# What a distillation is told besides: by itself it answers no held-out prompts.
+EVAL_PROMPTS = {"eval_prompts": 32}
+# What would change its score itself, and not the answers: trials could not be compared.
+RULERS = ("ensemble", "eval_prompts", "reward_weight", "score_clip", "uncertainty_coefficient")
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,20 @@ class SearchConfig(Config):
             f"objective={self.objective!r} must be one of {tuple(known)} for {self.tries}",
         )
         self._check_space()
+        if self.tries == "distill":
+            self._check_distillation()
+
+    def _check_distillation(self) -> None:
+        rulers = [each.name for each in self.dimensions if each.name in RULERS]
+        _require(
+            not rulers,
+            f"{', '.join(rulers)} would change what trials are compared by: give one value",
+        )
+        trial: Any = self.trial({})
+        _require(
+            trial.is_scored or self.objective == "share",
+            "nothing scores the answers: choose a reward model or a rule, or compare by objective='share'",
+        )
 
     def _check_space(self) -> None:
         """Each value by itself with all others as they are; some pairs may still not work together,
@@ -107,8 +130,13 @@ def config_tried(kind: str) -> type[Config]:
     from rlhf.training.config import CONFIGS  # noqa: PLC0415 (which has SearchConfig too)
 
     if kind not in kinds_tried():
-        raise ValueError(f"runs of kind {kind!r} cannot be tried; {', '.join(kinds_tried())} can")
+        raise ValueError(f"runs of kind {kind!r} cannot be tried: {WHY_NOT} {kinds_in_words()}")
     return CONFIGS[kind]
+
+
+def kinds_in_words() -> str:
+    """Example: "reward_model, ppo, supervised"."""
+    return ", ".join(kinds_tried())
 
 
 def settings_fixed(kind: str, space: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rlhf import runs as run_control
 from rlhf.datasets import create_dataset
 from rlhf.forms import SearchForm, settings_like
 from rlhf.inputs import RunRefused
-from rlhf.lineage import of_version
+from rlhf.lineage import graph_of, of_version
 from rlhf.model_cards import card_of
 from rlhf.models import DatasetKind, ModelKind, RunKind, Status
 from rlhf.search_picture import draw, place_of
@@ -58,9 +58,9 @@ def trial(number, state="complete", value=0.5, error="", **values):
     }  # fmt: skip
 
 
-def searched(policy, *trials, direction="minimize", tries="reward_model"):
+def searched(policy, *trials, direction="minimize", tries="reward_model", space=SPACE):
     """A search with these trials; those that are complete have made something."""
-    config = {"tries": tries, "space": SPACE, "settings": {}}
+    config = {"tries": tries, "space": space, "settings": {}}
     run = RunFactory(
         kind=RunKind.SEARCH, project=policy.project, policy=policy, config=config, status="succeeded",
         export=ExportFactory(project=policy.project) if tries == "reward_model" else None,
@@ -104,7 +104,7 @@ def test_a_search_writes_once_what_every_trial_reads(policy):
             {"space": "learning_rat = 1e-5 .. 1e-3"},
             "there is no setting 'learning_rat' to vary; there",
         ),
-        ({"tries": "merge"}, "runs of kind 'merge' cannot be tried; reward_model, ppo"),
+        ({"tries": "merge"}, "runs of kind 'merge' cannot be tried: they measure nothing on held"),
         ({"space": "members in 1, 99"}, "members=99 must be at most 16"),
         ({"export": None}, "There is no export to learn from"),
         ({"tries": "ppo", "space": "steps in 1, 2"}, "There is nothing to reward"),
@@ -158,6 +158,81 @@ def test_the_form_as_shown_takes_the_newest_votes_where_trials_need_some(policy)
     assert form.is_valid(), form.errors
     assert form.cleaned_data["export"] == newest
     assert other.errors == {"export": ["PPO learns from no votes: leave it empty."]}
+
+
+# --- distillations ----------------------------------------------------------------------------
+RULES = [{"kind": "length", "target": 20}]
+TEMPERATURES = "temperature in 0.5, 1.0"
+
+
+def test_a_searched_distillation_answers_held_out_prompts_besides(policy):
+    PromptFactory(project=policy.project, split="test")
+
+    run = launch(policy, tries="distill", space=TEMPERATURES, rewards=RULES)
+
+    assert run.config["settings"]["eval_prompts"] == 32
+    assert len((run.folder / "inputs/eval_prompts.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_distillation_cannot_be_searched_without_held_out_prompts(policy):
+    with pytest.raises(
+        RunRefused, match="No prompt is held out, by which trials could be compared"
+    ):
+        launch(policy, tries="distill", space=TEMPERATURES, rewards=RULES)
+
+
+def distilled(policy):
+    """A search of distillations whose second trial is the best."""
+    trials = [trial(0, temperature=0.5), trial(1, value=0.7, temperature=1.0)]
+    run = searched(policy, *trials, direction="maximize", tries="distill", space=TEMPERATURES)
+    said = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "Steep it."}]
+    for number in (0, 1):
+        place = run.folder / "trials" / str(number)
+        (place / "config.json").write_text('{"config": {"completions_per_prompt": 4}}')
+        row = {"messages": said, "source": "teacher", "score": 0.7}
+        (place / "artifact" / "data.jsonl").write_text(json.dumps(row) + "\n")
+    return run
+
+
+def test_the_promoted_trial_of_distillations_is_a_dataset_taught_by_the_policy(policy):
+    run = distilled(policy)
+
+    dataset = promote(run)
+
+    assert promote(run) == dataset
+    assert (dataset.name, dataset.n_rows) == (f"distilled-r1-v{run.pk}-t2", 1)
+    assert dataset.origin == f"{run}, trial 2: the best of 4 answers of {policy}"
+    assert dataset.details["trial"] == 1
+    taught = graph_of(policy.project).edges
+    assert ("taught by", f"run-{run.pk}") in [(edge.role, edge.target) for edge in taught]
+
+
+def test_files_of_a_trial_can_be_deleted_though_a_dataset_was_made_of_it(policy):
+    run = distilled(policy)
+    dataset = promote(run)
+
+    delete_files(run)
+
+    assert [row.has_files for row in trials_of(run).rows] == [False, False]
+    assert dataset.data.is_file()
+
+
+def test_page_and_program_lead_to_the_dataset(client, policy):
+    run = distilled(policy)
+    admin = MembershipFactory(project=run.project, role=Role.ADMIN).user
+    client.force_login(admin)
+    address = f"/api/v1/projects/tea/runs/{run.pk}/trials/"
+
+    made = client.post(reverse("rlhf:promote_trial", args=["tea", run.pk])).url
+    said = api_client(admin).post(f"{address}promote/", {}, content_type="application/json").json()
+
+    assert made == reverse("rlhf:dataset", args=["tea", said["id"]])
+    assert (
+        f'<a href="{made}">{said["name"]}</a>'
+        in client.get(run.get_absolute_url()).content.decode()
+    )
+    listed = api_client(admin).get(address).json()["results"]
+    assert [(row["model"], row["dataset"]) for row in listed] == [(None, None), (None, said["id"])]
 
 
 # --- what came of it --------------------------------------------------------------------------
@@ -389,6 +464,10 @@ def test_a_trial_is_promoted_once_whatever_happens_to_the_answer(policy):
     [
         (["coffee", "ppo", "steps in 1, 2"], "There is no project 'coffee'"),
         (["tea", "ppo", "steps in 1, 2", "--policy", "big"], "Tea has no model version 'big'"),
+        (
+            ["tea", "merge", "steps in 1, 2"],
+            "tries: Runs of kind merge cannot be tried: they measure",
+        ),
         (["tea", "ppo", "steps in 1, 2", "--trials", "0"], "trials: Ensure this value is greater"),
         (["tea", "ppo", "step in 1, 2"], "there is no setting 'step' to vary; there are adam_eps"),
     ],

@@ -17,9 +17,11 @@ from rlhf.training.distill_choice import (
     is_refusal,
     rehearsal_rows,
     share_out,
+    worth,
 )
 from rlhf.training.distill_config import DistillConfig
 from rlhf.training.generate import read_kept
+from tests.training.conftest import write_prompts
 
 SHORT = {"kind": "length", "target": 4}
 LINES = [PromptLine(number, [{"role": "user", "content": "Hi"}]) for number in range(10)]
@@ -60,6 +62,14 @@ def test_prompts_without_an_answer_are_counted_by_reason():
 
     assert [best.prompt for best in found] == [4]
     assert left_out == {"empty": 1, "cut_off": 1, "low_score": 1, "refused": 1}
+
+
+def test_a_prompt_without_an_answer_to_learn_from_is_worth_the_worst_of_all_answers():
+    candidates = [candidate(1, 0.9), candidate(1, 0.1), candidate(2, -1.0, truncated=True)]
+    chosen, _ = chosen_of(*candidates)
+
+    assert worth(chosen, candidates) == {"eval_share": 0.5, "eval_score": pytest.approx(-0.05)}
+    assert worth([], [candidate(1)]) == {"eval_share": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -193,6 +203,19 @@ def test_a_run_that_was_stopped_goes_on_after_its_last_batch(distil, folder):
     (folder.path / "stop").unlink()
 
     assert distil(batch_size=3) == whole
+    assert rows_of(folder) == rows
+
+
+def test_held_out_prompts_are_answered_to_be_scored_and_give_no_rows(distil, folder):
+    rows = distil() and rows_of(folder)
+    write_prompts(folder.path / "eval_prompts.jsonl")
+
+    distil(eval_prompts=5)
+
+    events = map(json.loads, (folder.path / "events.jsonl").open())
+    values = [event["values"] for event in events if event["type"] == "metrics"]
+    (found,) = [each for each in values if "eval_score" in each]
+    assert 0 < found["eval_share"] <= 1
     assert rows_of(folder) == rows
 
 

@@ -9,6 +9,7 @@ from rlhf.training.artifacts import DISK_FULL, RunError, RunFolder, Stopped, rea
 from rlhf.training.config import PPOConfig, RewardModelConfig
 from rlhf.training.search import JOURNAL, open_study, run
 from rlhf.training.search_config import SearchConfig, kinds_tried
+from tests.training.conftest import write_prompts
 from tests.training.toy_trial import FAILS, FILLS_THE_DISK, IS_SILENT, IS_STUBBORN, STOPS_THE_SEARCH
 
 SETTINGS = {"model": {"base": "tiny", "adapters": []}}
@@ -212,10 +213,60 @@ def test_real_trials_of_ppo_are_compared_by_their_held_out_objective(tmp_path, t
     assert (tmp_path / "trials/0/artifact/adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_real_distillations_are_compared_by_what_they_would_pick_for_held_out_prompts(
+    tmp_path, tiny_reference
+):
+    (tmp_path / "inputs").mkdir()
+    for name in ("prompts.jsonl", "eval_prompts.jsonl"):
+        write_prompts(tmp_path / "inputs" / name)
+    space = "temperature in 0.5, 1.5\nmax_new_tokens = 24"
+    config = SearchConfig(
+        "distill", distilled(model=tiny_reference), space, trials=2, pruner="none"
+    )
+
+    result = run(config, RunFolder(tmp_path))
+
+    assert (result["metric"], result["n_complete"]) == ("eval_score", 2)
+    best = tmp_path / "trials" / str(result["best_trial"])
+    assert len((best / "artifact/data.jsonl").read_text().splitlines()) > 0
+
+
+def distilled(**values):
+    rules = [{"kind": "length", "target": 4}]
+    return {
+        "model": {"base": "tiny", "adapters": []},
+        "rewards": rules,
+        "eval_prompts": 5,
+        **values,
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "values", "sentence"),
+    [
+        ({}, {"space": "reward_weight in 1.0, 2.0"}, "reward_weight would change what trials are"),
+        ({"rewards": [], "completions_per_prompt": 1}, {}, "or compare by objective='share'"),
+        ({"model": {"endpoint": 1}}, {}, "eval_prompts=5 needs a teacher whose weights are here"),
+    ],
+)
+def test_distillations_that_could_not_be_compared_are_refused(told, values, sentence):
+    values = {"space": "temperature in 0.5, 1.5", **values}
+
+    with pytest.raises(ValueError, match=sentence):
+        SearchConfig("distill", distilled(**told), **values)
+
+
+def test_a_distillation_can_be_ended_at_its_only_report():
+    config = SearchConfig("distill", distilled(), "temperature in 0.5, 1.5")
+
+    assert search.pruner_of(config)._n_warmup_steps == 0
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"tries": "merge"}, "runs of kind 'merge' cannot be tried; reward_model, ppo"),
+        ({"tries": "merge"}, "runs of kind 'merge' cannot be tried: they measure nothing on held"),
         ({"objective": "score"}, r"objective='score' must be one of \('loss', 'accuracy'\)"),
         ({"space": "lora_rank in 0, 4"}, "lora_rank=0 must be at least 1"),
         ({"trials": 0}, "trials=0 must be between 1 and 1000"),

@@ -18,9 +18,11 @@ from rlhf.launching import (
     refuse_unless_succeeded,
     version_named,
 )
-from rlhf.models import Run, RunKind
+from rlhf.models import Dataset, Run, RunKind
 from rlhf.searching import promote
-from rlhf.training.search_config import PRUNERS, kinds_tried
+from rlhf.training.search_config import PRUNERS, kinds_in_words
+
+TAKEN_OVER = ("trials", "pruner", "rewards", "seed", "max_prompts", "objective")
 
 
 class Command(BaseCommand):
@@ -31,18 +33,20 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("project", help="its slug")
-        parser.add_argument("tries", choices=kinds_tried(), help="the kind of run of each trial")
+        parser.add_argument("tries", help=f"the kind of run of each trial: {kinds_in_words()}")
         parser.add_argument("space", nargs="+", help="what varies; docs/search.md")
         parser.add_argument("--policy", help="its name; else the current round's")
         parser.add_argument("--reward-model", help="its name")
         parser.add_argument("--export", type=int, help="its number; else the newest, if needed")
         parser.add_argument("--trials", type=int)
+        parser.add_argument("--max-prompts", type=int, help="that each trial learns from, a sample")
+        parser.add_argument("--objective", help="what trials are compared by; docs/search.md")
         parser.add_argument("--pruner", choices=PRUNERS)
         parser.add_argument("--hours", type=float, help="after which no trial begins")
         parser.add_argument("--rewards", help="as in the form of PPO")
         parser.add_argument("--seed", type=int)
         parser.add_argument(
-            "--promote", action="store_true", help="make a version of the best trial"
+            "--promote", action="store_true", help="make a version, or a dataset, of the best trial"
         )
 
     def handle(self, **options: Any) -> None:
@@ -54,7 +58,7 @@ class Command(BaseCommand):
             "reward_model": version_named(project, options["reward_model"]),
             "export": options["export"],
             "max_hours": options["hours"],
-            **{name: options[name] for name in ("trials", "pruner", "rewards", "seed")},
+            **{name: options[name] for name in TAKEN_OVER},
         }
         run = carry_to_end(launch_by_command(project, RunKind.SEARCH, settings))
         refuse_unless_succeeded(run)
@@ -66,4 +70,7 @@ def _report(run: Run, *, promoted: bool) -> dict[str, Any]:
         "metric", "best_trial", "best_value", "best_settings", "n_complete", "n_pruned", "n_fail",
     )  # fmt: skip
     found = {"run": run.pk, **{name: run.result[name] for name in names}}
-    return {**found, **({"model_version": promote(run).name} if promoted else {})}
+    if not promoted:
+        return found
+    made = promote(run)
+    return {**found, "dataset" if isinstance(made, Dataset) else "model_version": made.name}
