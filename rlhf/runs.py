@@ -20,7 +20,7 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 from django_q.brokers import get_broker
 from django_q.tasks import async_task
@@ -326,6 +326,7 @@ def see_through(run_pk: int) -> None:
     wake_waiting(run_pk)
     order_anew(run_pk)
     evaluate_anew(run_pk)
+    evaluate_left_out(run_pk)
 
 
 def screen_first(run_pk: int) -> bool:
@@ -448,15 +449,40 @@ def evaluate_anew(run_pk: int) -> Run | None:
     )
     run = ended.filter(pk=run_pk).first()
     policy = run.outputs.filter(kind=ModelKind.POLICY).first() if run else None
-    return launch_suite(policy, RunKind.SUITE) if policy else None
+    return launch_suite(policy) if policy else None
 
 
-def launch_suite(policy: ModelVersion, name: str) -> Run | None:
+def evaluate_left_out(run_pk: int) -> Run | None:
+    """After a suite, that of a policy which was made while one ran, as there is one at a time; None without
+    any."""
+    ended = Run.objects.filter(kind=RunKind.SUITE).exclude(status__in=ACTIVE)
+    suite = ended.select_related("project").filter(pk=run_pk).first()
+    if suite is None:
+        return None
+    of_project = suite.project.runs.filter(kind=RunKind.SUITE)
+    then = of_project.filter(
+        round_number=suite.round_number,
+        created__lte=OuterRef("created"),
+        finished__gte=OuterRef("created"),
+    )
+    left_out = suite.project.model_versions.filter(
+        Exists(then),
+        ~Exists(of_project.filter(policy=OuterRef("pk"))),
+        kind=ModelKind.POLICY,
+        run__round_number=suite.round_number,
+    ).exclude(run__kind=RunKind.IMPORT_MODEL)
+    launched = (launch_suite(policy) for policy in left_out.order_by("pk"))
+    return next(filter(None, launched), None)
+
+
+def launch_suite(policy: ModelVersion) -> Run | None:
     """The suite that follows what makes a policy; None if the project does not want that, or it is refused.
-    `name` tells it from others that follow the run which made the policy: there is one of each name."""
+    There is one of each policy, however often this is called."""
     run = policy.run
     if run is None or not suites.runs_after_training(run.project):
         return None
+    trial = policy.details.get("trial")  # of a search, which may make several
+    name = RunKind.SUITE if trial is None else f"{RunKind.SUITE} of trial {trial}"
     settings, versions = suites.after_training(policy)
     try:
         return launch(

@@ -159,7 +159,7 @@ def promote(
     """
     made = _promoted(run, number, user)
     if isinstance(made, ModelVersion) and made.kind == ModelKind.POLICY:
-        launch_suite(made, f"suite of trial {made.details['trial']}")
+        launch_suite(made)
     return made
 
 

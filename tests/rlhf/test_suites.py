@@ -1,16 +1,18 @@
 import json
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.urls import reverse
+from django.utils import timezone
 
 from annotator.models import Role, Split
 from rlhf import suites
 from rlhf.alarms import find_alarms
 from rlhf.datasets import create_dataset
 from rlhf.forms import SuiteForm, settings_like
-from rlhf.models import DatasetKind, RunKind, Status
-from rlhf.runs import evaluate_anew
+from rlhf.models import DatasetKind, Run, RunKind, Status
+from rlhf.runs import evaluate_anew, evaluate_left_out
 from rlhf.suites import AS_GOOD, BEST, Cell, Metric, marked
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import PolicyFactory, RunFactory, write_artifact
@@ -134,6 +136,8 @@ def test_agreement_with_people_stands_beside_the_judges_numbers(client, admin, b
     assert "kappa 0.31" in text
     assert "right on 70 %" in text.replace("\xa0", " ").replace("\u202f", " ")
     assert "3 verdicts that could not be read" in text
+    behind = client.get(reverse("rlhf:candidate_answers", args=["tea"])).content.decode()
+    assert "kappa 0.31" in " ".join(behind.split())
 
 
 def test_a_judge_without_votes_to_compare_with_says_so(client, admin, base, tuned):
@@ -327,6 +331,20 @@ def test_a_project_may_switch_it_off(client, admin, project, trained, settings):
     client.post(reverse("rlhf:change_suites", args=["tea"]), {})
 
     assert evaluate_anew(trained.pk) is None
+
+
+def test_one_that_would_start_meanwhile_starts_after_it(project, base, trained):
+    suites.run_after_training(project, wanted=True)
+    before = timezone.now() - timedelta(hours=1)
+    PolicyFactory(project=project, parent=base, run=trained, created=before - timedelta(hours=1))
+    running = RunFactory(project=project, kind=RunKind.SUITE, status=Status.RUNNING, created=before)
+
+    refused = evaluate_anew(trained.pk)
+    Run.objects.filter(pk=running.pk).update(status=Status.FAILED, finished=timezone.now())
+    after, again = evaluate_left_out(running.pk), evaluate_left_out(running.pk)
+
+    assert refused is None
+    assert (after.policy.name, again) == ("policy-r1-v2", None)
 
 
 def test_an_import_is_not_followed_by_a_suite(project, base):

@@ -74,11 +74,17 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(found, ensure_ascii=False))
             return
         for name, figure in run.result["metrics"].items():
-            self.stdout.write(f"{name}: {_in_words(figure)}")
+            agreement = _agreement(run.result["judge"]) if name == "judge_win_rate" else ""
+            self.stdout.write(f"{name}: {_in_words(figure)}{agreement}")
         for alarm in run.alarms:
             self.stdout.write(f"{alarm['level']} alarm: {alarm['sentence']}")
-        if judge := run.result.get("judge"):
-            self.stdout.write(f"the judge and people: kappa {_in_words(judge['kappa'])}")
+
+
+def _agreement(judge: dict[str, Any]) -> str:
+    """Of the judge with people, beside what it says. Example: "; with people: kappa 0.3, right on 0.7"."""
+    return (
+        f"; with people: kappa {_in_words(judge['kappa'])}, right on {_in_words(judge['accuracy'])}"
+    )
 
 
 def _in_words(figure: dict[str, Any]) -> str:
