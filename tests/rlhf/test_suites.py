@@ -1,5 +1,6 @@
 import json
 from datetime import timedelta
+from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -11,6 +12,7 @@ from rlhf import suites
 from rlhf.alarms import find_alarms
 from rlhf.datasets import create_dataset
 from rlhf.forms import SuiteForm, settings_like
+from rlhf.management.commands.suite import Command
 from rlhf.models import DatasetKind, Run, RunKind, Status
 from rlhf.runs import evaluate_anew, evaluate_left_out
 from rlhf.suites import AS_GOOD, BEST, Cell, Metric, marked
@@ -366,6 +368,26 @@ def test_the_command_runs_the_suite_and_prints_its_figures(project, base, toy, c
     assert capsys.readouterr().out == "length: 7 (6 to 8)\n"
     assert (run.folder / "texts.jsonl").read_text() == '{"text": "A river."}\n'
     assert [dataset.name for dataset in run.datasets.all()] == ["wide"]
+
+
+NOBODY = figure(None, n=0, reason="no people's votes to compare with")
+
+
+@pytest.mark.parametrize(
+    ("kappa", "right", "said"),
+    [
+        (figure(0.31, 0.1, 0.5), figure(0.7), "with people, kappa: 0.31 (0.1 to 0.5), right: 0.7"),
+        (NOBODY, NOBODY, "no people's votes to compare with"),
+    ],
+)
+def test_the_command_prints_the_judges_agreement_beside_its_number(tuned, kappa, right, said):
+    metrics = {"judge_win_rate": figure(0.6)}
+    result = {"metrics": metrics, "judge": {"kappa": kappa, "accuracy": right}}
+    command = Command(stdout=StringIO())
+
+    command._report(make_suite(tuned, result=result), as_json=False)
+
+    assert command.stdout.getvalue() == f"judge_win_rate: 0.6; {said}\n"
 
 
 def test_the_command_says_which_version_is_missing(project):

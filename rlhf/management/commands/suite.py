@@ -81,10 +81,11 @@ class Command(BaseCommand):
 
 
 def _agreement(judge: dict[str, Any]) -> str:
-    """Of the judge with people, beside what it says. Example: "; with people: kappa 0.3, right on 0.7"."""
-    return (
-        f"; with people: kappa {_in_words(judge['kappa'])}, right on {_in_words(judge['accuracy'])}"
-    )
+    """Of the judge with people, beside what it says. Example: "; with people, kappa: 0.3, right: 0.7"."""
+    kappa, right = judge["kappa"], judge["accuracy"]
+    if not kappa["n"]:
+        return f"; {kappa['reason']}"
+    return f"; with people, kappa: {_in_words(kappa)}, right: {_in_words(right)}"
 
 
 def _in_words(figure: dict[str, Any]) -> str:
