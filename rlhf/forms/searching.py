@@ -25,7 +25,6 @@ from rlhf.training.search_config import (
     OBJECTIVES,
     WHY_NOT,
     SearchConfig,
-    kinds_in_words,
     kinds_tried,
 )
 
@@ -56,9 +55,7 @@ class SearchForm(RunForm):
         choices=_kinds,
         initial=RunKind.REWARD_MODEL,
         help_text="Each trial is one such run.",
-        error_messages={
-            "invalid_choice": f"Runs of kind %(value)s cannot be tried: {WHY_NOT} {kinds_in_words()}."
-        },
+        error_messages={"invalid_choice": f"Runs of kind %(value)s cannot be tried: {WHY_NOT}."},
     )
     policy = version("Policy", "What the trials start from; of a distillation, the teacher.")
     export = ExportField(

@@ -40,7 +40,7 @@ OBJECTIVES: dict[str, dict[str, Objective]] = {
         "share": Objective("eval_share", "maximize"),
     },
 }
-WHY_NOT = "they measure nothing on held-out data that could tell which trial is better. There are:"
+WHY_NOT = "they measure nothing on held-out data that could tell which trial is better"
 # What a distillation is told besides: by itself it answers no held-out prompts.
 EVAL_PROMPTS = {"eval_prompts": 32}
 # What would change its score itself, and not the answers: trials could not be compared.
@@ -130,7 +130,7 @@ def config_tried(kind: str) -> type[Config]:
     from rlhf.training.config import CONFIGS  # noqa: PLC0415 (which has SearchConfig too)
 
     if kind not in kinds_tried():
-        raise ValueError(f"runs of kind {kind!r} cannot be tried: {WHY_NOT} {kinds_in_words()}")
+        raise ValueError(f"runs of kind {kind!r} cannot be tried: {WHY_NOT}; {kinds_in_words()} do")
     return CONFIGS[kind]
 
 
