@@ -27,7 +27,7 @@ from rlhf.training.distill_choice import (
     Candidate,
     Chosen,
     choose,
-    fault_of,
+    first_good,
     histogram,
     mean_of,
     rehearsal_rows,
@@ -60,7 +60,9 @@ def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
     own = Written([], Counter())
     if rehearsed:
         assert config.student is not None
-        own = write("student", config.student, rehearsed, 1, config, folder)
+        own = write(
+            "student", config.student, rehearsed, config.completions_per_prompt, config, folder
+        )
     messages = {line.id: line.messages for line in lines}
     folder.phase("scoring")
     candidates, chosen, unused = pick(written.answers, messages, config, folder)
@@ -69,7 +71,7 @@ def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
             f"No answer of the teacher is left to learn from: {in_words(written.left_out + unused)}. Allow "
             "longer answers, a lower score or refusals, or choose another teacher."
         )
-    good = [row for row in own.answers if not fault_of(row, drop_refusals=config.drop_refusals)]
+    good, unusable = first_good(own.answers, drop_refusals=config.drop_refusals)
     kept = good[: rehearsal_rows(len(chosen), len(good), config.rehearsal_share)]
     with folder.writing_artifact() as artifact:
         rows = [json.dumps(row, ensure_ascii=False) for row in rows_of(chosen, kept, messages)]
@@ -79,7 +81,7 @@ def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
         "n_teacher": len(chosen),
         "n_rehearsal": len(kept),
         "n_candidates": len(candidates),
-        "left_out": dict(written.left_out + unused),
+        "left_out": dict(written.left_out + unused + own.left_out + unusable),
         "length_mean": mean_of([float(each.answer.n_tokens) for each in chosen]),
         **what_choosing_gains(chosen, candidates),
         **asked_result([written.asker] if written.asker else []),

@@ -116,6 +116,26 @@ def share_out(
     return list(lines[: len(lines) - n]), list(lines[len(lines) - n :])
 
 
+def first_good(
+    answers: Sequence[Generated], *, drop_refusals: bool
+) -> tuple[list[Generated], Counter[str]]:
+    """The first answer to each prompt that may be learnt from, and how many prompts have none, by reason.
+
+    `answers` to one prompt stand next to each other. The first, not the best: it is to be what the student
+    would have said.
+    """
+    found, left_out = [], Counter[str]()
+    for _, group in groupby(answers, key=lambda answer: answer.id):
+        by_fault = {
+            fault_of(each, drop_refusals=drop_refusals): each for each in reversed([*group])
+        }
+        if "" in by_fault:
+            found.append(by_fault[""])
+        else:
+            left_out[next(iter(by_fault))] += 1
+    return found, left_out
+
+
 def rehearsal_rows(n_taught: int, n_own: int, rehearsal_share: float) -> int:
     """How many of the student's answers are taken, so that they are this share of all rows.
 

@@ -13,6 +13,7 @@ from rlhf.training.distill_choice import (
     Candidate,
     choose,
     fault_of,
+    first_good,
     histogram,
     is_refusal,
     rehearsal_rows,
@@ -115,6 +116,18 @@ def test_each_prompt_is_answered_by_one_of_the_two():
     assert (taught, rehearsed) == (LINES[:8], LINES[8:])
     assert share_out(LINES, 0.0) == (LINES, [])
     assert share_out(LINES[:2], 0.9) == (LINES[:1], LINES[1:2])
+
+
+def test_the_students_first_answer_that_may_be_learnt_from_is_rehearsed():
+    answers = [
+        candidate(1, truncated=True).answer, candidate(1, text="Second.").answer,
+        candidate(1, text="Third.").answer, candidate(2, truncated=True).answer,
+    ]  # fmt: skip
+
+    found, left_out = first_good(answers, drop_refusals=True)
+
+    assert [row.completion for row in found] == ["Second."]
+    assert left_out == Counter(cut_off=1)
 
 
 @settings(max_examples=50)
