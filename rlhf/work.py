@@ -272,14 +272,15 @@ def distilling(
     config: DistillConfig, teacher: Writer, student: Writer | None, texts: Texts, n_prompts: int,
     scorers: Sequence[Scorer] = (),
 ) -> Parts:  # fmt: skip
-    """The student, if any, answers its share of the prompts, once each, at the teacher's length."""
+    """The student, if any, answers its share of the prompts, as often and at the teacher's length."""
     n_own = round(config.rehearsal_share * n_prompts) if student is not None else 0
     n_taught, n = n_prompts - n_own, config.completions_per_prompt
     longest, size = config.max_new_tokens, config.batch_size
     taught = write(teacher, texts, n_taught, n=n, longest=longest, batch_size=size)
     own = Work()
     if student is not None and n_own:
-        own = in_turn(load(student), write(student, texts, n_own, longest=longest, batch_size=size))
+        answers = write(student, texts, n_own, n=n, longest=longest, batch_size=size)
+        own = in_turn(load(student), answers)
     return {
         "policy": in_turn(load(teacher), taught),
         "rival": own,

@@ -136,7 +136,7 @@ def test_distillation_shares_the_prompts_between_teacher_and_student():
     found = distilling(config, Elsewhere(1.0), PROBE, TEXTS, 50, [Scorer(PROBE)])
 
     assert (found["policy"].seconds, found["policy"].written) == (40.0, 40 * 4 * 20)
-    assert found["rival"].written == 10 * 20
+    assert found["rival"].written == 10 * 4 * 20
     assert found["reward_model"].read == 40 * 4 * 50
     assert distilling(config, PROBE, None, TEXTS, 50)["rival"] == Work()
 
