@@ -194,12 +194,17 @@ def _groups(runs: Sequence[Run]) -> Iterator[tuple[str, list[Metric]]]:
     rules = [name for name in names if name.startswith(RULE)]
     yield "Rules", [Metric(name, name.removeprefix(RULE), "high") for name in rules]
     kept = {name for run in runs for name in run.result.get("task_answers", [])}
-    tasks = [name.removeprefix(TASK) for name in names if name.startswith(TASK)]
+    lower = {name for run in runs for name in run.result.get("lower_is_better", [])}
+    tasks = [
+        (name.removeprefix(TASK), "low" if name.removeprefix(TASK) in lower else "high")
+        for name in names
+        if name.startswith(TASK)
+    ]
     yield (
         "lm-evaluation-harness",
         [
-            Metric(f"{TASK}{name}", name, "high", has_answers=name in kept, of_task=True)
-            for name in tasks
+            Metric(f"{TASK}{name}", name, better, has_answers=name in kept, of_task=True)
+            for name, better in tasks
         ],
     )
 
@@ -214,7 +219,8 @@ def _rows(metrics: Sequence[Metric], candidates: Sequence[Candidate]) -> Iterato
 
 
 def _comparable(metric: Metric, candidates: Sequence[Candidate]) -> list[bool]:
-    """Whose figures are of the same thing: against the same version, by the same judge or reward model."""
+    """Whose figures are of the same thing: against the same version, by the same judge or reward model, on as
+    many questions of a task."""
     bases = [(each.is_comparable, *_basis(metric, each.run)) for each in candidates]
     has_figure = [metric.name in each.run.result.get("metrics", {}) for each in candidates]
     known = [basis for basis, has in zip(bases, has_figure, strict=True) if has and basis[0]]
@@ -227,6 +233,8 @@ def _basis(metric: Metric, run: Run) -> tuple[int | None, ...]:
         return run.judge_id, run.rival_id
     if metric.name == "forgetting":
         return (run.rival_id,)
+    if metric.of_task:
+        return (run.result.get("metrics", {}).get(metric.name, {}).get("n"),)
     return (run.reward_model_id,) if metric.name == "reward" else ()
 
 

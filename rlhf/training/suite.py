@@ -72,10 +72,9 @@ from rlhf.training.suite_metrics import (
     self_bleu,
     win_rate,
 )
-from rlhf.training.suite_tasks import run_tasks
+from rlhf.training.suite_tasks import TaskAnswer, TaskResults, no_results, run_tasks
 from rlhf.training.virtual_tokens import is_virtual
 
-TASK_ANSWERS = "suite-task-answers.json"
 TOKENS_AT_ONCE = 2048  # padding included
 NO_WEIGHTS = "a policy elsewhere does not show how likely a text is to it"
 VIRTUAL = (
@@ -108,8 +107,9 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
     inputs = read_inputs(config, folder.path)
     new = Side("new", config.model, config, folder)
     metrics, texts = losses_of(new, inputs, config, folder)
-    tasks = kept(folder, "tasks", lambda: _tasks(new, config))
-    metrics |= {f"task/{name}": Estimate(*figure) for name, figure in tasks.items()}
+    tasks = TaskResults(*kept(folder, "task-results", lambda: _tasks(new, config)))
+    metrics |= {f"task/{name}": Estimate(*figure) for name, figure in tasks.figures.items()}
+    task_answers = [TaskAnswer(*answer) for answer in tasks.answers]
     answers = new.answers(inputs.lines)
     if not answers:
         raise RunError("no prompt was answered: raise max_prompt_tokens")
@@ -125,7 +125,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
         }
         for row in answers
     ]  # fmt: skip
-    _write(folder, rows, inputs, texts)
+    _write(folder, rows, inputs, texts, task_answers)
     askers = [*new.askers, *opinion.pop("askers", [])]
     written = new.n_written + opinion.pop("n_written", 0)
     return {
@@ -133,7 +133,8 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
         "left_out": left_out(len(inputs.lines) - len(answers), new.askers),
         "conditions": conditions(config, folder.path),
         "texts": texts_read(config, folder.path),
-        "task_answers": sorted({name for row in _task_answers(folder) for name in row["values"]}),
+        "task_answers": sorted({name for answer in task_answers for name in answer.values}),
+        "lower_is_better": tasks.lower,
         "metrics": {name: figure._asdict() for name, figure in metrics.items()},
         **({"judge": opinion} if opinion else {}),
         **asked_result(askers),
@@ -491,19 +492,11 @@ def opinion_of(
 
 
 # --- the rest ---------------------------------------------------------------------------------
-def _tasks(new: Side, config: SuiteConfig) -> dict[str, Estimate]:
-    """Their figures. The answers behind these lie in the artifact."""
-    if not config.tasks:
-        return {}
+def _tasks(new: Side, config: SuiteConfig) -> TaskResults:
+    if not config.tasks or new.why_no_losses:  # which the harness would compute too
+        return no_results(config.tasks, new.why_no_losses)
     new.folder.phase("tasks of lm-evaluation-harness")
-    results = run_tasks(*new.policy, config.tasks, config.task_limit)
-    write_json(new.folder.path / TASK_ANSWERS, [answer._asdict() for answer in results.answers])
-    return results.figures
-
-
-def _task_answers(folder: RunFolder) -> list[dict[str, Any]]:
-    path = folder.path / TASK_ANSWERS
-    return read_json(path) if path.exists() else []
+    return run_tasks(*new.policy, config.tasks, config.task_limit)
 
 
 def _write(
@@ -511,6 +504,7 @@ def _write(
     rows: Sequence[dict[str, Any]],
     inputs: Inputs,
     texts: Sequence[dict[str, Any]],
+    task_answers: Sequence[TaskAnswer],
 ) -> None:
     messages = {line.id: line.messages for line in inputs.lines}
     answers = [
@@ -525,7 +519,7 @@ def _write(
         files = {
             "answers.jsonl": answers,
             "texts.jsonl": texts,
-            "tasks.jsonl": _task_answers(folder),
+            "tasks.jsonl": [answer._asdict() for answer in task_answers],
         }
         for name, lines in files.items():
             content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,20 +41,22 @@ class TaskAnswer(NamedTuple):
 class TaskResults(NamedTuple):
     figures: dict[str, Estimate]  # {"task/metric": …}, or one per task that says why there is none
     answers: list[TaskAnswer]  # behind them
+    lower: list[str]  # of these figures, those of which less is better
 
 
 def run_tasks(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], limit: int
 ) -> TaskResults:
     if importlib.util.find_spec("lm_eval") is None:
-        return TaskResults({task: Estimate(None, reason=NOT_INSTALLED) for task in tasks}, [])
+        return no_results(tasks, NOT_INSTALLED)
     os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     lm_eval = importlib.import_module("lm_eval")
     known = known_tasks(tasks)
     wrapper = importlib.import_module("lm_eval.models.huggingface")
     wrapped = wrapper.HFLM(pretrained=model, tokenizer=tokenizer)
     found: dict[str, Estimate] = {}
-    answers: list[TaskAnswer] = []
+    answers: dict[str, list[TaskAnswer]] = {}  # by task: several groups may have the same one
+    lower: list[str] = []
     for task in tasks:
         if task not in known.task_index:
             found[task] = Estimate(None, reason=UNKNOWN)
@@ -69,13 +71,16 @@ def run_tasks(
             why = f"{type(error).__name__}: {words[0]}"[:300]
             found[task] = Estimate(None, reason=f"it could not be run offline ({why})")
         else:
-            n_samples = given.get("n-samples", {})
             for name, values in given["results"].items():
-                n = n_samples.get(name, {}).get("effective", limit)
-                found |= figures_of(name, values, n)
-            for name, samples in given.get("samples", {}).items():
-                answers += [readable(name, sample) for sample in samples]
-    return TaskResults(found, answers)
+                found |= figures_of(name, values)
+                lower += lower_of(name, values, given["higher_is_better"].get(name, {}))
+            for name, samples in given["samples"].items():
+                answers[name] = [readable(name, sample) for sample in samples]
+    return TaskResults(found, [each for rows in answers.values() for each in rows], lower)
+
+
+def no_results(tasks: Sequence[str], why: str) -> TaskResults:
+    return TaskResults({task: Estimate(None, reason=why) for task in tasks}, [], [])
 
 
 def known_tasks(names: Sequence[str]) -> Any:
@@ -89,19 +94,37 @@ def known_tasks(names: Sequence[str]) -> Any:
     return own if own.task_index.keys() >= set(names) else manager(include_path=folder)
 
 
-def figures_of(task: str, values: dict[str, Any], n: int) -> dict[str, Estimate]:
-    """Example: {"acc,none": 0.5, "acc_stderr,none": 0.1} of "arc" -> {"arc/acc": 0.5 ± 0.196}."""
+def figures_of(task: str, values: dict[str, Any]) -> dict[str, Estimate]:
+    """Example: {"sample_len": 9, "acc,none": 0.5, "acc_stderr,none": 0.1} of "arc" -> {"arc/acc": 0.5 ± 0.196}.
+
+    Of a group, the questions are those of the tasks that have the metric.
+    """
     found = {}
+    for key, metric, way in _metrics(values):
+        error = values.get(f"{metric}_stderr,{way}")
+        half = DEVIATIONS * float(error) if isinstance(error, int | float) else None
+        value = float(values[key])
+        low, high = (None, None) if half is None else (value - half, value + half)
+        n = values.get("sample_count", {}).get(key, values["sample_len"])
+        found[figure_name(task, metric, way)] = Estimate(value, low, high, n)
+    return found
+
+
+def lower_of(task: str, values: dict[str, Any], higher_is_better: dict[str, bool]) -> list[str]:
+    """Example: {"sample_len": 9, "bits_per_byte,none": 0.8} of "wiki" -> ["wiki/bits_per_byte"]."""
+    return [
+        figure_name(task, metric, way)
+        for _, metric, way in _metrics(values)
+        if higher_is_better.get(metric) is False
+    ]
+
+
+def _metrics(values: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Example: {"alias": "arc", "acc,none": 0.5, "acc_stderr,none": 0.1} -> ("acc,none", "acc", "none")."""
     for key, value in values.items():
         metric, _, way = key.partition(",")
-        if not isinstance(value, int | float) or "_stderr" in metric or not way:
-            continue
-        error = values.get(f"{metric}_stderr,{way}")
-        half = DEVIATIONS * error if isinstance(error, int | float) else None
-        name = figure_name(task, metric, way)
-        low, high = (None, None) if half is None else (value - half, value + half)
-        found[name] = Estimate(float(value), low, high, n)
-    return found
+        if way and isinstance(value, int | float) and not metric.endswith("_stderr"):
+            yield key, metric, way
 
 
 def figure_name(task: str, metric: str, way: str) -> str:
@@ -120,7 +143,7 @@ def readable(task: str, sample: dict[str, Any]) -> TaskAnswer:
         if isinstance(wanted, int) and 0 <= wanted < len(choices):
             wanted = choices[wanted]
     else:
-        said = str(replies[0])
+        said = _said(replies[0])
     values = {
         figure_name(task, metric, sample.get("filter", "none")): float(sample[metric])
         for metric in sample["metrics"]
@@ -134,6 +157,16 @@ def _choices(requests: Sequence[tuple[Any, ...]]) -> list[str]:
     first = requests[0]
     same = [str(request[1]).strip() for request in requests if request[0] == first[0]]
     return same if len(same) > 1 else [f"{request[0]}{request[1]}" for request in requests]
+
+
+def _said(reply: Any) -> str:
+    """What was written; if the task gives the text, how likely the model finds it."""
+    match reply:
+        case float(nats) | (float(nats), False):
+            return f"log-likelihood {nats:.4g}"
+        case (float(nats), True):
+            return f"log-likelihood {nats:.4g}, and nothing is likelier"
+    return str(reply)
 
 
 def _likelihood(reply: Any) -> float:

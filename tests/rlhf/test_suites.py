@@ -217,6 +217,26 @@ def test_figures_of_a_task_whose_answers_were_not_kept_lead_nowhere(client, admi
     assert (metric.of_task, metric.has_answers) == (True, False)
 
 
+def test_less_is_better_where_the_task_says_so(base, tuned):
+    for policy, value in ((base, 2.0), (tuned, 1.5)):
+        run = make_suite(policy, metrics={"task/wiki/bits": figure(value)})
+        run.result["lower_is_better"] = ["wiki/bits"]
+        run.save()
+
+    (_, (row,)) = suites.table_of(base.project).groups[-1]
+
+    assert [cell.mark for cell in row.cells] == ["", BEST]
+
+
+def test_figures_of_a_task_from_more_questions_are_not_compared(base, tuned):
+    make_suite(base, metrics={"task/arc/acc": figure(0.4, n=100)})
+    make_suite(tuned, metrics={"task/arc/acc": figure(0.6, n=20)})
+
+    (_, (row,)) = suites.table_of(base.project).groups[-1]
+
+    assert [cell.mark for cell in row.cells] == ["", ""]
+
+
 @pytest.mark.parametrize("name", ["candidates", "candidate_answers"])
 def test_annotators_do_not_see_who_is_ahead(client, project, base, name):
     make_suite(base)

@@ -213,11 +213,11 @@ def test_without_text_that_was_not_learned_there_is_no_forgetting(config, inputs
 
 def test_answers_to_tasks_are_kept_behind_their_figures(config, inputs, monkeypatch):
     answer = TaskAnswer("arc", 0, "Why?", "Yes.", "No.", {"arc/acc": 0.0})
-    results = TaskResults({"arc/acc": Estimate(0.0, n=1)}, [answer])
+    results = TaskResults({"arc/acc": Estimate(0.0, n=1)}, [answer], ["arc/acc"])
     monkeypatch.setattr(suite, "run_tasks", lambda *_: results)
 
     result = run(replace(config, tasks=["arc"]), inputs)
 
     assert read_lines(inputs, "artifact/tasks.jsonl") == [answer._asdict()]
-    assert result["task_answers"] == ["arc/acc"]
+    assert result["task_answers"] == result["lower_is_better"] == ["arc/acc"]
     assert result["metrics"]["task/arc/acc"] == Estimate(0.0, n=1)._asdict()

@@ -18,6 +18,7 @@ from rlhf.training.serve import Request, Ticket
 from rlhf.training.serve_batch import Batch, encode_messages
 from rlhf.training.serve_models import Models
 from rlhf.training.suite_config import SuiteConfig
+from rlhf.training.suite_metrics import Estimate
 from rlhf.training.virtual_tokens import n_virtual_tokens, prefix_of
 
 METHODS = {
@@ -180,3 +181,12 @@ def test_the_suite_measures_them_and_says_what_it_cannot(
     reason = "" if name == "ia3" else suite.VIRTUAL
     assert (metrics["forgetting"]["reason"], metrics["general_loss"]["reason"]) == (reason, reason)
     assert (metrics["forgetting"]["value"] is None) == (name != "ia3")
+
+
+@pytest.mark.parametrize("name", ["prompt", "prefix"])
+def test_tasks_of_the_harness_are_not_run_with_virtual_tokens(name, versions, folder, prompts_file):
+    config = SuiteConfig(versions[name].reference, tasks=["arc"], max_new_tokens=4)
+
+    metrics = suite.run(config, folder)["metrics"]
+
+    assert metrics["task/arc"] == Estimate(None, reason=suite.VIRTUAL)._asdict()
