@@ -5,9 +5,16 @@ import optuna
 import pytest
 
 from rlhf.training import search
-from rlhf.training.artifacts import DISK_FULL, RunError, RunFolder, Stopped, read_json
+from rlhf.training.artifacts import (
+    DISK_FULL,
+    RunError,
+    RunFolder,
+    Stopped,
+    read_json,
+    write_json,
+)
 from rlhf.training.config import PPOConfig, RewardModelConfig
-from rlhf.training.search import JOURNAL, open_study, run
+from rlhf.training.search import JOURNAL, open_study, run, tokens_of
 from rlhf.training.search_config import SearchConfig, kinds_tried
 from tests.training.conftest import write_prompts
 from tests.training.toy_trial import FAILS, FILLS_THE_DISK, IS_SILENT, IS_STUBBORN, STOPS_THE_SEARCH
@@ -194,6 +201,18 @@ def test_a_kind_that_keeps_its_best_step_counts_by_it(tmp_path):
     assert reports.value({"keep": "last"}, "maximize") == 0.4
 
 
+def test_tokens_of_trials_are_what_they_say_at_the_end_or_what_their_answers_were_long(tmp_path):
+    done, early, failed = (RunFolder(tmp_path / name) for name in "012")
+    for place in (done, early, failed):
+        place.path.mkdir()
+        write_json(place.path / "config.json", {"config": {"batch_size": 4, "epochs": 3}})
+    done.write_result("succeeded", tokens={"written": 10, "learned": 20})
+    for step in (1, 2, 2):  # resumed after the first step
+        early.metrics(step, {"length/mean": 5.5})
+
+    assert tokens_of(tmp_path) == {"written": 10 + 44, "learned": 20 + 3 * 44}
+
+
 @pytest.mark.slow
 def test_real_trials_of_ppo_are_compared_by_their_held_out_objective(tmp_path, tiny_reference):
     (tmp_path / "inputs").mkdir()
@@ -210,6 +229,9 @@ def test_real_trials_of_ppo_are_compared_by_their_held_out_objective(tmp_path, t
     result = run(config, RunFolder(tmp_path))
 
     assert (result["metric"], result["n_complete"]) == ("eval/objective", 2)
+    written = result["tokens"]["written"]
+    assert 2 * 2 * 4 <= written <= 2 * 2 * 4 * 8  # trials, steps, answers, tokens of each
+    assert result["tokens"]["learned"] == written * settings["epochs"]
     assert (tmp_path / "trials/0/artifact/adapter_model.safetensors").exists()
 
 
