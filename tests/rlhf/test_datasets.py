@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -211,6 +212,20 @@ def test_pictures_in_a_conversation_are_refused_and_other_keys_left_out(tmp_path
     assert rows_of(beside) == [{"messages": MESSAGES, "split": "train"}]
 
 
+def test_paths_and_addresses_in_a_row_stay_text_and_open_nothing(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    tricks = [str(secret), "../secret.txt", secret.as_uri(), "hf://datasets/some/rows"]
+    rows = [
+        {"prompt": trick, "completion": trick, "path": trick, "file": trick} for trick in tricks
+    ]
+
+    found = rows_of(written(tmp_path / "rows", "a.jsonl", *rows))
+
+    assert [contents(row) for row in found] == [[trick, trick] for trick in tricks]
+    assert {name for row in found for name in row} == {"messages", "split"}
+
+
 # --- making -----------------------------------------------------------------------------------
 def test_a_dataset_is_frozen_with_its_hash_and_counts(project, tmp_path):
     admin = UserFactory()
@@ -302,6 +317,16 @@ def test_a_run_gets_its_datasets_with_their_hashes(project):
     hashes = json.loads((run.folder / "hashes.json").read_text())
     assert hashes[f"datasets/{polite.pk}"] == polite.files
     assert list(polite.runs.all()) == [run]
+
+
+@pytest.mark.parametrize("name", ["../../tea", "/etc/tea"])
+def test_a_name_that_is_a_path_leads_nowhere(project, settings, name):
+    dataset = make(project, name)
+
+    run = launched(project, dataset)
+
+    assert Path(dataset.path).parent == settings.DATASETS_DIR
+    assert run.config["datasets"] == [{"name": name, "folder": f"datasets/{dataset.pk}"}]
 
 
 @pytest.mark.parametrize(
