@@ -317,6 +317,11 @@ class Project:
         row = self.transport.post(f"{self.path}runs/", {"kind": kind, **chosen})
         return Run(self, row)
 
+    def estimate(self, kind: str, **settings: Any) -> Row:
+        """What such a run would take: minutes, memory, tokens, money; or `reason`, why nobody can say."""
+        chosen = {name: _number_of(value) for name, value in settings.items()}
+        return self.transport.post(f"{self.path}runs/estimate/", {"kind": kind, **chosen})
+
     def runs(self, **chosen: Any) -> Iterator[Run]:
         """The newest first. Chosen by `kind` and `status`."""
         for row in self.transport.rows(f"{self.path}runs/", **chosen):

@@ -54,9 +54,9 @@ def launch_by_command(project: Project, kind: RunKind, settings: dict[str, Any])
     return launch_form(form_with(project, kind, given))
 
 
-def launch_form(form: RunForm, wrong: Mapping[str, str] | None = None) -> Run:
+def launch_form(form: RunForm) -> Run:
     """Raises CommandError with all that is wrong, or with why the run is refused."""
-    refuse_wrong(form, wrong)
+    refuse_wrong(form)
     try:
         return launch(
             form.project,

@@ -11,7 +11,7 @@ from annotator.models import Project
 from rlhf import rounds, suites
 from rlhf.costs import price_of
 from rlhf.estimates import free_memory_mib
-from rlhf.expecting import Expected, expect
+from rlhf.expecting import Expected, as_json, expect
 from rlhf.forms import RunForm
 from rlhf.inputs import Order, RunRefused, config_of
 from rlhf.models import MAKE_POLICIES, ModelVersion, Run, RunKind, Status
@@ -57,6 +57,26 @@ def outlook_of_order(order: Order) -> dict[str, Any]:
     except Unknown as unknown:
         return {"problem": str(unknown), "unmeasured": unknown.version}
     return _as_context(order, expected)
+
+
+def figures_of(form: RunForm) -> dict[str, Any]:
+    """For programs, of a valid form: what a run keeps as its estimate, and what that costs; or `reason`, why
+    there is none. Raises RunRefused."""
+    order = order_of(form.project, form)
+    try:
+        expected = expect(order, config_of(order))
+    except Unknown as unknown:
+        return {"reason": str(unknown)}
+    context = _as_context(order, expected)
+    experience = context["experience"]
+    return {
+        **as_json(expected),
+        "money": context["money"],
+        "currency": context["price"].currency,
+        "earlier_took": experience.ratio if experience else None,
+        "assumes": expected.assumes,
+        "notes": list(expected.notes),
+    }
 
 
 def suite_after(order: Order) -> dict[str, Any] | None:

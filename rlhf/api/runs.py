@@ -8,11 +8,13 @@ from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import PolymorphicProxySerializer
 from rest_framework import serializers
-from rest_framework.decorators import api_view
+from rest_framework.decorators import api_view, permission_classes
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotator.access import get_access
+from annotator.api.auth import HasScope
 from annotator.api.errors import Refused, invalid
 from annotator.api.fields import Word, asked_by, form_errors, number, read, serializer_of
 from annotator.api.once import once
@@ -24,6 +26,11 @@ from rlhf import runs as run_control
 from rlhf.forms import FORMS, RunForm
 from rlhf.launching import form_with
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
+from rlhf.outlooks import figures_of
+
+
+def _figure(help_text: str) -> serializers.FloatField:
+    return serializers.FloatField(allow_null=True, default=None, help_text=help_text)
 
 
 class RunSerializer(serializers.ModelSerializer):
@@ -67,6 +74,25 @@ class WholeRunSerializer(RunSerializer):
             *RunSerializer.Meta.fields,
             "config", "estimate", "result", "screening", "alarms", "is_silent", "is_unwatched",
         ]  # fmt: skip
+
+
+class EstimateSerializer(serializers.Serializer):
+    minutes = _figure("Null: nobody can say.")
+    memory_mib = _figure("At most; 0: next to nothing.")
+    tokens_read = _figure("Without learning from them.")
+    tokens_generated = _figure("Written.")
+    tokens_trained = _figure("Learned from, each as often as there are epochs.")
+    spent = _figure("What endpoints would be paid.")
+    charged = _figure("For tokens of models that have a price.")
+    money = _figure("All of it, with the hours if these are known. Null: nothing has a price.")
+    currency = serializers.CharField(default="", help_text="A label; nothing is converted.")
+    earlier_took = _figure("Such runs, by what had been estimated of them: the median.")
+    device = serializers.CharField(default="", help_text="On which it was measured.")
+    assumes = serializers.CharField(default="", help_text="Of how much text.")
+    notes = serializers.ListField(
+        child=serializers.CharField(), default=list, help_text="What is left out."
+    )
+    reason = serializers.CharField(default="", help_text="Why there is no estimate.")
 
 
 class MetricsSerializer(serializers.ModelSerializer):
@@ -134,14 +160,37 @@ def runs(request: Request, slug: str) -> Response:
         asked = asked_by(request, RunsAsked)
         return page_of(request, _shown(project).filter(**asked), RunSerializer)
     project = get_access(request, slug, Role.ADMIN).project
+    form = _form_of(project, request)
+    run = _launch(project, form.kind, form, request)
+    return Response(WholeRunSerializer(run).data, status=201)
+
+
+@documented(
+    "estimate_run",
+    "What a run would take, in time, memory, tokens and money",
+    method="POST",
+    body=NEW_RUN,
+    answer=EstimateSerializer,
+)
+@api_view(["POST"])
+@permission_classes([IsAuthenticated, HasScope])  # to read: it changes nothing
+def estimate(request: Request, slug: str) -> Response:
+    project = get_access(request, slug, Role.ADMIN).project
+    try:
+        return Response(EstimateSerializer(figures_of(_form_of(project, request))).data)
+    except run_control.RunRefused as refusal:
+        raise Refused(refusal) from refusal
+
+
+def _form_of(project: Project, request: Request) -> RunForm:
+    """The page's form with what was sent. Raises invalid."""
     kind = _kind_of(request.data)
     settings = read(NEW_RUNS[kind], request.data)
     del settings["kind"]
     form = form_with(project, RunKind(kind), settings)
     if not form.is_valid():
         raise form_errors(form)
-    run = _launch(project, kind, form, request)
-    return Response(WholeRunSerializer(run).data, status=201)
+    return form
 
 
 def _kind_of(data: Any) -> str:

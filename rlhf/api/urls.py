@@ -18,6 +18,7 @@ app_name = "rlhf_api"
 
 run_urls = [
     path("", runs.runs, name="runs"),
+    path("estimate/", runs.estimate, name="estimate_run"),
     path("<int:pk>/", runs.run, name="run"),
     path("<int:pk>/stop/", runs.stop, name="stop"),
     path("<int:pk>/resume/", runs.resume, name="resume"),

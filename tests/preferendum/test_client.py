@@ -251,6 +251,16 @@ def test_runs_are_launched_watched_stopped_and_resumed(project):
     assert project.costs()["total"]["runs"] == 0  # nobody has begun it
 
 
+def test_what_a_run_would_take_is_asked_before(project):
+    policy = PolicyFactory(project=ProjectRow.objects.get())
+
+    found = project.estimate("probe", policy=policy.pk)
+
+    assert found["minutes"] is None
+    assert found["reason"].startswith("No run like this has come to its end yet")
+    assert list(project.runs()) == []
+
+
 def succeed(run):
     """What the trainer does in hours: the run has succeeded, and made a model."""
     row = RunRow.objects.get(pk=run.id)

@@ -22,6 +22,7 @@ from tests.rlhf.factories import (
     RunFactory,
     make_dataset,
 )
+from tests.rlhf.test_outlooks import MEASURED
 
 pytestmark = pytest.mark.django_db
 
@@ -103,6 +104,24 @@ def test_settings_may_stand_behind_options(project, policy, capsys, toy):
     call_command("run", "tea", "--wait", "probe", "policy=base")
 
     assert project.runs.get().status == Status.SUCCEEDED
+
+
+def test_what_a_run_would_take_is_said_and_nothing_starts(project, capsys):
+    PolicyFactory(project=project, name="base", probe=MEASURED)
+    demonstrations(project, "polite")
+
+    call_command("run", "tea", "supervised", "datasets=polite", "epochs=3", "--estimate")
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["minutes"] > 0, found["memory_mib"] > 0) == (True, True)
+    assert found["tokens_trained"] > 0
+    assert not project.runs.exists()
+
+
+def test_what_cannot_work_has_a_sentence_instead_of_an_estimate(project, policy):
+    assert refusal("tea", "generate", "temperature=9", "--estimate") == (
+        "temperature: Ensure this value is less than or equal to 5.0."
+    )
 
 
 # --- what is wrong --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Examples:
   run --list                                the kinds of runs
   run essays supervised --fields            what can be said, and what holds if nothing is
   run essays supervised datasets=polite datasets=short epochs=1
+  run essays dpo export=3 --estimate        what it would take, in time, memory, tokens and money
   run essays dpo export=3 policy=policy-r1-v2 --wait
   run essays combine parts="0.7 kind" parts="-0.2 rambling" name="kind and short"
   run essays --stop 12
@@ -20,7 +21,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from annotator.models import Project
 from rlhf import form_words, runs
-from rlhf.forms import FORMS
+from rlhf.forms import FORMS, RunForm
 from rlhf.inputs import RunRefused
 from rlhf.launching import (
     carry_to_end,
@@ -28,9 +29,11 @@ from rlhf.launching import (
     launch_form,
     project_named,
     refuse_unless_succeeded,
+    refuse_wrong,
     shown_form,
 )
 from rlhf.models import Run, RunKind
+from rlhf.outlooks import figures_of
 
 
 class Command(BaseCommand):
@@ -59,6 +62,9 @@ class Command(BaseCommand):
         instead.add_argument(
             "--fields", action="store_true", help="print what can be set, and to what it is"
         )
+        instead.add_argument(
+            "--estimate", action="store_true", help="print what it would take, and launch nothing"
+        )
         instead.add_argument("--stop", type=int, metavar="RUN", help="ask it to save and end")
         instead.add_argument("--resume", type=int, metavar="RUN", help="from its last checkpoint")
         parser.add_argument(
@@ -75,6 +81,10 @@ class Command(BaseCommand):
         if options["fields"]:
             form = shown_form(project, _kind(options["kind"]))
             self.stdout.write("\n".join(form_words.describe(form)))
+            return
+        if options["estimate"]:
+            form = _form(project, _kind(options["kind"]), options["words"])
+            self.stdout.write(json.dumps(_estimate(form), ensure_ascii=False))
             return
         run = _run(project, options)
         if options["wait"]:
@@ -101,7 +111,7 @@ def _run(project: Project, options: dict[str, Any]) -> Run:
     """The run that was asked for: stopped, resumed, or else launched."""
     number = options["resume"] if options["stop"] is None else options["stop"]
     if number is None:
-        return _launched(project, _kind(options["kind"]), options["words"])
+        return launch_form(_form(project, _kind(options["kind"]), options["words"]))
     if options["kind"] is not None:
         raise CommandError("Of a run that is there already, only the number is said.")
     run = project.runs.filter(pk=number).first()
@@ -117,9 +127,19 @@ def _run(project: Project, options: dict[str, Any]) -> Run:
     return run
 
 
-def _launched(project: Project, kind: RunKind, words: list[str]) -> Run:
+def _form(project: Project, kind: RunKind, words: list[str]) -> RunForm:
+    """Filled in. Raises CommandError with all that is wrong."""
     said = form_words.read(shown_form(project, kind), words)
-    return launch_form(form_with(project, kind, said.values), said.wrong)
+    form = form_with(project, kind, said.values)
+    refuse_wrong(form, said.wrong)
+    return form
+
+
+def _estimate(form: RunForm) -> dict[str, Any]:
+    try:
+        return figures_of(form)
+    except RunRefused as refusal:
+        raise CommandError(str(refusal)) from refusal
 
 
 def _resume(run: Run) -> None:

@@ -3,9 +3,11 @@ import pytest
 from annotator.models import Role
 from rlhf.forms import FORMS, GenerateForm
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
+from rlhf.price_models import Price
 from rlhf.training.config import GenerateConfig
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory, api_client
 from tests.rlhf.factories import GenerateRunFactory, PolicyFactory, RunFactory
+from tests.rlhf.test_outlooks import MEASURED
 
 pytestmark = pytest.mark.django_db
 
@@ -93,6 +95,47 @@ def test_the_same_key_starts_one_run(project, admin):
 
     assert first.json() == second.json()
     assert Run.objects.count() == 1
+
+
+def test_a_program_is_told_what_a_run_would_take_and_nothing_starts(project, admin):
+    PolicyFactory(project=project, probe=MEASURED)
+    PromptFactory.create_batch(3, project=project)
+    Price.objects.create(project=project, per_hour=2, currency="EUR")
+
+    found = admin.post(f"{RUNS}estimate/", {"kind": "generate"}, "application/json").json()
+
+    assert found["tokens_generated"] == 3 * 2 * GenerateConfig.max_new_tokens
+    assert found["money"] == pytest.approx(found["minutes"] / 60 * 2)
+    assert (found["currency"], found["device"], found["reason"]) == ("EUR", "CPU", "")
+    assert not Run.objects.exists()
+
+
+def test_a_program_is_told_why_nobody_can_say_what_a_run_would_take(project, admin):
+    policy = PolicyFactory(project=project)
+
+    answer = admin.post(f"{RUNS}estimate/", {"kind": "generate"}, "application/json")
+
+    assert answer.status_code == 200
+    assert answer.json()["minutes"] is None
+    assert answer.json()["reason"].startswith(f"How fast {policy} is has not been measured yet")
+
+
+def test_wrong_settings_have_no_estimate_but_the_sentence_of_a_launch(project, admin):
+    PolicyFactory(project=project)
+    sent = {"kind": "generate", "temperature": 9.0}
+
+    answer = admin.post(f"{RUNS}estimate/", sent, "application/json")
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == launch(admin, **sent).json()["errors"]
+
+
+def test_only_admins_ask_what_a_run_would_take(project):
+    reviewer = api_client(MembershipFactory(project=project, role=Role.REVIEWER).user)
+
+    answer = reviewer.post(f"{RUNS}estimate/", {"kind": "generate"}, "application/json")
+
+    assert answer.status_code == 404
 
 
 def test_every_kind_of_run_can_be_launched_and_shows_the_fields_of_its_form(client):
