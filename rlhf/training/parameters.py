@@ -80,8 +80,13 @@ def load(
     check_machine(settings)
     if settings.method == "full":
         dtype = torch.float32  # steps of 1e-5 would be rounded away in bf16
-    if not settings.four_bit:
-        return load_policy(reference, dtype=dtype)
+    return in_four_bits(reference) if settings.four_bit else load_policy(reference, dtype=dtype)
+
+
+def in_four_bits(
+    reference: dict[str, Any],
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A policy in NF4. bitsandbytes can do it without CUDA too, slowly: only tests ask it to."""
     with tempfile.TemporaryDirectory() as folder:
         source = reference["base"]
         model, tokenizer = load_policy(reference, torch.device("cpu"), torch.bfloat16)
@@ -90,7 +95,11 @@ def load(
             source = folder
         del model
         model = AutoModelForCausalLM.from_pretrained(
-            source, quantization_config=nf4(), device_map={"": default_device()}
+            source,
+            quantization_config=nf4(),
+            device_map={"": default_device()},
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     disable_dropout(model)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False), tokenizer

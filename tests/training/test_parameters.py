@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import pytest
 import torch
 from datasets import Dataset
@@ -13,6 +15,7 @@ from rlhf.training.parameters import (
     Anchored,
     callbacks,
     count,
+    in_four_bits,
     l2_sp,
     layers_moving,
     load,
@@ -218,12 +221,11 @@ def test_a_base_in_4_bit_is_refused_without_cuda_before_anything_is_loaded():
         load({"base": "/nowhere", "adapters": []}, FOUR_BIT)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_a_base_in_4_bit_learns_by_its_adapter(tiny_reference, tmp_path):
-    pytest.importorskip("bitsandbytes")
-    model, tokenizer = load(tiny_reference, FOUR_BIT)
+    model, tokenizer = in_four_bits(tiny_reference)
     model = make_trainable(model, FOUR_BIT)
-    ids = torch.tensor([[5, 6, 7, 8]], device=model.device)
+    ids = IDS.to(model.device)
 
     model(input_ids=ids, labels=ids).loss.backward()
 
@@ -234,3 +236,23 @@ def test_a_base_in_4_bit_learns_by_its_adapter(tiny_reference, tmp_path):
     assert load_policy(
         {**tiny_reference, "adapters": [str(tmp_path)]}
     )  # merges into the whole base
+
+
+def logits_in_four_bits(reference):
+    model = make_trainable(in_four_bits(reference)[0], FOUR_BIT)  # nothing has moved yet
+    return model(input_ids=IDS.to(model.device)).logits.float().cpu()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+def test_what_earlier_adapters_learned_is_in_the_base_in_4_bit(tiny_reference, tmp_path):
+    learned, tokenizer = load(tiny_reference, LORA)
+    learned = make_trainable(learned, LORA)
+    for parameter in trainable(learned).values():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save(learned, tokenizer, tmp_path, LORA)
+    adapted = {**tiny_reference, "adapters": [str(tmp_path)]}
+
+    with_adapter, without = logits_in_four_bits(adapted), logits_in_four_bits(tiny_reference)
+
+    wanted = learned(input_ids=IDS.to(learned.device)).logits.float().cpu()
+    assert (with_adapter - wanted).norm() < (without - wanted).norm() / 2
