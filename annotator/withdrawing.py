@@ -7,6 +7,8 @@ qualified again, and asked again.
 
 from __future__ import annotations
 
+import time
+
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
@@ -17,6 +19,7 @@ from annotator.models import Judgment, Membership, Project, User, Withdrawal
 from annotator.reviewing import take_back_rulings
 
 VOIDED_AT_ONCE = 10_000  # of one call, so that a request takes seconds
+SECONDS = 30  # of each minute, in which the worker goes on with withdrawals
 
 
 def known_here(project: Project) -> QuerySet[User]:
@@ -46,7 +49,8 @@ def withdraw(project: Project, annotator: User, user: User) -> Withdrawal:
     """Begin a withdrawal, or go on with the one under way, for VOIDED_AT_ONCE judgments.
 
     The person is handed nothing more, what they hold goes back to the queue, and their rulings end
-    as well. Call it again until the withdrawal is `finished`: it takes up where it was interrupted.
+    as well. Call it again until the withdrawal is `finished`: it takes up where it was interrupted. The
+    worker does so, too.
     """
     with transaction.atomic():
         Membership.objects.filter(project=project, user=annotator).update(is_qualified=False)
@@ -65,3 +69,13 @@ def withdraw(project: Project, annotator: User, user: User) -> Withdrawal:
         Withdrawal.objects.filter(pk=withdrawal.pk, finished=None).update(finished=timezone.now())
     withdrawal.refresh_from_db()
     return withdrawal
+
+
+def go_on() -> None:
+    """With withdrawals whose page was closed, or whose process was killed."""
+    end = time.monotonic() + SECONDS
+    for withdrawal in Withdrawal.objects.filter(finished=None).select_related(
+        "project", "annotator", "created_by"
+    ):
+        while withdrawal.finished is None and time.monotonic() < end:
+            withdrawal = withdraw(withdrawal.project, withdrawal.annotator, withdrawal.created_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from annotator import withdrawing
 from annotator.assignment import end_holds, release_expired
 from annotator.imports import jobs as imports
 from annotator.quality import keeping
@@ -18,6 +19,7 @@ def tend() -> None:
     """What the worker does every minute."""
     while release_expired() + end_holds():
         pass
+    withdrawing.go_on()
     imports.tend()
     runs.tend()
     gating.tend()

@@ -126,6 +126,21 @@ def test_a_long_withdrawal_is_done_in_parts(project, admin, anna, monkeypatch):
     assert places(project) == [(0, 0)] * 5
 
 
+def test_the_worker_goes_on_with_a_withdrawal_whose_page_was_closed(
+    project, admin, anna, monkeypatch
+):
+    monkeypatch.setattr("annotator.assignment.verdicts.VOID_BATCH", 2)
+    monkeypatch.setattr(withdrawing, "VOIDED_AT_ONCE", 2)
+    for comparison in ComparisonFactory.create_batch(7, project=project):
+        make_judgment(comparison, anna, [0], [1])
+    withdraw(project, anna, admin)
+
+    withdrawing.go_on()
+
+    found = Withdrawal.objects.get()
+    assert (found.n_judgments, found.finished is None, found.created_by) == (7, False, admin)
+
+
 def test_other_projects_and_other_people_keep_their_votes(project, admin, anna):
     here, there = ComparisonFactory(project=project), ComparisonFactory()
     make_judgment(here, UserFactory(), [0], [1])
