@@ -42,7 +42,7 @@ def open_parquet(file: IO[bytes], name: str = "", max_bytes: int | None = None) 
         metadata = pq.read_metadata(file)
         texts = _texts(metadata)
         parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=texts, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"{DAMAGED}: {_first_line(error)}") from error
     _check_size(_unpacked_bytes(metadata), n_packed, max_bytes)
     columns = _columns(parquet.schema_arrow)
@@ -73,6 +73,8 @@ def _texts(metadata: Any) -> list[str]:
 def _chunks(metadata: Any) -> Iterator[Any]:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
+        if group.num_columns != metadata.num_columns:
+            raise Unreadable(f"{DAMAGED}: a part of it has {group.num_columns} columns")
         yield from map(group.column, range(group.num_columns))
 
 
@@ -90,13 +92,12 @@ def _check_size(n_bytes: int, n_packed: int, max_bytes: int | None) -> None:
 def _unpacked_bytes(metadata: Any) -> int:
     """Of lists, at least what their items take: a number that comes a million times is kept once."""
     columns = [metadata.schema.column(number) for number in range(metadata.num_columns)]
-    n_bytes = {
-        column.path: max(column.length, NUMBER_BYTES) * (column.max_repetition_level > 0)
-        for column in columns
-    }
+    n_bytes = [
+        max(column.length, NUMBER_BYTES) * (column.max_repetition_level > 0) for column in columns
+    ]
     return sum(
-        max(chunk.total_uncompressed_size, chunk.num_values * n_bytes[chunk.path_in_schema])
-        for chunk in _chunks(metadata)
+        max(chunk.total_uncompressed_size, chunk.num_values * n_bytes[number % len(n_bytes)])
+        for number, chunk in enumerate(_chunks(metadata))  # by place: its own path may be another
     )
 
 
@@ -175,7 +176,7 @@ def _open_arrow(path: Path) -> Any:
         for field in stream.schema:
             _check_type(field.name, field.type)
         return stream
-    except (pa.ArrowException, OSError, struct.error) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error) as error:
         raise Unreadable(f"{path.name}: {DAMAGED}: {_first_line(error)}") from error
 
 
@@ -212,7 +213,13 @@ def _field(described: Any, table: int, number: int) -> int:
 
 
 def _batches(path: Path) -> Iterator[Any]:
+    """Checked before anything is read of them: where a text begins and how long it is stands in the file,
+    and Arrow believes it. That takes a tenth of the time that reading does."""
+    n_bits = 8 * path.stat().st_size
     for batch in _open_arrow(path):
+        batch.validate(full=True)
+        if batch.num_rows > n_bits:  # of columns that take no place
+            raise Unreadable(f"{path.name}: {DAMAGED}: it says to have {batch.num_rows:,} rows")
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield batch.slice(start, BATCH_ROWS)
 
@@ -288,7 +295,14 @@ def _read(batches: Iterable[Any]) -> Iterator[Row]:
                 for record in _records(part) if is_read else [None]:
                     number += 1
                     yield Row(f"row {number}", number, _record(record))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except Unreadable:
+        raise
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # a date that is none, …
         place = f"row {number + 1}"
         raise Unreadable(
             f"{DAMAGED} from here on: {_first_line(error)}", place, number + 1

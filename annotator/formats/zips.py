@@ -51,7 +51,7 @@ def folders_in(archive: zipfile.ZipFile) -> dict[str, list[zipfile.ZipInfo]]:
     """
     files: dict[str, list[zipfile.ZipInfo]] = {}
     for info in archive.infolist():
-        if not info.is_dir() and _name(info) != ".." and len(_name(info)) <= LONGEST_NAME:
+        if not info.is_dir() and _name(info) not in ("", "..") and len(_name(info)) <= LONGEST_NAME:
             files.setdefault(str(PurePosixPath(info.filename).parent), []).append(info)
     return {
         folder: infos

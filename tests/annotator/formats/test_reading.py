@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import struct
 import sys
 import tracemalloc
 import zipfile
@@ -30,7 +31,8 @@ def rows_of(content, **options):
 
 
 def records(content, **options):
-    return [row.record for row in rows_of(content, **options)]
+    with rows_of(content, **options) as rows:
+        return [row.record for row in rows]
 
 
 def json_lines(rows=ROWS):
@@ -339,6 +341,49 @@ def test_a_saved_folder_may_have_a_dictionary_but_no_views(tmp_path):
         open_rows(tmp_path)
 
 
+def arrow(table):
+    """The bytes of a file in such a folder."""
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
+def packed_folder(content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("state.json", json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+        archive.writestr("data.arrow", content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("places", [(0, 2**30, 6), (0, 6, 3), (0, -9, 6), (0, 3, 2**30)])
+def test_a_saved_folder_is_not_believed_where_its_texts_begin(places):
+    """Arrow would read what lies elsewhere in memory, or beyond it."""
+    content = arrow(pa.table({"a": ["one", "two"]}))
+    hostile = content.replace(struct.pack("<3i", 0, 3, 6), struct.pack("<3i", *places))
+
+    with pytest.raises(Unreadable, match="row 1: the file is damaged or incomplete from here on: "):
+        records(packed_folder(hostile))
+
+
+def test_a_saved_folder_may_not_have_rows_without_end():
+    nulls = pa.Array.from_buffers(pa.null(), 2**31 - 1, [None])  # which take no place
+
+    with pytest.raises(Unreadable, match="it says to have 2,147,483,647 rows"):
+        records(packed_folder(arrow(pa.table({"a": nulls}))))
+
+
+def test_a_date_that_no_calendar_has_gets_a_sentence():
+    table = pa.table({"a": pa.array([2**31 - 1], pa.date32())})
+    file = io.BytesIO()
+    pq.write_table(table, file)
+
+    for content in (packed_folder(arrow(table)), file.getvalue()):
+        with pytest.raises(Unreadable, match="row 1: the file is damaged or incomplete"):
+            records(content)
+
+
 @pytest.mark.parametrize("content", [b'{"a": "', b"[", b'a\n"', b"a\n", b'[{"a": "', b'"a'])
 def test_memory_is_bounded_whatever_a_file_does(content):
     """20 MiB of one thing, from a file that makes them up."""
@@ -455,16 +500,22 @@ def test_an_endless_line_is_cut():
 
 
 # --- properties ---------------------------------------------------------------------------------
+DAMAGED = [(content, bytes) for content in FORMATS.values()]
+DAMAGED += [(arrow(pa.Table.from_pylist(ROWS)), packed_folder)]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(list(FORMATS.values())), st.data())
-def test_a_damaged_file_is_read_or_refused(content, data):
+@given(st.sampled_from(DAMAGED), st.data())
+def test_a_damaged_file_is_read_or_refused(kind, data):
     """Cut off anywhere, or with other bytes anywhere: a sentence, never another error."""
+    content, packed = kind
     at = data.draw(st.integers(0, len(content)))
-    end = data.draw(st.integers(at, len(content)))
-    damaged = content[:at] + data.draw(st.binary(max_size=4)) + content[end:]
+    put_in = data.draw(st.binary(max_size=4))
+    end = data.draw(st.just(at + len(put_in)) | st.integers(at, len(content)))
+    damaged = content[:at] + put_in + content[end:]
 
     with suppress(Unreadable):
-        for record in records(damaged):
+        for record in records(packed(damaged)):
             assert isinstance(record, dict | ValueError)
 
 
