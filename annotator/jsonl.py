@@ -20,6 +20,7 @@ from annotator.formats.entries import (
     FieldError,
     Vote,
     check_annotator,
+    check_depth,
     check_distinct,
     check_messages,
     check_number_of_answers,
@@ -83,6 +84,7 @@ def broken(error: json.JSONDecodeError) -> str:
 def fields_of(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f'a line must be an object like {{"prompt": …}}, not {excerpt(value)}')
+    check_depth(value)
     return {name: field for name, field in value.items() if field is not None}
 
 

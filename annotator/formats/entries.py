@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 Message = dict[str, str]  # as `annotator.models` has it: files can be read without Django
 
 MAX_ROW_BYTES = 2**20
+MAX_DEPTH = 100  # of lists and objects in a row
 MAX_SOURCE_LENGTH = 200  # of the column in the database
 MAX_ANNOTATOR_LENGTH = 60  # a user's name has room for where the file comes from, and this
 MIN_ANSWERS, MAX_ANSWERS = 2, 9
@@ -99,6 +100,15 @@ def excerpt(value: Any, length: int = 40) -> str:
 def printable(text: str, length: int = 500) -> str:
     """As any file and database takes it: without U+0000 and halves of surrogate pairs, not endless."""
     return text[:length].replace("\0", "␀").encode(errors="backslashreplace").decode()
+
+
+def check_depth(value: Any, levels: int = MAX_DEPTH) -> None:
+    """Raises ValueError where lists and objects are nested deeper than any reader of them may go."""
+    if levels < 0:
+        raise ValueError(f"the row is nested too deeply, beyond {MAX_DEPTH} levels")
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, dict | list):
+            check_depth(item, levels - 1)
 
 
 # --- texts ------------------------------------------------------------------------------------

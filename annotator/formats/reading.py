@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
-from annotator.formats.entries import MAX_ROW_BYTES, excerpt
+from annotator.formats.entries import MAX_ROW_BYTES, check_depth, excerpt
 from annotator.formats.zips import holds_folder
 from annotator.jsonl import broken, fields_of, parse_object
 
@@ -438,6 +438,7 @@ def _cell(cell: str) -> Any:
         return cell
     try:
         value = json.loads(cell)
+        check_depth(value)
     except (ValueError, RecursionError):
         return cell
     is_messages = bool(value) and all(

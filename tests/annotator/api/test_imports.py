@@ -277,3 +277,11 @@ def test_a_list_asks_the_database_as_often_for_three_as_for_one(admin, django_as
             upload(admin)
         with django_assert_num_queries(4):
             assert len(admin.get(IMPORTS).json()["results"]) == n
+
+
+@pytest.mark.parametrize("depth", [850, 906, 960, 100_000])
+def test_a_row_of_any_depth_gets_a_sentence(admin, depth):
+    row = imported(admin, b'{"prompt": ' + b"[" * depth + b"]" * depth + b"}\n")
+
+    assert row["state"] == "refused"
+    assert "nested too deeply" in row["report"]["bad"][0]["message"]

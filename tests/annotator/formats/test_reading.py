@@ -184,6 +184,7 @@ def test_an_empty_file_has_no_rows():
 BAD_ROWS = {
     b'{"a": 1}\n{"a": "caf\xe9"}\n{"a": 2}\n': "not UTF-8: byte 0xe9 at position 11",
     b'{"a": 1}\n' + b"[" * 100_000 + b'\n{"a": 2}\n': "broken JSON: nested too deeply",
+    b'{"a": 1}\n{"a":' + b"[" * 101 + b"]" * 101 + b'}\n{"a": 2}\n': "deeply, beyond 100 levels",
     b'{"a": 1}\n"a"\n{"a": 2}\n': 'a line must be an object like {"prompt": …}, not "a"',
     b'{"a": 1}\n' + b"x" * (3 * MIB) + b'\n{"a": 2}\n': "the line is longer than 1,048,576 bytes",
     b'[{"a": 1}, 7, {"a": 2}]': 'a line must be an object like {"prompt": …}, not 7',
