@@ -270,7 +270,7 @@ def is_summaries(record: Record) -> bool:
 
 
 def summaries(record: Record) -> Entry:
-    """OpenAI's comparisons of summaries; the prompt is the paper's (2009.01325, table 5)."""
+    """OpenAI's comparisons of summaries; the prompt of a post is that of the paper's code (2009.01325)."""
     items = check_number_of_answers("summaries", record["summaries"], "summaries")
     answers = [_candidate(f"summaries[{i}]", item) for i, item in enumerate(items)]
     check_distinct(answers, [f"summaries[{i}]" for i in range(len(answers))])
@@ -286,9 +286,10 @@ def summaries(record: Record) -> Entry:
 def _post(info: Mapping[str, Any]) -> str:
     if info.get("article"):
         return f"Article: {check_text('info.article', info['article'])}\n\nTL;DR:"
+    labels = {"subreddit": "SUBREDDIT: r/", "title": "TITLE: ", "post": "POST: "}
     lines = [
-        f"{label}: {check_text(f'info.{name}', info[name])}"
-        for label, name in (("SUBREDDIT", "subreddit"), ("TITLE", "title"), ("POST", "post"))
+        label + check_text(f"info.{name}", info[name])
+        for name, label in labels.items()
         if info.get(name)
     ]
     if not info.get("post"):

@@ -198,7 +198,7 @@ def test_summaries_are_asked_for_as_in_the_paper():
 
     assert recognise(SUMMARIES) == "summarize-from-feedback"
     assert entry.messages == [
-        user("SUBREDDIT: dogs\n\nTITLE: Dog\n\nPOST: My dog ate it.\n\nTL;DR:")
+        user("SUBREDDIT: r/dogs\n\nTITLE: Dog\n\nPOST: My dog ate it.\n\nTL;DR:")
     ]
     assert [answer.source for answer in entry.answers] == ["sup1", "ref"]
     assert entry.votes == [Vote([[1], [0]], "Qo6cHYm3KmZoMRP", 3, 4)]
