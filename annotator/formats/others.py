@@ -214,6 +214,7 @@ def arena(record: Record) -> Entry:
     else:
         names = ("response_a", "response_b")
         one, other = (_battle(record, name) for name in names)
+    _check_same_battle(one, other, names)
     prompt, first, second = split_conversations(one, other, names)
     answers = [
         Answer(text, check_source(name, record.get(name) or "import"))
@@ -222,6 +223,23 @@ def arena(record: Record) -> Entry:
     check_distinct(answers, names)
     known = {*names, "model_a", "model_b", "winner", "judge", "prompt", *WINNER_COLUMNS}
     return Entry(prompt, answers, votes=_arena_votes(record), ignored=sorted(record.keys() - known))
+
+
+def _check_same_battle(
+    one: Sequence[Message], other: Sequence[Message], names: tuple[str, str]
+) -> None:
+    """Of two conversations that part before their last answers people judged all of them: no answer in
+    them was said to be better than another."""
+    turns = zip(one[:-1], other[:-1], strict=False)
+    n_alike = next((n for n, (a, b) in enumerate(turns) if a != b), -1)
+    if n_alike >= 0 or len(one) != len(other):
+        where = f"from message {n_alike + 1} on" if n_alike >= 0 else "in their length"
+        raise FieldError(
+            names[0],
+            f'and "{names[1]}" must be alike up to the last answer, and differ {where}: the vote is on '
+            "two conversations and not on two answers to one prompt; leave such battles out, with "
+            "“skip bad rows”",
+        )
 
 
 def _battle(record: Record, name: str) -> list[Message]:
