@@ -39,6 +39,14 @@ class FieldError(ValueError):
         return FieldError(column + self.field[len(self.column) :], self.says, self.before)
 
 
+class Columns(list[Any]):
+    """The values of several columns that are mapped to one field of ours, which knows their names."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values.values())
+        self.names = list(values)
+
+
 class Answer(NamedTuple):
     """A completion as the file gives it."""
 

@@ -1,7 +1,8 @@
 """What rows of other tools and of well-known datasets say.
 
 For each shape there is a question, whether a row has it, and a function that reads it. A row has
-its shape by the names of its fields; what stands in them is checked when it is read.
+its shape by the names of its fields; what stands in them is checked when it is read. Label Studio and
+Argilla have modules of their own.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from annotator.formats.entries import (
-    MAX_ANSWERS,
     MIN_ANSWERS,
     Answer,
     Entry,
@@ -40,7 +40,6 @@ PROMPTS = ("prompt", "instruction", "question", "query", "input")
 TEXTS = ("response", "text", "content", "completion", "answer", "output", "body")
 SOURCES = ("model", "source", "policy", "generator")
 SCORES = ("overall_score", "score", "rating", "reward")
-TIES = {"tie", "equal", "both", "same", "draw"}
 
 
 def has_object(record: Record, name: str) -> bool:
@@ -342,236 +341,6 @@ def _confidence(record: Record, choice: int) -> int | None:
         return None
     strength = confidence - CONFIDENCE_MIDDLE if choice else CONFIDENCE_MIDDLE - confidence
     return strength if strength > 0 else None
-
-
-# --- Label Studio -------------------------------------------------------------------------------
-def is_label_studio(record: Record) -> bool:
-    return has_object(record, "data") and isinstance(record.get("annotations"), list)
-
-
-class _Marked(NamedTuple):
-    """One result of an annotation: the fields it speaks of, and what it says of them."""
-
-    names: list[str]
-    texts: list[str]
-    ranking: list[list[int]]
-
-
-def label_studio(record: Record) -> Entry:
-    """A task with its annotations: results of Pairwise, and of Ranker without buckets."""
-    shown: _Marked | None = None
-    votes = {}
-    for i, annotation in enumerate(record["annotations"]):
-        field = f"annotations[{i}]"
-        if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
-            continue
-        marked = _marked(f"{field}.result", annotation.get("result"), record["data"])
-        if marked is None:
-            continue
-        shown = shown or marked
-        if shown.names != marked.names:
-            raise FieldError(field, f"ranks {marked.names}, but another one {shown.names}")
-        annotator = _completed_by(field, annotation)
-        votes[annotator] = Vote(marked.ranking, annotator)
-    if shown is None:
-        raise FieldError("annotations", "hold no result of a Pairwise or a Ranker")
-    answers = [
-        Answer(check_text(f"data.{name}", text, may_be_empty=True))
-        for name, text in zip(shown.names, shown.texts, strict=True)
-    ]
-    check_distinct(answers, [f"data.{name}" for name in shown.names])
-    prompt = _task_prompt(record["data"], shown.names)
-    return Entry(prompt, answers, votes=list(votes.values()))
-
-
-def _completed_by(field: str, annotation: Mapping[str, Any]) -> str:
-    """By number: addresses of people are not taken along."""
-    who = annotation.get("completed_by")
-    who = who.get("id") if isinstance(who, dict) else who
-    return check_annotator(f"{field}.completed_by", who) if who is not None else ""
-
-
-def _marked(field: str, results: Any, task: Mapping[str, Any]) -> _Marked | None:
-    for i, result in enumerate(results if isinstance(results, list) else []):
-        where = f"{field}[{i}]"
-        if not isinstance(result, dict) or not has_object(result, "value"):
-            continue
-        if result.get("type") == "pairwise":
-            return _pairwise(where, result, task)
-        if result.get("type") == "ranker":
-            return _ranker(where, result, task)
-    return None
-
-
-def _pairwise(field: str, result: Mapping[str, Any], task: Mapping[str, Any]) -> _Marked:
-    names = [name.strip().removeprefix("$") for name in str(result.get("to_name")).split(",")]
-    if len(names) != MIN_ANSWERS or not task.keys() >= set(names):
-        # Tags may be called otherwise than the data they show.
-        texts = {name for name, value in task.items() if isinstance(value, str)}
-        names = [name for name in task if name in texts and name not in PROMPTS]
-    if len(names) != MIN_ANSWERS:
-        raise FieldError(f"{field}.to_name", f"does not say which two of {list(task)} it compares")
-    selected = result["value"].get("selected")
-    sides = {"left": [[0], [1]], "right": [[1], [0]]}
-    if not isinstance(selected, str) or selected not in sides:
-        raise FieldError(
-            f"{field}.value.selected", f"must be left or right, not {excerpt(selected)}"
-        )
-    return _Marked(names, [task[name] for name in names], sides[selected])
-
-
-def _ranker(field: str, result: Mapping[str, Any], task: Mapping[str, Any]) -> _Marked:
-    ranked = result["value"].get("ranker")
-    if not isinstance(ranked, list):
-        raise FieldError(
-            f"{field}.value.ranker",
-            f"must be a list of ids; buckets have no order, as in {excerpt(ranked)}",
-        )
-    for name, items in task.items():
-        if isinstance(items, list) and all(isinstance(item, dict) for item in items):
-            ids = [item.get("id") for item in items]
-            if len(set(map(str, ids))) == len(ids) and sorted(map(str, ids)) == sorted(
-                map(str, ranked)
-            ):
-                order = [[list(map(str, ids)).index(str(pk))] for pk in ranked]
-                check_number_of_answers(f"data.{name}", items, "items")
-                texts = [item.get(first_of(item, (*TEXTS, "html", "title"))) for item in items]
-                return _Marked([f"{name}[{i}]" for i in range(len(items))], texts, order)
-    raise FieldError(f"{field}.value.ranker", "ranks ids that no list of the data has")
-
-
-def _task_prompt(task: Mapping[str, Any], answers: Sequence[str]) -> list[Message]:
-    if first_of(task, (*PROMPTS, "messages")):
-        return prompt_in(task)
-    texts = [n for n, value in task.items() if isinstance(value, str) and n not in answers]
-    if len(texts) != 1:
-        raise FieldError("data", f"does not say which of {texts} is the prompt; call it prompt")
-    return check_prompt(task[texts[0]], f"data.{texts[0]}")
-
-
-# --- Argilla ------------------------------------------------------------------------------------
-class _Response(NamedTuple):
-    question: str
-    annotator: str
-    value: Any
-
-
-def is_argilla(record: Record) -> bool:
-    return (
-        (has_object(record, "fields") and "responses" in record)
-        or any(name.endswith(".responses") for name in record)
-        or any(_is_responses(value) for value in record.values())
-    )
-
-
-def _is_responses(value: Any) -> bool:
-    """As in datasets that Argilla 1 has saved."""
-    first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, dict) and first.keys() >= {"user_id", "value", "status"}
-
-
-def argilla(record: Record) -> Entry:
-    """A record with its submitted responses to the first question that ranks fields, or names one.
-
-    Known are records as JSON, nested or flat, and rows of datasets of Argilla 1 and 2.
-    """
-    fields = record["fields"] if has_object(record, "fields") else record
-    prompt_name = first_of(fields, PROMPTS)
-    texts = [
-        name
-        for name, value in fields.items()
-        if isinstance(value, str) and name != prompt_name and "." not in name
-    ]
-    by_question: dict[str, dict[str, tuple[list[str], Vote]]] = {}
-    for response in _responses(record):
-        if ranked := _ranked(response, texts, is_alone=fields is not record):
-            by_question.setdefault(response.question, {})[response.annotator] = ranked
-    if not by_question:
-        raise FieldError(
-            "responses", f"hold no submitted ranking of fields by their names, which are {texts}"
-        )
-    found = list(next(iter(by_question.values())).values())
-    names = found[0][0]
-    if any(other != names for other, _ in found):
-        raise FieldError("responses", "rank different fields of one record")
-    answers = [Answer(check_text(name, fields[name], may_be_empty=True)) for name in names]
-    check_distinct(answers, names)
-    return Entry(prompt_in(fields), answers, votes=[vote for _, vote in found])
-
-
-def _responses(record: Record) -> Iterable[_Response]:
-    """Those that were submitted."""
-    responses = record.get("responses")
-    if isinstance(responses, dict):  # {question: [{"value", "user_id", "status"}]}
-        for question, given in responses.items():
-            yield from _given(question, given)
-    elif isinstance(responses, list):  # [{"user_id", "status", "values": {question: {"value"}}}]
-        for response in responses:
-            if isinstance(response, dict) and has_object(response, "values"):
-                for question, value in response["values"].items():
-                    yield from _given(question, [{**response, **_as_object(value)}])
-    for name, value in record.items():
-        if name.endswith(".responses") and isinstance(value, list):
-            users = _as_list(record.get(f"{name}.users")) or [""] * len(value)
-            states = _as_list(record.get(f"{name}.status")) or [None] * len(value)
-            for given, user, status in zip(value, users, states, strict=False):
-                row = {"value": given, "user_id": user, "status": status}
-                yield from _given(name.removesuffix(".responses"), [row])
-        elif _is_responses(value):
-            yield from _given(name, value)
-
-
-def _as_object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _given(question: str, rows: Any) -> Iterable[_Response]:
-    if isinstance(rows, dict):  # a list of objects as columns
-        columns = [value if isinstance(value, list) else [value] for value in rows.values()]
-        rows = [dict(zip(rows, row, strict=False)) for row in zip(*columns, strict=False)]
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and row.get("status") in (None, "submitted"):
-            annotator = str(row.get("user_id") or "")
-            yield _Response(
-                question, annotator and check_annotator(question, annotator), row.get("value")
-            )
-
-
-def _ranked(
-    response: _Response, texts: Sequence[str], *, is_alone: bool
-) -> tuple[list[str], Vote] | None:
-    """The fields that are ranked, and the vote; None if the response ranks none."""
-    value = response.value
-    if isinstance(value, dict) and value.keys() == {"rank", "value"}:  # as columns
-        columns = zip(_as_list(value["rank"]), _as_list(value["value"]), strict=False)
-        value = [{"rank": rank, "value": name} for rank, name in columns]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = [{"rank": rank, "value": name} for rank, name in enumerate(value)]
-    if isinstance(value, list):
-        items = [item for item in value if isinstance(item, dict)]
-        names = sorted(str(item.get("value")) for item in items)
-        if len(items) != len(value) or not MIN_ANSWERS <= len(set(names)) == len(names):
-            return None
-        if not set(names) <= set(texts) or len(names) > MAX_ANSWERS:
-            return None
-        ranks = {str(item["value"]): number(response.question, item.get("rank")) for item in items}
-        ranking = ranking_by([-ranks[name] for name in names])
-        return names, Vote(ranking, response.annotator)
-    names = sorted(texts)
-    if not is_alone or not isinstance(value, str) or not MIN_ANSWERS <= len(names) <= MAX_ANSWERS:
-        return None
-    if value in names:
-        best = names.index(value)
-        others = [index for index in range(len(names)) if index != best]
-        is_pick = len(names) > MIN_ANSWERS
-        return names, Vote([[best], others], response.annotator, is_pick=is_pick)
-    if value.lower() in TIES:
-        return names, Vote([list(range(len(names)))], response.annotator)
-    return None
 
 
 # --- our own pairs ------------------------------------------------------------------------------

@@ -7,8 +7,16 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from annotator.formats import others
-from annotator.formats.entries import TURN, Entry, FieldError, excerpt, renamed
+from annotator.formats import argilla, label_studio, others
+from annotator.formats.entries import (
+    TURN,
+    Columns,
+    Entry,
+    FieldError,
+    check_depth,
+    excerpt,
+    renamed,
+)
 from annotator.jsonl import FIELDS, parse_row
 
 Record = Mapping[str, Any]
@@ -77,6 +85,7 @@ def _unpack(fields: dict[str, Any]) -> None:
                 fields[name] = json.loads(fields[name])
             except ValueError as error:
                 raise FieldError(name, f"is broken JSON: {error}") from None
+            check_depth(fields[name])
 
 
 def _suggest_prompt(fields: Mapping[str, Any]) -> None:
@@ -97,7 +106,7 @@ def check_mapping(mapping: Mapped, columns: Collection[str] = ()) -> None:
             known = ", ".join(sorted(FIELDS))
             raise ValueError(f'"{ours}" is no field of ours; these are: {known}')
         for column in _columns_of(theirs, columns):
-            if columns and column not in columns:
+            if columns and not {column, column.partition(".")[0]} & {*columns}:
                 names = ", ".join(excerpt(name) for name in columns)
                 raise ValueError(f"there is no column {excerpt(column)}; there are {names}")
 
@@ -137,19 +146,31 @@ def _renamed(record: Record, mapping: Mapped) -> dict[str, Any]:
     for ours, theirs in mapping.items():
         columns = _columns_of(theirs, record.keys())
         used.update(columns)
+        values = {column: _value_at(record, column) for column in columns}
+        given = {column: value for column, value in values.items() if value is not None}
         if len(columns) > 1:
-            fields[ours] = [record[column] for column in columns if column in record]
-        elif columns[0] in record:
-            fields[ours] = record[columns[0]]
+            fields[ours] = Columns(given)
+        elif given:
+            fields[ours] = given[columns[0]]
     gone = used | mapping.keys()
     return {name: value for name, value in record.items() if name not in gone} | fields
+
+
+def _value_at(record: Record, column: str) -> Any:
+    """None if there is none. Example: data.answer1 -> that of the object `data`."""
+    if column in record:
+        return record[column]
+    name, _, rest = column.partition(".")
+    inner = record.get(name)
+    return _value_at(inner, rest) if rest and isinstance(inner, dict) else None
 
 
 # --- other tools ------------------------------------------------------------------------------
 OTHERS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], Entry]]] = {
     "pair of an export": (others.is_export_pair, others.export_pair),
-    "Label Studio": (others.is_label_studio, others.label_studio),
-    "Argilla": (others.is_argilla, others.argilla),
+    "Label Studio": (label_studio.is_label_studio, label_studio.label_studio),
+    "Label Studio, JSON-MIN": (label_studio.is_json_min, label_studio.json_min),
+    "Argilla": (argilla.is_argilla, argilla.argilla),
     "Arena battle": (others.is_arena, others.arena),
     "summarize-from-feedback": (others.is_summaries, others.summaries),
     "OpenAI preference": (others.is_openai_preference, others.openai_preference),

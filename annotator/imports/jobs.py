@@ -16,7 +16,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -48,6 +48,7 @@ from annotator.models import Project, User, canonical_key
 from annotator.taking_back import TakenBack, unfinished
 
 SAMPLE = 5  # rows that a preview shows
+NESTING = ("data", "fields")  # what Label Studio and Argilla keep the texts of a row in
 MAX_ATTEMPTS = 3  # of an import whose worker is killed
 TIME_LIMIT = 12 * 3600  # seconds; the worker's usual limit is for short tasks
 SECONDS_BETWEEN = 0.5  # reports of progress
@@ -188,9 +189,16 @@ def _printable(columns: Sequence[str]) -> list[str]:
 
 
 def _keys_of(rows: Sequence[Row]) -> list[str]:
-    """In the order in which they come."""
+    """In the order in which they come; of what tools nest, as Label Studio does, also data.prompt."""
     records = [row.record for row in rows if not isinstance(row.record, ValueError)]
-    return list(dict.fromkeys(key for record in records for key in record))
+    return list(dict.fromkeys(path for record in records for path in _paths_of(record)))
+
+
+def _paths_of(record: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in record.items():
+        yield key
+        if key in NESTING and isinstance(value, dict):
+            yield from (f"{key}.{name}" for name in value)
 
 
 def _suggested(project: Project, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def test_label_studio_rankings():
     [
         ("pairwise", {"selected": "up"}, "must be left or right"),
         ("pairwise", {"selected": []}, "must be left or right"),
-        ("ranker", {"ranker": {"best": ["x"]}}, "buckets have no order"),
+        ("ranker", {"ranker": {"best": ["x"], "rest": ["y"]}}, "buckets have no order"),
         ("ranker", {"ranker": ["x", "y"]}, "ranks ids that no list of the data has"),
         ("choices", {"choices": ["a"]}, "hold no result of a Pairwise or a Ranker"),
     ],
@@ -463,7 +463,14 @@ SHAPES = [
     BATTLE,
     SUMMARIES,
     task(annotation(1, "pairwise", {"selected": "left"}), **TEXTS),
+    task(
+        annotation(1, "ranker", {"ranker": {"c": [1, 2]}}),
+        prompt="Hi!",
+        items=[{"id": 1, "body": "a"}, {"id": 2, "body": "b"}],
+    ),
+    {**TEXTS, "pw": [{"selected": "left"}], "annotator": 1, "annotation_id": 2, "lead_time": 3.5},
     *ARGILLA,
+    {**FIELDS, "best.responses": ["response-1"], "best.responses.users": ["u1"]},
     {
         "prompt": "Hi!",
         "completions": ["a", "b"],

@@ -18,7 +18,7 @@ from annotator.importing import import_jsonl
 from annotator.imports import jobs
 from annotator.imports.models import Import, State
 from annotator.locks import alone
-from annotator.models import Judgment, User
+from annotator.models import Completion, Judgment, User
 from annotator.tasks import open_import
 from tests.annotator.imports.conftest import PAIR, imported, lines, upload
 
@@ -116,6 +116,37 @@ def test_columns_are_mapped_and_the_mapping_is_remembered_for_the_same_columns(p
     assert project.prompts.get().messages == [{"role": "user", "content": "Why?"}]
     assert (again.mapping, again.judge) == (mapping, "the-file")
     assert (other.mapping, other.judge) == ({}, "")
+
+
+def test_columns_of_what_a_tool_nests_are_mapped_by_their_paths(received, admin):
+    result = {"type": "pairwise", "to_name": "pw", "value": {"selected": "left"}}
+    annotations = [{"completed_by": who, "result": [result]} for who in (1, 2)]
+    data = {"prompt": "Why?", "ours": "Because.", "theirs": "No idea."}
+    import_ = received({"data": data, "annotations": annotations})
+    assert import_.columns == ["data", "data.prompt", "data.ours", "data.theirs", "annotations"]
+
+    jobs.choose(import_, {"mapping": {"completions": "data.theirs,data.ours"}})
+    imported(import_, admin)
+
+    assert chosen() == ["No idea.", "No idea."]
+
+
+def test_annotations_of_one_task_in_several_rows_are_votes_on_one_comparison(received, admin):
+    texts = {"prompt": "Why?", "answer1": "Because.", "answer2": "No idea."}
+    row = {**texts, "pw": [{"selected": "left"}], "annotation_id": 4, "lead_time": 2.5}
+    import_ = received(row | {"annotator": 1}, row | {"annotator": 2})
+
+    imported(import_, admin)
+
+    assert chosen() == ["Because.", "Because."]
+    assert Judgment.objects.values("comparison").distinct().count() == 1
+
+
+def chosen():
+    return [
+        Completion.objects.get(pk=judgment.ranking[0][0]).text
+        for judgment in Judgment.objects.all()
+    ]
 
 
 def test_columns_are_guessed_where_rows_say_nothing_without(project, admin):
