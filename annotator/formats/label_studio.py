@@ -80,8 +80,8 @@ def json_min(record: Record) -> Entry:
     if not name:
         raise FieldError(
             "annotation_id",
-            "belongs to an annotation that holds no result of a Pairwise or a Ranker; is it in the "
-            "export that Label Studio calls JSON?",
+            "belongs to an annotation that holds no result of a Pairwise or a Ranker, or holds it as "
+            "text, as CSV does: export JSON",
         )
     value = record[name][0]
     (kind,) = (CONTROLS[key] for key in CONTROLS if key in value)
