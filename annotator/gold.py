@@ -82,7 +82,8 @@ def make_gold(
 
 # --- handing out ------------------------------------------------------------------------------
 def find_gold(project: Project, annotator: User) -> Comparison | None:
-    return known_answers_for(project, annotator).first()
+    known = known_answers_for(project, annotator).with_begun(annotator)
+    return known.select_related("prompt", "project").first()
 
 
 def known_answers_for(project: Project, annotator: User) -> ComparisonQuerySet:
@@ -99,8 +100,6 @@ def known_answers_for(project: Project, annotator: User) -> ComparisonQuerySet:
     return (
         Comparison.objects.filter(Q(pk__in=above) | Q(pk__in=below), ~Exists(seen))
         .not_handled_by(annotator)
-        .with_begun(annotator)
-        .select_related("prompt", "project")
         .order_by(Abs(F("draw") - start))
     )
 

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser, AnonymousUser
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
-from django.db.models import Exists, F, Max, OuterRef, Q
+from django.db.models import Exists, F, Max, OuterRef, Q, Subquery
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -450,6 +450,10 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         mine = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
         return self.annotate(has_begun=Exists(mine.exclude(draft={})))
 
+    def with_extra(self, extra: Subquery | None) -> Self:
+        """Each with what may be asked in its place, if anything was looked for."""
+        return self if extra is None else self.annotate(extra=extra)
+
     def handled_by(self, annotator: User) -> Self:
         return self.filter(_handled_by(annotator))
 
@@ -563,6 +567,8 @@ class Comparison(models.Model):
     created = models.DateTimeField(default=timezone.now, editable=False)
     # Whether the annotator it was looked for has entered something and not sent it. Not looked: perhaps.
     has_begun: bool = True
+    # What was looked for beside it, to be asked in its place.
+    extra: int | None = None
 
     objects = ComparisonQuerySet.as_manager()
 

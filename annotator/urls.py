@@ -29,6 +29,7 @@ comparing_urls = [
     path("compare/renew/<int:pk>/", comparing.renew, name="renew"),
     path("compare/draft/<int:pk>/", comparing.save_draft, name="save_draft"),
     path("compare/next/", comparing.next_comparison, name="next_comparison"),
+    path("compare/so-far/", comparing.so_far, name="so_far"),
     path("compare/answer/<int:pk>/", comparing.right_answer, name="right_answer"),
     path("guidelines/", comparing.guidelines, name="guidelines"),
 ]

@@ -48,6 +48,7 @@ from tests.postgresql import find_initdb, private_cluster
 IMPORTED = 1000  # comparisons; what there are more is copied
 WARM_UP_SECONDS = 3.0
 PATH = "/projects/bench/compare/"
+SO_FAR = f"{PATH}so-far/"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -294,9 +295,19 @@ def read_form(page: str) -> dict[str, str] | None:
     form = re.search(r'<form id="verdict".*?</form>', page, re.DOTALL)
     if form is None:
         return None
-    fields = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[0])
     chosen = random.choice(["first", "second"])
-    return {name: html.unescape(value) for name, value in fields} | {"choice": chosen}
+    return hidden_fields(form[0]) | read_so_far(page) | {"choice": chosen}
+
+
+def read_so_far(page: str) -> dict[str, str]:
+    """The field of the form that says how much is done: it stands where the page shows that."""
+    inputs = re.findall(r'<input [^>]* form="verdict">', page)
+    return hidden_fields("".join(inputs))
+
+
+def hidden_fields(page: str) -> dict[str, str]:
+    fields = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page)
+    return {name: html.unescape(value) for name, value in fields}
 
 
 class Browser:
@@ -322,6 +333,8 @@ class Browser:
             else:
                 self.errors += 1
             self.form = read_form(page)
+            if self.form and SO_FAR in page:  # as a browser does by itself, while one reads
+                self.form |= read_so_far((await self.request("GET", SO_FAR))[1])
         self.writer.close()
 
     async def request(self, method: str, path: str, form: dict[str, str] | None = None):

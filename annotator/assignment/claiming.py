@@ -7,9 +7,16 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.db import IntegrityError, transaction
+from django.db.models import Subquery
 from django.utils import timezone
 
-from annotator.assignment.finding import find_known, find_next, find_old, lock_next
+from annotator.assignment.finding import (
+    find_extra,
+    find_next,
+    known_answer,
+    lock_next,
+    something_old,
+)
 from annotator.assignment.leases import end_holds, release, release_expired, renew
 from annotator.assignment.showing import (
     drawn_showing,
@@ -36,6 +43,7 @@ from annotator.models import (
     Comparison,
     Membership,
     Project,
+    Purpose,
     User,
 )
 from annotator.protocols import (
@@ -67,6 +75,10 @@ class _Next(NamedTuple):
     is_repeat: bool = False
     is_qualification: bool = False
 
+    @property
+    def is_of_queue(self) -> bool:
+        return not self.is_repeat and self.comparison.purpose != Purpose.GOLD
+
 
 def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Assignment | None:
     """The comparison the annotator holds in this project, or the next one for them, or None.
@@ -87,23 +99,23 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
                 continue  # it has just been answered, given back or taken up in another tab
             if project.paused:
                 return None
-            chosen = _extra(project, annotator, is_practice)
+            chosen = _practice(project, annotator) if is_practice else None
             if chosen is None and is_practice:
                 return None
-            is_of_queue = chosen is None
             if chosen is None:
+                extra = _drawn_extra(project, annotator)
                 # Without a lock in hand, because whoever is done looks through the whole queue.
-                found = find_next(project, annotator)
+                found = find_next(project, annotator, extra=extra)
                 if found is None:
                     if release_expired(project) + end_holds(project):
                         continue
                     # What had run out may have been given back by somebody else after the look.
-                    found = find_next(project, annotator)
+                    found = find_next(project, annotator, extra=extra)
                 if found is None:
                     return None
-                chosen = _Next(found)
+                chosen = _next(found, annotator)
             with transaction.atomic():
-                if is_of_queue and attempt > 0:
+                if chosen.is_of_queue and attempt > 0:
                     # Others were faster: now one that nobody can take away. Not in the transaction
                     # that came too late, which may still hold a lock on what it did not get.
                     found = lock_next(project, annotator)
@@ -148,20 +160,28 @@ def _hand_out_next(
     return assignment
 
 
-def _extra(project: Project, annotator: User, is_practice: bool) -> _Next | None:
-    """Where somebody qualifies, a known answer. Else a known answer or something they have judged
-    before in the shares that the project says, as long as there is anything else for them. None
-    where it is the turn of what is open, or there is no such thing."""
-    if is_practice:
-        known = find_gold(project, annotator)
-        return _Next(known, is_qualification=True) if known else None
+def _practice(project: Project, annotator: User) -> _Next | None:
+    """For somebody who qualifies: a known answer."""
+    known = find_gold(project, annotator)
+    return _Next(known, is_qualification=True) if known else None
+
+
+def _drawn_extra(project: Project, annotator: User) -> Subquery | None:
+    """A known answer or something they have judged before, in the shares that the project says. None
+    where it is the turn of what is open."""
     extra = project.gold_percent + project.repeat_percent
     lot = random.random() * 100 if extra else 100.0
-    if lot < project.gold_percent and (known := find_known(project, annotator)):
-        return _Next(known)
-    if project.gold_percent <= lot < extra and (old := find_old(project, annotator)):
-        return _Next(old, is_repeat=True)
-    return None
+    if lot < project.gold_percent:
+        return known_answer(project, annotator)
+    return something_old(project, annotator) if lot < extra else None
+
+
+def _next(found: Comparison, annotator: User) -> _Next:
+    """What was to be asked in its place, if there is any; else what was found."""
+    extra = find_extra(found, annotator)
+    if extra is None:
+        return _Next(found)
+    return _Next(extra, is_repeat=extra.purpose != Purpose.GOLD)
 
 
 def _hand_out(chosen: _Next, annotator: User) -> Assignment | None:

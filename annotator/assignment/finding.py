@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Abs, Coalesce
 
 from annotator.compiled import compiled
 from annotator.gold import known_answers_for
@@ -30,36 +30,35 @@ REPEAT_AMONG = 100  # judgments before those of which one is repeated
 BEFORE_ALL = -1e300  # a place that is lower than any
 
 
-def find_known(project: Project, annotator: User) -> Comparison | None:
-    """A known answer for this person, as long as something is open for them."""
-    known = known_answers_for(project, annotator).alias(open=_some_open(project, annotator))
-    return known.filter(open__isnull=False).first()
+def known_answer(project: Project, annotator: User) -> Subquery:
+    """The number of a known answer for this person."""
+    return Subquery(known_answers_for(project, annotator).values("pk")[:1])
 
 
-def find_old(project: Project, annotator: User) -> Comparison | None:
-    """One that this person judged a while ago, and has not been asked again, as long as something is
-    open for them."""
+def something_old(project: Project, annotator: User) -> Subquery:
+    """The number of a comparison that this person judged a while ago, and has not been asked again: the
+    nearest to a random point."""
+    mine = Judgment.objects.filter(
+        project=project, annotator=annotator, is_repeat=False, voided=None
+    )
+    # The rest is asked of these alone: else it would look through all they ever judged.
+    a_while_ago = mine.order_by("-created").values("pk")[REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG]
     again = Assignment.objects.filter(
         HANDLED, comparison=OuterRef("comparison"), annotator=annotator, is_repeat=True
     )
-    mine = Judgment.objects.filter(project=project, annotator=annotator, is_repeat=False)
-    rows = (
-        mine.alias(open=_some_open(project, annotator))
-        .filter(voided=None, open__isnull=False)
-        .order_by("-created")
-        .values_list("comparison_id", "verdict", "comparison__purpose", "comparison__hold")
-        .annotate(is_again=Exists(again))
-    )
-    # What suits is chosen here: a condition in the query would look through all they ever judged.
-    pks = [
-        pk
-        for pk, verdict, purpose, hold, is_again in rows[REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG]
-        if verdict in COUNTED and purpose != Purpose.GOLD and not hold and not is_again
-    ]
-    if not pks:
+    suits = Judgment.objects.filter(
+        ~Exists(again), pk__in=a_while_ago, verdict__in=COUNTED, comparison__hold=""
+    ).exclude(comparison__purpose=Purpose.GOLD)
+    from_there = Abs(F("comparison__draw") - random.random())
+    return Subquery(suits.order_by(from_there).values("comparison")[:1])
+
+
+def find_extra(found: Comparison, annotator: User) -> Comparison | None:
+    """What was looked for beside this one; None if there was no such thing."""
+    if found.extra is None:
         return None
-    found = Comparison.objects.select_related("prompt", "project").filter(pk=random.choice(pks))
-    return found.with_begun(annotator).get()
+    rows = Comparison.objects.filter(pk=found.extra).select_related("prompt", "project")
+    return rows.with_begun(annotator).first()
 
 
 def open_for(project: Project | int, annotator: User | int) -> ComparisonQuerySet:
@@ -67,11 +66,6 @@ def open_for(project: Project | int, annotator: User | int) -> ComparisonQuerySe
     its end, which people who are asked in an order handle last."""
     queue = Comparison.objects.open().filter(project=project)
     return queue.order_by("priority", "-place", "-draw").not_handled_by(annotator)
-
-
-def _some_open(project: Project, annotator: User) -> Subquery:
-    """Null if nothing is open. EXISTS would look for it in no order, and so not in the index."""
-    return Subquery(open_for(project, annotator).values("pk")[:1])
 
 
 def has_open(project: Project, annotator: User) -> bool:
@@ -105,11 +99,19 @@ class Part(enum.Enum):
     PLACED_UP_TO = enum.auto()
 
 
-def find_next(project: Project, annotator: User, lock: Lock = Lock.NONE) -> Comparison | None:
+def find_next(
+    project: Project,
+    annotator: User,
+    lock: Lock = Lock.NONE,
+    *,
+    extra: Subquery | None = None,
+) -> Comparison | None:
     """Goes through the priorities from the highest. Within one, comparisons are drawn: it starts
     at a random place of the index and wraps around, so that annotators rarely meet. Those that
     have a place in the order of questions follow, or come before the drawn ones, from where the
     annotator is. All are ranges of the index, so the cost does not grow with the queue.
+
+    What may be asked in its place, `extra`, is looked for in the same query: in vain it costs none.
     """
     start = random.random()
     drawn = [Part.DRAWN_FROM, Part.DRAWN_BEFORE]
@@ -117,18 +119,26 @@ def find_next(project: Project, annotator: User, lock: Lock = Lock.NONE) -> Comp
     if project.queue_order != QueueOrder.DRAWN and project.ordered is not None:
         placed = [Part.PLACED_AFTER, Part.PLACED_UP_TO]
     parts = placed + drawn if _asks_in_order(project) else drawn + placed
-    found = _first_of(project, annotator, parts, start, lock)
+    found = _first_of(project, annotator, parts, start, lock, extra)
     if found is not None:
         found.project = project
     return found
 
 
 def _first_of(
-    project: Project, annotator: User, parts: Sequence[Part], start: float, lock: Lock
+    project: Project,
+    annotator: User,
+    parts: Sequence[Part],
+    start: float,
+    lock: Lock,
+    extra: Subquery | None,
 ) -> Comparison | None:
     # Nearly all claims need no other priority than the highest.
     for part in parts:
-        if part in (Part.DRAWN_FROM, Part.DRAWN_BEFORE):
+        if extra is not None:
+            level = _part(project.pk, annotator.pk, start, part, lock)
+            found = list(_of_highest(project.pk, level.with_extra(extra)))
+        elif part in (Part.DRAWN_FROM, Part.DRAWN_BEFORE):
             found = _drawn_of_highest(project.pk, annotator.pk, start, part=part, lock=lock)
         else:
             found = _placed_of_highest(project.pk, annotator.pk, part=part, lock=lock)
@@ -136,7 +146,7 @@ def _first_of(
             return found[0]
     for priority in _lower_priorities(project):
         for part in parts:
-            level = _part(project.pk, annotator.pk, start, part, lock)
+            level = _part(project.pk, annotator.pk, start, part, lock).with_extra(extra)
             if comparison := level.filter(priority=priority).first():
                 return comparison
     return None
@@ -160,9 +170,7 @@ def _of_highest(project: int, level: QuerySet[Comparison]) -> QuerySet[Compariso
     return level.filter(priority=Subquery(_open_priorities(project)[:1]))[:1]
 
 
-def _part(
-    project: int, annotator: int, start: float, part: Part, lock: Lock
-) -> QuerySet[Comparison]:
+def _part(project: int, annotator: int, start: float, part: Part, lock: Lock) -> ComparisonQuerySet:
     rows = open_for(project, annotator).with_begun(annotator)
     rows = rows.select_related("prompt").order_by("place", "draw")
     if lock != Lock.NONE:

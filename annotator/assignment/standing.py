@@ -39,6 +39,7 @@ class Progress(NamedTuple):
     total: int
     is_capped: bool
     last_judgment: int | None  # the one that an undo takes back
+    is_due: bool = False  # to be counted anew, when nobody waits for it
 
     @property
     def shown(self) -> str:
@@ -57,15 +58,15 @@ def progress(
     """Of what they are handed: with known answers and repetitions, which are to look like the rest.
 
     `held` is what they hold now, `judged` what they have just said, and `shown_before` what they
-    were shown with it (`Progress.shown`): that and this verdict are the progress now, and it is
-    counted anew only once in a while, because counting takes as long as finding the next.
+    were shown with it (`Progress.shown`): that and this verdict are the progress now. Counting takes
+    as long as finding the next, so that it is due only once in a while, and not now.
     Neither number tells which of them were known answers and repetitions.
     """
     known = SHOWN.fullmatch(shown_before)
     if judged and known and held:
         done, total = int(known[1]) + (judged.verdict in ANSWERED), int(known[2])
-        if done < total and done % COUNT_EVERY:
-            return Progress(done, total, known[3] == "+", judged.pk)
+        is_due = done >= total or done % COUNT_EVERY == 0
+        return Progress(done, max(total, done + 1), known[3] == "+", judged.pk, is_due)
     [(done, last, left)] = _done_last_and_left(project.pk, annotator.pk, limit=COUNT_LIMIT)
     is_capped = left == COUNT_LIMIT
     at_least = done + (held is not None)

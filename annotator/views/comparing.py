@@ -49,6 +49,17 @@ def next_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
     return render(request, "annotator/_comparison.html", context)
 
 
+@login_required
+@never_cache
+def so_far(request: HtmxRequest, slug: str) -> HttpResponse:
+    """How much is done and left, counted anew: the page asks for it when it is due, so that no verdict
+    has to wait for it."""
+    project, _ = get_access(request, slug)
+    held = queue.held_by(project, request.user)
+    context = {"project": project, "progress": queue.progress(project, request.user, held)}
+    return render(request, "annotator/_so_far.html", context)
+
+
 @require_POST
 @login_required
 def judge(request: HtmxRequest, slug: str) -> HttpResponse:

@@ -1151,10 +1151,20 @@ def test_progress_goes_on_from_what_was_shown_with_the_verdict(project, anna, ve
     assert now.shown == f"{done}/1012+"
 
 
-@pytest.mark.parametrize("shown_before", ["0/1", "9/1012+", "many", ""])
-def test_progress_is_counted_anew_at_the_end_every_tenth_time_and_if_it_is_unknown(
-    project, anna, shown_before
+@pytest.mark.parametrize(("shown_before", "shown"), [("0/1", "1/2"), ("9/1012+", "10/1012+")])
+def test_progress_is_due_to_be_counted_at_the_end_and_every_tenth_time(
+    project, anna, shown_before, shown
 ):
+    judged = make_judgment(ComparisonFactory(project=project), anna)
+    held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
+
+    now = progress(project, anna, held, judged=judged, shown_before=shown_before)
+
+    assert (now.shown, now.is_due) == (shown, True)
+
+
+@pytest.mark.parametrize("shown_before", ["many", ""])
+def test_progress_is_counted_if_it_is_unknown(project, anna, shown_before):
     judged = make_judgment(ComparisonFactory(project=project), anna)
     held = AssignmentFactory(comparison=ComparisonFactory(project=project), annotator=anna)
 

@@ -1159,7 +1159,7 @@ def test_whoever_is_handed_nothing_reads_why(client, project, member, fields, wo
 
 
 # --- lists cost the same however long ------------------------------------------------------------
-@pytest.mark.parametrize(("progress", "queries"), [("0/3", 11), ("", 12)])
+@pytest.mark.parametrize(("progress", "queries"), [("0/3", 11), ("9/30", 11), ("", 12)])
 def test_a_verdict_and_the_next_comparison_take_few_queries(
     client, project, member, django_assert_num_queries, progress, queries
 ):
@@ -1188,8 +1188,6 @@ def everything_on(project, monkeypatch):
 def test_a_cycle_takes_a_dozen_queries_with_everything_on(
     client, everything_on, member, django_assert_max_num_queries
 ):
-    """Every tenth verdict counts anew what is left: one query more. A known answer, or a repetition, that
-    is looked for and not there is another; here there are enough."""
     user = member(Role.ANNOTATOR)
     everything_on.memberships.update(quota_total=100, quota_per_day=90, qualification="passed")
     GoldFactory.create_batch(30, project=everything_on)
@@ -1202,13 +1200,48 @@ def test_a_cycle_takes_a_dozen_queries_with_everything_on(
         held = queue.claim(everything_on, user)
         kinds.add((held.is_repeat, held.comparison.purpose, held.comparison.arm))
         sent = verdict(held, "all_bad", progress=f"{done - 1}/90")
-        # Two savepoints: a test is in a transaction.
-        with django_assert_max_num_queries(12 + 4 + (done % 10 == 0)):
+        with django_assert_max_num_queries(12 + 4):  # two savepoints: a test is in a transaction
             client.post(url("judge"), sent, headers=HTMX)
 
     assert {purpose for _, purpose, _ in kinds} == {Purpose.TRAINING, Purpose.GOLD}
     assert {arm for _, _, arm in kinds} == {Arm.ACTIVE, ""}
     assert {is_repeat for is_repeat, _, _ in kinds} == {True, False}
+
+
+@pytest.mark.parametrize("lot", [0.1, 0.4])  # a known answer, a repetition
+def test_what_is_looked_for_and_not_there_takes_no_more(
+    client, everything_on, member, monkeypatch, django_assert_max_num_queries, lot
+):
+    user = member(Role.ANNOTATOR)
+    everything_on.memberships.update(quota_total=100, quota_per_day=90, qualification="passed")
+    held = queue.claim(everything_on, user)
+    monkeypatch.setattr("annotator.assignment.claiming.random.random", lambda: lot)
+
+    with django_assert_max_num_queries(12 + 4):
+        client.post(url("judge"), verdict(held, "all_bad", progress="9/90"), headers=HTMX)
+
+    assert not queue.held_by(everything_on, user).is_repeat
+
+
+def test_what_is_done_and_left_is_counted_after_a_tenth_verdict(client, project, member):
+    """By the page itself, which has the next comparison by then."""
+    user = member(Role.ANNOTATOR)
+    ComparisonFactory.create_batch(3, project=project)
+    sent = verdict(queue.claim(project, user), "first", progress="9/30")
+
+    html = client.post(url("judge"), sent, headers=HTMX).content.decode()
+    counted = client.get(url("so_far"), headers=HTMX).content.decode()
+
+    assert f'hx-get="{url("so_far")}"' in html
+    assert 'name="progress" value="10/30" form="verdict"' in html
+    assert 'name="progress" value="1/3" form="verdict"' in counted
+    assert "hx-get" not in counted
+
+
+def test_what_is_done_and_left_is_not_for_outsiders(client, project):
+    client.force_login(UserFactory())
+
+    assert client.get(url("so_far")).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 from pytest_django.live_server_helper import LiveServer
 
+from annotator.assignment import standing
 from annotator.guidelines import publish
 from annotator.models import Judgment, Role, Verdict
 from tests.factories import (
@@ -96,6 +97,21 @@ def test_verdicts_by_key_and_undo(page, project):
 
     assert rankings() == [[[0], [1]], [[1], [0]], [[0], [1]], [], [[1], [0]]]
     assert Judgment.objects.get(voided=None, ranking=[]).verdict == Verdict.ALL_BAD
+
+
+def test_what_is_left_is_counted_when_the_next_comparison_is_there(page, project, monkeypatch):
+    monkeypatch.setattr(standing, "COUNT_EVERY", 2)
+    open_queue(page, project, 4)
+    page.keyboard.press("1")
+    expect_done(page, 1)
+
+    ComparisonFactory(project=project)
+    page.keyboard.press("1")
+    expect(page.locator("#progress")).to_have_text("2 of 5 for you")
+    expect_done(page, 2)
+    page.keyboard.press("1")
+
+    expect(page.locator("#progress")).to_have_text("3 of 5 for you")
 
 
 def test_the_first_interaction_is_measured_once_and_not_again_after_a_reload(page, project):
