@@ -10,8 +10,8 @@ import random
 from statistics import fmean
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.functions import Abs
+from django.db.models import Exists, F, OuterRef, Subquery
+from django.db.models.functions import Abs, Coalesce
 from django.utils import timezone
 
 from annotator.audit import Action, changes, record
@@ -93,12 +93,15 @@ def known_answers_for(project: Project, annotator: User) -> ComparisonQuerySet:
     """
     known = Comparison.objects.gold().filter(project=project)
     start = random.random()
-    above = known.filter(draw__gte=start).order_by("draw").values("pk")[:LOOKED_AT]
-    below = known.filter(draw__lt=start).order_by("-draw").values("pk")[:LOOKED_AT]
+    # Between their draws, a range of the index: PostgreSQL would look for one of two sets of rows in all rows.
+    above = known.filter(draw__gte=start).order_by("draw").values("draw")
+    below = known.filter(draw__lt=start).order_by("-draw").values("draw")
+    highest = Coalesce(Subquery(above[LOOKED_AT - 1 : LOOKED_AT]), 1.0)
+    lowest = Coalesce(Subquery(below[LOOKED_AT - 1 : LOOKED_AT]), 0.0)
     of_prompt = Comparison.objects.filter(prompt=OuterRef("prompt"))
     seen = of_prompt.exclude(purpose=Purpose.GOLD).handled_by(annotator)
     return (
-        Comparison.objects.filter(Q(pk__in=above) | Q(pk__in=below), ~Exists(seen))
+        known.filter(~Exists(seen), draw__gte=lowest, draw__lte=highest)
         .not_handled_by(annotator)
         .order_by(Abs(F("draw") - start))
     )
