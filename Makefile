@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 TESTS ?= tests
 # Models and pages that SQL of either database could break; all else runs on SQLite alone.
-ON_POSTGRESQL ?= tests/annotator/test_importing.py $(addprefix tests/rlhf/test_,$(addsuffix .py,datasets documents gate_pairs gate_pages \
+ON_POSTGRESQL ?= tests/annotator/test_importing.py tests/annotator/test_queue_plans.py $(addprefix tests/rlhf/test_,$(addsuffix .py,datasets documents gate_pairs gate_pages \
   gating prompt_commands quarantine routes screening_views searching))
 # Where Debian keeps runuser, which the tests start a private PostgreSQL with.
 export PATH := $(PATH):/usr/sbin:/sbin

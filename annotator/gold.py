@@ -10,8 +10,8 @@ import random
 from statistics import fmean
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import Abs
+from django.db.models import Exists, F, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Abs, Coalesce
 from django.utils import timezone
 
 from annotator.audit import Action, changes, record
@@ -114,10 +114,13 @@ def known_answers_for(project: Project, annotator: User) -> ComparisonQuerySet:
     """
     known = Comparison.objects.gold().filter(project=project)
     start = random.random()
-    above = known.filter(draw__gte=start).order_by("draw").values("pk")[:LOOKED_AT]
-    below = known.filter(draw__lt=start).order_by("-draw").values("pk")[:LOOKED_AT]
+    # Between their draws, a range of the index: PostgreSQL would look for one of two sets of rows in all rows.
+    above = known.filter(draw__gte=start).order_by("draw").values("draw")
+    below = known.filter(draw__lt=start).order_by("-draw").values("draw")
+    highest = Coalesce(Subquery(above[LOOKED_AT - 1 : LOOKED_AT]), 1.0)
+    lowest = Coalesce(Subquery(below[LOOKED_AT - 1 : LOOKED_AT]), 0.0)
     return (
-        Comparison.objects.filter(Q(pk__in=above) | Q(pk__in=below), ~_is_seen(annotator))
+        known.filter(~_is_seen(annotator), draw__gte=lowest, draw__lte=highest)
         .not_handled_by(annotator)
         .order_by(Abs(F("draw") - start))
     )
