@@ -19,7 +19,7 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser, AnonymousUser
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
-from django.db.models import Exists, F, Max, OuterRef, Q
+from django.db.models import Exists, F, Max, OuterRef, Q, Subquery
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -457,6 +457,10 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
             IN_HAND, project=OuterRef("project"), annotator=annotator, state=AssignmentState.WAITING
         )
         return self.annotate(is_waited_for=Exists(mine))
+
+    def with_extra(self, extra: Subquery | None) -> Self:
+        """Each with what may be asked in its place, if anything was looked for."""
+        return self if extra is None else self.annotate(extra=extra)
 
     def handled_by(self, annotator: User) -> Self:
         return self.filter(_handled_by(annotator))

@@ -136,8 +136,8 @@ def _first_of(
     # Nearly all claims need no other priority than the highest.
     for part in parts:
         if extra is not None:
-            level = _part(project.pk, annotator.pk, start, part, lock).annotate(extra=extra)
-            found = list(_of_highest(project.pk, level))
+            level = _part(project.pk, annotator.pk, start, part, lock)
+            found = list(_of_highest(project.pk, level.with_extra(extra)))
         elif part in (Part.DRAWN_FROM, Part.DRAWN_BEFORE):
             found = _drawn_of_highest(project.pk, annotator.pk, start, part=part, lock=lock)
         else:
@@ -146,9 +146,8 @@ def _first_of(
             return found[0]
     for priority in _lower_priorities(project):
         for part in parts:
-            level = _part(project.pk, annotator.pk, start, part, lock).filter(priority=priority)
-            level = level if extra is None else level.annotate(extra=extra)
-            if comparison := level.first():
+            level = _part(project.pk, annotator.pk, start, part, lock).with_extra(extra)
+            if comparison := level.filter(priority=priority).first():
                 return comparison
     return None
 
@@ -171,9 +170,7 @@ def _of_highest(project: int, level: QuerySet[Comparison]) -> QuerySet[Compariso
     return level.filter(priority=Subquery(_open_priorities(project)[:1]))[:1]
 
 
-def _part(
-    project: int, annotator: int, start: float, part: Part, lock: Lock
-) -> QuerySet[Comparison]:
+def _part(project: int, annotator: int, start: float, part: Part, lock: Lock) -> ComparisonQuerySet:
     rows = open_for(project, annotator).with_begun(annotator).with_waited_for(annotator)
     rows = rows.select_related("prompt").order_by("place", "draw")
     if lock != Lock.NONE:

@@ -50,6 +50,7 @@ from annotator.models import (
 DEATHS = 4  # by fuse, of each person who comes back
 FUSE = 80  # statements and lines of a journal: some two verdicts
 TICK = 0.05  # seconds between two looks of the parent
+THINKS = 0.1  # share of the verdicts before which a person thinks: others can take what they hold
 UNDONE = 0.08  # share of the verdicts that are taken back
 HELD = 0.2  # seconds of a hold
 PATIENCE = 30  # seconds of nothing to do after which a person leaves: something is wrong
@@ -215,6 +216,8 @@ def live(project, person, journal, fuse, life):
             if assignment := queue.claim(project, person, has_judged=has_judged):
                 if has_judged:
                     journal.write("is handed out", assignment=assignment.pk)
+                if random.random() < THINKS:
+                    time.sleep(2 * TICK)
                 pk = assignment.comparison_id
                 skips = 0 if pk in taken_back else 1
                 verdict = random.choices([Verdict.RANKING, Verdict.SKIPPED], [19, skips])[0]
