@@ -1,7 +1,9 @@
-"""Freezing the votes of a project as a preference dataset: data.jsonl, votes.jsonl, manifest.json.
+"""Freezing the votes of a project as a preference dataset: data.jsonl, votes.jsonl, showings.jsonl,
+manifest.json.
 
 docs/data-format.md describes the files. Votes are never flattened to a majority: each row is a
-pair with the share of the judgments that prefer `chosen`, and votes.jsonl has each judgment.
+pair with the share of the judgments that prefer `chosen`, votes.jsonl has each judgment, and
+showings.jsonl what else was shown.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from django.utils import timezone
 from annotator.audit import Action, record
 from annotator.exports.files import Lines, flush_to_disk
 from annotator.exports.filters import Filters
-from annotator.exports.records import one_moment, records
+from annotator.exports.records import one_moment, other_showings, records
 from annotator.exports.schemas import features_of
 from annotator.exports.shapes import (
     COLUMNS,
@@ -53,8 +55,8 @@ from annotator.version import code_version
 from annotator.webhooks.outbox import tell_export
 
 # 2: with weight and votes. 3: margin from 0 to 1; criteria, flags, and more in votes. 4: beside
-# data.jsonl there is votes.jsonl; data.jsonl is as before
-FORMAT_VERSION = 4
+# data.jsonl there is votes.jsonl; data.jsonl is as before. 5: and showings.jsonl
+FORMAT_VERSION = 5
 SOURCES_KEPT = 1000  # in the manifest: an import may name one for each completion
 MAX_LICENCE = 500  # characters
 NO_LICENCE = (
@@ -82,6 +84,7 @@ class _Tally:
         self.judgments: Counter[str] = Counter()  # by verdict
         self.guideline_versions: Counter[int] = Counter()
         self.annotators: Counter[int] = Counter()  # judgments of each
+        self.outcomes: Counter[str] = Counter()  # of the other showings
         self.sources: Counter[str] = Counter()  # completions of each
         self.comparisons = 0
         self.rulings = 0
@@ -196,6 +199,7 @@ def _write(folder: Path, project: Project, what: What) -> tuple[dict[str, Any], 
     with (
         Lines(folder / "data.jsonl") as pairs,
         Lines(folder / "votes.jsonl") as votes,
+        Lines(folder / "showings.jsonl") as showings,
         Lines(folder / "demonstrations.jsonl") as rewrites,
     ):
         for record in records(project, what.filters, use_rulings=what.use_rulings):
@@ -204,22 +208,29 @@ def _write(folder: Path, project: Project, what: What) -> tuple[dict[str, Any], 
             pairs.write(rows)
             votes.write([record])
             rewrites.write(demonstrations(record))
+        if tally.rows:
+            for row in other_showings(project, what.filters):
+                tally.outcomes[row["outcome"]] += 1
+                showings.write([row])
     if not tally.rows:
         raise NothingToExport(_why_nothing(project, tally, what.filters))
     tally.demonstrations = rewrites.n
     manifest = _manifest(project, tally, what)
     manifest |= {"sha256": pairs.digest.hexdigest(), "votes": {"sha256": votes.digest.hexdigest()}}
-    if rewrites.n:
-        manifest["demonstrations"] = {
-            "sha256": rewrites.digest.hexdigest(),
-            "columns": DEMONSTRATION_COLUMNS,
-        }
-    else:
-        (folder / "demonstrations.jsonl").unlink()
+    manifest |= _only_if_any(showings, outcomes=dict(sorted(tally.outcomes.items())))
+    manifest |= _only_if_any(rewrites, columns=DEMONSTRATION_COLUMNS)
     with (folder / "manifest.json").open("wb") as file:
         file.write(json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")
         flush_to_disk(file)
     return manifest, tally.annotators
+
+
+def _only_if_any(lines: Lines, **said: Any) -> dict[str, Any]:
+    """What the manifest says of a file, which is deleted if it is empty."""
+    if not lines.n:
+        lines.path.unlink()
+        return {}
+    return {lines.path.stem: {"sha256": lines.digest.hexdigest(), **said}}
 
 
 def _store(

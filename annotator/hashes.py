@@ -42,7 +42,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 def hashes_of(export: Export) -> dict[str, str]:
     """The files of an export whose SHA-256 the database knows."""
     known = {"data.jsonl": export.sha256}
-    for name in ("votes", "demonstrations"):
+    for name in ("votes", "showings", "demonstrations"):
         if sha256 := export.manifest.get(name, {}).get("sha256"):
             known[f"{name}.jsonl"] = sha256
     return known

@@ -12,6 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from heapq import merge
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,7 @@ from django.utils.crypto import salted_hmac
 
 from annotator.exports.files import FORMATS, Lines, convert, read_lines, sha256_of
 from annotator.exports.shapes import SHAPES, Row, Shape
+from annotator.hashes import hashes_of
 from annotator.hashes import sha256_of as checked_hash
 from annotator.models import Export
 
@@ -123,9 +127,13 @@ def _write_rows(export: Export, shape: str, target: Path) -> None:
     rows_of = SHAPES[shape].rows
     assert rows_of is not None
     source = _checked_source(export, shape)
+    rows = chain.from_iterable(map(rows_of, read_lines(source)))
+    more = SHAPES[shape].more_rows
+    if more in hashes_of(export):
+        more_rows = read_lines(_checked(export, more))
+        rows = merge(rows, more_rows, key=itemgetter("comparison"))
     with Lines(target) as lines:
-        for line in read_lines(source):
-            lines.write(_anonymous(export, row) for row in rows_of(line))
+        lines.write(_anonymous(export, row) for row in rows)
     if not lines.n:
         raise NotDerived(f"Export {export.pk} has no rows in the shape {shape}.")
 
@@ -148,8 +156,11 @@ def _checked_source(export: Export, shape: str) -> Path:
     """The frozen file that the shape is made of, if it is still what was frozen."""
     if reason := why_not(export, shape):
         raise NotDerived(reason)
-    name = SHAPES[shape].source
-    frozen = export.sha256 if name == "data.jsonl" else export.manifest["votes"]["sha256"]
+    return _checked(export, SHAPES[shape].source)
+
+
+def _checked(export: Export, name: str) -> Path:
+    frozen = hashes_of(export)[name]
     path = export.folder / name
     if not path.is_file():
         raise NotDerived(f"The files of export {export.pk} are missing from {export.folder}.")

@@ -26,7 +26,7 @@ BATCH_ROWS = 2000
 BATCH_BYTES = 8 * 2**20
 CHUNK = 2**20
 ARROW_FILE = "data-00000-of-00001.arrow"  # as `datasets` calls it
-SPLITS = (Split.TRAIN.value, Split.TEST.value)
+SPLITS = tuple(Split.values)
 # A spreadsheet takes a cell that begins so for a formula, and runs it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

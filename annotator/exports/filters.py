@@ -44,6 +44,11 @@ class Filters:
         """Whether a comparison is kept only for what its votes say together."""
         return self.min_rankings is not None or self.min_agreement is not None
 
+    @property
+    def ask_what_was_said(self) -> bool:
+        """Whether what nobody has answered is left out."""
+        return bool(self.criteria) or self.looks_at_rankings
+
     def to_json(self) -> dict[str, Any]:
         """What is asked for. Example: {"since": "2026-11-01", "guideline_versions": [2]}."""
         return {

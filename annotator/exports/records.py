@@ -1,4 +1,5 @@
-"""What is frozen: one record per comparison, with all judgments in force, read in small batches.
+"""What is frozen: one record per comparison, with all judgments in force, and a row for every other
+showing, read in small batches.
 
 Records are plain dicts, as in votes.jsonl. They are read without models: of a million votes most of
 the time would go into making rows that are looked at once.
@@ -29,8 +30,10 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast
 
 from annotator.exports.filters import Filters, all_conditions, keeps
-from annotator.exports.shapes import RANKING, RULING
+from annotator.exports.shapes import NOTHING_SAID, RANKING, RULING, Row, row_of_showing
 from annotator.models import (
+    Assignment,
+    AssignmentState,
     Comparison,
     ComparisonCompletion,
     Judgment,
@@ -73,17 +76,21 @@ def comparisons_with(project: Project, condition: Q) -> QuerySet[Comparison]:
 
 @contextmanager
 def one_moment() -> Iterator[None]:
-    """What is read inside is as it was at one time, and nobody who writes has to wait.
-
-    In SQLite the open cursor of `records` sees to that. In PostgreSQL it is a transaction's snapshot.
-    """
-    if connection.vendor != "postgresql" or connection.in_atomic_block:
+    """What is read inside is as it was at one time, and nobody who writes has to wait."""
+    if connection.in_atomic_block:
         yield
-        return
-    with transaction.atomic():
+    elif connection.vendor == "sqlite":
         with connection.cursor() as cursor:
+            cursor.execute("BEGIN")  # by hand: Django's transactions here take the write lock
+            try:
+                yield
+            finally:
+                if connection.connection.in_transaction:  # a full disk ends it
+                    cursor.execute("ROLLBACK")
+    else:
+        with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield
+            yield
 
 
 def records_of(
@@ -91,25 +98,35 @@ def records_of(
 ) -> Iterator[dict[str, Any]]:
     """Of comparisons with these pks, in this order, with the judgments of which the condition holds."""
     numbers = as_rows(pks)
-    entries = _entries(numbers)
     judgments = _by_comparison(_judgments(numbers, condition))
     rulings = _rulings(numbers) if use_rulings else {}
-    found = Comparison.objects.filter(pk__in=numbers).order_by("pk")
+    for record, place in _asked(numbers):
+        pk = record["comparison"]
+        record["judgments"] = [_judgment(row, place) for row in judgments.get(pk, ())]
+        record["rulings"] = [_ruling(row, place) for row in rulings.get(pk, ())]
+        yield record
+
+
+def _asked(pks: RawSQL) -> Iterator[tuple[dict[str, Any], dict[int, int]]]:
+    """The record of each comparison, in which nobody has said anything yet, and the place of each of
+    its completions."""
+    entries = _entries(pks)
+    found = Comparison.objects.filter(pk__in=pks).order_by("pk")
     for pk, number, arm, prompt, key, split in found.values_list(*_selected(COMPARISON_FIELDS)):
-        place = {completion: place for place, (_, completion, *_) in enumerate(entries[pk])}
-        yield {
+        record = {
             "prompt": _parsed(prompt),
             "completions": [text for _, _, text, _, _ in entries[pk]],
             "sources": [source for *_, source, _ in entries[pk]],
             "truncated": [bool(truncated) for *_, truncated in entries[pk]],
-            "judgments": [_judgment(row, place) for row in judgments.get(pk, ())],
-            "rulings": [_ruling(row, place) for row in rulings.get(pk, ())],
+            "judgments": [],
+            "rulings": [],
             "split": split,
             "comparison": pk,
             "prompt_key": key,
             "round": number,
             "arm": arm,
         }
+        yield record, {completion: place for place, (_, completion, *_) in enumerate(entries[pk])}
 
 
 AS_ROWS = {
@@ -172,7 +189,7 @@ JUDGMENT_FIELDS = (
 )  # fmt: skip
 AS_TEXT = {
     "prompt__messages", "ranking", "criteria", "reasons", "flags", "spans", "created",
-    "assignment__order", "assignment__protocol",
+    "assignment__order", "assignment__protocol", "order", "expected",
 }  # fmt: skip
 
 
@@ -222,10 +239,15 @@ def _judgment(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
         "first_interaction_ms": first_interaction_ms,
         "ui_version": ui_version,
         "guideline_version": guideline_version,
-        "given": f"{created[:10]}T{created[11:19]}+00:00",
+        "given": _moment(created),
         "judgment": pk,
         "showing": showing,
     }
+
+
+def _moment(time: str) -> str:
+    """Example: "2026-11-21 10:00:00.5" -> "2026-11-21T10:00:00+00:00"."""
+    return f"{time[:10]}T{time[11:19]}+00:00"
 
 
 def _ruling(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
@@ -236,3 +258,74 @@ def _ruling(row: tuple[Any, ...], place: Mapping[int, int]) -> dict[str, Any]:
         "ranking": [[place[completion] for completion in group] for group in _parsed(ranking)],
         "is_pick": False,
     }
+
+
+# --- every other showing --------------------------------------------------------------------------
+SHOWING_FIELDS = (
+    "comparison_id", "pk", "annotator_id", "state", "is_repeat", "guideline_version", "created", "order",
+    "first_interaction_ms", "ui_version",
+)  # fmt: skip
+
+
+def other_showings(project: Project, filters: Filters) -> Iterator[Row]:
+    """A row for each showing that the records do not have: those without a verdict in force, those of
+    known answers, and repetitions. In the order of comparisons.
+
+    None where a filter asks what was said. None of evaluations, as in the records.
+    """
+    if filters.ask_what_was_said:
+        return
+    found = _other_showings(project).filter(all_conditions(filters)).order_by("comparison", "pk")
+    rows = found.values_list(*_selected(SHOWING_FIELDS)).iterator(BATCH)
+    while batch := list(islice(rows, BATCH)):
+        yield from _rows_of_showings(batch)
+
+
+def _other_showings(project: Project) -> QuerySet[Assignment]:
+    """What the project does not have many of is looked for first, and evaluations are left out last: so no
+    comparison is looked up for a showing that was answered."""
+    known = project.comparisons.filter(purpose=Purpose.GOLD).order_by().values("pk")
+    in_records = Q(state__in=[AssignmentState.JUDGED, AssignmentState.SKIPPED], is_repeat=False)
+    return (
+        Assignment.objects.filter(~in_records | Q(comparison__in=known), project=project)
+        .exclude(state=AssignmentState.WAITING)  # which nobody has seen yet
+        .exclude(comparison__purpose=Purpose.EVALUATION)
+    )
+
+
+def _rows_of_showings(batch: Sequence[tuple[Any, ...]]) -> Iterator[Row]:
+    numbers = as_rows(sorted({comparison for comparison, *_ in batch}))
+    asked = {record["comparison"]: (record, place) for record, place in _asked(numbers)}
+    known = Comparison.objects.filter(pk__in=numbers, purpose=Purpose.GOLD)
+    expected = dict(known.values_list(*_selected(("pk", "expected"))))
+    verdicts = Judgment.objects.filter(
+        assignment__in=as_rows([row[1] for row in batch]), voided=None
+    )
+    said = {row[2]: row for row in verdicts.values_list(*_selected(JUDGMENT_FIELDS))}
+    for (
+        comparison, pk, annotator, state, is_repeat, guideline_version, created, order,
+        first_interaction_ms, ui_version,
+    ) in batch:  # fmt: skip
+        record, place = asked[comparison]
+        row = said.get(pk)
+        if row is None:
+            judgment = NOTHING_SAID | {
+                "annotator": str(annotator),
+                "flags": [[] for _ in place],
+                "order": [place[completion] for completion in _parsed(order)],
+                "first_interaction_ms": first_interaction_ms,
+                "ui_version": ui_version,
+                "guideline_version": guideline_version,
+                "showing": pk,
+            }
+        else:
+            judgment = _judgment(row, place)
+        answer = _parsed(expected[comparison]) if comparison in expected else None
+        yield row_of_showing(
+            record,
+            judgment,
+            outcome=state,
+            shown=_moment(created),
+            is_repeat=bool(is_repeat),
+            expected=answer and [[place[completion] for completion in group] for group in answer],
+        )

@@ -21,13 +21,13 @@ from annotator.exports.pairs import (
     ruling_as_vote,
 )
 from annotator.exports.schemas import MESSAGES, Type
-from annotator.models import COUNTED, Verdict
+from annotator.models import COUNTED, AssignmentState, Verdict
 
 Row = dict[str, Any]
 Record = Mapping[str, Any]  # a line of votes.jsonl
 
 # As text: to look one up among the verdicts takes longer than to compare it, and each vote is asked.
-RANKING = Verdict.RANKING.value
+RANKING, SKIPPED = Verdict.RANKING.value, Verdict.SKIPPED.value
 SAYS_SOMETHING = frozenset(verdict.value for verdict in COUNTED)  # of the answers
 RULING = "ruling-"  # before the number of a reviewer whose ruling is used
 COLUMNS = {
@@ -304,17 +304,37 @@ JUDGED: dict[str, Type] = {
 VOTES: dict[str, Type] = {
     "prompt": MESSAGES, "completions": ["string"], "sources": ["string"], "truncated": ["bool"],
     **JUDGED,
+    "outcome": "string", "shown": "string", "is_repeat": "bool", "expected": [["int64"]],
     "split": "string", "comparison": "int64", "prompt_key": "string", "round": "int64",
     "arm": "string",
+}  # fmt: skip
+NOTHING_SAID: Row = dict.fromkeys(JUDGED) | {
+    "ranking": [], "is_pick": False, "criteria": [], "reasons": [], "rationale": "", "spans": [],
+    "rewrite": "",
 }  # fmt: skip
 
 
 def vote_rows(record: Record) -> Iterator[Row]:
-    """One per showing that was answered, skips and “unrankable” among them; rulings are nobody's
-    showing."""
+    """One per showing that was answered or skipped; rulings are nobody's showing."""
     for judgment in record["judgments"]:
-        # Early exports lack some of what a judgment has.
-        yield {name: judgment.get(name) if name in JUDGED else record[name] for name in VOTES}
+        is_skip = judgment["verdict"] == SKIPPED
+        outcome = AssignmentState.SKIPPED if is_skip else AssignmentState.JUDGED
+        yield row_of_showing(record, judgment, outcome=outcome)
+
+
+def row_of_showing(
+    record: Record,
+    judgment: Mapping[str, Any],
+    *,
+    outcome: str,
+    shown: str | None = None,
+    is_repeat: bool = False,
+    expected: list[list[int]] | None = None,
+) -> Row:
+    """`outcome` is a state of an assignment; `expected` ranks the answers where that is known."""
+    more = {"outcome": outcome, "shown": shown, "is_repeat": is_repeat, "expected": expected}
+    row = {**record, **judgment, **more}
+    return {name: row.get(name) for name in VOTES}  # early exports lack some
 
 
 # --- all of them ----------------------------------------------------------------------------------
@@ -328,6 +348,7 @@ class Shape(NamedTuple):
     rows: (
         Callable[[Mapping[str, Any]], Iterable[Row]] | None
     )  # of one line; None: the lines themselves
+    more_rows: str = ""  # a frozen file whose lines are rows too, if the export has it
 
 
 SHAPES = {
@@ -345,7 +366,7 @@ SHAPES = {
         "SFT", "What annotators wrote, and the best answers.", SFT, "votes.jsonl", sft_rows
     ),
     "votes": Shape(
-        "Raw votes", "One row per showing that was answered: order, verdict, seconds.",
-        VOTES, "votes.jsonl", vote_rows,
+        "Raw votes", "One row per showing, answered or not: order, outcome, verdict, seconds.",
+        VOTES, "votes.jsonl", vote_rows, "showings.jsonl",
     ),
 }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from annotator.formats.entries import (
@@ -30,6 +31,7 @@ from annotator.formats.entries import (
     ranking_by,
     split_conversations,
 )
+from annotator.formats.votes import parse_judgments
 from annotator.jsonl import answer_to, parse_row
 
 if TYPE_CHECKING:  # so that files can be read without Django
@@ -367,3 +369,38 @@ def export_pair(record: Record) -> Entry:
     if number("p_chosen", record["p_chosen"]) == 0.5:
         return entry._replace(votes=[Vote([[0, 1]])])
     return entry
+
+
+def is_showing(record: Record) -> bool:
+    return {"completions", "order", "showing"} <= record.keys()
+
+
+def showing(record: Record) -> Entry:
+    """A line of showings.jsonl, or of the raw votes that are made of an export.
+
+    Only a first answer is a vote. What was not answered is a comparison that nobody has judged, and a
+    known answer is one again.
+    """
+    entry = parse_row({name: record[name] for name in ASKED if name in record})
+    is_vote = record.get("outcome", "judged") == "judged" and not _cell(record.get("is_repeat"))
+    if not is_vote or entry.expected is not None:
+        return entry
+    said = {name: value if name in WRITTEN else _cell(value) for name, value in record.items()}
+    try:
+        return entry._replace(votes=parse_judgments([said], entry.answers))
+    except FieldError as error:  # the row itself is the judgment
+        field = error.field.removeprefix("judgments[0].")
+        raise FieldError(field, error.says, error.before) from None
+
+
+ASKED = ("prompt", "completions", "sources", "truncated", "expected")
+WRITTEN = ("annotator", "verdict", "rationale", "rewrite", "given")  # as texts, whatever is in them
+
+
+def _cell(value: Any) -> Any:
+    """What a cell of a table holds. Example: "[[1], [0]]" -> [[1], [0]]."""
+    if not isinstance(value, str):
+        return value
+    with suppress(ValueError):
+        return json.loads(value)
+    return value

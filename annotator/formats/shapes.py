@@ -168,6 +168,7 @@ def _value_at(record: Record, column: str) -> Any:
 # --- other tools ------------------------------------------------------------------------------
 OTHERS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], Entry]]] = {
     "pair of an export": (others.is_export_pair, others.export_pair),
+    "showing of an export": (others.is_showing, others.showing),
     "Label Studio": (label_studio.is_label_studio, label_studio.label_studio),
     "Label Studio, JSON-MIN": (label_studio.is_json_min, label_studio.json_min),
     "Argilla": (argilla.is_argilla, argilla.argilla),

@@ -28,6 +28,7 @@ CHANGED = "is not what was made of this export"
 EXPORT_FILES = {
     "data.jsonl": "application/x-ndjson",
     "votes.jsonl": "application/x-ndjson",
+    "showings.jsonl": "application/x-ndjson",
     "demonstrations.jsonl": "application/x-ndjson",
     "manifest.json": "application/json",
 }

@@ -31,7 +31,7 @@ def test_every_example_of_a_row_can_be_imported():
 def test_every_shape_of_another_tool_has_an_example():
     shown = {recognise(json.loads(line)) for block in BLOCKS for line in block}
 
-    assert OTHERS.keys() - shown == {"pair of an export"}
+    assert OTHERS.keys() - shown == {"pair of an export", "showing of an export"}
 
 
 def test_every_column_is_described_in_order():
@@ -56,7 +56,9 @@ def test_every_field_of_a_vote_is_described():
     of_comparison = names_in("| field of a comparison |")
 
     assert set(names_in("| field of a frozen judgment |")) == set(JUDGED)
-    assert set(of_comparison) == (set(VOTES) - set(JUDGED)) | {"judgments", "rulings"}
+    of_votes = set(of_comparison) - {"judgments", "rulings"}
+    of_showing = set(names_in("| field of a showing |"))
+    assert set(VOTES) - set(JUDGED) == of_votes | of_showing
 
 
 def test_every_shape_and_format_is_described():

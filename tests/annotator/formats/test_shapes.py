@@ -399,6 +399,55 @@ def test_a_pair_of_an_export_is_what_most_say_of_it(p_chosen, ranking):
     assert entry.votes == [Vote(ranking)]
 
 
+SHOWING = {
+    "prompt": "Hi!",
+    "completions": ["a", "b"],
+    "annotator": "a1",
+    "verdict": "ranking",
+    "ranking": [[1], [0]],
+    "strength": 2,
+    "strength_of": 3,
+    "order": [1, 0],
+    "outcome": "judged",
+    "is_repeat": False,
+    "showing": 5,
+}
+
+
+def test_a_showing_that_was_answered_is_a_vote():
+    entry = entry_of(SHOWING)
+
+    assert recognise(SHOWING) == "showing of an export"
+    assert entry.votes == [Vote([[1], [0]], "a1", 2, 3, order=[1, 0])]
+
+
+@pytest.mark.parametrize(
+    "else_",
+    [
+        {"outcome": "expired", "verdict": None},
+        {"outcome": "skipped", "verdict": "skipped", "ranking": []},
+        {"is_repeat": True},
+        {"is_repeat": "true"},  # of a table
+    ],
+)
+def test_any_other_showing_is_a_comparison_without_a_vote(else_):
+    entry = entry_of(SHOWING | else_)
+
+    assert ([answer.text for answer in entry.answers], entry.votes) == (["a", "b"], [])
+    assert entry.expected is None
+
+
+def test_a_showing_of_a_known_answer_is_a_known_answer():
+    entry = entry_of(SHOWING | {"expected": [[0], [1]]})
+
+    assert (entry.expected, entry.votes) == ([[0], [1]], [])
+
+
+def test_a_showing_says_what_is_wrong_by_its_own_columns():
+    with pytest.raises(ValueError, match=r'^"strength" must be a whole number'):
+        entry_of(SHOWING | {"strength": 4})
+
+
 # --- mapping --------------------------------------------------------------------------------------
 def test_a_mapping_gives_columns_our_names():
     row = {"question": "Hi!", "answer_a": "a", "answer_b": "b", "prompt": "of something else"}
