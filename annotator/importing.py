@@ -389,8 +389,8 @@ def _store_in_batches(
                 if n_stored < n_rows:
                     time.sleep(PAUSE)
         except BaseException as error:
-            if n_kept := take_back(journal.storing, how.project):
-                error.add_note(_kept(n_kept))
+            if what_remains := _take_back(journal, how.project):
+                error.add_note(what_remains)
             raise
     return counts
 
@@ -403,13 +403,24 @@ def _store(batch: list[Entry], how: _How, written: Written) -> Counter[str]:
     return store(batch, how.project, how.overlap, how.round_number, how.judge, written)
 
 
-def _kept(n: int) -> str:
-    are = (
-        "comparison stays, because somebody has"
-        if n == 1
-        else "comparisons stay, because people have"
-    )
-    return f"{n:,} {are} worked on what was there by then."
+def _take_back(journal: Journal, project: Project) -> str:
+    """What of it is there nevertheless, as a sentence; empty if nothing is.
+
+    A database that fails in between does not hide why the import has ended: as after a kill, the
+    worker goes on.
+    """
+    try:
+        n = take_back(journal.storing, project)
+    except Exception:
+        logger.exception("import into %s: could not all be taken back yet", project.slug)
+        return (
+            "What it had put in could not all be deleted just now: the worker goes on within a "
+            "minute, or the next import does."
+        )
+    if not n:
+        return ""
+    those = "comparison that somebody has" if n == 1 else "comparisons that people have"
+    return f"What it had put in was deleted again, but for {n:,} {those} worked on."
 
 
 # --- what those leave that were killed ------------------------------------------------------------

@@ -158,7 +158,8 @@ class ReportSerializer(serializers.Serializer):
         allow_null=True, default=None, help_text="Null: it has not ended well, or not at all yet."
     )
     stays = serializers.CharField(
-        default="", help_text="Of one that did not come to its end: what somebody has worked on."
+        default="",
+        help_text="Of one that did not come to its end: what of it is there nevertheless.",
     )
     n_bad = serializers.IntegerField(default=0, help_text="Bad rows that were found.")
     bad = BadRowSerializer(many=True, default=list, help_text="The first of them.")

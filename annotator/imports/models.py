@@ -165,10 +165,7 @@ class Import(models.Model):
     @property
     def what_remains(self) -> str:
         """Of one that did not come to its end: what of it is in the project, as a sentence."""
-        stays: str = self.report.get("stays", "")
-        return (
-            f"What it had put in was deleted again. {stays}" if stays else "Nothing was imported."
-        )
+        return self.report.get("stays") or "Nothing was imported."
 
     # --- the files beside it ----------------------------------------------------------------------
     @property

@@ -4,14 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from django.db import OperationalError, connection
 
 from annotator import importing
 from annotator.assignment import claim
 from annotator.importing import import_jsonl
-from annotator.models import Comment, Comparison, Prompt, User
+from annotator.models import Comment, Comparison, Prompt, StoredBatch, User
 from annotator.withdrawing import withdraw
 from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, UserFactory
 from tests.postgresql import find_initdb, private_cluster
@@ -70,7 +74,9 @@ def test_what_somebody_has_been_handed_stays(project):
 
     notes = interrupt(project, lambda: claim(project, anna))
 
-    assert notes == ["1 comparison stays, because somebody has worked on what was there by then."]
+    assert notes == [
+        "What it had put in was deleted again, but for 1 comparison that somebody has worked on."
+    ]
     assert (Comparison.objects.count(), Prompt.objects.count()) == (1, 1)
 
 
@@ -122,3 +128,84 @@ def test_a_key_that_a_rolled_back_batch_had_is_not_taken_from_others(project, mo
 def test_without_anybody_nothing_stays(project):
     assert interrupt(project, lambda: None) == []
     assert not Prompt.objects.exists()
+
+
+# --- what does not go well ------------------------------------------------------------------------
+@contextmanager
+def failing_after(n_batches):
+    """A database that deletes nothing more once so many batches were taken back."""
+    left = n_batches
+
+    def fuse(execute, sql, params, many, context):
+        nonlocal left
+        if sql.startswith('DELETE FROM "annotator_prompt"'):
+            left -= 1
+            if left < 0:
+                raise OperationalError("disk full")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(fuse):
+        yield
+
+
+def test_what_could_not_be_taken_back_is_said_and_goes_later(project, caplog):
+    with failing_after(1):
+        notes = interrupt(project, lambda: None)
+
+    assert notes == [
+        "What it had put in could not all be deleted just now: the worker goes on within a minute, "
+        "or the next import does."
+    ]
+    assert "could not all be taken back yet" in caplog.text
+    assert (Comparison.objects.count(), StoredBatch.objects.count()) == (2, 1)  # of four, and two
+
+    importing.tidy_all()
+
+    assert (Comparison.objects.count(), StoredBatch.objects.count()) == (0, 0)
+
+
+def test_the_next_import_goes_on_with_what_could_not_be_taken_back(project):
+    with failing_after(0):
+        interrupt(project, lambda: None)
+
+    import_jsonl(project, [json.dumps({"prompt": f"{n}?"}).encode() for n in range(3)])
+
+    assert (project.prompts.count(), project.comparisons.count()) == (3, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_imports_at_once_the_one_that_is_cancelled_takes_nothing_of_the_other(project):
+    """They say the same in part."""
+    rows = [{"prompt": f"Question {n}?", "completions": ["a", "b"]} for n in range(4, 10)]
+
+    def import_others():
+        try:
+            return import_jsonl(project, [json.dumps(row).encode() for row in rows])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as other:
+        reports = []
+        interrupt(project, lambda: reports.append(other.submit(import_others)))
+        report = reports[0].result()
+
+    assert (report.comparisons, report.duplicates) == (6, 0)
+    asked = project.comparisons.values_list("prompt__messages__0__content", flat=True)
+    assert sorted(asked) == [row["prompt"] for row in rows]
+
+
+def test_memory_does_not_grow_with_what_is_taken_back(project, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH", 20)
+    long = "x" * 5000
+    rows = ({"prompt": f"{n}?", "completions": [long, long + "y"]} for n in range(240))
+    lines = [json.dumps(row).encode() for row in rows]
+    with failing_after(0), pytest.raises(SystemExit):
+        import_jsonl(project, lines, on_stored=lambda n: n < 220 or sys.exit())
+
+    tracemalloc.start()
+    importing.tidy_all()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert not project.prompts.exists()
+    assert peak < 1e6  # bytes; the import had put in 2.2 million, a fifth of a million a batch

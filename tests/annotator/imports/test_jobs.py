@@ -367,8 +367,7 @@ def test_an_import_that_is_cancelled_says_what_stays(project, admin, received, m
     imported(import_, admin)
 
     assert import_.what_remains == (
-        "What it had put in was deleted again. 1 comparison stays, because somebody has worked on "
-        "what was there by then."
+        "What it had put in was deleted again, but for 1 comparison that somebody has worked on."
     )
     assert (project.comparisons.count(), project.prompts.count()) == (1, 1)
 
