@@ -47,8 +47,9 @@ class Derived(NamedTuple):
 
 
 def file_name(shape: str, format_name: str) -> str:
-    """Example: "kto.parquet"."""
-    return f"{shape}.{FORMATS[format_name].suffix}"
+    """Example: "kto.parquet". It is no frozen file's: those and these are asked for by name alike."""
+    name = f"{shape}.{FORMATS[format_name].suffix}"
+    return f"raw-{name}" if name == SHAPES[shape].source else name
 
 
 def names() -> dict[str, tuple[str, str]]:
@@ -127,7 +128,7 @@ def _write_rows(export: Export, shape: str, target: Path) -> None:
     rows_of = SHAPES[shape].rows
     assert rows_of is not None
     source = _checked_source(export, shape)
-    rows = chain.from_iterable(map(rows_of, read_lines(source)))
+    rows: Iterator[Row] = chain.from_iterable(map(rows_of, read_lines(source)))
     more = SHAPES[shape].more_rows
     if more in hashes_of(export):
         more_rows = read_lines(_checked(export, more))

@@ -1,6 +1,8 @@
 import pytest
 
-from annotator.models import Role
+from annotator.api.transfer import FILES
+from annotator.exports.derived import derive
+from annotator.models import Export, Role
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -71,6 +73,17 @@ def test_each_file_of_an_export_can_be_had(admin, export):
     assert b'"format_version"' in manifest.getvalue()
     assert admin.get(f"{path}?name=demonstrations.jsonl").status_code == 404
     assert admin.get(f"{path}?name=../secret_key").status_code == 422
+
+
+def test_raw_votes_and_the_frozen_votes_have_names_of_their_own(admin, export):
+    frozen = Export.objects.get(pk=export["id"])
+    raw = derive(frozen, "votes", "jsonl")
+    path = f"{TEA}exports/{frozen.pk}/data/"
+
+    files = [admin.get(f"{path}?name={name}votes.jsonl").getvalue() for name in ("", "raw-")]
+
+    assert files == [(frozen.folder / "votes.jsonl").read_bytes(), raw.read_bytes()]
+    assert len(FILES) == len(set(FILES))
 
 
 def test_a_reviewer_downloads_and_only_an_admin_exports(project, export):
