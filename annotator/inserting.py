@@ -47,7 +47,8 @@ def insert(model: type[models.Model], rows: Sequence[Values]) -> list[int]:
             source, parameters = _source(list(varying), columns)
             statement = _statement(model, list(varying), list(alike), source)
             cursor.execute(statement, [*values_alike, *parameters])
-            keys += chain.from_iterable(cursor.fetchall())
+            # In no order that a database promises. Keys grow in that of the rows.
+            keys += sorted(chain.from_iterable(cursor.fetchall()))
     return keys
 
 
