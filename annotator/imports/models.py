@@ -165,7 +165,8 @@ class Import(models.Model):
     @property
     def what_remains(self) -> str:
         """Of one that did not come to its end: what of it is in the project, as a sentence."""
-        return self.report.get("stays") or "Nothing was imported."
+        stays: str = self.report.get("stays", "")
+        return stays or "Nothing was imported."
 
     # --- the files beside it ----------------------------------------------------------------------
     @property
