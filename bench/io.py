@@ -6,16 +6,20 @@
 Each setting has a database of its own: a new SQLite file, or a private PostgreSQL cluster with its
 default settings. What is measured runs in a process of its own, which does nothing else: its clock
 runs from the call to the return, and its peak is the high water mark of its resident memory, so with
-Python, Django and what it imports. Import: a file of N comparisons of two answers goes in. Export: N
+Python, Django and what it imports. That of the largest process that checks the rows of a long file beside
+it is `peak_rss_mib_beside`; `peak_rss_mib_together` is the sum of all their peaks, as if these came at
+one time, and with what they share counted for each. Import: a file of N comparisons of two answers goes in. Export: N
 judgments, `--overlap` of each comparison, are frozen and written in the format; a format other than
 jsonl, or a shape other than reward, is made of the frozen files, and that time is counted as well.
 The texts are the demo's, each question with a number before it.
 
 `cpu_s` is the time on a processor, which says more where other programs want it too; with that of the
-processes that check the rows of a long file, of which the largest has `peak_rss_mib_beside`. With
---web the Procfile's web process runs beside, and `page_p95_ms` is that of the comparing page for one
-person who loads it ten times a second: first while rows go in or out, then idle, when what was imported
-is there to be shown. Prints one JSON line.
+processes that check rows. With
+--web the Procfile's web process runs beside, and up to ten times a second somebody sends a verdict and gets the
+next comparison (`next_p95_ms`), and loads the page that lists the comparisons (`page_p95_ms`): first
+while rows go in or out, then idle, when what was imported is there to be shown. They compare in the
+project into which rows go; what is exported stays as it is, so beside an export they do it in another
+one. Prints one JSON line.
 """
 
 import sys
@@ -25,8 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder: there this file would hide the standard library's io
 
 import argparse
+import asyncio
 import itertools
 import json
+import os
 import random
 import re
 import resource
@@ -35,13 +41,25 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
-from bench.queue import copy_all, database, fill, prepare_django, settle, sign_in, web_server
+from bench.queue import (
+    Browser,
+    copy_all,
+    database,
+    fill,
+    numbered,
+    prepare_django,
+    read_form,
+    settle,
+    sign_in,
+    web_server,
+)
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets")
 IMPORTED = 1000  # comparisons; what there are more is copied
+OPEN = 5000  # comparisons for who compares meanwhile: ten a second for minutes
 PAGE = "/projects/bench/comparisons/"
 
 
@@ -96,6 +114,8 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
         if comparisons > IMPORTED:
             copy_all(comparisons // IMPORTED - 1)
         judge_all(project, arguments.overlap)
+    if arguments.web:
+        add_open(place_to_compare(arguments))
     settle()
     connection.close()
 
@@ -117,6 +137,23 @@ def write_comparisons(folder: Path, n: int, format_name: str) -> None:
         write_dataset(path, columns, folder / "rows.datasets")
     elif format_name != "jsonl":
         convert(path, columns, format_name, folder / f"rows.{format_name}")
+
+
+def place_to_compare(arguments: argparse.Namespace):
+    """The project in which somebody compares meanwhile."""
+    from annotator.models import Project
+
+    slug = "bench" if arguments.direction == "import" else "beside"
+    return Project.objects.get_or_create(slug=slug, defaults={"name": slug.title()})[0]
+
+
+def add_open(project) -> None:
+    """Comparisons that nobody has judged, and that are none of the file."""
+    from annotator.importing import import_jsonl
+
+    demo = map(json.loads, (ROOT / "rlhf/demo/comparisons.jsonl").open())
+    entries = itertools.islice(itertools.cycle(demo), OPEN)
+    import_jsonl(project, (numbered(entry, 10**9 + n) for n, entry in enumerate(entries)))
 
 
 def judge_all(project, n_annotators: int) -> None:
@@ -182,16 +219,43 @@ def measured_apart(folder: str, arguments: argparse.Namespace) -> dict[str, floa
     command = [sys.executable, __file__, *sys.argv[1:], "--measure", folder]
 
     def run() -> dict[str, float]:
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found: dict[str, float] = json.loads(done.stdout)
-        return found
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        beside: dict[int, int] = {}
+        while process.poll() is None:
+            # The last value counts: until it runs a program of its own, a child has its parent's peak.
+            beside |= {pid: peak for pid in children_of(process.pid) if (peak := peak_mib(pid))}
+            time.sleep(0.05)
+        if process.returncode:
+            sys.exit(f"What was measured ended with {process.returncode}.")
+        found: dict[str, float] = json.load(process.stdout)
+        return found | {
+            "peak_rss_mib_beside": max(beside.values(), default=0),
+            "peak_rss_mib_together": found["peak_rss_mib"] + sum(beside.values()),
+        }
 
     if not arguments.web:
         return run()
-    with pages_beside(arguments) as p95_of:
+    with visitor(arguments) as p95_of:
         busy, measured = p95_of(run)
-        idle = p95_of(lambda: time.sleep(20))[0]
-    return measured | {"page_p95_ms_idle": idle, "page_p95_ms": busy}
+        idle, _ = p95_of(lambda: time.sleep(20))
+    return measured | {f"{name}_idle": p95 for name, p95 in idle.items()} | busy
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread is over
+            found += map(int, children.read_text().split())
+    return found
+
+
+def peak_mib(pid: int) -> int:
+    """The high water mark of its resident memory; 0 once it has ended. Of `getrusage` the one that has
+    started it would be part."""
+    with suppress(OSError):
+        if mark := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()):
+            return int(mark[1]) // 1024
+    return 0
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
@@ -210,8 +274,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
         "seconds": round(took, 2),
         "cpu_s": round(cpu_seconds() - cpu, 2),
         "rows_per_s": round(n / took),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "peak_rss_mib_beside": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "peak_rss_mib": peak_mib(os.getpid()),
     }
 
 
@@ -239,52 +302,67 @@ def give_out(project, folder: Path, arguments: argparse.Namespace) -> int:
     return export.n_judgments
 
 
-# --- a page meanwhile ------------------------------------------------------------------------------
+# --- who compares meanwhile -----------------------------------------------------------------------
 @contextmanager
-def pages_beside(arguments: argparse.Namespace):
-    """A function that calls another, and gives the 95th percentile of a page's milliseconds meanwhile
-    and what was returned."""
+def visitor(arguments: argparse.Namespace):
+    """A function that calls another, and gives the 95th percentiles of milliseconds meanwhile and
+    what was returned."""
     from django.db import connection
 
-    from annotator.models import Membership, Project, Role
+    from annotator.models import Membership, Project, Role, User
 
-    project = Project.objects.get(slug="bench")
-    session = sign_in(project, "visitor")
-    Membership.objects.filter(project=project).update(role=Role.ADMIN)
+    session = sign_in(Project.objects.get(slug="bench"), "visitor")
+    user, project = User.objects.get(username="visitor"), place_to_compare(arguments)
+    Membership.objects.get_or_create(project=project, user=user)
+    Membership.objects.filter(user=user).update(role=Role.ADMIN)
     connection.close()
-    with web_server() as (port, _):
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}{PAGE}", headers={"Cookie": f"sessionid={session}"}
-        )
-        load(request)
+    with web_server() as (port, _), ThreadPoolExecutor(1) as thread:
 
         def p95_of(call):
-            taken: list[float] = []
             is_over = threading.Event()
-            visitor = threading.Thread(target=visit, args=(request, taken, is_over))
-            visitor.start()
+            visits = visit(Browser(port, session), f"/projects/{project.slug}/compare/", is_over)
+            visited = thread.submit(asyncio.run, visits)
             try:
                 returned = call()
             finally:
                 is_over.set()
-                visitor.join()
-            return round(statistics.quantiles(taken, n=20)[-1], 1), returned
+            return {
+                f"{name}_p95_ms": p95(taken) for name, taken in visited.result().items()
+            }, returned
 
         yield p95_of
 
 
-def visit(request, taken: list[float], is_over: threading.Event) -> None:
-    while not is_over.wait(0.1):
+def p95(seconds: list[float]) -> float | None:
+    """In milliseconds; None of what was over too soon."""
+    return round(1000 * statistics.quantiles(seconds, n=20)[-1], 1) if len(seconds) > 1 else None
+
+
+async def visit(browser: Browser, path: str, is_over: threading.Event) -> dict[str, list[float]]:
+    """The seconds that each answer took. The first ones, for which the server is warmed up, do not count."""
+    taken: dict[str, list[float]] = {"next": [], "page": []}
+    browser.reader, browser.writer = await asyncio.open_connection("127.0.0.1", browser.port)
+
+    async def load(name: str, *request) -> str:
         began = time.perf_counter()
-        load(request)
-        taken.append(1000 * (time.perf_counter() - began))
+        _, page = await browser.request(*request)
+        taken[name].append(time.perf_counter() - began)
+        return page
 
-
-def load(request) -> None:
-    with urllib.request.urlopen(request) as response:  # noqa: S310
-        page = response.read().decode()
-    if not re.search(r"<title>\s*Comparisons", page):
-        sys.exit("The page does not show the comparisons.")
+    page = await load("next", "GET", path)
+    await load("page", "GET", PAGE)
+    for seconds in taken.values():
+        seconds.clear()
+    while not is_over.is_set():
+        form = read_form(page)
+        if form is None:
+            raise SystemExit("There is nothing left to compare.")
+        page = await load("next", "POST", f"{path}judge/", form)
+        if not re.search(r"<title>\s*Comparisons", await load("page", "GET", PAGE)):
+            raise SystemExit("The page does not show the comparisons.")
+        await asyncio.sleep(0.1)
+    browser.writer.close()
+    return taken
 
 
 if __name__ == "__main__":
