@@ -33,6 +33,7 @@ from rest_framework.views import APIView
 
 from annotator.access import role_in
 from annotator.api.auth import HasScope
+from annotator.api.fields import Flag, Number, Whole, Word
 from annotator.api.schema import documented
 from annotator.models import Project, Role, User
 from rlhf.asking import lines_of
@@ -66,7 +67,11 @@ class ContentField(serializers.Field):
 
     def to_internal_value(self, data: Any) -> str:
         parts = data if isinstance(data, list) else [{"type": "text", "text": data}]
-        texts: list[Any] = [part.get("text") for part in parts if isinstance(part, dict)]
+        texts: list[Any] = [
+            part.get("text")
+            for part in parts
+            if isinstance(part, dict) and part.get("type") == "text"
+        ]
         if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
             raise ValidationError("A text, or a list of {“type”: “text”, “text”: …}: nothing else.")
         return "".join(texts)
@@ -76,7 +81,7 @@ class ContentField(serializers.Field):
 
 
 class MessageSerializer(serializers.Serializer):
-    role = serializers.ChoiceField(["system", "developer", "user", "assistant"])
+    role = Word(choices=["system", "developer", "user", "assistant"])
     content = ContentField()
 
     def validate_role(self, role: str) -> str:
@@ -98,19 +103,19 @@ class StopField(serializers.Field):
 
 
 class StreamOptionsSerializer(serializers.Serializer):
-    include_usage = serializers.BooleanField(default=False)
+    include_usage = Flag(default=False)
 
 
 class ChatCompletionSerializer(serializers.Serializer):
     messages = MessageSerializer(many=True, allow_empty=False)
-    n = serializers.IntegerField(default=1, min_value=1, max_value=MOST_ANSWERS)
-    max_tokens = serializers.IntegerField(default=MAX_TOKENS, min_value=1, max_value=2**31)
-    max_completion_tokens = serializers.IntegerField(required=False, min_value=1, max_value=2**31)
-    temperature = serializers.FloatField(default=1.0, min_value=0, max_value=2)
-    top_p = serializers.FloatField(default=1.0, min_value=0, max_value=1)
-    seed = serializers.IntegerField(default=None, min_value=-(2**63), max_value=2**63 - 1)
+    n = Whole(default=1, min_value=1, max_value=MOST_ANSWERS)
+    max_tokens = Whole(default=MAX_TOKENS, min_value=1, max_value=2**31)
+    max_completion_tokens = Whole(required=False, min_value=1, max_value=2**31)
+    temperature = Number(default=1.0, min_value=0, max_value=2)
+    top_p = Number(default=1.0, min_value=0, max_value=1)
+    seed = Whole(default=None, min_value=-(2**63), max_value=2**63 - 1)
     stop = StopField(default=list)
-    stream = serializers.BooleanField(default=False)
+    stream = Flag(default=False)
     stream_options = StreamOptionsSerializer(default=dict)
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:

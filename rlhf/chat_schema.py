@@ -45,6 +45,7 @@ _MESSAGE = _object(
     role={"enum": ["system", "developer", "user", "assistant"]},
     content={"oneOf": [_TEXT, _list(_PART)]},
 )
+_STOP: Schema = {"type": "string", "minLength": 1}
 _TOKENS = {"minimum": 1, "maximum": 2**31}
 REQUEST: Schema = {
     **_object(
@@ -58,7 +59,7 @@ REQUEST: Schema = {
         seed=_or_null("integer", minimum=-(2**63), maximum=2**63 - 1),
         stop={
             "description": "Where an answer ends.",
-            "oneOf": [_NULL, _TEXT, _list({"type": "string", "minLength": 1}, maxItems=MOST_STOPS)],
+            "oneOf": [_NULL, _STOP, _list(_STOP, maxItems=MOST_STOPS)],
         },
         stream=_or_null("boolean", "Whether the answer comes in parts.", default=False),
         stream_options={
@@ -118,9 +119,13 @@ ERROR = _object(
         code=_or_null("string"),
     ),
 )
+_EVENT: Schema = {
+    "if": {"const": "[DONE]"},
+    "else": {"contentMediaType": "application/json", "contentSchema": {"oneOf": [CHUNK, ERROR]}},
+}
 STREAM: Schema = {
-    "type": "string",
-    "description": "Server-sent events, of which each has a chat.completion.chunk after `data: `, and the last "
+    **_object(["data"], data={"type": "string", **_EVENT}),
+    "description": "One of the server-sent events: each has a chat.completion.chunk as its `data`, and the last "
     "`[DONE]`. After an error in the middle, which is such an event too, there is no `[DONE]`.",
 }
 RESPONSES: dict[int | tuple[int, str], Any] = {

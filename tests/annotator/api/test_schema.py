@@ -34,6 +34,7 @@ from tests.rlhf.factories import (
     RunFactory,
     make_dataset,
 )
+from tests.rlhf.model_server_stand_in import YES, model_server_that_says
 
 pytestmark = pytest.mark.django_db
 
@@ -51,9 +52,10 @@ def _connection_stays_open():
 
 
 @pytest.fixture
-def project(settings):
+def project(settings, tmp_path):
     """A project in which there is something of everything. Rates are not what is asked about."""
     settings.API_RATE = ""
+    settings.MODEL_SERVER_SOCKET = tmp_path / "model_server.sock"
     project = ProjectFactory(slug="tea", overlap=3)
     make_judgment(ComparisonFactory(project=project), UserFactory(), [0], [1])
     policy = PolicyFactory(project=project)
@@ -168,13 +170,12 @@ def ask(admin, numbers, subtests, max_examples):
             test()
 
     described = schemathesis.openapi.from_wsgi("/api/v1/schema/", WSGIHandler())
-    # These need a model server, and take what OpenAI takes: tests/rlhf/test_chat_completions.py.
-    described = described.exclude(path_regex="/chat/completions$")
-    for found in described.get_all_operations():
-        operation = found.ok()
-        ask_one(operation, schemathesis.GenerationMode.POSITIVE)
-        if operation.body or operation.query:
-            ask_one(operation, schemathesis.GenerationMode.NEGATIVE)
+    with model_server_that_says(*YES):
+        for found in described.get_all_operations():
+            operation = found.ok()
+            ask_one(operation, schemathesis.GenerationMode.POSITIVE)
+            if operation.body or operation.query:
+                ask_one(operation, schemathesis.GenerationMode.NEGATIVE)
 
 
 def test_every_address_answers_as_described(admin, numbers, subtests):
