@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from rlhf.models import ModelKind, ModelVersion
 from rlhf.training.artifacts import read_json
+from rlhf.training.hashes import Files
 
 CHUNK = 2**20  # bytes
 BLOCK = tarfile.BLOCKSIZE
@@ -45,9 +46,10 @@ class Entry(NamedTuple):
 def adapter_entries(version: ModelVersion) -> list[Entry]:
     """The adapter as peft reads it, with what a reward model keeps beside it. The adapters that it was
     trained on top of come along, in the order in which they are added: parents/1-NAME/, …"""
-    entries = folder_entries(Path(version.path))
+    entries = folder_entries(Path(version.path), version.files)
     for number, parent in enumerate(adapters_below(version), 1):
-        entries += folder_entries(Path(parent.path), f"parents/{number}-{parent.name}/")
+        below = f"parents/{number}-{parent.name}/"
+        entries += folder_entries(Path(parent.path), parent.files, below)
     return entries
 
 
@@ -81,19 +83,19 @@ def weights_folder(version: ModelVersion) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-def folder_entries(folder: Path, prefix: str = "") -> list[Entry]:
-    """The model's files, members of an ensemble included, in the order of their names."""
+def folder_entries(folder: Path, recorded: Files, prefix: str = "") -> list[Entry]:
+    """The model's files, members of an ensemble included, in the order of their names; of those that were
+    recorded when it was made no others."""
     files = {file for pattern in PATTERNS for file in folder.glob(pattern)}
     files |= {file for pattern in PATTERNS for file in folder.glob(f"members/*/{pattern}")}
-    return [Entry(f"{prefix}{file.relative_to(folder)}", file) for file in sorted(files)]
+    names = {str(file.relative_to(folder)): file for file in sorted(files)}
+    return [
+        Entry(prefix + name, file) for name, file in names.items() if name in (recorded or names)
+    ]
 
 
 def is_adapter(version: ModelVersion) -> bool:
     return (Path(version.path) / "adapter_config.json").is_file()
-
-
-def total_bytes(folder: Path) -> int:
-    return sum(entry.size for entry in folder_entries(folder))
 
 
 def delete_merged(version: ModelVersion) -> None:

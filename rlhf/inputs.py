@@ -486,9 +486,19 @@ def _hashes(order: Order) -> dict[str, Files]:
     """What the run's process checks before it begins: {folder: {file: …}}."""
     return {
         **recorded(order.project, folders_read(order)),
+        **_hashes_of_import(order),
         **_hashes_of_export(order),
         **hashes_of_datasets(order.datasets),
     }
+
+
+def _hashes_of_import(order: Order) -> dict[str, Files]:
+    """Of a model that some project has imported before: it is taken as it lies there."""
+    if order.kind != RunKind.IMPORT_MODEL:
+        return {}
+    folder = Path(_import_output(order.settings)).resolve()
+    before = ModelVersion.objects.filter(path=folder).exclude(files={}).order_by("pk").last()
+    return {str(folder): before.files} if before and folder.is_dir() else {}
 
 
 def files_read(order: Order) -> tuple[str, ...]:

@@ -62,9 +62,12 @@ def files_of_export(export: Export) -> Files:
 def problems_of_export(
     export: Export, *, hash_up_to: int | None = None, fresh: bool = False
 ) -> Iterator[str]:
-    """As `find_problems` does, of its manifest too, whose hash nobody knows."""
+    """As `find_problems` does, of its manifest too, whose hash nobody knows. What is made of an export
+    lies beside it, and a run gets those files alone of which it is known what they were."""
     known = files_of_export(export)
-    yield from find_problems(export.folder, known, hash_up_to=hash_up_to, fresh=fresh)
+    yield from find_problems(
+        export.folder, known, hash_up_to=hash_up_to, fresh=fresh, may_hold_more=True
+    )
     path = export.folder / MANIFEST
     try:
         if not is_manifest_as_frozen(export):
@@ -89,7 +92,7 @@ def refuse_changed(
     """Raises FilesChanged if a file of the version, or of one that it stands on, is not what it was; with
     `merged` also one of its merged weights.
 
-    What this process has hashed already costs a look at each file's time and size.
+    What this process has hashed already costs a look at each file's inode.
     """
     expected = recorded(version.project, folders_of(version))
     if merged:

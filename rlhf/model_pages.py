@@ -16,7 +16,7 @@ from annotator.audit import Action, record
 from annotator.models import Role, User
 from rlhf import downloads
 from rlhf.downloads import CARD, Entry
-from rlhf.integrity import FilesChanged, refuse_changed
+from rlhf.integrity import FilesChanged, merged_files, refuse_changed
 from rlhf.model_cards import card_of, source_of
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind
 
@@ -68,7 +68,10 @@ def _adapter(version: ModelVersion) -> list[Entry]:
 
 def _weights(version: ModelVersion) -> list[Entry]:
     folder = downloads.weights_folder(version)
-    return downloads.folder_entries(folder) if folder else []
+    if folder is None:
+        return []
+    recorded = version.files if version.is_whole_model else merged_files(version)
+    return downloads.folder_entries(folder, recorded)
 
 
 @require_safe
@@ -95,13 +98,12 @@ def delete_merged(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 
 def files_of(version: ModelVersion) -> dict[str, Any]:
     """What the page of a version offers for download, with its size in bytes."""
-    folder = downloads.weights_folder(version)
     is_adapter = downloads.is_adapter(version)
     return {
         "adapter_bytes": sum(e.size for e in downloads.adapter_entries(version))
         if is_adapter
         else 0,
-        "weights_bytes": downloads.total_bytes(folder) if folder else 0,
+        "weights_bytes": sum(entry.size for entry in _weights(version)),
         "can_be_merged": version.kind == ModelKind.POLICY
         and not version.is_whole_model
         and not version.has_virtual_tokens,

@@ -145,7 +145,8 @@ def _write_rows(path: Path, project: Project) -> int:
 
 def _link_files(source: Path, folder: Path, target: str, files: Files, name: str) -> None:
     """With the hashes that the run's process checks before it begins."""
-    if problems := list(find_problems(source, files, hash_up_to=HASHED_AT_LAUNCH)):
+    found = find_problems(source, files, hash_up_to=HASHED_AT_LAUNCH, may_hold_more=True)
+    if problems := list(found):
         raise CannotScreen(f"{name} is not what was frozen: {in_a_sentence(problems)}.")
     (folder / target).mkdir()
     for file in files:

@@ -19,24 +19,30 @@ PROBLEMS_SAID = 5
 
 Files = Mapping[str, Mapping[str, Any]]  # {"model.safetensors": {"sha256": …, "bytes": …}}
 
-# path -> (time of change, size, SHA-256): a model is read for it once per process, not once per use.
-_known: dict[Path, tuple[int, int, str]] = {}
+# path -> (which file it is, and since when; SHA-256): a model is read for it once per process.
+_known: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
 def sha256_of(path: Path, *, fresh: bool = False) -> str:
-    """Of a file's content. Raises OSError.
+    """Of a file's content; not read again while it is the same file, unless it is to be `fresh`.
 
-    What this process has hashed already is not read again while the file's time of change and size are the same,
-    unless it is to be `fresh`.
+    Raises OSError.
     """
-    stat = path.stat()
+    identity = _identity(path)
     known = _known.get(path)
-    if known and not fresh and known[:2] == (stat.st_mtime_ns, stat.st_size):
-        return known[2]
+    if known and not fresh and known[0] == identity:
+        return known[1]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _known[path] = (stat.st_mtime_ns, stat.st_size, digest)
+    _known[path] = identity, digest
     return digest
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Another one once the file was written or replaced: a program can set back the time of its content,
+    and not that of its inode."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def files_in(folder: Path) -> dict[str, dict[str, Any]]:
@@ -49,12 +55,18 @@ def files_in(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def find_problems(
-    folder: Path, expected: Files, *, hash_up_to: int | None = None, fresh: bool = False
+    folder: Path,
+    expected: Files,
+    *,
+    hash_up_to: int | None = None,
+    fresh: bool = False,
+    may_hold_more: bool = False,
 ) -> Iterator[str]:
-    """A sentence for each file that is not what is expected. Files that are there besides do not matter.
+    """A sentence for each file that is not what is expected, or is there besides: who loads a folder
+    takes what lies in it.
 
     Of files of more than `hash_up_to` bytes only the size is looked at. Where no size is expected, none
-    is checked.
+    is checked. Nothing is said of a folder of which no file is known.
     """
     for name, file in expected.items():
         path = folder / name
@@ -73,6 +85,18 @@ def find_problems(
         else:
             if found != file["sha256"]:
                 yield f"{path} has changed: its SHA-256 is {found}, and was {file['sha256']}"
+    if expected and not may_hold_more:
+        yield from (f"{path} was added" for path in _others(folder, expected))
+
+
+def _others(folder: Path, expected: Files) -> Iterator[Path]:
+    """Links to folders are among them. Hidden files are not: systems leave them, and nothing loads them."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        is_folder = path.is_dir() and not path.is_symlink()
+        if str(name) not in expected and not is_hidden and not is_folder:
+            yield path
 
 
 def in_a_sentence(problems: list[str]) -> str:

@@ -7,10 +7,11 @@ import pytest
 from django.urls import reverse
 
 from annotator.models import Comparison
-from rlhf.downloads import Changed, Entry, tar_of, tar_size
+from rlhf.downloads import Changed, Entry, adapter_entries, tar_of, tar_size
 from rlhf.evaluation import store_pairs
 from rlhf.model_cards import card_of, licence_in
 from rlhf.models import RunKind, Status
+from rlhf.training.hashes import files_in
 from tests.factories import MembershipFactory, PromptFactory, UserFactory, make_judgment
 from tests.rlhf.factories import (
     EvaluateRunFactory,
@@ -101,6 +102,21 @@ def test_an_adapter_comes_with_its_card_and_the_adapters_below_it(client, second
     assert files["r2-adapter/adapter_model.safetensors"] == b"r2"
     config = json.loads(files["r2-adapter/adapter_config.json"])
     assert config == {"r": 8, "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+def test_of_a_version_with_recorded_files_no_others_are_packed(second):
+    folder = Path(second.path)
+    second.files = files_in(folder)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+
+    names = [entry.name for entry in adapter_entries(second)]
+
+    assert names == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "parents/1-r1/adapter_config.json",
+        "parents/1-r1/adapter_model.safetensors",
+    ]
 
 
 def test_merged_weights_can_be_downloaded_and_deleted(client, second):

@@ -126,6 +126,37 @@ def test_a_file_that_is_gone_is_named(policy):
         generate(policy)
 
 
+def test_a_model_to_which_a_file_was_added_is_not_launched(policy):
+    added = Path(policy.parent.path) / "chat_template.jinja"
+    added.write_text("{{ messages }}")
+
+    with pytest.raises(RunRefused) as refused:
+        generate(policy)
+
+    assert str(refused.value) == f"The files of policy are not what they were: {added} was added."
+
+
+def test_a_model_to_which_a_file_was_added_is_not_downloaded(client, policy):
+    client.force_login(MembershipFactory(project=policy.project, role=Role.ADMIN).user)
+    (Path(policy.parent.path) / "model-2.safetensors").write_bytes(b"more")
+    url = reverse("rlhf:download_model", args=["essays", policy.parent_id, "weights"])
+
+    page = client.get(url, follow=True).content.decode()
+
+    assert f"The files of base are not what they were: {policy.parent.path}" in page
+    assert not AuditEntry.objects.filter(action="downloaded").exists()
+
+
+def test_a_model_that_another_project_imported_is_checked_before_it_is_taken(project, settings):
+    before = PolicyFactory(path=str(settings.MODELS_DIR / "tiny"))
+    Path(before.path).mkdir(parents=True)
+    with_files(before)
+
+    run = launch(project, RunKind.IMPORT_MODEL, {"source": "tiny"}, round_number=1)
+
+    assert json.loads((run.folder / HASHES).read_text()) == {before.path: before.files}
+
+
 def test_of_large_files_a_launch_looks_at_the_size_only(policy, export, monkeypatch):
     monkeypatch.setattr("rlhf.inputs.HASHED_AT_LAUNCH", 2)
     weights(policy).write_bytes(b"POLICY")

@@ -10,9 +10,10 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from rlhf.training.artifacts import RunError
 from rlhf.training.hashes import files_in
 from rlhf.training.models import encode, load_policy, lora_config, save_adapter
-from rlhf.training.serve import Desk, compute, open_door
+from rlhf.training.serve import Desk, check_files, compute, open_door
 from rlhf.training.serve_batch import keep_top, next_tokens
 from rlhf.training.serve_models import Base, Models, NoRoom
 
@@ -169,6 +170,15 @@ def test_a_file_that_is_not_what_it_was_is_named_and_not_used(server, tiny_refer
     assert "usage" in well[-1]
     assert changed["kind"] == "model"
     assert "model.safetensors has changed: its SHA-256 is" in changed["error"]
+
+
+def test_a_file_that_was_added_is_named(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    files = files_in(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+
+    with pytest.raises(RunError, match=r"chat_template\.jinja was added"):
+        check_files({str(tmp_path): files})
 
 
 def test_when_nobody_asks_for_a_while_it_ends_and_lets_nobody_in(server, tiny_reference):
