@@ -57,7 +57,7 @@ def kept_comparison(before: Export, after: Export, *, make: bool = True) -> dict
     if not make:
         return None
     found = comparison_of(before, after)
-    with aside(path) as unfinished:
+    with aside(after, path.name) as unfinished:
         unfinished.write_text(json.dumps(found, ensure_ascii=False))
     return found
 

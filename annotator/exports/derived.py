@@ -1,7 +1,7 @@
 """Files that are made of an export when somebody asks for them: every shape in every format.
 
-They lie in the export's folder under `derived/`, each beside its SHA-256. They are made of the frozen
-files alone, and always come out the same, so an export stays one export whatever it is used for.
+They lie in the export's folder under `derived/`, each beside its SHA-256, which is signed with the
+server's secret: whoever changes both is found out. They are made of the frozen files alone, and always come out the same, so an export stays one export whatever it is used for.
 Where a row of them is what one person said, it has a name that is drawn for this export alone.
 """
 
@@ -18,7 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from django.utils.crypto import salted_hmac
+from django.utils.crypto import constant_time_compare, salted_hmac
 
 from annotator.exports.files import FORMATS, Lines, convert, read_lines, sha256_of
 from annotator.exports.shapes import SHAPES, Row, Shape
@@ -26,6 +26,7 @@ from annotator.hashes import hashes_of
 from annotator.hashes import sha256_of as checked_hash
 from annotator.models import Export
 
+SHA256_LENGTH = 64  # in hexadecimal
 NO_VOTES = (
     "Export {pk} was made before single votes were frozen with exports, so it gives only the shapes "
     "reward and dpo. Export again for the others."
@@ -67,15 +68,25 @@ def path_of(export: Export, name: str) -> Path:
 
 
 def hash_of(export: Export, name: str) -> str:
-    """Of a file that has been made."""
-    return path_of(export, f"{name}.sha256").read_text().split()[0]
+    """Of a file that has been made; empty if it was not written here. Raises FileNotFoundError."""
+    said = path_of(export, f"{name}.sha256").read_bytes()
+    sha256 = said[:SHA256_LENGTH].decode(errors="replace")
+    is_ours = constant_time_compare(said, _signed(export, name, sha256))
+    return sha256 if is_ours else ""
+
+
+def _signed(export: Export, name: str, sha256: str) -> bytes:
+    """What lies beside a file, as `sha256sum -c` reads it: for that the last line is a comment."""
+    about = f"{export.pk}/{name} {sha256}"
+    signature = salted_hmac("file made of an export", about, algorithm="sha256").hexdigest()
+    return f"{sha256}  {name}\n# {signature}\n".encode()
 
 
 def is_as_made(export: Export, name: str) -> bool:
     """Whether the file is there, and is what was made. It is read anew where it was touched."""
     try:
         return checked_hash(path_of(export, name)) == hash_of(export, name)
-    except (FileNotFoundError, IndexError):  # IndexError: of a hash that is empty
+    except FileNotFoundError:
         return False
 
 
@@ -115,7 +126,7 @@ def derive(export: Export, shape: str, format_name: str) -> Path:
         return _checked_source(export, shape)
     target = path_of(export, file_name(shape, format_name))
     if not is_as_made(export, target.name):
-        with aside(target) as unfinished:
+        with aside(export, target.name) as unfinished:
             if format_name == "jsonl":
                 _write_rows(export, shape, unfinished)
             else:
@@ -174,13 +185,14 @@ def _checked(export: Export, name: str) -> Path:
 
 
 @contextmanager
-def aside(target: Path) -> Iterator[Path]:
-    """A path to write to, which becomes the target, with its hash beside it, if all goes well."""
+def aside(export: Export, name: str) -> Iterator[Path]:
+    """A path to write to, which becomes the file of that name, with its hash beside it, if all goes well."""
+    target = path_of(export, name)
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=target.parent) as folder:
-        unfinished = Path(folder) / target.name
+        unfinished = Path(folder) / name
         yield unfinished
-        side = unfinished.with_name(f"{target.name}.sha256")
-        side.write_text(f"{sha256_of(unfinished)}  {target.name}\n")  # as `sha256sum -c` reads it
+        side = unfinished.with_name(f"{name}.sha256")
+        side.write_bytes(_signed(export, name, sha256_of(unfinished)))
         os.replace(side, target.with_name(side.name))
         os.replace(unfinished, target)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from annotator.exporting import create_export
-from annotator.exports.derived import NotDerived, derive, hash_of
+from annotator.exports.derived import NotDerived, derive, hash_of, is_as_made
 from annotator.exports.files import BATCH_BYTES, Lines, tables, write_csv
 from annotator.exports.schemas import arrow_schema
 from annotator.exports.shapes import KTO, REWARD, SHAPES, VOTES
@@ -182,6 +182,35 @@ def test_a_file_is_made_once_with_its_hash_and_always_the_same(export, format_na
     assert hash_of(export, again.name) == hashlib.sha256(content).hexdigest()
     names = {file.name.partition(".sha256")[0] for file in path.parent.iterdir()}
     assert names == {"kto.jsonl", path.name}
+
+
+def test_what_lies_beside_a_file_is_read_by_sha256sum(export):
+    path = derive(export, "kto", "jsonl")
+
+    command = ["sha256sum", "--check", "--strict", "kto.jsonl.sha256"]
+    done = subprocess.run(command, cwd=path.parent, check=True, capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("kto.jsonl: OK\n", "")
+
+
+def test_a_file_that_was_changed_together_with_its_hash_is_made_anew(export):
+    path = derive(export, "kto", "jsonl")
+    content, side = path.read_bytes(), path.with_name("kto.jsonl.sha256")
+    signed, other = side.read_text(), content.replace(b"true", b"null")
+    path.write_bytes(other)
+    side.write_text(hashlib.sha256(other).hexdigest() + signed[64:])
+
+    assert (is_as_made(export, path.name), hash_of(export, path.name)) == (False, "")
+    assert derive(export, "kto", "jsonl").read_bytes() == content
+    assert side.read_text() == signed
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"0" * 64 + b"  kto.jsonl\n"])
+def test_a_file_whose_hash_was_not_written_here_is_not_what_was_made(export, damage):
+    path = derive(export, "kto", "jsonl")
+    path.with_name("kto.jsonl.sha256").write_bytes(damage)
+
+    assert not is_as_made(export, path.name)
 
 
 def test_pairs_as_json_lines_are_the_frozen_file_itself(export):
