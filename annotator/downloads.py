@@ -8,7 +8,7 @@ from typing import IO
 
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase
 
-ONE_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def send_file(
@@ -22,14 +22,14 @@ def send_file(
     file = path.open("rb")
     size = path.stat().st_size
     tag = f'"{sha256}"'
-    wanted = ONE_RANGE.fullmatch(request.headers.get("Range", ""))
+    wanted = _range_in(request.headers.get("Range", ""))
     if request.headers.get("If-Range", tag) != tag:
         wanted = None
     response: HttpResponseBase
-    if wanted is None or not any(wanted.groups()):
+    if wanted is None:
         response = FileResponse(file, as_attachment=True, filename=name, content_type=content_type)
     else:
-        first, last = _limits(wanted[1], wanted[2], size)
+        first, last = _limits(*wanted, size)
         if first > last:
             file.close()
             response = HttpResponse(status=416, headers={"Content-Range": f"bytes */{size}"})
@@ -47,6 +47,15 @@ def send_file(
     response["Accept-Ranges"] = "bytes"
     response["ETag"] = tag
     return response
+
+
+def _range_in(header: str) -> tuple[str, str] | None:
+    """Its two ends; None if it asks for no range, or for one that ends before it begins."""
+    found = ONE_RANGE.fullmatch(header)
+    if found is None or found[0] == "bytes=-":
+        return None
+    first, last = found.groups()
+    return None if first and last and int(last) < int(first) else (first, last)
 
 
 def _limits(first: str, last: str, size: int) -> tuple[int, int]:

@@ -105,6 +105,13 @@ def method_not_allowed(request: HttpRequest, allowed: list[str]) -> HttpResponse
     return JsonResponse(problem, status=405, headers=headers, content_type=MEDIA_TYPE)
 
 
+def no_such_range(content_range: str) -> HttpResponse:
+    detail = "The file ends before the range begins: `Content-Range` says how long it is."
+    problem = _problem(416, detail, [])
+    headers = {"Content-Range": content_range}
+    return JsonResponse(problem, status=416, headers=headers, content_type=MEDIA_TYPE)
+
+
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """What could not be read before any view was asked: a host that is not ours, say."""
     if not request.path.startswith("/api/"):

@@ -133,6 +133,9 @@ def _problem(status: int) -> dict[str, Any]:
         problem["headers"] = {"Retry-After": seconds}
     if status == 405:
         problem["headers"] = {"Allow": {"schema": {"type": "string"}}}
+    if status == 416:
+        length = {"description": "As in `bytes */2000`.", "schema": {"type": "string"}}
+        problem["headers"] = {"Content-Range": length}
     return problem
 
 

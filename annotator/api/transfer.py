@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import IO
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
 
-from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.decorators import api_view, renderer_classes
-from rest_framework.exceptions import APIException
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -28,16 +27,16 @@ from annotator.api.exporting import (
 from annotator.api.fields import asked_by, read
 from annotator.api.once import once
 from annotator.api.paging import page_of
+from annotator.api.problems import no_such_range
 from annotator.api.schema import documented, text_parameter
 from annotator.audit import Action, record
+from annotator.downloads import send_file
 from annotator.export_jobs import ExportJob
 from annotator.exporting import NotExported
 from annotator.exports import derived, jobs
-from annotator.hashes import FileChanged, check_file
+from annotator.hashes import FileChanged, check_file, sha256_of
 from annotator.models import Export, Role
 from annotator.views.exporting import CHANGED, EXPORT_FILES
-
-BLOCK_BYTES = 2**16
 
 
 class ExportSerializer(serializers.ModelSerializer):
@@ -100,10 +99,6 @@ class AnyRenderer(BaseRenderer):
     format = "file"
 
 
-class NoSuchRange(APIException):
-    status_code = 416
-
-
 FILES = [*EXPORT_FILES, *derived.made_names()]
 
 
@@ -111,78 +106,62 @@ class FileAsked(serializers.Serializer):
     name = serializers.ChoiceField(choices=FILES, default="data.jsonl")
 
 
-RANGE = OpenApiParameter(
-    "Range", {"type": "string"}, OpenApiParameter.HEADER,
-    description="One range of bytes, as in `bytes=1000-`, to go on with a download.",
-)  # fmt: skip
+_header = partial(OpenApiParameter, type=OpenApiTypes.STR, location=OpenApiParameter.HEADER)
+RANGES = [
+    _header(
+        "Range", description="One range of bytes, as in `bytes=1000-`, to go on with a download."
+    ),
+    _header(
+        "If-Range", description="The `ETag` of the part that is there: of another file all is sent."
+    ),
+    _header("ETag", response=[200, 206], description="The SHA-256 of the whole file, in quotes."),
+    _header("Accept-Ranges", response=[200, 206], description="`bytes`"),
+    _header("Content-Range", response=[206], description="As in `bytes 1000-1999/2000`."),
+]
 BYTES = "application/octet-stream"  # whatever the format: a part of a file is no JSON
+
+
+def send_in_parts(
+    request: Request, path: Path, name: str, sha256: str, content_type: str = BYTES
+) -> HttpResponseBase:
+    """What the pages send, with a problem in words for a range that there is none of. Raises
+    FileNotFoundError."""
+    response = send_file(request, path, name, content_type, sha256)
+    if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return no_such_range(response["Content-Range"])
+    return response
 
 
 @documented(
     "download_export",
     "A file of an export, or a range of it",
-    query=[text_parameter("name", enum=FILES, default="data.jsonl"), RANGE],
+    query=[text_parameter("name", enum=FILES, default="data.jsonl"), *RANGES],
     also={(status, BYTES): OpenApiTypes.BINARY for status in (200, 206)},
 )
 @api_view()
 @renderer_classes([JSONRenderer, AnyRenderer])
-def export_data(request: Request, slug: str, pk: int) -> HttpResponse | StreamingHttpResponse:
+def export_data(request: Request, slug: str, pk: int) -> HttpResponseBase:
     project = get_access(request, slug, Role.REVIEWER).project
     export = get_object_or_404(project.exports, pk=pk)
     name = asked_by(request, FileAsked)["name"]
     try:
-        file = _opened(export, name)
+        path, sha256 = _checked(export, name)
+        response = send_in_parts(request, path, f"{project.slug}-export-{pk}-{name}", sha256)
     except FileNotFoundError as error:
         raise Http404(f"Export {pk} has no file {name}, or it was not made yet.") from error
     except FileChanged as changed:
         raise Refused(changed) from changed
     record(request.user, Action.DOWNLOADED, export, project=project, file=name)
-    return _send(file, request.headers.get("Range", ""), f"{project.slug}-export-{pk}-{name}")
-
-
-def _opened(export: Export, name: str) -> IO[bytes]:
-    """Raises FileNotFoundError, and FileChanged if it is not what was frozen, or made of that."""
-    if name in EXPORT_FILES:
-        check_file(export, name)
-        return (export.folder / name).open("rb")
-    file = derived.path_of(export, name).open("rb")
-    if not derived.is_as_made(export, name):
-        file.close()
-        raise FileChanged(f"{name} {CHANGED}: ask for it to be made anew.")
-    return file
-
-
-def _send(file: IO[bytes], asked: str, filename: str) -> StreamingHttpResponse:
-    size = file.seek(0, 2)
-    file.seek(0)
-    found = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", asked.strip())
-    response: StreamingHttpResponse
-    if found is None or found[0] == "bytes=-":
-        response = FileResponse(file, as_attachment=True, filename=filename, content_type=BYTES)
-    else:
-        start, end = _range(found[1], found[2], size)
-        if start > end:
-            file.close()
-            raise NoSuchRange(f"The file has {size} bytes.")
-        file.seek(start)
-        response = StreamingHttpResponse(
-            _blocks(file, end - start + 1), status=206, content_type=BYTES
-        )
-        response["Content-Length"] = str(end - start + 1)
-        response["Content-Range"] = f"bytes {start}-{end}/{size}"
-    response["Accept-Ranges"] = "bytes"
     return response
 
 
-def _range(first: str, last: str, size: int) -> tuple[int, int]:
-    """First and last byte. Example: of 10 bytes "-3" is 7 to 9, and "4-" is 4 to 9."""
-    if not first:
-        return max(size - int(last), 0), size - 1
-    return int(first), min(int(last or size), size - 1)
-
-
-def _blocks(file: IO[bytes], left: int) -> Iterator[bytes]:
-    with file:
-        while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
-            left -= len(block)
-            yield block
+def _checked(export: Export, name: str) -> tuple[Path, str]:
+    """The file with its SHA-256. Raises FileNotFoundError, and FileChanged if it is not what was frozen,
+    or made of that."""
+    if name in EXPORT_FILES:
+        check_file(export, name)
+        return export.folder / name, sha256_of(export.folder / name)
+    path = derived.path_of(export, name)
+    if path.is_file() and not derived.is_as_made(export, name):
+        raise FileChanged(f"{name} {CHANGED}: ask for it to be made anew.")
+    return path, derived.hash_of(export, name)

@@ -25,9 +25,8 @@ from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.parsers import JSONParser, UploadParser
 from annotator.api.schema import documented, text_parameter
-from annotator.api.transfer import AnyRenderer
+from annotator.api.transfer import RANGES, AnyRenderer, send_in_parts
 from annotator.audit import Action, record
-from annotator.downloads import send_file
 from annotator.imports.uploads import LimitedUpload
 from annotator.models import Project, Role
 from rlhf.dataset_reading import Source
@@ -36,6 +35,7 @@ from rlhf.making_datasets import TAKEN, dataset_of_export, dataset_of_files
 from rlhf.models import Dataset, DatasetKind
 from rlhf.training.hashes import find_problems
 
+NDJSON = "application/x-ndjson"
 NAME_LENGTH = Dataset._meta.get_field("name").max_length
 
 
@@ -144,8 +144,8 @@ def dataset(request: Request, slug: str, pk: int) -> Response:
     return Response(DatasetSerializer(_get(request, slug, pk)).data)
 
 
-@documented("download_dataset", "Its rows as JSON lines",
-            also={(200, "application/x-ndjson"): OpenApiTypes.STR})  # fmt: skip
+@documented("download_dataset", "Its rows as JSON lines, or a range of the file", query=RANGES,
+            also={(status, NDJSON): OpenApiTypes.STR for status in (200, 206)})  # fmt: skip
 @api_view()
 @renderer_classes([JSONRenderer, AnyRenderer])
 def dataset_file(request: Request, slug: str, pk: int) -> HttpResponseBase:
@@ -154,7 +154,7 @@ def dataset_file(request: Request, slug: str, pk: int) -> HttpResponseBase:
         raise Refused(f"{problems[0]}.")
     sha256 = found.files["data.jsonl"]["sha256"]
     name = f"{slug}-dataset-{pk}.jsonl"
-    response = send_file(request, found.data, name, "application/x-ndjson", sha256)
+    response = send_in_parts(request, found.data, name, sha256, NDJSON)
     record(request.user, Action.DOWNLOADED, found, project=found.project)
     return response
 

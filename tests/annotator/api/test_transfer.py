@@ -61,8 +61,30 @@ def test_a_download_goes_on_where_it_stopped(admin, export):
     assert part("0-0") == (206, f"bytes 0-0/{size}", whole[:1])
     assert part("-3") == (206, f"bytes {size - 3}-{size - 1}/{size}", whole[-3:])
     assert part("7-1000000")[2] == whole[7:]
-    assert admin.get(path, headers={"Range": "bytes=1000000-"}).status_code == 416
     assert admin.get(path, headers={"Range": "lines=1-2"}).getvalue() == whole
+
+
+def test_a_range_behind_the_end_is_told_how_long_the_file_is(admin, export):
+    path = f"{TEA}exports/{export['id']}/data/"
+    size = len(admin.get(path).getvalue())
+
+    answer = admin.get(path, headers={"Range": f"bytes={size}-"})
+
+    assert (answer.status_code, answer["Content-Range"]) == (416, f"bytes */{size}")
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer.json()["title"] == "Requested Range Not Satisfiable"
+
+
+def test_a_download_goes_on_with_the_same_file_only(admin, export):
+    path = f"{TEA}exports/{export['id']}/data/"
+    tag = admin.get(path)["ETag"]
+
+    def status(if_range):
+        headers = {"Range": "bytes=5-", "If-Range": if_range}
+        return admin.get(path, headers=headers).status_code
+
+    assert tag == f'"{export["sha256"]}"'
+    assert (status(tag), status('"of another file"')) == (206, 200)
 
 
 def test_each_file_of_an_export_can_be_had(admin, export):
