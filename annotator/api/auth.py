@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
 
+from annotator.api.rates import seconds_to_wait
 from annotator.tokens import ApiToken, Scope, note_use
 
 if TYPE_CHECKING:  # it reads the settings that name these classes
@@ -68,14 +70,24 @@ class MayAnnotate(HasScope):
 
 # --- how often ------------------------------------------------------------------------------------
 class Rate(SimpleRateThrottle):
-    """API_RATE for each token, and for each person who is signed in. Every web process counts for
-    itself."""
+    """API_RATE for each token, and for each person who is signed in, in all web processes together."""
 
     scope = "api"
 
     def get_rate(self) -> str | None:
         return settings.API_RATE or None
 
-    def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        who = f"token-{request.auth.secret_id}" if request.auth else f"user-{request.user.pk}"
-        return f"api-rate-{who}"
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        if self.rate is None:
+            return True
+        limit, period = self.num_requests, self.duration
+        path = settings.DATA_DIR / "rates" / f"{_who(request)}-{limit}-{period}"
+        self.seconds = seconds_to_wait(path, limit, period, time.time())
+        return not self.seconds
+
+    def wait(self) -> float:
+        return self.seconds
+
+
+def _who(request: Request) -> str:
+    return f"token-{request.auth.secret_id}" if request.auth else f"user-{request.user.pk}"
