@@ -280,7 +280,9 @@ class ChatCompletions(APIView):
         serializer.is_valid(raise_exception=True)
         asked = serializer.validated_data
         try:
-            refuse_changed(version, hash_up_to=HASHED_AT_LAUNCH)
+            # The model server hashes what is larger; of a policy elsewhere, documents are read here.
+            hash_up_to = HASHED_AT_LAUNCH if version.is_asked_here else None
+            refuse_changed(version, hash_up_to=hash_up_to)
         except FilesChanged as changed:
             raise ValidationError(str(changed)) from changed
         lines = lines_of(version, question_of(version, asked))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from annotator.hashes import FileChanged
 from annotator.models import Project
 from rlhf.models import Dataset, DatasetKind, RunKind
 from rlhf.training.hashes import Files, find_problems, in_a_sentence
@@ -28,15 +29,28 @@ def check_datasets(project: Project, run_kind: str, datasets: Iterable[Dataset])
             )
         if not dataset.data.is_file():
             return f"The files of the dataset “{dataset}” are missing from {dataset.path}."
-        found = find_problems(Path(dataset.path), dataset.files, hash_up_to=HASHED_AT_LAUNCH)
-        if problems := list(found):
-            return f"The dataset “{dataset}” is not what was frozen: {in_a_sentence(problems)}."
+        if problem := problem_with(dataset, hash_up_to=HASHED_AT_LAUNCH):
+            return problem
     if run_kind == RunKind.SUPERVISED and kinds == {DatasetKind.TEXT}:
         return (
             "There is no answer to learn to write: choose a dataset of demonstrations too, or start "
             "domain tuning."
         )
     return ""
+
+
+def problem_with(dataset: Dataset, *, hash_up_to: int | None = None) -> str:
+    """A sentence if its files are not what was frozen; else empty."""
+    problems = list(find_problems(Path(dataset.path), dataset.files, hash_up_to=hash_up_to))
+    if not problems:
+        return ""
+    return f"The dataset “{dataset}” is not what was frozen: {in_a_sentence(problems)}."
+
+
+def check_frozen(dataset: Dataset) -> None:
+    """Raises FileChanged if it is not what was frozen: for whoever reads all of it right away."""
+    if problem := problem_with(dataset):
+        raise FileChanged(problem)
 
 
 def folder_name(dataset: Dataset) -> str:

@@ -29,6 +29,7 @@ from annotator.downloads import send_file
 from annotator.imports.uploads import LimitedUpload
 from annotator.models import Role
 from rlhf import screening
+from rlhf.dataset_inputs import HASHED_AT_LAUNCH, problem_with
 from rlhf.dataset_reading import Source
 from rlhf.datasets import DatasetRefused
 from rlhf.fine_tuning import cards_of
@@ -148,14 +149,16 @@ def fine_tune(request: HtmxRequest, slug: str) -> HttpResponse:
 def dataset(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     access = get_access(request, slug, Role.REVIEWER)
     found = _get(access, pk)
+    problem = problem_with(found, hash_up_to=HASHED_AT_LAUNCH)
     context = {
         **access._asdict(),
         "dataset": found,
-        "rows": first_rows(found),
+        "rows": [] if problem else first_rows(found),
         "shown_characters": SHOWN_CHARACTERS,
         "learners": learners_of(found, PAGE_SIZE),
         "sha256": found.files.get("data.jsonl", {}).get("sha256", ""),
         "is_there": found.data.is_file(),
+        "problem": problem,
         "screening": screening.newest(access.project, screening.name_of(found)),
     }
     return render(request, "rlhf/dataset.html", context)

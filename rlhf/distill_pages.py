@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
 from django.http import HttpResponse
@@ -13,6 +14,7 @@ from django.views.decorators.http import require_safe
 
 from annotator.access import HtmxRequest, get_access
 from annotator.models import Role
+from rlhf.dataset_inputs import HASHED_AT_LAUNCH, problem_with
 from rlhf.distilling import (
     ORDERS,
     REHEARSAL,
@@ -33,8 +35,8 @@ def context_of(run: Run) -> dict[str, Any]:
     dataset = run.datasets_made.first() if run.kind == RunKind.DISTILL else None
     if dataset is None:
         return {}
-    is_there = dataset.data.is_file()
-    first = islice(read_lines(dataset.data), ON_RUN_PAGE) if is_there else []
+    is_changed = problem_with(dataset, hash_up_to=HASHED_AT_LAUNCH)
+    first = [] if is_changed else islice(read_lines(dataset.data), ON_RUN_PAGE)
     return {
         "dataset": dataset,
         "histogram": histogram_of(run),
@@ -51,7 +53,9 @@ def demonstrations(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     source, order = request.GET.get("source", ""), request.GET.get("order", "")
     source = source if source in (TEACHER, REHEARSAL) else ""
     order = order if order in ORDERS else "written"
-    rows = demonstrations_of(dataset, source=source, order=order) if dataset.data.is_file() else []
+    if problem := problem_with(dataset, hash_up_to=HASHED_AT_LAUNCH):
+        messages.error(request, problem)
+    rows = [] if problem else demonstrations_of(dataset, source=source, order=order)
     page = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
     context = {
         **access._asdict(),

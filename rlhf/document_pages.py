@@ -26,7 +26,9 @@ from rlhf.documents import (
     read_relevant_file,
     read_uploads,
 )
+from rlhf.integrity import HASHED_AT_LAUNCH
 from rlhf.models import DocumentCollection
+from rlhf.training.hashes import find_problems, in_a_sentence
 from rlhf.training.retrieval import Passage, collection_of
 
 UNPROCESSABLE = 422
@@ -160,6 +162,10 @@ def collection(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 
 def _passages(request: HtmxRequest, found: DocumentCollection, question: str) -> list[Passage]:
     """By their words: an encoder runs in runs only."""
+    files = find_problems(Path(found.path), found.files, hash_up_to=HASHED_AT_LAUNCH)
+    if problems := list(files):
+        messages.error(request, f"{found} is not what was frozen: {in_a_sentence(problems)}.")
+        return []
     try:
         return collection_of(found.path).find(question, FOUND, by_words=True)
     except OSError as error:

@@ -7,14 +7,16 @@ no two could be compared.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.db.models import QuerySet
 
+from annotator.hashes import check_file
 from annotator.models import Export, Project
+from rlhf.dataset_inputs import check_frozen
 from rlhf.models import Dataset, ModelKind
 from rlhf.training import suite_config
 from rlhf.training.demonstrations import split_of
@@ -36,7 +38,10 @@ class GeneralText(NamedTuple):
 
 def unlearned(project: Project, dataset: Dataset | None) -> GeneralText:
     """Of a dataset, or of the paragraphs that come with Preferendum. Reads all that the project's policies
-    have learned from: some seconds for a hundred thousand rows."""
+    have learned from: some seconds for a hundred thousand rows. Raises FileChanged if a file of these is not
+    what was frozen: then nobody can say what they have learned."""
+    if dataset is not None:
+        check_frozen(dataset)
     texts = whole_texts(dataset)
     digests = [set(map(_digest, paragraphs(text))) for text in texts]
     open_ones = set().union(*digests)
@@ -84,14 +89,16 @@ def datasets_learned(project: Project) -> QuerySet[Dataset]:
 def learned_texts(project: Project) -> Iterator[str]:
     """All texts of what is learned from, one after the other; not those that were held out."""
     for dataset in datasets_learned(project):
-        yield from _texts_in(dataset.data)
+        if dataset.data.is_file():  # of one that is gone, nobody can say what was in it
+            check_frozen(dataset)
+            yield from _texts_in(dataset.data)
     exports = project.exports.filter(runs__outputs__kind=ModelKind.POLICY).distinct()
     for export in exports:
         yield from _texts_of_export(export)
 
 
 def _texts_in(path: Path) -> Iterator[str]:
-    for row in _rows_there(path):
+    for row in lines_of(path):
         if split_of(row) == TEST:
             continue
         if "text" in row:
@@ -102,12 +109,11 @@ def _texts_in(path: Path) -> Iterator[str]:
 
 def _texts_of_export(export: Export) -> Iterator[str]:
     for name in FILES_OF_EXPORT[:2]:  # single votes say once more what is in the pairs
-        for row in _rows_there(export.folder / name):
+        try:
+            check_file(export, name)
+        except FileNotFoundError:  # as above, or it was frozen without one
+            continue
+        for row in lines_of(export.folder / name):
             if row.get("split") != TEST:
                 yield text_of(row["prompt"])
                 yield from (text for _, text in answers_of(row))
-
-
-def _rows_there(path: Path) -> Iterable[dict[str, Any]]:
-    """None of a file that is gone: what was in it, nobody can say."""
-    return lines_of(path) if path.is_file() else ()

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
-from annotator.hashes import MANIFEST
+from annotator.hashes import MANIFEST, FileChanged
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
 from rlhf import suite_inputs
 from rlhf.combining import find_parts
@@ -440,7 +440,11 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
             raise RunRefused("No comparison for training is open: there is nothing left to ask.")
         return
     if order.kind == RunKind.SUITE:
-        if not suite_inputs.write(folder, order.project, config, order.max_prompts):
+        try:
+            n_prompts = suite_inputs.write(folder, order.project, config, order.max_prompts)
+        except FileChanged as changed:
+            raise RunRefused(str(changed)) from changed
+        if not n_prompts:
             raise RunRefused(_no_prompts(order))
         return
     values = config.to_dict()

@@ -12,13 +12,14 @@ from typing import Any
 
 from annotator.models import Export, Project
 from rlhf.combining import parts_of
-from rlhf.downloads import adapters_below, base_of
+from rlhf.downloads import CARD, adapters_below, base_of
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.lineage import describe
 from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.quarantine import passed_in_words
 from rlhf.rounds import ancestors_of
 from rlhf.templatetags.quantities import decimals, percent
+from rlhf.training.hashes import find_problems
 
 MOST_EVALUATIONS = 50
 
@@ -46,13 +47,20 @@ def source_of(base: ModelVersion) -> tuple[str, str | None]:
     if config.get("source") == "tiny":
         return TINY
     name = config["location"] if config.get("source") == "hub" else base.name
-    return name, licence_in(Path(base.path))
+    return name, licence_in(Path(base.path)) if _is_as_imported(base, CARD) else None
+
+
+def _is_as_imported(base: ModelVersion, name: str) -> bool:
+    """Whether that file is what was imported, or nobody recorded what was."""
+    recorded = {each: file for each, file in base.files.items() if each == name}
+    is_known = recorded or not base.files
+    return bool(is_known) and not any(find_problems(Path(base.path), recorded, may_hold_more=True))
 
 
 def licence_in(folder: Path) -> str | None:
     """What the header of the folder's README.md says. Example: "apache-2.0\""""
     try:
-        lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+        lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     if not lines or lines[0] != "---":

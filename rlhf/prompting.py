@@ -45,8 +45,8 @@ from rlhf.models import (
     RunKind,
     Status,
 )
-from rlhf.training.artifacts import write_json
-from rlhf.training.hashes import files_in
+from rlhf.training.artifacts import RunError, write_json
+from rlhf.training.hashes import files_in, find_problems, in_a_sentence
 from rlhf.training.prompting import PROMPTING, QUESTION, SIDES, Prompting, read_prompting
 
 VOTES_READ = 20_000  # the newest; older ones choose no examples
@@ -316,7 +316,9 @@ def draft_like(version: ModelVersion) -> dict[str, Any]:
 
 
 def prompting_in(version: ModelVersion) -> Prompting:
-    """Raises RunError if its file is gone."""
+    """Raises RunError if its file is gone, or is not what was made."""
+    if problems := list(find_problems(Path(version.path), version.files)):
+        raise RunError(f"{version} is not what was made: {in_a_sentence(problems)}.")
     return read_prompting(str(Path(version.path) / PROMPTING))
 
 

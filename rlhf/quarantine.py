@@ -21,11 +21,11 @@ from django.utils import timezone
 from annotator.audit import Action, record
 from annotator.models import Export, Project, Prompt, User
 from rlhf import screening
-from rlhf.dataset_inputs import folder_name, link_datasets
+from rlhf.dataset_inputs import folder_name, hashes_of_datasets, link_datasets
 from rlhf.inputs import Order, RunRefused
 from rlhf.models import Dataset, QuarantinedRow, Run, RunKind
 from rlhf.training.artifacts import read_json, write_json
-from rlhf.training.hashes import HASHES, sha256_of
+from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence, sha256_of
 from rlhf.training.screen_config import CLASSES
 from rlhf.training.screen_rows import FILES_OF_EXPORT, PROMPT, keys_of, row_key
 
@@ -51,7 +51,7 @@ def leave_out(order: Order, folder: Path) -> list[dict[str, Any]]:
 
     One entry for each thing that it learns from: {"screened", "screening", "left_out", …}, in which the
     number of the screening is None if there was none; with "first", it is to be screened before the run
-    starts. Raises RunRefused if nothing would be left.
+    starts. Raises RunRefused if nothing would be left, or a file is not what was frozen.
     """
     if order.kind not in TRAINING:
         return []
@@ -61,9 +61,9 @@ def leave_out(order: Order, folder: Path) -> list[dict[str, Any]]:
         if settings.SCREEN_FIRST and not screening.is_screened(order.project, name):
             passed.append({"screened": name, "screening": None, "first": True})
         else:
-            passed.append(_leave_out_of(order.project, name, _files_of(name, inputs)))
+            passed.append(_leave_out_of(order.project, name, inputs))
     if passed:
-        _note(passed, folder, inputs)
+        write_json(folder / SCREENING, passed)
     return passed
 
 
@@ -81,13 +81,12 @@ def leave_out_now(run: Run) -> list[dict[str, Any]]:
             # trainer that was killed in between may have taken some out already
             shutil.rmtree(inputs / folder_name(dataset))
             link_datasets([dataset], inputs)
+            _record(hashes_of_datasets([dataset]), inputs)
     passed = [
-        _leave_out_of(run.project, each["screened"], _files_of(each["screened"], inputs))
-        if each["screened"] in names
-        else each
+        _leave_out_of(run.project, each["screened"], inputs) if each["screened"] in names else each
         for each in run.screening
     ]
-    _note(passed, run.folder, inputs)
+    write_json(run.folder / SCREENING, passed)
     return passed
 
 
@@ -113,22 +112,19 @@ def _files_of(name: str, inputs: Path) -> list[Path]:
     return _there(inputs, "prompts.jsonl")
 
 
-def _note(passed: list[dict[str, Any]], folder: Path, inputs: Path) -> None:
-    write_json(folder / SCREENING, passed)
-    _hash_anew(inputs)
-
-
 def _there(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
 
 
-def _leave_out_of(project: Project, name: str, files: list[Path]) -> dict[str, Any]:
+def _leave_out_of(project: Project, name: str, inputs: Path) -> dict[str, Any]:
     run = screening.newest(project, name)
     if run is None:
         return {"screened": name, "screening": None}
     keys = set(in_quarantine(run).values_list("key", flat=True))
     belongs = _test_of(project, name, keys)
-    left_out = {path.name: _filter(path, belongs) if keys else 0 for path in files}
+    left_out = {
+        path.name: _filter(path, belongs, inputs) if keys else 0 for path in _files_of(name, inputs)
+    }
     return {
         "screened": name,
         "screening": run.pk,
@@ -160,9 +156,13 @@ def _prompts_among(project: Project, keys: Iterable[str]) -> set[int]:
     return found
 
 
-def _filter(path: Path, is_out: Callable[[int, Row], bool]) -> int:
+def _filter(path: Path, is_out: Callable[[int, Row], bool], inputs: Path) -> int:
     """Without the rows that are out; how many they were. The file may be a second name of a frozen one, so
-    another one takes its place."""
+    another one takes its place, with a hash of its own for the run's process to check."""
+    where, name = str(path.parent.relative_to(inputs)), path.name
+    known = _hashes_in(inputs).get(where, {}).get(name)
+    if known and (problems := list(find_problems(path.parent, {name: known}, may_hold_more=True))):
+        raise RunRefused(f"Nothing is learned from what has changed: {in_a_sentence(problems)}.")
     kept_path = path.with_name(f".{path.name}.kept")
     n_out = n_kept = 0
     with path.open("rb") as file, kept_path.open("wb") as kept:
@@ -181,22 +181,20 @@ def _filter(path: Path, is_out: Callable[[int, Row], bool]) -> int:
             "what may be learned from, or screen with fewer checks."
         )
     kept_path.replace(path)
+    if known:
+        now = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        _record({where: {**_hashes_in(inputs)[where], name: now}}, inputs)
     return n_out
 
 
-def _hash_anew(folder: Path) -> None:
-    """Of files that are not what was frozen any more: the run's process checks them before it begins."""
-    if not (folder / HASHES).exists():
-        return
-    hashes = read_json(folder / HASHES)
-    for where, files in hashes.items():
-        if Path(where).is_absolute():
-            continue
-        for name in files:
-            path = folder / where / name
-            if path.is_file():
-                files[name] = {"sha256": sha256_of(path, fresh=True), "bytes": path.stat().st_size}
-    write_json(folder / HASHES, hashes)
+def _hashes_in(inputs: Path) -> dict[str, Files]:
+    path = inputs / HASHES
+    found: dict[str, Files] = read_json(path) if path.exists() else {}
+    return found
+
+
+def _record(hashes: Mapping[str, Files], inputs: Path) -> None:
+    write_json(inputs / HASHES, {**_hashes_in(inputs), **hashes})
 
 
 def passed_by(folder: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from django.db.models import Count, Q, QuerySet
 
 from annotator.models import Completion, Export, Project, Prompt, Split
 from rlhf.generation import write_prompts
-from rlhf.integrity import HASHED_AT_LAUNCH, files_of_export
+from rlhf.integrity import HASHED_AT_LAUNCH, FilesChanged, files_of_export, refuse_changed
 from rlhf.models import Dataset, ModelKind, ModelVersion, QuarantinedRow, Run, RunKind, Status
 from rlhf.training.artifacts import write_json
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence
@@ -100,16 +100,28 @@ def active(project: Project, name: str) -> Run | None:
 
 def policy_folders(project: Project) -> list[str]:
     """Of the imported policies, whose tokenizers say which special tokens there are."""
-    policies = ModelVersion.objects.filter(project=project, kind=ModelKind.POLICY, parent=None)
-    return sorted(
-        {folder for folder in policies.values_list("path", flat=True) if Path(folder).is_dir()}
-    )
+    return sorted({policy.path for policy in _imported(project)})
+
+
+def _imported(project: Project) -> list[ModelVersion]:
+    policies = project.model_versions.filter(kind=ModelKind.POLICY, parent=None)
+    return [policy for policy in policies if Path(policy.path).is_dir()]
+
+
+def _check_tokenizers(project: Project) -> None:
+    """They are small, so a look at the files before the run starts covers them."""
+    for policy in _imported(project):
+        try:
+            refuse_changed(policy, hash_up_to=HASHED_AT_LAUNCH)
+        except FilesChanged as changed:
+            raise CannotScreen(str(changed)) from changed
 
 
 # --- what a screening reads -------------------------------------------------------------------
 def write_input(project: Project, name: str, folder: Path) -> None:
     """Fill the run's folder. Raises CannotScreen if there is nothing, or files are not what they were."""
     thing = find(project, name)
+    _check_tokenizers(project)
     held_out = Prompt.objects.filter(project=project, split=Split.TEST)
     write_prompts(folder / HELD_OUT, held_out)
     if isinstance(thing, Project):

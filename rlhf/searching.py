@@ -16,6 +16,7 @@ from rlhf.distilling import dataset_of_trial
 from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind
 from rlhf.runs import launch_suite
 from rlhf.training.artifacts import read_json
+from rlhf.training.hashes import find_problems, in_a_sentence
 from rlhf.training.search_config import TABLE, TRIALS
 from rlhf.training.search_space import format_value
 
@@ -174,10 +175,15 @@ def _promoted(run: Run, number: int | None, user: User | None) -> ModelVersion |
             f"{row.name.capitalize()} has no files to make anything of: "
             + ("they were deleted." if row.state == "complete" else "it did not come to its end.")
         )
+    made = _made(run, row)
+    folder = _artifact(run, row.number)
+    if problems := list(find_problems(folder, made["files"])):
+        raise SearchRefused(
+            f"{row.name.capitalize()} is not what was made: {in_a_sentence(problems)}."
+        )
     if _writes_rows(run):
-        folder = _folder(run, row.number)
-        best_of = read_json(folder / "config.json")["config"]["completions_per_prompt"]
-        return dataset_of_trial(run, row.number, folder, best_of, user, row.values)
+        best_of = made["details"]["settings"]["completions_per_prompt"]
+        return dataset_of_trial(run, row.number, folder.parent, best_of, user, row.values)
     is_reward = run.config["tries"] == RunKind.REWARD_MODEL
     kind, stem = (ModelKind.REWARD, "reward") if is_reward else (ModelKind.POLICY, "policy")
     version = ModelVersion.objects.create(
@@ -186,8 +192,8 @@ def _promoted(run: Run, number: int | None, user: User | None) -> ModelVersion |
         kind=kind,
         parent=run.policy,
         run=run,
-        path=str(_artifact(run, row.number)),
-        **_made(run, row),
+        path=str(folder),
+        **made,
     )
     record(user, Action.ADDED, version, project=run.project, trial=row.number + 1)
     return version

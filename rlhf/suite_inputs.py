@@ -22,6 +22,7 @@ from annotator.models import (
     Verdict,
     canonical_key,
 )
+from rlhf.dataset_inputs import check_frozen, problem_with
 from rlhf.evaluation import ALL_BAD, LOSS, TIE, WIN, ballot, outcome
 from rlhf.general_text import datasets_learned, unlearned
 from rlhf.generation import write_prompts
@@ -30,7 +31,6 @@ from rlhf.models import Dataset, DatasetKind
 from rlhf.training.artifacts import write_json
 from rlhf.training.config import Config
 from rlhf.training.demonstrations import split_of
-from rlhf.training.hashes import find_problems, in_a_sentence
 
 MOST_REFERENCES = 4  # of a prompt
 PEOPLE_SAY = {WIN: "new", LOSS: "old", TIE: "tie"}  # as the judge's outcomes are called
@@ -48,15 +48,14 @@ def problem_with_datasets(project: Project, settings: Mapping[str, Any]) -> str:
             return f"This project has no dataset “{name}” of {kind.label.lower()}."
         if not dataset.data.is_file():
             return f"The files of dataset “{name}” are missing: there is no {dataset.data}."
-        folder = Path(dataset.path)
-        if changed := list(find_problems(folder, dataset.files, hash_up_to=HASHED_AT_LAUNCH)):
-            return f"Dataset “{name}” is not what was frozen: {in_a_sentence(changed)}."
+        if problem := problem_with(dataset, hash_up_to=HASHED_AT_LAUNCH):
+            return problem
     return ""
 
 
 def write(folder: Path, project: Project, config: Config, max_prompts: int | None) -> int:
     """All files of a suite; how many prompts there are. Those are the same every time, as long as nothing
-    is imported."""
+    is imported. Raises FileChanged if what is read for it is not what was frozen."""
     values = config.to_dict()
     held_out = Prompt.objects.filter(project=project, split=Split.TEST)
     n = write_prompts(folder / values["prompts"], held_out, max_prompts)
@@ -97,6 +96,7 @@ def _demonstrations(dataset: Dataset | None) -> Iterator[tuple[str, str]]:
     project has learned."""
     if dataset is None:
         return
+    check_frozen(dataset)
     is_learned = datasets_learned(dataset.project).filter(pk=dataset.pk).exists()
     with dataset.data.open(encoding="utf-8") as file:
         for row in map(json.loads, file):

@@ -15,9 +15,10 @@ from annotator.models import Export, Project, Prompt, Split
 from rlhf.estimates import SAMPLE, Probe, Tokens, answer_tokens, prompt_tokens
 from rlhf.general_text import texts_of
 from rlhf.models import Dataset, ModelKind, ModelVersion
+from rlhf.prompting import prompting_in
 from rlhf.training.artifacts import RunError
 from rlhf.training.demonstrations import split_of
-from rlhf.training.prompting import Prompting, read_prompting
+from rlhf.training.prompting import Prompting
 from rlhf.training.supervised_config import SupervisedConfig
 from rlhf.work import Pairs, Rows, Texts, Writer
 
@@ -51,7 +52,7 @@ def tokens_around(version: ModelVersion, writer: Tokens, prompt: float) -> float
 
 def _with_around(version: ModelVersion, tokens: Tokens, prompt: float) -> float:
     try:
-        prompting = read_prompting(version.reference()["prompting"])
+        prompting = prompting_in(version)
     except RunError as error:
         raise Unknown(str(error)) from None
     around = tokens.tokens_of(_characters_around(prompting))

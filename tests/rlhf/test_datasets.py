@@ -453,6 +453,17 @@ def test_a_dataset_of_another_project_is_not_found(client, admin):
     assert client.get(url("dataset", make(ProjectFactory()).pk)).status_code == 404
 
 
+def test_of_a_dataset_that_was_changed_no_rows_are_shown(client, admin, project):
+    dataset = make(project)
+    changed = dataset.data.read_text().replace("Hello.", "HELLO.")
+    dataset.data.write_text(changed)
+
+    page = client.get(url("dataset", dataset.pk)).content.decode()
+
+    assert f"{dataset.data} has changed: its SHA-256 is" in page
+    assert "HELLO." not in page
+
+
 def test_a_dataset_whose_file_is_gone_says_so(client, admin, project):
     dataset = make(project)
     dataset.data.unlink()

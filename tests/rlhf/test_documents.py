@@ -209,6 +209,19 @@ def test_files_of_several_kinds_become_one_collection(admin):
 
 
 @pytest.mark.django_db
+def test_in_documents_that_were_changed_nothing_is_looked_for(admin):
+    collection = create_collection(admin.project, "Pets", DOCUMENTS)
+    passages = collection_folder(collection) / "passages.jsonl"
+    passages.write_text(passages.read_text().replace("purr", "bark"))
+    address = reverse("rlhf:collection", args=[admin.project.slug, collection.pk])
+
+    page = admin.get(address, {"question": "who can purr?"})
+
+    assert page.context["passages"] == []
+    assert f"{passages} has changed" in page.content.decode()
+
+
+@pytest.mark.django_db
 def test_a_bad_file_comes_back_as_a_sentence_and_nothing_is_kept(admin):
     response = send(admin, SimpleUploadedFile("a.jsonl", json.dumps([1]).encode()))
 

@@ -9,7 +9,7 @@ from django.urls import reverse
 from annotator.models import Comparison
 from rlhf.downloads import Changed, Entry, adapter_entries, tar_of, tar_size
 from rlhf.evaluation import store_pairs
-from rlhf.model_cards import card_of, licence_in
+from rlhf.model_cards import card_of, licence_in, source_of
 from rlhf.models import RunKind, Status
 from rlhf.training.hashes import files_in
 from tests.factories import MembershipFactory, PromptFactory, UserFactory, make_judgment
@@ -217,6 +217,19 @@ def test_a_licence_that_is_not_stated_is_not_made_up(base, tmp_path):
     own = PolicyFactory(name="own", project=base.project, run=copied)
 
     assert "which its files here do not state" in card_of(own)
+
+
+def test_a_licence_that_was_written_in_later_is_not_stated(base):
+    copied = RunFactory(project=base.project, config={"source": "folder", "location": "/x/own"})
+    own = PolicyFactory(name="own", project=base.project, run=copied)
+    readme = Path(own.path) / "README.md"
+    readme.write_text("---\nlicense: mit\n---\n")
+    own.files = files_in(Path(own.path))
+    stated = source_of(own)
+
+    readme.write_text("---\nlicense: cc0\n---\n")
+
+    assert (stated, source_of(own)) == (("own", "mit"), ("own", None))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
+import hashlib
 import json
 
 import pytest
 
+from annotator.hashes import FileChanged
 from rlhf import general_text
 from rlhf.general_text import GeneralText, paragraphs, texts_of, unlearned
 from rlhf.models import DatasetKind, RunKind, Status
@@ -63,16 +65,35 @@ def test_answers_to_imitate_and_pairs_to_prefer_are_learned_too(project):
     said = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": DOOR}]
     rows = [{"messages": said, "split": "train"}]
     learn_from(make_dataset(project, "said", DatasetKind.DEMONSTRATIONS, rows), RunKind.SUPERVISED)
-    export = ExportFactory(project=project)
     answer = [{"role": "assistant", "content": RIVER}]
     pair = {"prompt": said[:1], "chosen": answer, "rejected": answer, "split": "train"}
-    (export.folder / "data.jsonl").write_text(json.dumps(pair) + "\n")
+    line = json.dumps(pair).encode() + b"\n"
+    export = ExportFactory(project=project, sha256=hashlib.sha256(line).hexdigest())
+    (export.folder / "data.jsonl").write_bytes(line)
     run = RunFactory(project=project, kind=RunKind.DPO, status=Status.SUCCEEDED, export=export)
     PolicyFactory(project=project, run=run)
 
     wide = make_dataset(project, "wide", rows=texts(DOOR, RIVER))
 
     assert unlearned(project, wide) == GeneralText([], 2)
+
+
+@pytest.mark.parametrize("changed", ["house", "wide"])
+def test_a_dataset_that_was_changed_tells_nothing(project, changed):
+    learn_from(make_dataset(project, "house", rows=texts(DOOR)))
+    wide = make_dataset(project, "wide", rows=texts(RIVER))
+    project.datasets.get(name=changed).data.write_text('{"text": "Other."}\n')
+
+    with pytest.raises(FileChanged, match=f"The dataset “{changed}” is not what was frozen: "):
+        unlearned(project, wide)
+
+
+def test_of_a_dataset_that_is_gone_nobody_can_say_what_was_in_it(project):
+    learn_from(house := make_dataset(project, "house", rows=texts(DOOR)))
+    house.data.unlink()
+    wide = make_dataset(project, "wide", rows=texts(RIVER))
+
+    assert unlearned(project, wide) == GeneralText([RIVER], 0)
 
 
 def test_what_no_policy_was_made_of_is_not_learned(project):

@@ -21,6 +21,7 @@ from rlhf.prompting import (
     put_around,
 )
 from rlhf.runs import launch
+from rlhf.training.artifacts import RunError
 from tests.factories import CompletionFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EndpointFactory,
@@ -185,6 +186,8 @@ def test_a_changed_prompt_is_refused(project, policy):
 
     with pytest.raises(RunRefused, match=r"prompting\.json has changed"):
         launch(project, RunKind.GENERATE, SAMPLING, round_number=1, policy=version)
+    with pytest.raises(RunError, match=f"{version} is not what was made: "):
+        prompting_in(version)
 
 
 def test_a_policy_elsewhere_is_asked_through_its_prompt_versions(settings, project):

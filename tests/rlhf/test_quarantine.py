@@ -10,7 +10,7 @@ from rlhf.inputs import Order, RunRefused
 from rlhf.model_cards import card_of
 from rlhf.models import DatasetKind, QuarantinedRow, RunKind, Status
 from rlhf.training.artifacts import read_json
-from rlhf.training.hashes import HASHES, find_problems
+from rlhf.training.hashes import HASHES, files_in, find_problems
 from rlhf.training.screen_rows import answer_key
 from tests.factories import ProjectFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactory, RunFactory
@@ -55,7 +55,8 @@ def folder_of(export, tmp_path):
     """As a launch fills it: the export's files by a second name."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "data.jsonl").hardlink_to(export.folder / "data.jsonl")
-    (tmp_path / HASHES).write_text('{"data": {"data.jsonl": {"sha256": "old"}}, "/models/m": {}}')
+    hashes = {"data": files_in(tmp_path / "data"), "/models/m": {}}
+    (tmp_path / HASHES).write_text(json.dumps(hashes))
     return tmp_path
 
 
@@ -113,6 +114,19 @@ def test_the_hashes_are_those_of_what_is_left(project, export, tmp_path):
     hashes = read_json(folder / HASHES)
     assert list(find_problems(folder / "data", hashes["data"])) == []
     assert hashes["/models/m"] == {}
+
+
+def test_a_file_that_is_not_what_was_frozen_gets_no_new_hash(project, export, tmp_path):
+    screened(project, f"export-{export.pk}", "prompt-a")
+    folder = folder_of(export, tmp_path)
+    before = (folder / HASHES).read_text()
+    data = folder / "data" / "data.jsonl"
+    data.write_text(data.read_text().replace("Hi", "Ho"))
+
+    with pytest.raises(RunRefused, match=f"Nothing is learned from what has changed: {data} has"):
+        leave_out(project, export, folder)
+
+    assert (folder / HASHES).read_text() == before
 
 
 def test_what_is_released_is_learned_from(project, export, tmp_path):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from rlhf.training.artifacts import RunFolder
 from rlhf.training.screen import run as carry_out
 from rlhf.training.screen_config import ScreenConfig
 from tests.factories import ProjectFactory, PromptFactory
+from tests.rlhf.chains import with_files
 from tests.rlhf.factories import ExportFactory, PolicyFactory, RunFactory
 
 pytestmark = pytest.mark.django_db
@@ -157,6 +159,16 @@ def test_a_screening_whose_folder_is_gone_has_no_findings(project):
 
 def test_what_no_page_can_hold_is_shown_as_its_code():
     assert screening.visible("a\x00b \ud83d é\n") == "a\\x00b \\ud83d é\n"
+
+
+def test_a_tokenizer_that_was_changed_is_not_asked(project):
+    policy = PolicyFactory(project=project)
+    with_files(policy)
+    (Path(policy.path) / "tokenizer.json").write_text("{}")
+    PromptFactory(project=project)
+
+    with pytest.raises(RunRefused, match=r"tokenizer\.json was added"):
+        launch(project)
 
 
 def test_the_tokenizers_of_imported_policies_are_asked(project):

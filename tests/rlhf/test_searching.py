@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
@@ -16,6 +17,7 @@ from rlhf.model_cards import card_of
 from rlhf.models import DatasetKind, ModelKind, RunKind, Status
 from rlhf.search_picture import draw, place_of
 from rlhf.searching import SearchRefused, delete_files, promote, trials_of
+from rlhf.training.hashes import files_in
 from rlhf.training.reward_report import report
 from rlhf.training.search_config import OBJECTIVES
 from rlhf.training.search_space import Choice, Range
@@ -74,7 +76,11 @@ def searched(policy, *trials, direction="minimize", tries="reward_model", space=
         if each["state"] == "complete":
             (place / "artifact").mkdir()
             (place / "artifact" / "head.bin").write_bytes(b"12345")
-            made = {"status": "succeeded", "accuracy": 0.7, "files": FILES}
+            made = {
+                "status": "succeeded",
+                "accuracy": 0.7,
+                "files": files_in(place / "artifact"),
+            }
             (place / "result.json").write_text(json.dumps(made))
     return run
 
@@ -256,7 +262,7 @@ def test_the_promoted_trial_is_a_version_with_its_settings_and_lineage(policy):
     assert (version.parent, version.run) == (policy, run)
     assert version.settings == {"adapter_layers": 2}
     assert version.facts == {"accuracy": 0.7, "trial": 1, "learning_rate": 3e-4, "members": 1}
-    assert version.files == FILES
+    assert version.files == files_in(Path(version.path))
     assert f"export-{run.export_id}" in of_version(version).back.nodes
 
 
@@ -294,6 +300,16 @@ def test_no_suite_follows_a_promoted_reward_model(policy, settings):
     promote(searched(policy, trial(0)))
 
     assert not policy.project.runs.filter(kind=RunKind.SUITE).exists()
+
+
+def test_a_trial_whose_files_were_changed_cannot_be_promoted(policy):
+    run = searched(policy, trial(0))
+    (run.folder / "trials" / "0" / "artifact" / "head.bin").write_bytes(b"54321")
+
+    with pytest.raises(
+        SearchRefused, match=r"Trial 1 is not what was made: .*head\.bin has changed"
+    ):
+        promote(run)
 
 
 def test_a_trial_that_was_ended_early_cannot_be_promoted(policy):
