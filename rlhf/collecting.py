@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from annotator.models import Project
+from annotator.models import Project, canonical_key
 from rlhf.distilling import store_demonstrations
 from rlhf.documents import keep_collection
 from rlhf.evaluation import store_pairs
@@ -20,6 +20,8 @@ from rlhf.generation import store_completions
 from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
 from rlhf.questions import store_order
 from rlhf.screening import collect_screen
+from rlhf.training.artifacts import read_json
+from rlhf.training.search_config import TRIALS
 
 
 def collect_import_model(run: Run) -> dict[str, Any]:
@@ -112,8 +114,11 @@ def collect_combine(run: Run) -> dict[str, Any]:
 
 
 def collect_search(run: Run) -> dict[str, Any]:
-    """What its trials made stays with them until somebody promotes one (searching.promote)."""
-    return {}
+    """What its trials made stays with them until somebody promotes one (searching.promote); which files
+    these were is kept here, as the list in a trial's folder can be changed with them."""
+    results = (run.folder / TRIALS).glob("*/result.json")
+    made = {path.parent.name: read_json(path).get("files", {}) for path in sorted(results)}
+    return {"made": {number: canonical_key(files) for number, files in made.items()}}
 
 
 def collect_suite(run: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from django.db import transaction
 
 from annotator.audit import Action, record
-from annotator.models import User
+from annotator.models import User, canonical_key
 from rlhf.collecting import unused_name
 from rlhf.distilling import dataset_of_trial
 from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind
@@ -177,6 +177,11 @@ def _promoted(run: Run, number: int | None, user: User | None) -> ModelVersion |
         )
     made = _made(run, row)
     folder = _artifact(run, row.number)
+    kept = run.result.get("made", {}).get(str(row.number))  # none while the search goes on
+    if kept and kept != canonical_key(made["files"]):
+        raise SearchRefused(
+            f"{row.name.capitalize()} is not what was made: its list of files changed."
+        )
     if problems := list(find_problems(folder, made["files"])):
         raise SearchRefused(
             f"{row.name.capitalize()} is not what was made: {in_a_sentence(problems)}."

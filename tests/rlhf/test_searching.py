@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from annotator.models import Role
 from rlhf import runs as run_control
+from rlhf.collecting import COLLECT
 from rlhf.datasets import create_dataset
 from rlhf.forms import SearchForm, settings_like
 from rlhf.inputs import RunRefused
@@ -309,6 +310,18 @@ def test_a_trial_whose_files_were_changed_cannot_be_promoted(policy):
     with pytest.raises(
         SearchRefused, match=r"Trial 1 is not what was made: .*head\.bin has changed"
     ):
+        promote(run)
+
+
+def test_a_trial_whose_files_were_changed_with_their_hashes_cannot_be_promoted(policy):
+    run = searched(policy, trial(0))
+    run.result = COLLECT[RunKind.SEARCH](run)
+    place = run.folder / "trials" / "0"
+    (place / "artifact" / "head.bin").write_bytes(b"54321")
+    result = json.loads((place / "result.json").read_text())
+    (place / "result.json").write_text(json.dumps(result | {"files": files_in(place / "artifact")}))
+
+    with pytest.raises(SearchRefused, match="Trial 1 is not what was made: its list of files"):
         promote(run)
 
 
