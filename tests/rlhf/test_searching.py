@@ -1,4 +1,3 @@
-import hashlib
 import json
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactor
 pytestmark = pytest.mark.django_db
 
 SPACE = "learning_rate = 1e-5 .. 1e-3 log\nmembers in 1, 2\nepochs = 3"
-FILES = {"head.bin": {"bytes": 5, "sha256": hashlib.sha256(b"12345").hexdigest()}}
 
 
 @pytest.fixture
