@@ -21,7 +21,13 @@ from annotator.models import (
     User,
 )
 
-admin.site.register(User, UserAdmin)
+
+@admin.register(User)
+class AccountAdmin(UserAdmin):
+    """Without Django's own fields for groups and times, which do not tell a screen reader their names."""
+
+    filter_horizontal = []
+    readonly_fields = ["last_login", "date_joined"]
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):

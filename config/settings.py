@@ -280,7 +280,8 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": ["annotator.api.schema.add_what_all_share"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "docExpansion": "list", "tryItOutEnabled": False},
+    # With deepLinking each button would have a link inside, which screen readers cannot tell apart.
+    "SWAGGER_UI_SETTINGS": {"deepLinking": False, "docExpansion": "list", "tryItOutEnabled": False},
 }
 
 # --- background work --------------------------------------------------------------------------
