@@ -300,6 +300,24 @@ def test_whoever_waits_is_not_disturbed_until_there_are_answers(client, project,
     assert "Two new answers." in answered.text
 
 
+def test_whoever_waits_for_long_judges_what_is_prepared_and_finds_the_answers_later(
+    client, project, listener, anna
+):
+    prepared = ComparisonFactory(project=project)
+    client.force_login(anna)
+    compare = reverse("annotator:compare", args=["tea"])
+
+    said = client.post(reverse("rlhf:say", args=["tea"]), {"text": "Tea?"}, headers=HTMX)
+    meanwhile = client.get(compare).context["assignment"]
+    answer(listener, anna.conversations.get().turns.get(), "Yes.", "No.")
+    later = client.get(reverse("rlhf:chat", args=["tea"]))
+
+    assert f'If it takes too long: <a href="{compare}">compare answers' in said.text
+    assert meanwhile.comparison == prepared
+    assert "Two new answers." in later.text
+    assert list(Comparison.objects.open()) == [prepared]
+
+
 def test_the_navigation_leads_to_conversations_where_there_are_some(client, project, anna):
     client.force_login(anna)
     link = f'<a href="{reverse("rlhf:chat", args=["tea"])}" >Talk</a>'
