@@ -8,13 +8,14 @@ from pytest_django.live_server_helper import LiveServer
 
 from annotator.assignment import standing
 from annotator.guidelines import publish
-from annotator.models import Judgment, Role, Verdict
+from annotator.models import Judgment, Role, User, Verdict
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
     ProjectFactory,
     PromptFactory,
     UserFactory,
+    make_judgment,
 )
 
 # Playwright keeps a loop in this thread; while a test asks the database, nothing else does.
@@ -129,6 +130,28 @@ def test_the_first_interaction_is_measured_once_and_not_again_after_a_reload(pag
 
     assert Judgment.objects.get().assignment.first_interaction_ms == int(first)
     expect(field).to_have_value("")  # of the next one
+
+
+def test_twenty_verdicts_are_taken_back_by_key_and_the_next_one_says_where_it_is_changed(
+    page, project
+):
+    for i in range(21):
+        comparison = ComparisonFactory(project=project, texts=[f"{i}a", f"{i}b"])
+        make_judgment(comparison, User.objects.get(), [0], [1])
+    page.goto("/projects/essays/compare/")
+
+    for done in range(20, 0, -1):
+        page.keyboard.press("u")
+        expect_done(page, done)
+    page.keyboard.press("u")
+    expect(page.locator("#comparison").get_by_role("alert")).to_have_text(
+        "20 verdicts are taken back: no more at once. "
+        "Answer these first; older ones can be changed under My votes."
+    )
+
+    assert rankings() == [[[0], [1]]]
+    page.get_by_role("link", name="My votes").click()
+    expect(page.get_by_role("row", name="A > B")).to_have_count(1)
 
 
 def test_a_double_click_and_a_bouncing_key_are_one_verdict_each(page, project):

@@ -1,5 +1,6 @@
 """The comparing page as it is laid out: widths, long and foreign texts, what a screen reader finds."""
 
+import pytest
 from playwright.sync_api import expect
 
 from annotator.models import User
@@ -66,6 +67,28 @@ def test_below_they_are_stacked_over_a_bar_that_is_always_in_sight(page, project
             page.evaluate(f"scrollTo(0, {scrolled})")
             bar = page.locator(".verdict-bar").bounding_box()
             assert round(bar["y"] + bar["height"]) == 700
+
+
+def test_on_a_phone_three_answers_are_cards_of_which_one_is_always_in_place(page, project):
+    page.set_viewport_size({"width": 390, "height": 700})
+    open_queue(page, project, 1, answers=3)
+    row, cards = page.get_by_role("group", name="Answers", exact=True), page.get_by_role("article")
+    first, second, _ = (box["x"] for box in boxes(cards))
+    row.evaluate(
+        """row => {
+            row.end = new Promise(end => {
+                row.addEventListener("scrollend", end);
+                setTimeout(end, 10_000);
+            });
+        }"""
+    )
+
+    cards.first.hover()
+    page.mouse.wheel(200, 0)  # not quite two thirds of the way to the next one
+    row.evaluate("row => row.end")
+
+    assert (first, second - first > 300) == (16, True)
+    assert boxes(cards)[1]["x"] == pytest.approx(first, abs=1)
 
 
 def test_guidelines_stay_open_beside_the_answers_of_a_wide_window(page, project):
