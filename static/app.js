@@ -45,7 +45,7 @@ for (const field of document.querySelectorAll("input[data-zone]")) {
 
 // --- what is wider or longer than its box can be scrolled with the arrow keys ---------------------------
 const BOXES =
-  ".scrolls, .table-scroll, .log, .markdown :is(pre, table), :is(.answers.many, .answers.many > .answer):not(:has(input, button))";
+  ".scrolls, .table-scroll, .log, .markdown :is(pre, table, .formula, math:not([display=block])), :is(.answers.many, .answers.many > .answer):not(:has(input, button))";
 
 function openBoxes(root) {
   for (const box of root.querySelectorAll(BOXES)) {

@@ -14,7 +14,7 @@ from tests.e2e.test_compare import (
     pytestmark,
     rankings,
 )
-from tests.e2e.test_pages import violations
+from tests.e2e.test_pages import BY_WIDTH, violations
 from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, PromptFactory
 
 __all__ = ["live_server", "page", "project", "pytestmark"]  # fixtures of the comparing page
@@ -163,6 +163,24 @@ def test_answers_of_20000_characters_are_judged_like_any_other(page, project):
     expect(page.get_by_role("heading", name="All done")).to_be_visible()
 
     assert rankings() == [[[0], [1]]]
+
+
+def test_wide_tables_code_and_formulas_scroll_by_themselves_on_a_phone(page, project):
+    page.set_viewport_size({"width": 390, "height": 700})
+    row = "|".join(["", *["kettle"] * 20, ""])
+    table = f"{row}\n{row.replace('kettle', '---')}\n{row}"
+    formula = " + ".join(f"x_{{{n}}}^2" for n in range(60))
+    texts = [f"{table}\n\n```\n{PARAGRAPH}\n```", f"It is ${formula}$, so\n\n$${formula}$$"]
+    ComparisonFactory(project=project, texts=texts)
+    page.goto("/projects/essays/compare/")
+
+    wide = page.locator(".answer :is(table, pre, .formula, math[display=inline])")
+
+    assert (
+        wide.evaluate_all("all => all.map(each => each.tabIndex)") == [0] * 4
+    )  # by arrow keys too
+    assert has_no_scroll_bar_below(page)
+    assert violations(page, BY_WIDTH, [390]) == []
 
 
 def test_four_answers_by_role_and_name_alone(page, project):
