@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from annotator.models import Assignment, Judgment
+from annotator.models import Assignment, Judgment, Verdict
 from annotator.protocols import PRESETS, Protocol, to_json
 from tests.e2e.test_compare import (
     expect_done,
@@ -83,6 +83,19 @@ def test_criteria_are_answered_line_by_line(page, project):
     assert rankings() == [[[0], [1]]]
     assert list(judgment.criteria) == ["helpful", "honest", "harmless"]
     assert places == [[[1], [0]], [[0, 1]], [[0], [1]]]
+
+
+def test_the_best_of_three_is_picked_by_key_or_none_can_be_ranked(page, project):
+    ask(project, Protocol(many="best", allow_unrankable=True))
+    open_queue(page, project, 4, answers=3)
+
+    for done, key in enumerate(["2", "n", "x"], start=1):
+        page.keyboard.press(key)
+        expect_done(page, done)
+
+    verdicts = Judgment.objects.order_by("pk").values_list("verdict", flat=True)
+    assert list(verdicts) == [Verdict.RANKING, Verdict.UNRANKABLE, Verdict.ALL_BAD]
+    assert rankings()[0] == [[1], [0, 2]]
 
 
 def test_answers_are_dragged_to_ranks_by_the_handle(page, project):
