@@ -140,7 +140,7 @@ def _packed(written: Written) -> dict[str, Any]:
 
 
 def _unpacked(packed: Mapping[str, Any]) -> Written:
-    keys = {
+    keys: dict[str, Any] = {
         name: [key for first, n in runs for key in range(first, first + n)]
         for name, runs in packed.items()
         if name != "overlaps"

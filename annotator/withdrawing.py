@@ -45,7 +45,7 @@ def n_in_force(project: Project, annotator: User) -> int:
     return Judgment.objects.filter(project=project, annotator=annotator, voided=None).count()
 
 
-def withdraw(project: Project, annotator: User, user: User) -> Withdrawal:
+def withdraw(project: Project, annotator: User, user: User | None) -> Withdrawal:
     """Begin a withdrawal, or go on with the one under way, for VOIDED_AT_ONCE judgments.
 
     The person is handed nothing more, what they hold goes back to the queue, and their rulings end
