@@ -188,7 +188,7 @@ def judge_all(project, n_annotators: int) -> None:
     assignment = columns | {
         "is_qualification": false,
         '"order"': shown, "payload_hash": "''", "state": "'judged'", "protocol": empty["map"],
-        "draft": empty["map"], "lease_until": "CURRENT_TIMESTAMP",
+        "draft": empty["map"], "lease_until": "CURRENT_TIMESTAMP", "ui_version": "''",
     }  # fmt: skip
     judgment = columns | {
         "assignment_id": "s.id", "verdict": "'ranking'", "ranking": ranking,
