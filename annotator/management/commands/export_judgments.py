@@ -20,10 +20,15 @@ from annotator.exports.hub import NotPushed, push
 from annotator.exports.shapes import SHAPES
 from annotator.hashes import FileChanged
 from annotator.models import Export, Project, User
+from annotator.priority import give_way
 
 
 class Command(BaseCommand):
     help = "Freeze the votes of a project as a preference dataset (docs/data-format.md)."
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        give_way()
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("project", help="Slug of the project.")

@@ -20,6 +20,7 @@ from annotator.importing import (
 )
 from annotator.imports.preview import marks_of, note_of
 from annotator.models import Project
+from annotator.priority import give_way
 from annotator.rendering import LETTERS
 from annotator.taking_back import TakenBack
 
@@ -31,6 +32,10 @@ class Command(BaseCommand):
         "Import prompts, comparisons, known choices and votes (docs/data-format.md); nothing if a row "
         "is bad, or it is interrupted. Importing a file again adds nothing twice."
     )
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        give_way()
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("project", help="Slug of the project.")

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django_q.models import Schedule
 
+from annotator.priority import give_way
 from annotator.webhooks.outbox import deliver_due
 from rlhf.cluster import run_cluster
 
@@ -15,6 +16,7 @@ class Command(BaseCommand):
     help = "Run the worker, which sees every minute to runs that nobody watches."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        give_way()  # imports and exports are its work
         schedule_tending()
         run_cluster(meanwhile=deliver_due)
 
