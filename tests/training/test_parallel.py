@@ -42,19 +42,26 @@ def make_config(tiny_reference, reward_folder):
 
 @pytest.fixture
 def launch(tmp_path):
-    """Start a module in two processes."""
+    """Start a module in two processes. What a test has not seen to its end is ended after it."""
     file = tmp_path / "two.yaml"
     file.write_text(TWO_PROCESSES)
+    started = []
 
     def launch(module, *arguments):
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, "-m", module, *map(str, arguments)], text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
+        started.append(process)
+        return process
 
-    return launch
+    yield launch
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture
