@@ -400,7 +400,7 @@ def test_export_asks_equally_many_questions(project, n, django_assert_num_querie
     for comparison in ComparisonFactory.create_batch(n, project=project):
         judge(comparison, [0], [1])
 
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(13):
         create_export(project)
 
 

@@ -196,6 +196,9 @@ def distilled(policy):
         (place / "config.json").write_text('{"config": {"completions_per_prompt": 4}}')
         row = {"messages": said, "source": "teacher", "score": 0.7}
         (place / "artifact" / "data.jsonl").write_text(json.dumps(row) + "\n")
+        result = json.loads((place / "result.json").read_text())
+        result["files"] = files_in(place / "artifact")
+        (place / "result.json").write_text(json.dumps(result))
     return run
 
 
