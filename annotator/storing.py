@@ -478,7 +478,7 @@ def _take_more_places(n_votes: Mapping[int, int], written: Written) -> None:
         Comparison.objects.filter(pk__in=n_votes).values_list("pk", "overlap") if n_votes else []
     )
     written.overlaps |= dict(before)
-    for pk, n in n_votes.items():
+    for pk, n in sorted(n_votes.items()):  # in the order in which everybody locks them
         taken = F("taken") + n
         Comparison.objects.filter(pk=pk).update(taken=taken, overlap=Greatest(F("overlap"), taken))
 

@@ -12,18 +12,15 @@ does not rely on it (`Unsettled`).
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Greatest
-from django.utils import timezone
 
 from annotator.models import (
     COUNTED,
@@ -47,8 +44,6 @@ from annotator.models import (
 )
 from annotator.storing import Written
 
-# without a further batch, which takes a tenth of a second: then the import's machine is lost, or has another name
-LOST_AFTER = timedelta(hours=1)
 UNSETTLED = (
     "An import into this project is at work, and what it has put in may still go again: "
     "try again when it has ended."
@@ -63,11 +58,12 @@ class Unsettled(Exception):
 
 
 class TakenBack(Exception):
-    """This import was taken for lost, and what it had put in deleted."""
+    """Another process took this import for dead, and deleted what it had put in."""
 
     def __init__(self) -> None:
         super().__init__(
-            "It stood still for so long that what it had put in was deleted again: begin it anew."
+            "What it had put in was deleted again by another import: the data folders of two machines, or their "
+            "locks, are not the same. Share one data folder, and begin it anew."
         )
 
 
@@ -88,7 +84,6 @@ class Journal:
         StoredBatch.objects.create(
             project=self.project,
             storing=self.storing,
-            host=socket.gethostname(),
             written=_packed(written),
         )
 
@@ -98,18 +93,13 @@ class Journal:
 
 
 def unfinished(project: Project | None = None) -> list[tuple[int, uuid.UUID]]:
-    """Projects, and the imports into them that have not come to their end: of this machine those that were
-    killed or are at work, of others those that are lost."""
+    """Projects, and the imports into them that have not come to their end: killed, or at work."""
     batches = StoredBatch.objects.all() if project is None else _batches_into(project)
-    imports = batches.order_by("project", "storing").values("project", "storing", "host")
-    newest = imports.annotate(newest=Max("at"))
-    is_lost = Q(newest__lt=timezone.now() - LOST_AFTER)
-    here = newest.filter(Q(host=socket.gethostname()) | is_lost)
-    return list(here.values_list("project", "storing"))
+    return list(batches.order_by("project", "storing").values_list("project", "storing").distinct())
 
 
 def is_unsettled(project: Project) -> bool:
-    """Whether an import into it has not come to its end, on whatever machine."""
+    """Whether an import into it has not come to its end."""
     return _batches_into(project).exists()
 
 
@@ -182,20 +172,24 @@ def _take_back(written: Written, project: Project) -> int:
     # Whoever is handed one, or changes a vote, is waited for, or waits: locked in the queue's order.
     votes = Judgment.objects.filter(pk__in=written.judgments)
     list(votes.select_for_update().order_by("pk").values_list("pk"))
+    touched = Comparison.objects.filter(pk__in=[*written.comparisons, *written.overlaps])
+    list(touched.select_for_update().order_by("pk").values_list("pk"))
     there = Comparison.objects.filter(pk__in=written.comparisons)
-    list(there.select_for_update().order_by("pk").values_list("pk"))
     handed_out = Assignment.objects.filter(comparison=OuterRef("pk"))
+    said = Judgment.objects.filter(comparison=OuterRef("pk"))
     busy = there.filter(
         Exists(handed_out.exclude(pk__in=written.assignments))
+        | Exists(said.exclude(pk__in=written.judgments))  # a vote was corrected
         | Exists(Comment.objects.filter(comparison=OuterRef("pk")))
         | Exists(Ruling.objects.filter(comparison=OuterRef("pk")))
     )
     kept = set(busy.values_list("pk", flat=True))
-    votes = votes.exclude(comparison__in=kept)
+    votes = votes.exclude(comparison__in=kept).filter(superseded_by=None)
     counted = votes.filter(verdict__in=COUNTED, voided=None)  # the others hold no place
     gone = Counter(counted.values_list("comparison_id", flat=True))
     votes.delete()
-    assignments = Assignment.objects.filter(pk__in=written.assignments)
+    of_showing = Judgment.objects.filter(assignment=OuterRef("pk"))
+    assignments = Assignment.objects.filter(~Exists(of_showing), pk__in=written.assignments)
     assignments.exclude(comparison__in=kept).delete()
     there.exclude(pk__in=kept).delete()
     shown = ComparisonCompletion.objects.filter(completion=OuterRef("pk"))

@@ -205,9 +205,7 @@ class StoredBatch(models.Model):
     """What one batch of an import that has not come to its end has written: by this it is taken back."""
 
     project = models.ForeignKey("annotator.Project", models.CASCADE, related_name="+")
-    storing = models.UUIDField(help_text="The same for all batches of an import.")
-    host = models.CharField(max_length=255, help_text="The machine on which it runs.")
-    at = models.DateTimeField(default=timezone.now)
+    storing = models.UUIDField(db_index=True, help_text="The same for all batches of an import.")
     written = models.JSONField(help_text="Primary keys, by what they are of.")
 
     def __str__(self) -> str:

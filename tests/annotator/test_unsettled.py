@@ -1,16 +1,16 @@
 """What others may rely on while a long import is being stored, and after one that never came to its end."""
 
 import json
-from datetime import timedelta
 
 import pytest
-from django.utils import timezone
 
+from annotator import assignment as queue
 from annotator import exporting, importing, taking_back
 from annotator.exporting import NotExported, create_export
-from annotator.importing import add_completion, add_prompt, import_jsonl, tidy_all
-from annotator.models import Prompt, Role, Split, StoredBatch, User
-from annotator.taking_back import Journal, TakenBack, Unsettled, unfinished
+from annotator.importing import add_completion, add_prompt, import_jsonl
+from annotator.models import Judgment, Prompt, Role, Split, StoredBatch, User, Verdict
+from annotator.protocols import Said
+from annotator.taking_back import TakenBack, Unsettled, unfinished
 from tests.factories import MembershipFactory, ProjectFactory, api_client
 
 VOTES = [
@@ -140,38 +140,52 @@ def test_a_prompt_that_others_train_on_is_no_known_answer_again(project):
     assert Prompt.objects.get().split != Split.GOLD
 
 
-# --- when its machine is lost ---------------------------------------------------------------------
-def lose(project):
-    """The batches of an import of a machine that is no more."""
-    StoredBatch.objects.update(
-        host="elsewhere", at=timezone.now() - taking_back.LOST_AFTER - timedelta(seconds=1)
-    )
+def test_a_vote_that_was_corrected_stays_with_its_comparison(project):
+    """The judge of the file is somebody who can sign in, and changes a vote of it under My votes."""
+    judge = MembershipFactory(project=project).user
+    rows = [{"prompt": f"{n}?", "chosen": "yes", "rejected": "no"} for n in range(6)]
 
-
-def test_an_import_of_a_machine_that_is_lost_is_taken_back_by_the_others(project, monkeypatch):
-    with monkeypatch.context() as killed:
-        killed.setattr(importing, "take_back", lambda *arguments: 0)
-        interrupted(project, lambda: lose(project))
-
-    tidy_all()
-
-    assert (Prompt.objects.count(), unfinished()) == (0, [])
-
-
-def test_an_import_of_another_machine_that_is_at_work_is_left_alone(project, monkeypatch):
-    with monkeypatch.context() as killed:
-        killed.setattr(importing, "take_back", lambda *arguments: 0)
-        interrupted(project, lambda: StoredBatch.objects.update(host="elsewhere"))
-
-    tidy_all()
-
-    assert (Prompt.objects.count(), unfinished()) == (4, [])
-
-
-def test_one_that_was_taken_for_lost_fails_when_it_goes_on(project):
     def on_stored(n_stored):
         if n_stored == 4:
-            lose(project)
+            correct_last(judge)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_jsonl(project, lines(rows), judge=judge, on_stored=on_stored)
+
+    assert (project.comparisons.count(), Judgment.objects.count()) == (1, 2)
+    assert not StoredBatch.objects.exists()
+
+
+def test_a_corrected_vote_on_what_was_there_before_stays_too(project):
+    judge = MembershipFactory(project=project).user
+    asked = {"prompt": "0?", "chosen": "yes", "rejected": "no"}
+    import_jsonl(project, lines([{"prompt": "0?", "completions": ["yes", "no"]}]))
+
+    def on_stored(n_stored):
+        if n_stored == 4:
+            correct_last(judge)
+            raise KeyboardInterrupt
+
+    rows = [asked, *({"prompt": f"{n}?"} for n in range(1, 6))]
+    with pytest.raises(KeyboardInterrupt):
+        import_jsonl(project, lines(rows), judge=judge, on_stored=on_stored)
+
+    assert (project.comparisons.get().taken, Judgment.objects.filter(voided=None).count()) == (1, 1)
+
+
+def correct_last(judge):
+    judgment = Judgment.objects.filter(annotator=judge).last()
+    said = Said(
+        verdict=Verdict.ALL_BAD, ranking=[], strength=None, criteria={}, rationale="", reasons=[],
+        flags={}, spans=[], rewrite="",
+    )  # fmt: skip
+    queue.correct(judgment, said, payload_hash=judgment.assignment.payload_hash)
+
+
+def test_one_that_another_process_took_for_dead_fails_when_it_goes_on(project):
+    def on_stored(n_stored):
+        if n_stored == 4:
             for _, storing in unfinished(project):
                 taking_back.take_back(storing, project)
 
@@ -179,4 +193,3 @@ def test_one_that_was_taken_for_lost_fails_when_it_goes_on(project):
         import_jsonl(project, lines(VOTES), on_stored=on_stored)
 
     assert not Prompt.objects.exists()
-    assert Journal(project).n_noted == 0
