@@ -114,10 +114,23 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
         if comparisons > IMPORTED:
             copy_all(comparisons // IMPORTED - 1)
         judge_all(project, arguments.overlap)
+        count_on()
     if arguments.web:
         add_open(place_to_compare(arguments))
     settle()
     connection.close()
+
+
+def count_on() -> None:
+    """PostgreSQL's next keys come after those of rows that the database has copied."""
+    from django.apps import apps
+    from django.core.management.color import no_style
+    from django.db import connection
+
+    models = apps.get_app_config("annotator").get_models()
+    with connection.cursor() as cursor:
+        for statement in connection.ops.sequence_reset_sql(no_style(), models):
+            cursor.execute(statement)
 
 
 def write_comparisons(folder: Path, n: int, format_name: str) -> None:
