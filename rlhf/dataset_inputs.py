@@ -73,7 +73,12 @@ def link_datasets(datasets: Iterable[Dataset], folder: Path) -> None:
     for dataset in datasets:
         target = folder / folder_name(dataset)
         target.mkdir(parents=True)
-        try:
-            os.link(dataset.data, target / dataset.data.name)  # frozen: as good as a copy
-        except OSError:  # another file system
-            shutil.copyfile(dataset.data, target / dataset.data.name)
+        link_or_copy(dataset.data, target / dataset.data.name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """By a second name, where the file system can: what is frozen is as good as a copy."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

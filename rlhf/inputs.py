@@ -6,8 +6,6 @@ there as long as its models are where they were.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +17,13 @@ from annotator.hashes import MANIFEST, FileChanged
 from annotator.models import Export, Project, Prompt, QueueOrder, Split
 from rlhf import suite_inputs
 from rlhf.combining import find_parts
-from rlhf.dataset_inputs import check_datasets, hashes_of_datasets, link_datasets, references_of
+from rlhf.dataset_inputs import (
+    check_datasets,
+    hashes_of_datasets,
+    link_datasets,
+    link_or_copy,
+    references_of,
+)
 from rlhf.downloads import base_of
 from rlhf.endpoints import EndpointRefused, check_version
 from rlhf.generation import prompts_lacking_completions, write_prompts
@@ -521,11 +525,8 @@ def _hashes_of_export(order: Order) -> dict[str, Files]:
 
 def _copy_export(export: Export, names: Iterable[str], target: Path) -> None:
     target.mkdir()
-    for source in (export.folder / name for name in names):
-        try:
-            os.link(source, target / source.name)  # frozen, so a second name is as good as a copy
-        except OSError:  # another file system
-            shutil.copyfile(source, target / source.name)
+    for name in names:
+        link_or_copy(export.folder / name, target / name)
 
 
 def _no_prompts(order: Order) -> str:

@@ -8,7 +8,6 @@ themselves never change: `leave_out` writes new ones beside, and puts them in th
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from django.utils import timezone
 from annotator.audit import Action, record
 from annotator.models import Export, Project, Prompt, User
 from rlhf import screening
-from rlhf.dataset_inputs import folder_name, hashes_of_datasets, link_datasets
+from rlhf.dataset_inputs import folder_name, link_or_copy
 from rlhf.inputs import Order, RunRefused
+from rlhf.integrity import files_of_export
 from rlhf.models import Dataset, QuarantinedRow, Run, RunKind
 from rlhf.training.artifacts import read_json, write_json
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence, sha256_of
@@ -76,18 +76,38 @@ def leave_out_now(run: Run) -> list[dict[str, Any]]:
     """The same as `leave_out` of a queued run, for what has been screened since its launch."""
     inputs = _inputs_of(run.kind, run.folder)
     names = to_be_screened(run)
-    for dataset in run.datasets.all():
-        if screening.name_of(dataset) in names:  # anew: rows are known by their lines, and a
-            # trainer that was killed in between may have taken some out already
-            shutil.rmtree(inputs / folder_name(dataset))
-            link_datasets([dataset], inputs)
-            _record(hashes_of_datasets([dataset]), inputs)
+    things: list[Export | Dataset] = [*([run.export] if run.export else []), *run.datasets.all()]
+    for thing in things:
+        if screening.name_of(thing) in names:  # a trainer that was killed in between may have taken
+            _link_anew(thing, inputs)  # some rows out already, and not said so in the hashes
     passed = [
         _leave_out_of(run.project, each["screened"], inputs) if each["screened"] in names else each
         for each in run.screening
     ]
     write_json(run.folder / SCREENING, passed)
     return passed
+
+
+def _link_anew(thing: Export | Dataset, inputs: Path) -> None:
+    """Its files as they were frozen, whatever has become of those in the run's folder."""
+    if isinstance(thing, Dataset):
+        where, source, frozen = folder_name(thing), Path(thing.path), thing.files
+        names = [thing.data.name]
+    else:
+        where, source, frozen = "data", thing.folder, files_of_export(thing)
+        names = [name for name in FILES_OF_EXPORT if name in _hashes_in(inputs).get(where, {})]
+    for name in names:
+        path = inputs / where / name
+        anew = path.with_name(f".{name}.anew")
+        anew.unlink(missing_ok=True)
+        try:
+            link_or_copy(source / name, anew)
+        except OSError as error:
+            raise RunRefused(f"{source / name} cannot be read: {error.strerror}.") from error
+        anew.replace(path)
+        anew.unlink(missing_ok=True)  # it stays where both are names of one file
+    again = {name: frozen[name] for name in names if name in frozen}
+    _record({where: {**_hashes_in(inputs).get(where, {}), **again}}, inputs)
 
 
 def _inputs_of(kind: str, folder: Path) -> Path:
@@ -181,7 +201,7 @@ def _filter(path: Path, is_out: Callable[[int, Row], bool], inputs: Path) -> int
             "what may be learned from, or screen with fewer checks."
         )
     kept_path.replace(path)
-    if known:
+    if known:  # who is killed before this is recorded begins with `_link_anew`
         now = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         _record({where: {**_hashes_in(inputs)[where], name: now}}, inputs)
     return n_out

@@ -6,9 +6,7 @@ What can be screened has a name: "project", "export-3", "dataset-7". The newest 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 from django.db.models import Count, Q, QuerySet
 
 from annotator.models import Completion, Export, Project, Prompt, Split
+from rlhf.dataset_inputs import link_or_copy
 from rlhf.generation import write_prompts
 from rlhf.integrity import HASHED_AT_LAUNCH, FilesChanged, files_of_export, refuse_changed
 from rlhf.models import Dataset, ModelKind, ModelVersion, QuarantinedRow, Run, RunKind, Status
@@ -162,10 +161,7 @@ def _link_files(source: Path, folder: Path, target: str, files: Files, name: str
         raise CannotScreen(f"{name} is not what was frozen: {in_a_sentence(problems)}.")
     (folder / target).mkdir()
     for file in files:
-        try:
-            os.link(source / file, folder / target / file)  # frozen, so as good as a copy
-        except OSError:  # another file system
-            shutil.copyfile(source / file, folder / target / file)
+        link_or_copy(source / file, folder / target / file)
     write_json(folder / HASHES, {target: files})
 
 

@@ -1,5 +1,6 @@
 """What happens to a training run whose data nobody has screened, before its process starts."""
 
+import hashlib
 import json
 from datetime import timedelta
 
@@ -9,12 +10,16 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from annotator.locks import alone
-from annotator.models import Role, Split
+from annotator.models import Export, Role, Split
 from rlhf import runs, screening
+from rlhf.generation import read_lines
 from rlhf.models import DatasetKind, RunKind, Status
 from rlhf.quarantine import leave_out_now, passed_in_words
+from rlhf.training.artifacts import RunFolder
+from rlhf.training.hashes import HASHES, check_inputs
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
+    ExportFactory,
     PolicyFactory,
     RewardModelFactory,
     RunFactory,
@@ -49,6 +54,20 @@ def supervised(project, dataset):
     return runs.launch(
         project, RunKind.SUPERVISED, {}, round_number=1, policy=policy, datasets=[dataset]
     )  # fmt: skip
+
+
+def learning_from_pairs(project, *prompt_keys):
+    export = ExportFactory(project=project, n_rows=len(prompt_keys))
+    pairs = [
+        {"prompt": SAID[:1], "prompt_key": key, "chosen": SAID[1:], "rejected": PRIVATE[1:]}
+        for key in prompt_keys
+    ]
+    text = "".join(json.dumps(pair) + "\n" for pair in pairs)
+    (export.folder / "data.jsonl").write_text(text)
+    Export.objects.filter(pk=export.pk).update(sha256=hashlib.sha256(text.encode()).hexdigest())
+    export.refresh_from_db()
+    policy = PolicyFactory(project=project)
+    return runs.launch(project, RunKind.DPO, {}, round_number=1, policy=policy, export=export)
 
 
 def answers_in(path):
@@ -90,6 +109,25 @@ def test_a_killed_trainer_leaves_the_same_rows_out_the_next_time(project):
 
     assert first == second
     assert answers_in(run.folder / "datasets" / str(dataset.pk) / "data.jsonl") == ["A house."]
+
+
+def test_a_trainer_killed_before_it_recorded_what_it_wrote_begins_anew(project):
+    run = learning_from_pairs(project, "a", "b")
+    screen = RunFactory(
+        project=project, kind=RunKind.SCREEN, status=Status.SUCCEEDED,
+        config={"screened": screening.name_of(run.export)},
+    )  # fmt: skip
+    screen.quarantined.create(key="prompt-a", code="near_leak")
+    at_launch = (run.folder / HASHES).read_bytes()
+
+    first = leave_out_now(run)
+    (run.folder / HASHES).write_bytes(at_launch)  # as if it had been killed before that
+    second = leave_out_now(run)
+
+    assert first == second
+    check_inputs(RunFolder(run.folder))
+    assert [row["prompt_key"] for row in read_lines(run.folder / "data/data.jsonl")] == ["b"]
+    assert [row["prompt_key"] for row in read_lines(run.export.folder / "data.jsonl")] == ["a", "b"]
 
 
 def test_a_run_that_would_learn_from_nothing_fails_with_a_sentence(ppo, toy):
