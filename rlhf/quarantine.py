@@ -25,9 +25,10 @@ from rlhf.inputs import Order, RunRefused
 from rlhf.integrity import files_of_export
 from rlhf.models import Dataset, QuarantinedRow, Run, RunKind
 from rlhf.training.artifacts import read_json, write_json
+from rlhf.training.demonstrations import split_of
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence, sha256_of
 from rlhf.training.screen_config import CLASSES
-from rlhf.training.screen_rows import FILES_OF_EXPORT, PROMPT, keys_of, row_key
+from rlhf.training.screen_rows import FILES_OF_EXPORT, PROMPT, TEST, keys_of, row_key
 
 SCREENING = "screening.json"
 TRAINING = [
@@ -40,6 +41,7 @@ ASK_PROMPTS = [
     RunKind.GRPO,
     RunKind.DISTILL,
 ]  # and learn from the answers
+BESIDE_PAIRS = ("demonstrations.jsonl", "votes.jsonl")  # of an export: a run can do without
 CHUNK = 500  # values of one query
 
 Row = Mapping[str, Any]
@@ -141,9 +143,10 @@ def _leave_out_of(project: Project, name: str, inputs: Path) -> dict[str, Any]:
     if run is None:
         return {"screened": name, "screening": None}
     keys = set(in_quarantine(run).values_list("key", flat=True))
-    belongs = _test_of(project, name, keys)
+    is_out = _test_of(project, name, keys)
     left_out = {
-        path.name: _filter(path, belongs, inputs) if keys else 0 for path in _files_of(name, inputs)
+        path.name: _filter(path, is_out, _held_out_test_of(name), inputs) if keys else 0
+        for path in _files_of(name, inputs)
     }
     return {
         "screened": name,
@@ -165,6 +168,13 @@ def _test_of(project: Project, name: str, keys: set[str]) -> Callable[[int, Row]
     return lambda number, row: not keys.isdisjoint(keys_of(row))
 
 
+def _held_out_test_of(name: str) -> Callable[[Row], bool]:
+    """Whether a row is held out: as a run reads it."""
+    if name.startswith("dataset-"):
+        return lambda row: split_of(row) == TEST
+    return lambda row: row.get("split") == TEST
+
+
 def _prompts_among(project: Project, keys: Iterable[str]) -> set[int]:
     hashes = [key.removeprefix(f"{PROMPT}-") for key in keys if key.startswith(f"{PROMPT}-")]
     rows = Prompt.objects.filter(project=project)
@@ -176,26 +186,32 @@ def _prompts_among(project: Project, keys: Iterable[str]) -> set[int]:
     return found
 
 
-def _filter(path: Path, is_out: Callable[[int, Row], bool], inputs: Path) -> int:
-    """Without the rows that are out; how many they were. The file may be a second name of a frozen one, so
-    another one takes its place, with a hash of its own for the run's process to check."""
+def _filter(
+    path: Path, is_out: Callable[[int, Row], bool], is_held_out: Callable[[Row], bool], inputs: Path
+) -> int:
+    """Without the rows that are out, unless they are held out: figures are to remain comparable. How many they
+    were. The file may be a second name of a frozen one, so another one takes its place, with a hash of
+    its own for the run's process to check."""
     where, name = str(path.parent.relative_to(inputs)), path.name
     known = _hashes_in(inputs).get(where, {}).get(name)
     if known and (problems := list(find_problems(path.parent, {name: known}, may_hold_more=True))):
         raise RunRefused(f"Nothing is learned from what has changed: {in_a_sentence(problems)}.")
     kept_path = path.with_name(f".{path.name}.kept")
-    n_out = n_kept = 0
+    n_out = n_to_learn = 0
     with path.open("rb") as file, kept_path.open("wb") as kept:
         for number, line in enumerate(file, 1):
-            if is_out(number, json.loads(line)):
+            row = json.loads(line)
+            is_measured = is_held_out(row)
+            if not is_measured and is_out(number, row):
                 n_out += 1
             else:
-                n_kept += 1
+                n_to_learn += not is_measured
                 kept.write(line)
     if not n_out:
         kept_path.unlink()
         return 0
-    if not n_kept and path.name != "demonstrations.jsonl":
+    if not n_to_learn and path.name not in BESIDE_PAIRS:
+        kept_path.unlink()
         raise RunRefused(
             f"All {n_out:,} rows to learn from are in quarantine: look at the newest screening, release "
             "what may be learned from, or screen with fewer checks."

@@ -30,6 +30,7 @@ from rlhf.training.screen_rows import (
     HELD_OUT,
     PROMPT,
     ROWS,
+    TEST,
     text_of,
 )
 
@@ -262,6 +263,7 @@ class ClassCount(NamedTuple):
     findings: int
     quarantined: int
     released: int
+    held_out: int  # of the rows
 
 
 def counts_of(run: Run) -> list[ClassCount]:
@@ -273,21 +275,27 @@ def counts_of(run: Run) -> list[ClassCount]:
     of = {code: (out, released) for code, out, released in states.order_by("code")}
     counts = run.result.get("counts", {})
     return [
-        ClassCount(about, counts[code]["rows"], counts[code]["findings"], *of.get(code, (0, 0)))
+        ClassCount(
+            about,
+            counts[code]["rows"],
+            counts[code]["findings"],
+            *of.get(code, (0, 0)),
+            counts[code].get("held_out", 0),  # which screenings once did not count
+        )
         for code, about in CLASSES.items()
         if code in counts
     ]
 
 
 def collect_screen(run: Run) -> dict[str, Any]:
-    """Put what is severe enough into quarantine. What a reviewer has decided of the same finding before, in
-    any screening of the project, still holds."""
+    """Put what is severe enough into quarantine, but what is held out, which nothing learns from. What a
+    reviewer has decided of the same finding before, in any screening of the project, still holds."""
     least = run.config["quarantine_from"]
     seen: set[tuple[str, str]] = set()
     found = (
         (line["key"], line["code"])
         for _, line in read_findings(run)
-        if is_as_severe(CLASSES[line["code"]].severity, least)
+        if line["split"] != TEST and is_as_severe(CLASSES[line["code"]].severity, least)
     )
     n_released = 0
     while batch := list(islice(found, BATCH)):

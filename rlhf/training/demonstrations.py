@@ -41,7 +41,8 @@ def split_of(row: Row) -> str:
     if (said := row.get("split")) in SPLITS:
         return said
     content = json.dumps(group_of(row), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    number = int(hashlib.sha256(content.encode()).hexdigest()[:8], 16)
+    digest = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
+    number = int(digest[:8], 16)
     return "test" if number % 100 < HELD_OUT_PERCENT else "train"
 
 

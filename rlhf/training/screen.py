@@ -79,6 +79,7 @@ class Screening:
         self.folder = folder
         self.rows: Counter[str] = Counter()  # by kind
         self._with: Counter[str] = Counter()  # rows with a finding, by class
+        self._held_out_with: Counter[str] = Counter()  # those of them that are held out
         self._findings: Counter[str] = Counter()
         self._tokens = pattern_of_tokens(special_tokens(config.tokenizers))
         self._lengths: dict[str, array[float]] = defaultdict(lambda: array("f"))
@@ -180,12 +181,18 @@ class Screening:
             if of_row[match.code] <= PER_ROW:
                 file.write(json.dumps(finding(row, match)) + "\n")
         self._with.update(of_row.keys())
+        if row.split == TEST:
+            self._held_out_with.update(of_row.keys())
         self._findings.update(of_row)
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """{code: {"rows", "findings"}}, in the order of `CLASSES`."""
+        """{code: {"rows", "held_out" of these, "findings"}}, in the order of `CLASSES`."""
         return {
-            code: {"rows": self._with[code], "findings": self._findings[code]}
+            code: {
+                "rows": self._with[code],
+                "held_out": self._held_out_with[code],
+                "findings": self._findings[code],
+            }
             for code in CLASSES
             if self._with[code]
         }

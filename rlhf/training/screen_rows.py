@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf.training.demonstrations import split_of
+
 PROMPT, ANSWER, ROW = "prompt", "answer", "row"
 HELD_OUT, ROWS, EXPORT_FOLDER, DATASET_FOLDER = "held_out.jsonl", "rows.jsonl", "data", "dataset"
 FILES_OF_EXPORT = ("data.jsonl", "demonstrations.jsonl", "votes.jsonl")
@@ -167,9 +169,7 @@ def of_dataset(path: Path, dataset: str) -> Iterator[Row]:
         messages = line.get("messages")
         text = str(line.get("text") or "") if messages is None else text_of(messages)
         asked = "" if messages is None else text_of(before_last_answer(messages))
-        yield Row(
-            row_key(dataset, number), ROW, f"line {number}", text, line.get("split", ""), asked
-        )
+        yield Row(row_key(dataset, number), ROW, f"line {number}", text, split_of(line), asked)
 
 
 def before_last_answer(messages: Messages) -> Messages:

@@ -33,22 +33,25 @@ def screened(project, name, *keys, code="email"):
     return run
 
 
-def pair(prompt_key, chosen, rejected):
+def pair(prompt_key, chosen, rejected, split="train"):
     return {
-        "prompt": [{"role": "user", "content": "Hi"}], "prompt_key": prompt_key, "split": "train",
+        "prompt": [{"role": "user", "content": "Hi"}], "prompt_key": prompt_key, "split": split,
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
     }  # fmt: skip
 
 
+def export_of(project, *pairs):
+    export = ExportFactory(project=project, n_rows=len(pairs))
+    text = "".join(json.dumps(row) + "\n" for row in pairs)
+    (export.folder / "data.jsonl").write_text(text)
+    return export
+
+
 @pytest.fixture
 def export(project):
     """Of three pairs."""
-    export = ExportFactory(project=project, n_rows=3)
-    rows = [pair("a", "1", "2"), pair("a", "1", "3"), pair("b", "4", "5")]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (export.folder / "data.jsonl").write_text(text)
-    return export
+    return export_of(project, pair("a", "1", "2"), pair("a", "1", "3"), pair("b", "4", "5"))
 
 
 def folder_of(export, tmp_path):
@@ -152,6 +155,26 @@ def test_a_run_that_would_learn_from_nothing_is_refused(project, export, tmp_pat
     screened(project, f"export-{export.pk}", "prompt-a", "prompt-b")
 
     with pytest.raises(RunRefused, match="All 3 rows to learn from are in quarantine"):
+        leave_out(project, export, folder_of(export, tmp_path))
+
+
+def test_held_out_pairs_stay_whatever_is_in_them(project, tmp_path):
+    pairs = [pair("a", "1", "2"), pair("b", "3", "4"), pair("c", "5", "6", "test")]
+    export = export_of(project, *pairs)
+    screened(project, f"export-{export.pk}", "prompt-a", "prompt-c")
+    folder = folder_of(export, tmp_path)
+
+    (passed,) = leave_out(project, export, folder)
+
+    assert chosen_in(folder / "data" / "data.jsonl") == ["3", "5"]
+    assert passed["left_out"] == {"data.jsonl": 1}
+
+
+def test_a_run_with_held_out_rows_alone_would_learn_from_nothing(project, tmp_path):
+    export = export_of(project, pair("a", "1", "2"), pair("c", "5", "6", "test"))
+    screened(project, f"export-{export.pk}", "prompt-a", "prompt-c")
+
+    with pytest.raises(RunRefused, match="All 1 rows to learn from are in quarantine"):
         leave_out(project, export, folder_of(export, tmp_path))
 
 
@@ -261,3 +284,18 @@ def test_a_line_of_a_dataset_in_quarantine_is_left_out_of_supervised_tuning(proj
     kept = tmp_path / "datasets" / str(dataset.pk) / "data.jsonl"
     assert [json.loads(line) for line in kept.open()] == rows[1:]
     assert [json.loads(line) for line in dataset.data.open()] == rows
+
+
+def test_held_out_rows_of_a_dataset_stay_even_where_they_do_not_say_so(project, tmp_path):
+    rows = [{"text": f"t{n}"} for n in range(5)]  # of these, t2 is held out by its text
+    rows[0]["split"] = "test"
+    dataset = create_dataset(project, "d", DatasetKind.TEXT, rows, origin="test")
+    name = f"dataset-{dataset.pk}"
+    screened(project, name, *(f"{name}-line-{n}" for n in (1, 2, 3, 4)))
+    order = Order(project, RunKind.DOMAIN, 1, {}, datasets=(dataset,))
+    link_datasets(order.datasets, tmp_path)
+
+    quarantine.leave_out(order, tmp_path)
+
+    kept = tmp_path / "datasets" / str(dataset.pk) / "data.jsonl"
+    assert [json.loads(line)["text"] for line in kept.open()] == ["t0", "t2", "t4"]

@@ -65,6 +65,19 @@ def test_held_out_prompts_of_the_project_are_looked_for_in_a_dataset(project):
     assert in_quarantine(run) == [(f"dataset-{dataset.pk}-line-1", "exact_leak")]
 
 
+def test_what_is_held_out_is_counted_and_never_in_quarantine(project):
+    for split in (Split.TRAIN, Split.TEST):
+        Completion.objects.create(
+            prompt=PromptFactory(project=project, split=split), text=f"Ask {EMAIL}, {split}."
+        )
+
+    run = screen(project)
+
+    (count,) = screening.counts_of(run)
+    assert (count.rows, count.held_out, count.quarantined) == (2, 1, 1)
+    assert run.result["n_quarantined"] == 1
+
+
 def test_an_export_is_screened_as_it_was_frozen(project):
     export = ExportFactory(project=project)
     (export.folder / "data.jsonl").write_text("changed")
@@ -87,7 +100,8 @@ def test_a_project_without_prompts_has_nothing_to_screen(project):
 
 
 def test_only_what_is_severe_enough_goes_into_quarantine(project):
-    create_dataset(project, "d", DatasetKind.TEXT, [{"text": "You asshole"}], origin="test")
+    rows = [{"text": "You asshole", "split": "train"}]
+    create_dataset(project, "d", DatasetKind.TEXT, rows, origin="test")
     name = screening.name_of(project.datasets.get())
 
     high, medium = screen(project, name), screen(project, name, quarantine_from="medium")

@@ -67,6 +67,15 @@ def test_a_report_shows_what_was_found_and_escapes_it(client, run, reviewer):
     assert "9 texts were looked at" in page
 
 
+def test_a_report_says_how_many_are_held_out(client, run, reviewer):
+    run.result["counts"]["email"] |= {"rows": 7, "held_out": 3}
+    run.save()
+
+    page = client.get(url("screening", run.pk)).content.decode()
+
+    assert '<td class="number">7<br><span class="muted">3 held out</span></td>' in page
+
+
 def test_a_report_is_for_reviewers(client, project, run):
     sign_in(client, project, Role.ANNOTATOR)
     pages = [url("screening", run.pk), url("download_findings", run.pk)]

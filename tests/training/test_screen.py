@@ -78,11 +78,12 @@ def test_a_held_out_prompt_of_an_export_is_a_leak_among_those_to_learn_from(fold
 
 
 def test_a_held_out_row_of_a_dataset_is_a_leak_among_those_to_learn_from(folder):
-    rows = [demonstration("How old is he?", "40"), demonstration("How old is HE?", "50")]
-
-    assert screened(folder, [rows[0], {**rows[1], "split": "test"}], checks=["leakage"]) == [
-        ("line 1", "exact_leak")
+    rows = [
+        {**demonstration("How old is he?", "40"), "split": "train"},
+        {**demonstration("How old is HE?", "50"), "split": "test"},
     ]
+
+    assert screened(folder, rows, checks=["leakage"]) == [("line 1", "exact_leak")]
 
 
 def test_the_second_of_two_equal_rows_is_the_duplicate(folder):
@@ -128,7 +129,7 @@ def test_a_finding_says_what_stands_where(folder):
 
     assert findings(folder) == [
         {
-            "key": "dataset-1-line-1", "kind": "row", "place": "line 1", "split": "",
+            "key": "dataset-1-line-1", "kind": "row", "place": "line 1", "split": "train",
             "code": "email", "start": 5, "end": 18,
             "before": "Mail ", "span": "anna@firma.de", "after": " today", "note": "",
         }
@@ -146,7 +147,7 @@ def test_findings_of_one_class_in_one_row_are_counted_and_five_are_kept(folder):
 
     result = screen.run(ScreenConfig("dataset-1"), folder)
 
-    assert result["counts"] == {"email": {"rows": 1, "findings": 20}}
+    assert result["counts"] == {"email": {"rows": 1, "held_out": 0, "findings": 20}}
     assert len(findings(folder)) == 5
 
 

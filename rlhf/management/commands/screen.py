@@ -70,6 +70,7 @@ def in_words(run: Run) -> Iterator[str]:
         f"{result['n_quarantined']:,} in quarantine"
     )
     for count in screening.counts_of(run):
-        yield f"  {count.about.label} ({count.about.severity}): {count.rows:,}"
+        held_out = f", of which {count.held_out:,} held out" if count.held_out else ""
+        yield f"  {count.about.label} ({count.about.severity}): {count.rows:,}{held_out}"
     if not result["counts"]:
         yield "  nothing was found"
