@@ -45,9 +45,11 @@ from rlhf.models import (
     RunKind,
     Status,
 )
+from rlhf.quarantine import out_among
 from rlhf.training.artifacts import RunError, write_json
 from rlhf.training.hashes import files_in, find_problems, in_a_sentence
 from rlhf.training.prompting import PROMPTING, QUESTION, SIDES, Prompting, read_prompting
+from rlhf.training.screen_rows import answer_key, prompt_key
 
 VOTES_READ = 20_000  # the newest; older ones choose no examples
 POOL = 200  # examples that “most similar” chooses from
@@ -99,7 +101,8 @@ def best_judged(project: Project, limit: int, only: Several[int] | None = None) 
 
     By the share of votes that put an answer first, drawn towards a half where votes are few:
     (wins + 1) / (votes + 2). Never answers to held-out prompts, which evaluations ask, nor any that was
-    cut off or flagged. `only` these completions, if they are named.
+    cut off or flagged, or that is in quarantine, as its prompt may be. `only` these completions, if they
+    are named.
     """
     wins, losses, flagged, voters = _tally(project)
     asked = wins.keys() - flagged if only is None else set(only) - flagged
@@ -117,11 +120,20 @@ def best_judged(project: Project, limit: int, only: Several[int] | None = None) 
             prompt__project=project, prompt__split=Split.TRAIN, is_truncated=False
         )
         found = rows.select_related("prompt").in_bulk(batch)
-        for completion in (found[pk] for pk in batch if pk in found and found[pk].text.strip()):
+        keys = {pk: _keys_of(completion) for pk, completion in found.items()}
+        out = out_among(project, {key for both in keys.values() for key in both})
+        usable = [pk for pk in batch if pk in found and out.isdisjoint(keys[pk])]
+        for completion in (found[pk] for pk in usable if found[pk].text.strip()):
             pk = completion.pk
             judged = Judged(completion, wins[pk], wins[pk] + losses[pk], frozenset(voters[pk]))
             best.setdefault(completion.prompt_id, judged)
     return list(best.values())[:limit]
+
+
+def _keys_of(completion: Completion) -> set[str]:
+    """By which it, or its prompt, may be in quarantine."""
+    of_prompt = completion.prompt.key
+    return {prompt_key(of_prompt), answer_key(of_prompt, completion.text)}
 
 
 def _tally(
@@ -191,8 +203,8 @@ def _by_hand(project: Project, chosen: Sequence[int]) -> list[Judged]:
     found = {each.completion.pk: each for each in best_judged(project, len(chosen), only=chosen)}
     if missing := [pk for pk in chosen if pk not in found]:
         raise PromptRefused(
-            f"Answer {missing[0]} can be no example: it is empty, was cut off or flagged, or another answer to "
-            "the same prompt is an example already."
+            f"Answer {missing[0]} can be no example: it is empty, was cut off or flagged, it or its prompt is in "
+            "quarantine, or another answer to the same prompt is an example already."
         )
     return [found[pk] for pk in chosen]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from annotator.audit import Action, record
@@ -23,7 +23,7 @@ from rlhf import screening
 from rlhf.dataset_inputs import folder_name, link_or_copy
 from rlhf.inputs import Order, RunRefused
 from rlhf.integrity import files_of_export
-from rlhf.models import Dataset, QuarantinedRow, Run, RunKind
+from rlhf.models import Dataset, QuarantinedRow, Run, RunKind, Status
 from rlhf.training.artifacts import read_json, write_json
 from rlhf.training.demonstrations import split_of
 from rlhf.training.hashes import HASHES, Files, find_problems, in_a_sentence, sha256_of
@@ -259,6 +259,19 @@ def _in_words(passed: Row) -> str:
     n = sum(n for name, n in passed["left_out"].items() if name != "votes.jsonl")
     rows = {0: "nothing was", 1: "1 row was"}.get(n, f"{n:,} rows were")
     return f"{name} passed screening run {passed['screening']}: {rows} left out"
+
+
+# --- as examples ------------------------------------------------------------------------------
+def out_among(project: Project, keys: Iterable[str]) -> set[str]:
+    """Which of these prompts and answers are in quarantine: by the newest screenings of the project and of
+    its exports. Of a finding that several have made the latest decision counts."""
+    screenings = project.runs.filter(kind=RunKind.SCREEN, status=Status.SUCCEEDED).order_by("pk")
+    newest = dict(screenings.values_list("config__screened", "pk")).values()
+    rows = QuarantinedRow.objects.filter(run__in=newest, key__in=list(keys))
+    by_decision = rows.order_by(F("decided").asc(nulls_first=True), "pk")
+    found = by_decision.values_list("key", "code", "is_released")
+    released = {(key, code): is_released for key, code, is_released in found}
+    return {key for (key, _), is_released in released.items() if not is_released}
 
 
 # --- deciding ---------------------------------------------------------------------------------

@@ -18,13 +18,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf.training.artifacts import RunError, RunFolder, read_json
 from rlhf.training.config_base import Config, _require
 from rlhf.training.data import PromptLine
-from rlhf.training.retrieval import Bm25, Collection, Passage, collection_of
+from rlhf.training.retrieval import Bm25, Collection, Passage, collection_of, tokens
+from rlhf.training.screen_alike import are_alike
+from rlhf.training.screen_config import ScreenConfig
 
 Message = dict[str, str]
 Count = Callable[[list[Message]], int]  # tokens of a whole prompt
@@ -131,17 +134,15 @@ class Prompter:
         )  # fmt: skip
 
     def examples_for(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """The best first. Never the question itself, which would give its answer away."""
-        examples = self.prompting.examples
+        """The best first. Never the question itself, or nearly that, which would give its answer away."""
+        examples, n = self.prompting.examples, len(self.prompting.examples)
         if self.prompting.selection == "similar" and examples:
-            n = self.prompting.shots + 1  # the question itself may be among them
-            found = self._pool.search(question_of(messages), n)
-            others = (place for place in range(len(examples)) if place not in dict(found))
-            places = [*(place for place, _ in found), *others]
-            examples = [examples[place] for place in places[:n]]
-            examples = [each for each in examples if not _is_same(each["messages"], messages)]
-            return examples[: self.prompting.shots]
-        return [each for each in examples if not _is_same(each["messages"], messages)]
+            n = self.prompting.shots
+            found = dict(self._pool.search(question_of(messages), len(examples)))
+            others = [place for place in range(len(examples)) if place not in found]
+            examples = [examples[place] for place in (*found, *others)]
+        asked = _said_in(messages)
+        return list(islice((each for each in examples if not _is_same(each, asked)), n))
 
     @cached_property
     def _pool(self) -> Bm25:
@@ -214,13 +215,19 @@ def question_of(messages: Sequence[Message]) -> str:
     return messages[-1]["content"]
 
 
-def _is_same(first: Sequence[Message], second: Sequence[Message]) -> bool:
-    """Whether both ask the same. A system message is no question."""
-    said = [
-        [(message["role"], message["content"].strip()) for message in each if message["role"] != "system"]
-        for each in (first, second)
-    ]  # fmt: skip
-    return said[0] == said[1]
+def _is_same(example: dict[str, Any], asked: str) -> bool:
+    """Whether its question has the same words, or is nearly the same as a screening measures it."""
+    said = _said_in(example["messages"])
+    return _words(said) == _words(asked) or are_alike(said, asked, ScreenConfig.near_percent)
+
+
+def _said_in(messages: Sequence[Message]) -> str:
+    """A system message is no question."""
+    return "\n\n".join(each["content"].strip() for each in messages if each["role"] != "system")
+
+
+def _words(text: str) -> list[str]:
+    return tokens(text) or text.split()
 
 
 # --- files --------------------------------------------------------------------------------------

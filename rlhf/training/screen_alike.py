@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from typing import NamedTuple
 
 from rensa import RMinHash, RMinHashLSH
@@ -90,6 +91,21 @@ def sketch_of(plain: str) -> RMinHash:
     sketch = RMinHash(num_perm=HASHES, seed=1)
     sketch.update(list({part[i : i + NGRAM] for i in range(len(part) - NGRAM + 1)}))
     return sketch
+
+
+def are_alike(first: str, second: str, near_percent: int) -> bool:
+    """Whether one would be found as the same as, or nearly, the other."""
+    one, other = normalised(first), normalised(second)
+    if one == other:
+        return True
+    if min(len(one), len(other)) < SHORTEST or NUMBER.findall(one) != NUMBER.findall(other):
+        return False
+    return _kept_sketch(one).jaccard(_kept_sketch(other)) * 100 >= near_percent
+
+
+@lru_cache(maxsize=512)
+def _kept_sketch(plain: str) -> RMinHash:
+    return sketch_of(plain)
 
 
 def bands_for(threshold: float) -> int:

@@ -22,11 +22,13 @@ from rlhf.prompting import (
 )
 from rlhf.runs import launch
 from rlhf.training.artifacts import RunError
+from rlhf.training.screen_rows import answer_key, prompt_key
 from tests.factories import CompletionFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EndpointFactory,
     EvaluateRunFactory,
     PolicyFactory,
+    RunFactory,
     make_comparison,
     make_judgment,
     write_artifact,
@@ -82,6 +84,20 @@ def test_answers_that_were_cut_off_or_flagged_are_no_examples(project):
     judgment.save(update_fields=["flags"])
 
     assert best_judged(project, 10) == []
+
+
+def test_what_is_in_quarantine_is_no_example(project, policy):
+    of_prompt, itself, fine = (judged(project, text, "bad") for text in ("leak", "ada@x.org", "ok"))
+    screen = RunFactory(
+        project=project, kind="screen", status="succeeded", config={"screened": "project"}
+    )
+    screen.quarantined.create(key=prompt_key(of_prompt.prompt.key), code="near_leak")
+    screen.quarantined.create(key=answer_key(itself.prompt.key, "ada@x.org"), code="email")
+
+    assert [each.completion for each in best_judged(project, 10)] == [fine]
+    for answer in (of_prompt, itself):
+        with pytest.raises(PromptRefused, match=f"Answer {answer.pk} can be no example"):
+            create_prompt_version(project, Draft(policy, examples=[answer.pk]))
 
 
 def test_a_version_has_its_text_frozen_and_its_policy_as_parent(project, policy):

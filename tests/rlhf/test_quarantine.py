@@ -272,6 +272,21 @@ def test_a_decision_needs_a_reason_and_something_to_decide_about(project, said, 
     assert state_of(run) == [("prompt-a", "email", False)]
 
 
+def test_the_latest_decision_on_a_finding_counts_whichever_screening_it_was_made_in(project):
+    screened(project, "export-1", "prompt-a", "prompt-b")
+    newest = screened(project, "project", "prompt-a")
+    quarantine.decide(newest, None, released=True, reason="ours", keys=["prompt-a"])
+
+    assert quarantine.out_among(project, ["prompt-a", "prompt-b"]) == {"prompt-b"}
+
+
+def test_an_older_screening_no_longer_counts(project):
+    screened(project, "project", "prompt-a")
+    screened(project, "project")
+
+    assert quarantine.out_among(project, ["prompt-a"]) == set()
+
+
 def test_a_line_of_a_dataset_in_quarantine_is_left_out_of_supervised_tuning(project, tmp_path):
     rows = [{"messages": [{"role": "assistant", "content": text}]} for text in ("one", "two")]
     dataset = create_dataset(project, "d", DatasetKind.DEMONSTRATIONS, rows, origin="test")

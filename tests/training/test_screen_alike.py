@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001 (a text in Chinese)
 import pytest
 
-from rlhf.training.screen_alike import Index, bands_for
+from rlhf.training.screen_alike import Index, are_alike, bands_for
 
 SEA = "Please write a short poem about the sea, the gulls and an old sailor who cannot sleep."
 
@@ -24,6 +24,14 @@ def test_the_same_but_for_spaces_and_capitals_is_the_same(index):
 
 def test_one_word_more_is_nearly_the_same(index):
     assert like(index, SEA + " Thanks!") == ("line 1", False)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [(SEA.upper(), True), (f"{SEA} Thanks!", True), (f"{SEA} In 3 lines.", False)],
+)
+def test_two_texts_are_compared_as_one_with_many(other, expected):
+    assert are_alike(SEA, other, 85) is expected
 
 
 def test_another_text_is_not_alike(index):
