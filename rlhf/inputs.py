@@ -110,7 +110,7 @@ ASK_ELSEWHERE = [  # the others need a policy's weights
     RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL, RunKind.SUITE, RunKind.CONVERSE,
 ]  # fmt: skip
 PUT_AROUND = [  # each question what a prompt version says
-    RunKind.GENERATE, RunKind.EVALUATE, RunKind.SUITE, RunKind.CONVERSE,
+    RunKind.GENERATE, RunKind.EVALUATE, RunKind.DISTILL, RunKind.SUITE, RunKind.CONVERSE,
 ]  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
     """What a run of this kind can take for its policy, rival, reward model or base."""
     is_student = run_kind == RunKind.DISTILL and name == "rival"
     is_asked = run_kind in ASK_ELSEWHERE and name in ASKED and not is_student
-    is_prompted = run_kind in PUT_AROUND and name in ASKED
+    is_prompted = run_kind in PUT_AROUND and name in ASKED and not is_student
     return [
         *VERSION_KINDS[name],
         *([ModelKind.ENDPOINT] if is_asked else []),
@@ -262,8 +262,8 @@ def _check_versions(order: Order) -> None:
         if is_of_project and version.kind == ModelKind.PROMPT and version.kind not in kinds:
             raise RunRefused(
                 f"{version} is a prompt version and has no weights of its own: it can write answers, in "
-                "“Generate completions”, “Evaluate”, “Evaluation suite” and “Live conversations”. Choose "
-                f"{version.writer} instead."
+                "“Generate completions”, “Evaluate”, “Evaluation suite” and “Live conversations”, and teach in "
+                f"“Distillation”. Choose {version.writer} instead."
             )
         if not is_of_project or version.kind not in kinds:
             wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])

@@ -42,7 +42,8 @@ class DistillForm(RunForm):
     )  # fmt: skip
 
     policy = version(
-        "Teacher", "Who writes the answers: a policy here, or one elsewhere that is asked."
+        "Teacher",
+        "Who writes the answers: a policy here, one elsewhere that is asked, or a prompt version of either.",
     )
     reward_model = version("Reward model", "It picks the best answer.", required=False)
     rewards = RuleLines(

@@ -9,6 +9,9 @@ rehearsal: the student's own answers to other prompts, before it has learnt anyt
     held-out-prompts.jsonl          the same, to prompts that say what the settings are worth to a search
     artifact/data.jsonl             {"messages", "source", "score", …} per line
 
+A prompt version teaches with what it puts around each prompt, and the rows have the prompt alone: the student is
+to answer so without it (context distillation, Askell et al. 2021).
+
 A run that is killed while it scores scores again.
 """
 
@@ -35,9 +38,11 @@ from rlhf.training.distill_choice import (
     worth,
 )
 from rlhf.training.distill_config import DistillConfig
+from rlhf.training.endpoint import prompt_tokens
 from rlhf.training.evaluate import asked_result
-from rlhf.training.generate import encode_prompts, generate_all, n_written
+from rlhf.training.generate import encode_arranged, generate_all, n_written
 from rlhf.training.models import load_policy
+from rlhf.training.prompting import arrange_all, prompter_of, prompting_result
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import load_sources, score_texts
 
@@ -85,6 +90,7 @@ def run(config: DistillConfig, folder: RunFolder) -> dict[str, Any]:
         "length_mean": mean_of([float(each.answer.n_tokens) for each in chosen]),
         **what_choosing_gains(chosen, candidates),
         **asked_result([written.asker] if written.asker else []),
+        **prompting_result(folder),
         "tokens": {
             "written": n_measured
             + sum(n_written(each.answers) for each in (written, own) if not each.asker)
@@ -121,7 +127,8 @@ def write(
     """`n` answers to each prompt that is not too long; those of before a stop are kept."""
     folder.phase(f"answers of the {name}")
     if is_endpoint(reference):
-        asked = short_enough(lines, config.max_prompt_tokens)
+        short = short_enough(lines, config.max_prompt_tokens)
+        asked = arrange_all(prompter_of(reference), short, prompt_tokens, folder)
         asker = Asker(
             reference,
             folder,
@@ -136,7 +143,9 @@ def write(
         reasons["too_long"] += len(lines) - len(asked)
         return Written(answers, +reasons, asker)
     policy, tokenizer = load_policy(reference, may_wrap=True)
-    prompts, too_long = encode_prompts(tokenizer, lines, config.max_prompt_tokens)
+    prompts, too_long = encode_arranged(
+        reference, tokenizer, lines, config.max_prompt_tokens, folder
+    )
     answers = generate_all(
         policy,
         tokenizer,

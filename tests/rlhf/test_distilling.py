@@ -10,6 +10,7 @@ from rlhf.forms import DistillForm
 from rlhf.inputs import RunRefused
 from rlhf.lineage import carriers_of, of_version
 from rlhf.models import ModelKind, RunKind
+from rlhf.prompting import Draft, create_prompt_version
 from tests.factories import MembershipFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import (
     EndpointFactory,
@@ -81,6 +82,17 @@ def test_a_policy_elsewhere_can_teach_and_cannot_learn(teacher):
         RunRefused, match="is a policy elsewhere, of which nobody here has the weights"
     ):
         launch(teacher, rival=elsewhere)
+
+
+def test_a_prompt_version_can_teach_and_cannot_learn(teacher):
+    version = create_prompt_version(teacher.project, Draft(teacher, "Be brief."))
+
+    run = launch(version)
+
+    assert run.config["model"] == version.reference()
+    assert DistillForm(teacher.project).fields["policy"].queryset.contains(version)
+    with pytest.raises(RunRefused, match="is a prompt version and has no weights of its own"):
+        launch(teacher, rival=version)
 
 
 def test_several_answers_need_something_that_picks(teacher):

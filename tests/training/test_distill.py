@@ -22,6 +22,7 @@ from rlhf.training.distill_choice import (
 )
 from rlhf.training.distill_config import DistillConfig
 from rlhf.training.generate import read_kept
+from rlhf.training.prompting import Prompting
 from tests.training.conftest import write_prompts
 
 SHORT = {"kind": "length", "target": 4}
@@ -235,3 +236,16 @@ def test_held_out_prompts_are_answered_to_be_scored_and_give_no_rows(distil, fol
 def test_a_teacher_without_a_usable_answer_is_said_in_words(distil):
     with pytest.raises(RunError, match="No answer of the teacher is left to learn from: 5 cut off"):
         distil(max_new_tokens=1)
+
+
+def test_a_prompt_version_teaches_with_its_words_and_the_rows_have_the_prompt_alone(
+    folder, tiny_reference, prompts_file
+):
+    write_json(folder.path / "prompting.json", Prompting(system="Be brief.").to_dict())
+    teacher = {**tiny_reference, "prompting": str(folder.path / "prompting.json")}
+
+    result = run(DistillConfig(teacher, rewards=[SHORT], max_new_tokens=24), folder)
+
+    around = (folder.path / "prompting.jsonl").read_text().splitlines()
+    assert (len(around), result["prompting"]["examples_mean"]) == (5, 0)
+    assert {row["messages"][0]["role"] for row in rows_of(folder)} == {"user"}
