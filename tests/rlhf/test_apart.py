@@ -2,18 +2,21 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from typing import Any, get_type_hints
 
 import pytest
 from django.conf import settings as django_settings
 
 from rlhf import processes
 from rlhf.training.artifacts import write_json
+from rlhf.training.config import CONFIGS
 
 APART = django_settings.BASE_DIR / "bin" / "apart"
 
@@ -100,6 +103,48 @@ def test_a_configuration_that_says_the_name_of_a_secret_does_not_show_it(run_dir
     write_json(run_dir / "config.json", {"config": {"pattern": str(tmp_path / "secret_key")}})
 
     assert "No such file" in apart(run_dir, f"cat {tmp_path}/secret_key")
+
+
+def test_a_path_in_a_text_opens_no_file(run_dir, tmp_path):
+    env = tmp_path / "app" / ".env"
+    env.parent.mkdir()
+    env.write_text("KEY=secret")
+    rule = {"kind": "regex", "pattern": str(env), "name": str(env)}
+    endpoint = {"endpoint": 1, "address": str(env), "model": str(env)}
+    config = {"rewards": [rule], "model": endpoint, "name": str(env), "space": str(env)}
+    write_json(run_dir / "config.json", {"config": {**config, "settings": config}})
+
+    assert "No such file" in apart(run_dir, f"cat {env}")
+
+
+def test_a_run_sees_all_that_its_settings_hold_in_places_for_it(run_dir, tmp_path):
+    names = ["base", "first", "second", "prompting", "reward", "part", "dataset", "tokenizer"]
+    base, *adapters, prompting, reward, part, dataset, tokenizer = (
+        str(tmp_path / "models" / name) for name in names
+    )
+    for name in names:
+        (tmp_path / "models" / name).mkdir()
+    settings = {
+        "model": {"base": base, "adapters": adapters, "prompting": prompting},
+        "rewards": [{"kind": "reward_model", "version": "kind", "folder": reward}],
+        "parts": [{"version": "kind", "weight": 1.0, "adapters": [part]}],
+        "datasets": [{"name": "polite", "folder": dataset}],
+        "tokenizers": [tokenizer],
+    }
+    write_json(run_dir / "config.json", {"config": {"tries": "ppo", "settings": settings}})
+
+    assert apart(run_dir, f"ls {tmp_path}/models").split() == sorted(names)
+
+
+def test_the_places_are_settings_that_runs_have_and_all_that_name_models():
+    places = set(runpy.run_path(str(APART))["PLACES"])
+
+    types = [get_type_hints(config) for config in CONFIGS.values()]
+    assert places <= {name for each in types for name in each}
+    assert places >= {
+        name for each in types for name, hint in each.items()
+        if hint in (dict[str, Any], dict[str, Any] | None)
+    }  # fmt: skip
 
 
 def test_a_run_may_write_its_folder_and_nothing_else(run_dir, tmp_path):
