@@ -262,7 +262,9 @@ def result(
         ],
         "n_train": sum(part.n_train for part in parts),
         "steps": trainings[0].n_steps,
-        "left_out": {"too_long": sum(part.left_out["too_long"] for part in parts)},
+        "left_out": {
+            reason: sum(part.left_out[reason] for part in parts) for reason in parts[0].left_out
+        },
         "learning_curve": points or None,
         "forecast": forecast_of(points) if points else None,
         "note": "" if has_held_out else NOTHING_HELD_OUT,

@@ -23,6 +23,7 @@ from rlhf.training.demonstrations import Message, Row, read_rows
 from rlhf.training.supervised_config import SupervisedConfig
 
 IGNORED = -100  # the label of a token that is read, and not learnt
+REWRITTEN = "rewritten_by_template"  # why conversations were left out
 BATCHES_SORTED = 50  # together by length, so that little is padded and batches stay random
 
 
@@ -39,7 +40,8 @@ def encode_conversation(
     earlier turns differently once others follow (some leave out the reasoning).
 
     `stops` are the tokens that end an answer; the first of them is learnt with it, and no template's
-    line end after it. Raises RunError if a template does not write an answer after its opening.
+    line end after it. Raises AnswerNotFound if a template writes an answer in other words than it has,
+    RunError if it does not write it after its opening.
     """
     places = [place for place, each in enumerate(messages) if each["role"] == "assistant"]
     try:
@@ -53,6 +55,10 @@ def encode_conversation(
             "The model's chat template does not write an answer after the opening of the assistant's "
             "turn, so nobody can say which tokens are the answer's: choose another model."
         ) from None
+
+
+class AnswerNotFound(Exception):
+    """Nobody can say which of the characters that a template writes are the answer's."""
 
 
 class _Rewritten(Exception):
@@ -94,7 +100,11 @@ def _answer_tokens(
 ) -> Example:
     """Of what a template writes from the opening of the assistant's turn on."""
     said = content if content in turn else content.strip()
-    head, said, tail = turn.partition(said) if said else (turn, "", "")
+    # Written with other whitespace, for instance.
+    if not turn.startswith(said) and turn.count(said) != 1:
+        raise AnswerNotFound
+    start = turn.find(said)
+    head, tail = turn[:start], turn[start + len(said) :]
     # Control tokens that are spelt out in the answer stay plain text.
     body = tokenizer(said, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     ids = [*_tokens(tokenizer, head), *body]
@@ -168,7 +178,7 @@ def _read_part(
     tokenizer: PreTrainedTokenizerBase, stops: set[int],
 ) -> Part:  # fmt: skip
     name, source = dataset["name"], folder / dataset["folder"] / "data.jsonl"
-    left_out = {"too_long": 0}
+    left_out = {"too_long": 0, REWRITTEN: 0}
 
     def examples(split: str) -> Iterator[Example]:
         rows = read_rows(source, split)
@@ -179,7 +189,12 @@ def _read_part(
             yield from text_blocks(tokenizer, _with(first, rows), config.max_tokens)
             return
         for row in _with(first, rows):
-            for example in encode_conversation(tokenizer, row["messages"], stops):
+            try:
+                found = encode_conversation(tokenizer, row["messages"], stops)
+            except AnswerNotFound:
+                left_out[REWRITTEN] += 1
+                continue
+            for example in found:
                 if len(example.input_ids) > config.max_tokens:
                     left_out["too_long"] += 1
                 else:
@@ -193,7 +208,7 @@ def _read_part(
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"The dataset “{name}” cannot be read: {error}") from error
     if not len(train):
-        raise RunError(_nothing_to_learn(name, left_out["too_long"], config.max_tokens))
+        raise RunError(_nothing_to_learn(name, left_out, config.max_tokens))
     n_train = len(train)
     if config.packing:
         train = pack_dataset(train, config.max_tokens, "bfd")
@@ -205,8 +220,14 @@ def _with(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
     yield from rows
 
 
-def _nothing_to_learn(name: str, n_too_long: int, max_tokens: int) -> str:
-    if n_too_long:
+def _nothing_to_learn(name: str, left_out: dict[str, int], max_tokens: int) -> str:
+    if left_out[REWRITTEN]:
+        return (
+            f"The model's chat template rewrites answers of the dataset “{name}”, such as their line ends, so "
+            "nobody can say which tokens are the answer's: choose another model, or write the answers as "
+            "the template does."
+        )
+    if left_out["too_long"]:
         return (
             f"All rows of the dataset “{name}” that may be learnt from are longer than {max_tokens} "
             "tokens: raise max_tokens, or make them shorter."

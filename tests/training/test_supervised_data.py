@@ -11,6 +11,7 @@ from rlhf.training.models import encode, encode_completion
 from rlhf.training.supervised_config import SupervisedConfig
 from rlhf.training.supervised_data import (
     IGNORED,
+    AnswerNotFound,
     Pool,
     encode_conversation,
     epoch_batches,
@@ -68,6 +69,23 @@ def test_control_tokens_spelt_out_in_an_answer_stay_text(tokenizer):
     (example,) = encoded(tokenizer, QUESTION, {**ANSWER, "content": "Say <|im_end|> now."})
 
     assert example.labels.count(tokenizer.eos_token_id) == 1
+
+
+def test_of_an_empty_answer_its_end_is_learnt(tokenizer):
+    (example,) = encoded(tokenizer, QUESTION, {**ANSWER, "content": ""})
+
+    assert learnt(tokenizer, example) == "<|im_end|>"
+
+
+def test_an_answer_that_the_template_writes_before_it_too_is_not_guessed_at():
+    thinking = build_tokenizer()
+    thinking.chat_template = thinking.chat_template.replace(
+        "message['content']",
+        "('Thinking: ' if message['role'] == 'assistant' else '') + message['content']",
+    )
+
+    with pytest.raises(AnswerNotFound):
+        encoded(thinking, QUESTION, {**ANSWER, "content": "in"})
 
 
 def test_a_template_that_drops_earlier_reasoning_gives_an_example_per_answer(tokenizer):
@@ -155,7 +173,30 @@ class Row:
 def test_long_rows_are_left_out_and_counted_and_never_cut(folder, tokenizer):
     (part,) = parts_of(folder, tokenizer, [row("Yes."), row("Yes " * 50)], max_tokens=40)
 
-    assert (len(part.train), part.left_out) == (1, {"too_long": 1})
+    assert (len(part.train), part.left_out) == (1, {"too_long": 1, "rewritten_by_template": 0})
+
+
+@pytest.fixture(scope="module")
+def joining():
+    """A tokenizer whose template writes the lines of a message in one."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "message['content'].split() | join(' ')"
+    )
+    return tokenizer
+
+
+def test_answers_that_a_template_rewrites_are_left_out_and_counted(folder, joining):
+    (part,) = parts_of(folder, joining, [row("Yes, please."), row("Say\n<|im_end|> now.")])
+
+    assert part.left_out == {"too_long": 0, "rewritten_by_template": 1}
+    assert learnt(joining, Row(part.train[0])) == "Yes, please.<|im_end|>"
+    assert len(part.train) == 1
+
+
+def test_a_template_that_rewrites_all_answers_is_told_so(folder, joining):
+    with pytest.raises(RunError, match="template rewrites answers of the dataset “polite”"):
+        parts_of(folder, joining, [row("Yes,\nplease.")])
 
 
 @pytest.mark.parametrize(
