@@ -34,6 +34,7 @@ from peft import (
     PromptTuningInit,
     TaskType,
     get_peft_model,
+    initialize_kv_prefix_from_past_key_values,
     prepare_model_for_kbit_training,
 )
 from peft.tuners.lora import LoraLayer
@@ -141,7 +142,10 @@ def make_trainable(model: PreTrainedModel, settings: ParameterSettings) -> nn.Mo
         for parameter in tunable_parameters(model, settings.adapter_layers):
             parameter.requires_grad_(True)
         return model
-    return get_peft_model(model, peft_config(model, settings))
+    adapted = get_peft_model(model, peft_config(model, settings))
+    if settings.method == "prefix":
+        begin_with_words(adapted)
+    return adapted
 
 
 def peft_config(model: PreTrainedModel, settings: ParameterSettings) -> PeftConfig:
@@ -165,6 +169,16 @@ def peft_config(model: PreTrainedModel, settings: ParameterSettings) -> PeftConf
             task_type=TaskType.CAUSAL_LM, num_virtual_tokens=settings.virtual_tokens
         )
     raise ValueError(f"method={settings.method!r} is none of peft's")
+
+
+@torch.no_grad()
+def begin_with_words(model: PeftModel) -> None:
+    """Let a prefix start as the keys and values that the model has of drawn words: with random numbers it
+    would have to be learnt first how to leave the model as it was (Li and Liang 2021, figure 5)."""
+    n_tokens = model.active_peft_config.num_virtual_tokens
+    words = torch.randint(model.config.vocab_size, (1, n_tokens)).to(model.device)
+    cache = backbone_of(model)(input_ids=words, use_cache=True).past_key_values
+    initialize_kv_prefix_from_past_key_values(model, past_key_values=cache)
 
 
 def ia3_config(model: PreTrainedModel, top: int | None) -> IA3Config:

@@ -193,8 +193,8 @@ class FromVotes(Anchored):
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
-        """TRL's own asks a copy of the fresh adapter. Where that starts at random, as a prefix does, it
-        is not the policy that learning starts from."""
+        """TRL's own asks a copy of the fresh adapter. Where that says something already, as drawn
+        words do, it is not the policy that learning starts from."""
         model: Any = self.model  # type: ignore[attr-defined]
         if isinstance(model, PeftModel) and "ref" in model.peft_config:
             model.delete_adapter("ref")

@@ -24,6 +24,7 @@ from rlhf.training.parameters import (
     token_kl,
     trainable,
 )
+from rlhf.training.virtual_tokens import prefix_of
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 LORA = ParameterSettings(lora_rank=4)
@@ -123,6 +124,22 @@ def test_count_tells_how_much_of_the_model_moves(tiny_reference):
 
     total = sum(p.numel() for p in model.parameters())
     assert count(model) == {"trainable": 3 * 64, "total": total, "share": 3 * 64 / total}
+
+
+@torch.no_grad()
+def test_a_prefix_starts_as_what_the_model_itself_keeps_of_words(tiny_reference):
+    base = load_policy(tiny_reference)[0].base_model
+    words = torch.arange(base.config.vocab_size)
+    known = base(input_ids=words[:, None], use_cache=True).past_key_values.layers[0].values
+
+    prefix = prefix_of(make_trainable(load_policy(tiny_reference)[0], METHODS["prefix"]))
+
+    values = prefix.layers[0].values[0].transpose(0, 1)  # (virtual tokens, heads, D)
+    said = torch.cdist(values.flatten(1), known.flatten(1)).argmin(1)
+    kept = base(input_ids=said[None], use_cache=True).past_key_values
+    for ours, theirs in zip(prefix.layers, kept.layers, strict=True):
+        torch.testing.assert_close(ours.keys, theirs.keys)
+        torch.testing.assert_close(ours.values, theirs.values)
 
 
 def test_one_more_layer_moves_every_so_many_steps():
