@@ -402,7 +402,8 @@ def _end_asking(gate: Gate) -> None:
 
 
 def overrule(gate: Gate, decision: str, user: User | None, reason: str) -> None:
-    """Decide in the votes' stead, or against them, and say why. Raises GateRefused."""
+    """Decide in the votes' stead, or against them, and say why. Raises GateRefused; also if neither of
+    both policies is current any more, because then it would change nothing."""
     if decision not in (Decision.PROMOTE, Decision.REJECT):
         raise GateRefused("Choose whether it is promoted or rejected.")
     if decision == gate.decision:
@@ -411,6 +412,8 @@ def overrule(gate: Gate, decision: str, user: User | None, reason: str) -> None:
         raise GateRefused("Say why: the reason is kept, and others will ask.")
     if (other := open_gate_of(gate.project)) and other != gate:
         raise GateRefused(f"Gate {other.pk} is open: wait until it decides, or stop it first.")
+    current = _current_of_both(gate)
+    wanted = gate.candidate if decision == Decision.PROMOTE else gate.incumbent
     with transaction.atomic():
         as_seen = Gate.objects.filter(pk=gate.pk, state=gate.state, decision=gate.decision)
         if not as_seen.update(
@@ -422,12 +425,20 @@ def overrule(gate: Gate, decision: str, user: User | None, reason: str) -> None:
         gate.refresh_from_db()
         moved = {"from": before, "to": gate.get_decision_display()}
         record(user, Action.RULED, gate, project=gate.project, decision=moved, reason=gate.reason)
-        wanted = gate.candidate if decision == Decision.PROMOTE else gate.incumbent
-        held = gate.incumbent if decision == Decision.PROMOTE else gate.candidate
-        if current_policy(gate.project) == held:
+        if current != wanted:
             make_current(gate.project, wanted, user=user, reason=gate.reason, gate=gate)
         tell_decided(gate)
     _end_asking(gate)
+
+
+def _current_of_both(gate: Gate) -> ModelVersion | None:
+    current = current_policy(gate.project)
+    if current not in (gate.candidate, gate.incumbent):
+        raise GateRefused(
+            f"{current} is the current policy by now, and this gate has tested neither it nor against it: "
+            f"test {gate.candidate} against it, or roll back on the page of the current policy."
+        )
+    return current
 
 
 def roll_back(

@@ -9,7 +9,7 @@ from annotator.models import Comparison, Judgment
 from annotator.webhooks import outbox
 from annotator.webhooks.models import Delivery, Event
 from rlhf import gating, rounds
-from rlhf.current import current_policy
+from rlhf.current import current_policy, make_current
 from rlhf.gate_models import Decision, Gate, GateState
 from rlhf.gating import GateRefused
 from rlhf.models import Run, RunKind, Status
@@ -306,6 +306,19 @@ def test_overruling_a_promotion_brings_the_incumbent_back(gate):
     gating.overrule(gate, Decision.REJECT, UserFactory(), "It is rude to children.")
 
     assert current_policy(gate.project) == gate.incumbent
+
+
+def test_whoever_overrules_an_old_gate_changes_nothing_and_is_told(gate):
+    vote(gate, *[LOSS] * 10)
+    gating.settle(gate)
+    third = PolicyFactory(project=gate.project)
+    make_current(gate.project, third, user=None, reason="It is newer.")
+
+    with pytest.raises(GateRefused, match=f"{third} is the current policy by now"):
+        gating.overrule(gate, Decision.PROMOTE, UserFactory(), "It is better.")
+
+    assert (Gate.objects.get().decision, current_policy(gate.project)) == (Decision.REJECT, third)
+    assert AuditEntry.objects.filter(kind="gate").count() == 1
 
 
 def test_whoever_overrules_what_has_just_been_decided_is_told(gate):
