@@ -105,7 +105,7 @@ def measure(config: DistillConfig, folder: RunFolder) -> int:
     written = write(HELD_OUT, config.model, lines, config.completions_per_prompt, config, folder)
     messages = {line.id: line.messages for line in lines}
     candidates, chosen, _ = pick(written.answers, messages, config, folder)
-    folder.metrics(0, worth(chosen, candidates))
+    folder.metrics(0, worth(chosen, candidates, len(lines)))
     return n_written(written.answers)
 
 

@@ -80,19 +80,21 @@ def choose(
     return chosen, left_out
 
 
-def worth(chosen: Sequence[Chosen], candidates: Sequence[Candidate]) -> dict[str, float]:
-    """What the choice comes to over all prompts, those without an answer to learn from too: the share that has
-    one, and the mean score, in which the others count as the worst of all answers.
+def worth(
+    chosen: Sequence[Chosen], candidates: Sequence[Candidate], n_prompts: int
+) -> dict[str, float]:
+    """What the choice comes to over all prompts, those without an answer to learn from too, be it that they were too
+    long to be asked: the share that has one, and the mean score, in which the others count as the
+    worst of all answers.
 
-    Example: 0.9 picked of 0.9 and 0.1 for one prompt, nothing of -1 for the other:
+    Example: 0.9 picked of 0.9 and 0.1 for one prompt, nothing of -1 for the other of two:
     {"eval_share": 0.5, "eval_score": -0.05}
     """
-    n = len({each.answer.id for each in candidates})
-    found = {"eval_share": len(chosen) / n}
+    found = {"eval_share": len(chosen) / n_prompts}
     scores = [each.score for each in candidates if each.score is not None]
     if scores:
         picked = sum(each.score for each in chosen if each.score is not None)
-        found["eval_score"] = (picked + (n - len(chosen)) * min(scores)) / n
+        found["eval_score"] = (picked + (n_prompts - len(chosen)) * min(scores)) / n_prompts
     return found
 
 

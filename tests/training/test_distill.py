@@ -70,8 +70,16 @@ def test_a_prompt_without_an_answer_to_learn_from_is_worth_the_worst_of_all_answ
     candidates = [candidate(1, 0.9), candidate(1, 0.1), candidate(2, -1.0, truncated=True)]
     chosen, _ = chosen_of(*candidates)
 
-    assert worth(chosen, candidates) == {"eval_share": 0.5, "eval_score": pytest.approx(-0.05)}
-    assert worth([], [candidate(1)]) == {"eval_share": 0.0}
+    assert worth(chosen, candidates, 2) == {"eval_share": 0.5, "eval_score": pytest.approx(-0.05)}
+    assert worth([], [candidate(1)], 1) == {"eval_share": 0.0}
+
+
+def test_leaving_out_long_prompts_gains_nothing():
+    candidates = [candidate(1, 0.9), candidate(1, 0.1)]
+    chosen, _ = chosen_of(*candidates)
+
+    assert worth(chosen, candidates, 2) == {"eval_share": 0.5, "eval_score": pytest.approx(0.5)}
+    assert worth([], [], 2) == {"eval_share": 0.0}
 
 
 @pytest.mark.parametrize(
