@@ -1,6 +1,7 @@
 """The gate by simulation: how often it errs, and how many votes it takes beside a test of fixed size.
 
     python bench/gate.py [--repetitions 200] [--budget 300] [--margin 0.1] [--alpha 0.05] [--people 5]
+    python bench/gate.py --prompts 25 [--spread 0.3] …
 
 Simulated annotators (rlhf/taste.py: noise, position bias, ties; the last of them is a saboteur, who votes the wrong
 way round) compare answers of a candidate and an incumbent, one vote per pair, in a drawn order. The
@@ -19,6 +20,14 @@ probability, one JSON line:
                         stops at the first p below the error rate: what nobody should do
     uniform_votes    mean votes if the money is spread evenly over 32 shares, and not by the margin
     hoeffding_votes, bernstein_votes    the same with two other confidence sequences in its place
+
+With --prompts there are fewer prompts than votes, each with as many pairs as the budget gives it, and the candidate is
+good at some and bad at others: of half of them, drawn anew in each repetition, people prefer its answers more
+often by the spread than they do on average, of the others less often. One JSON line per win probability:
+
+    promoted, rejected, undecided, mean_votes    of the gate, to which a prompt is one outcome
+    single_promoted    how often it would promote if each pair counted by itself, asked in a drawn order
+    all_votes_promoted    how often a z-test promotes that has all votes of the budget, counted by prompt
 
 Pure Python, and a minute or two on one core.
 """
@@ -51,11 +60,13 @@ from rlhf.sequential import (
 from rlhf.taste import Manner, draw_manner, judge
 
 DIFFERENCES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the win probability from one half, in margins
+CLUSTERED = (0.0, 1.0, 2.0)  # the same, with several pairs per prompt
 MEAN_WORDS, SPREAD = 24.0, 6.0
 POLITE_SHARE = 0.3
 CROWDS, VOTES_OF_CROWD = 100, 100  # from which a win probability is known
 MOST_SHORTER, HALVINGS = 16.0, 9  # words
 LOOK_EVERY, FIRST_LOOK = 10, 20
+STEPS = 10  # in which prompts are asked: rlhf/gate_pairs.py
 
 
 def main() -> None:
@@ -67,8 +78,15 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=0.1)
     parser.add_argument("--alpha", type=float, default=0.05)
     parser.add_argument("--people", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=0)
+    parser.add_argument("--spread", type=float, default=0.3)
     asked = parser.parse_args()
     rule = Rule(asked.alpha, asked.margin)
+    if asked.prompts:
+        for margins in CLUSTERED:
+            mean = EVEN + margins * asked.margin
+            print(json.dumps(measure_clustered(mean, rule, asked)), flush=True)
+        return
     planned = simulate(asked, asked.margin)
     variance = statistics.variance(itertools.chain(*planned))  # ties make it smaller than ¼
     power = attainable(gate_of(planned, rule, asked.budget)[PROMOTE], asked.repetitions)
@@ -163,6 +181,66 @@ def words_for(difference: float, people: int) -> float:
         ]
         low, high = (middle, high) if statistics.fmean(known) - EVEN < difference else (low, middle)
     return low
+
+
+# --- several pairs per prompt -------------------------------------------------------------------
+def measure_clustered(mean: float, rule: Rule, asked: argparse.Namespace) -> dict[str, Any]:
+    seeds = range(asked.repetitions)
+    drawn = [pairs(random.Random(seed), mean, asked, STEPS) for seed in seeds]
+    per_prompt = asked.budget // asked.prompts
+    by_prompt = [outcomes_of(drawn_pairs, per_prompt) for drawn_pairs in drawn]
+    decisions = [decide([o for o, _ in found], rule, asked.prompts) for found in by_prompt]
+    verdicts = [decision.verdict for decision in decisions if decision]
+    single = [[o for _, o in pairs(random.Random(seed), mean, asked, 1)] for seed in seeds]
+    return {
+        "prompts": asked.prompts,
+        "pairs_per_prompt": per_prompt,
+        "spread": asked.spread,
+        "win_probability": round(mean, 4),
+        **{
+            name: round(statistics.fmean(verdict == wanted for verdict in verdicts), 3)
+            for name, wanted in (("promoted", PROMOTE), ("rejected", REJECT), ("undecided", UNDECIDED))
+        },
+        "mean_votes": round(
+            statistics.fmean(
+                found[decision.n - 1][1]
+                for found, decision in zip(by_prompt, decisions, strict=True)
+                if decision
+            ),
+            1,
+        ),
+        "single_promoted": round(gate_of(single, rule, per_prompt * asked.prompts)[PROMOTE], 3),
+        "all_votes_promoted": round(
+            statistics.fmean(
+                is_significant([outcome for outcome, _ in found], rule.alpha) for found in by_prompt
+            ),
+            3,
+        ),
+    }  # fmt: skip
+
+
+def pairs(
+    rng: random.Random, mean: float, asked: argparse.Namespace, steps: int
+) -> list[tuple[int, float]]:
+    """(prompt, outcome) in the order in which they are asked: in steps, drawn within each."""
+    chances = [mean + rng.choice((-asked.spread, asked.spread)) for _ in range(asked.prompts)]
+    places = [
+        (steps * prompt // asked.prompts, rng.random(), prompt)
+        for prompt in range(asked.prompts)
+        for _ in range(asked.budget // asked.prompts)
+    ]
+    return [(prompt, float(rng.random() < chances[prompt])) for _, _, prompt in sorted(places)]
+
+
+def outcomes_of(drawn: Sequence[tuple[int, float]], per_prompt: int) -> list[tuple[float, int]]:
+    """The mean of each prompt that is full, and the number of votes at which it was."""
+    of_prompt: dict[int, list[float]] = {}
+    found = []
+    for n, (prompt, outcome) in enumerate(drawn, start=1):
+        of_prompt.setdefault(prompt, []).append(outcome)
+        if len(of_prompt[prompt]) == per_prompt:
+            found.append((statistics.fmean(of_prompt[prompt]), n))
+    return found
 
 
 # --- tests of fixed size ------------------------------------------------------------------------

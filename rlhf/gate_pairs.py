@@ -19,25 +19,29 @@ from rlhf.generation import EVALUATION_PRIORITY, Answer, add_completions, read_l
 from rlhf.models import ModelVersion, Run
 
 Place = tuple[int, int]  # prompt, and which of its answers
+STEPS = 10  # in which prompts with several pairs are asked, so that some soon have all their votes
 
 
 class Plan(NamedTuple):
     """Which answers are compared, by place."""
 
-    both: list[Place]  # the candidate's with the incumbent's
+    both: list[Place]  # the candidate's with the incumbent's; those of a prompt stand together
     same: list[tuple[Place, Place]]  # two of the incumbent's
 
 
 def answers_per_prompt(n_pairs: int, n_same: int, n_prompts: int) -> int:
     """How many answers either policy must write to each prompt. A pair of the incumbent with itself takes
-    two of its answers, so that nobody sees an answer twice."""
+    two of its answers, so that nobody sees an answer twice; a third is left for a pair of both where each
+    prompt is needed for one."""
     needed = -(-(n_pairs + 2 * n_same) // max(1, n_prompts))
+    if n_prompts - n_same < n_pairs <= n_prompts:
+        return max(needed, 3)
     return max(needed, 2 if n_same else 1)
 
 
 def plan(places: Iterable[Place], n_pairs: int, n_same: int, rng: random.Random) -> Plan:
     """Each place is used once. Pairs of both policies are of as many different prompts as possible, because
-    those of one prompt tell nearly the same."""
+    those of one prompt count together, as one outcome."""
     free: dict[int, list[Place]] = {}
     for place in sorted(places):
         free.setdefault(place[0], []).append(place)
@@ -54,7 +58,25 @@ def plan(places: Iterable[Place], n_pairs: int, n_same: int, rng: random.Random)
     turns = [
         free[prompt][i] for i in range(depth) for prompt in prompts[::-1] if i < len(free[prompt])
     ]
-    return Plan(turns[:n_pairs], same)
+    of_prompt: dict[int, list[Place]] = {}
+    for place in turns[:n_pairs]:
+        of_prompt.setdefault(place[0], []).append(place)
+    return Plan([place for group in of_prompt.values() for place in group], same)
+
+
+def priorities(chosen: Sequence[Place], same: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Of pairs of both policies, and of those of the incumbent with itself.
+
+    Where prompts have several pairs, those that stand first are asked first, in a few steps: in a drawn order
+    nearly all prompts would get their last vote at the end. Either kind is spread over all steps.
+    """
+    has_several = len({prompt for prompt, _ in chosen}) < len(chosen)
+    steps = STEPS if has_several else 1
+    first, second = (
+        [EVALUATION_PRIORITY + steps - 1 - steps * i // n for i in range(n)]
+        for n in (len(chosen), len(same))
+    )
+    return first, second
 
 
 def store_gate_pairs(run: Run, gate: Gate) -> dict[str, int]:
@@ -76,10 +98,11 @@ def store_gate_pairs(run: Run, gate: Gate) -> dict[str, int]:
     new = _store(run, run.policy, "new", chosen.both, lines)
     twice = [place for pair in chosen.same for place in pair]
     old = _store(run, run.rival, "old", [*chosen.both, *twice], lines)
-    for place in chosen.both:
-        counts[_ask(gate, run.origin, [new[place], old[place]])] += 1
-    for first, second in chosen.same:
-        asked = _ask(gate, gate.same_origin, [old[first], old[second]])
+    of_both, of_same = priorities(chosen.both, chosen.same)
+    for place, priority in zip(chosen.both, of_both, strict=True):
+        counts[_ask(gate, run.origin, [new[place], old[place]], priority)] += 1
+    for (first, second), priority in zip(chosen.same, of_same, strict=True):
+        asked = _ask(gate, gate.same_origin, [old[first], old[second]], priority)
         counts["n_same"] += asked == "n_comparisons"
     return dict(counts)
 
@@ -100,7 +123,7 @@ def _store(
     return dict(zip(places, add_completions(run, version, answers), strict=True))
 
 
-def _ask(gate: Gate, origin: str, pair: Sequence[Completion | None]) -> str:
+def _ask(gate: Gate, origin: str, pair: Sequence[Completion | None], priority: int) -> str:
     """Ask people for a verdict; the name of the counter that this pair belongs to."""
     there = [completion for completion in pair if completion is not None]
     if len(there) < 2:
@@ -113,7 +136,7 @@ def _ask(gate: Gate, origin: str, pair: Sequence[Completion | None]) -> str:
         round_number=gate.run.round_number,
         purpose=Purpose.EVALUATION,
         origin=origin,
-        priority=EVALUATION_PRIORITY,
+        priority=priority,
     )
     if comparison is None:
         return "n_repeated"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -163,6 +163,11 @@ def _answers_per_prompt(gate: Gate) -> int:
             f"allow {FEWEST_PAIRS * gate.votes_per_pair} at least, better 200."
         )
     held_out = Prompt.objects.filter(project=gate.project, split=Split.TEST).count()
+    if 0 < held_out < FEWEST_PAIRS:
+        raise GateRefused(
+            f"Each held-out prompt counts once, and with {held_out} nothing can be shown: import more "
+            f"prompts until {FEWEST_PAIRS} at least are held out, better 200."
+        )
     needed = answers_per_prompt(gate.n_pairs, gate.n_same, held_out)
     if held_out and needed > MOST_ANSWERS:
         most = most_votes(held_out, gate.same_share) * gate.votes_per_pair
@@ -175,7 +180,7 @@ def _answers_per_prompt(gate: Gate) -> int:
 
 def most_votes(held_out: int, same_share: float) -> int:
     """How many pairs of both policies so many prompts are enough for, at a vote each."""
-    return int(MOST_ANSWERS * held_out / (1 + 2 * same_share))
+    return int((MOST_ANSWERS * held_out - 1) / (1 + 2 * same_share))  # - 1: as n_same is rounded
 
 
 def open_gate_of(project: Project) -> Gate | None:
@@ -200,12 +205,13 @@ class Same(NamedTuple):
 
 
 class Standing(NamedTuple):
-    outcomes: list[
-        float
-    ]  # one per pair that has all its votes, in the order in which they were full
+    # One per prompt whose pairs have all their votes, in the order in which they got the last one.
+    outcomes: list[float]
     decision: sequential.Decision | None  # what these say
     votes: int  # on pairs of both policies
-    askable: int  # pairs of both policies that are full or can be asked; others are held back
+    full: int  # pairs of both policies that have all their votes
+    askable: int  # those, and what can be asked; others are held back
+    prompts: int  # that these are of
     first_votes: datetime | None
     last_vote: datetime | None
     recent_votes: int  # in the last SPEED_DAYS days
@@ -215,6 +221,11 @@ class Standing(NamedTuple):
     def counted(self) -> list[float]:
         """The outcomes that the decision rests on; all of them, while there is none."""
         return self.outcomes[: self.decision.n] if self.decision else self.outcomes
+
+    @property
+    def unit(self) -> str:
+        """What an outcome is of."""
+        return "prompt" if self.prompts < self.askable else "pair"
 
 
 def standing_of(gate: Gate, now: datetime | None = None) -> Standing:
@@ -243,18 +254,23 @@ def standing_of(gate: Gate, now: datetime | None = None) -> Standing:
         (pk, VALUES.get(evaluation.ballot(verdict, ranking, new), sequential.TIE))
         for pk, _, verdict, ranking, _, _ in of_both
     ]
-    outcomes = outcomes_of(values, gate.votes_per_pair)
-    can_be_asked = Q(hold="") | Q(taken__gte=F("overlap"))
-    askable = Comparison.objects.filter(
-        can_be_asked, project=gate.project_id, origin=gate.run.origin
+    # What was withdrawn was askable: that it ended changes nothing about what the gate has counted.
+    can_be_asked = Q(hold="") | Q(taken__gte=F("overlap")) | Q(hold=_withdrawn(gate))
+    askable = dict(
+        Comparison.objects.filter(
+            can_be_asked, project=gate.project_id, origin=gate.run.origin
+        ).values_list("pk", "prompt_id")
     )
-    n_askable = askable.count()
+    outcomes, n_full = outcomes_of(values, gate.votes_per_pair, askable)
+    n_prompts = len(set(askable.values()))
     times = [row[-1] for row in of_both]
     return Standing(
         outcomes=outcomes,
-        decision=sequential.decide(outcomes, gate.rule, min(gate.n_pairs, n_askable)),
+        decision=sequential.decide(outcomes, gate.rule, n_prompts),
         votes=len(of_both),
-        askable=n_askable,
+        full=n_full,
+        askable=len(askable),
+        prompts=n_prompts,
         first_votes=times[0] if times else None,
         last_vote=rows[-1][-1] if rows else None,
         recent_votes=sum(time > now - timedelta(days=SPEED_DAYS) for time in times),
@@ -262,18 +278,32 @@ def standing_of(gate: Gate, now: datetime | None = None) -> Standing:
     )
 
 
-def outcomes_of(votes: Iterable[tuple[int, float]], per_pair: int) -> list[float]:
-    """The mean vote on each pair, in the order in which the pairs got their last one.
+def outcomes_of(
+    votes: Iterable[tuple[int, float]], per_pair: int, prompts: Mapping[int, int]
+) -> tuple[list[float], int]:
+    """The mean vote on each prompt, in the order in which their pairs were full, and how many pairs are.
 
-    Example: [(7, 1), (8, 0), (8, ½), (7, 1), (9, 1)], 2 -> [¼, 1].
+    `prompts` has the prompt of each pair. A prompt is one outcome, because what is said of its pairs is
+    about nearly the same.
+
+    Example: [(7, 1), (8, 0), (8, ½), (7, 1), (9, 1)], 2, {7: 1, 8: 2, 9: 3} -> [¼, 1], 2; if pairs
+    7 and 9 are of one prompt, [¼], 2.
     """
+    missing = Counter(prompts.values())  # pairs, by prompt
     of_pair: dict[int, list[float]] = defaultdict(list)
-    outcomes = []
+    of_prompt: dict[int, list[float]] = defaultdict(list)
+    outcomes, n_full = [], 0
     for pk, value in votes:
         of_pair[pk].append(value)
-        if len(of_pair[pk]) == per_pair:
-            outcomes.append(sum(of_pair[pk]) / per_pair)
-    return outcomes
+        if pk not in prompts or len(of_pair[pk]) != per_pair:
+            continue
+        n_full += 1
+        prompt = prompts[pk]
+        of_prompt[prompt].append(sum(of_pair[pk]) / per_pair)
+        missing[prompt] -= 1
+        if not missing[prompt]:
+            outcomes.append(sum(of_prompt[prompt]) / len(of_prompt[prompt]))
+    return outcomes, n_full
 
 
 def same_of(votes: Iterable[tuple[str, list[list[int]], list[int]]]) -> Same:
@@ -338,16 +368,16 @@ def in_words(gate: Gate, standing: Standing) -> str:
         )
     low, mean, high = (f"{100 * value:.1f}" for value in (point.low, point.mean, point.high))
     share = f"{mean} % ({low} to {high} %)"
-    pairs = f"{point.n} pair{'' if point.n == 1 else 's'}"
+    unit = f"{standing.unit}{'' if point.n == 1 else 's'}"
     verdict = standing.decision.verdict if standing.decision else None
     if verdict == sequential.PROMOTE:
-        return f"After {pairs} the win probability is {share}: above one half."
+        return f"After {point.n} {unit} the win probability is {share}: above one half."
     wanted = f"{100 * (sequential.EVEN + gate.margin):g} %"
     if verdict == sequential.REJECT:
         return (
-            f"After {pairs} the win probability is {share}: below the {wanted} that were asked for."
+            f"After {point.n} {unit} the win probability is {share}: below the {wanted} that were asked for."
         )
-    return f"After all {pairs} the win probability is {share}: that proves neither, so nothing changes."
+    return f"After all {point.n} {unit} the win probability is {share}: that proves neither, so nothing changes."
 
 
 def tell_decided(gate: Gate) -> None:
@@ -369,7 +399,11 @@ def withdraw_pairs(gate: Gate) -> int:
     asked = Comparison.objects.filter(
         project=gate.project_id, origin__in=[gate.run.origin, gate.same_origin]
     )
-    return asked.open().hold_back(f"Not needed any more: gate {gate.pk} has ended.")
+    return asked.open().hold_back(_withdrawn(gate))
+
+
+def _withdrawn(gate: Gate) -> str:
+    return f"Not needed any more: gate {gate.pk} has ended."
 
 
 def tend() -> None:
@@ -477,6 +511,11 @@ def silence(gate: Gate, standing: Standing, now: datetime | None = None) -> str:
     )
 
 
+def _votes_on(gate: Gate, standing: Standing, n_outcomes: int) -> int:
+    """With as many pairs as prompts have on average."""
+    return round(n_outcomes * gate.votes_per_pair * standing.askable / standing.prompts)
+
+
 class Forecast(NamedTuple):
     votes: int  # about so many more until it decides
     most: int  # at most so many more, by budget
@@ -487,10 +526,9 @@ def forecast(gate: Gate, standing: Standing, now: datetime | None = None) -> For
     """None when it is decided. If the votes do not tell yet, all of the budget."""
     if standing.decision:
         return None
-    pairs = min(gate.n_pairs, standing.askable) - len(standing.outcomes)
-    most = max(0, pairs * gate.votes_per_pair)
+    most = (standing.askable - standing.full) * gate.votes_per_pair
     to_go = sequential.outcomes_to_go(standing.outcomes, gate.rule)
-    votes = most if to_go is None else min(most, to_go * gate.votes_per_pair)
+    votes = most if to_go is None else min(most, _votes_on(gate, standing, to_go))
     if not standing.recent_votes or standing.first_votes is None:
         return Forecast(votes, most, None)
     since = (now or timezone.now()) - standing.first_votes

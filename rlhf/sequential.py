@@ -1,8 +1,10 @@
 """A blind test that may be looked at after every vote: is the candidate better than the incumbent?
 
 Each comparison gives one outcome between 0 and 1, how far people preferred the candidate: 1 it won, 0 it
-lost, ½ a tie or both bad; several votes on one comparison are averaged, because they are about the
-same two answers. What is tested is the mean of the outcomes, the *win probability*.
+lost, ½ a tie or both bad; several votes on one comparison, and several comparisons of one prompt, are averaged,
+because what is said of them is not independent: a policy is good at some prompts and bad at others. So there is one
+outcome per prompt, and prompts are drawn at random. What is tested is the mean of the outcomes, the
+*win probability* over all prompts of which these were drawn.
 
 Whoever looks again and again and stops when it pleases must not use intervals for a fixed number of
 votes: sooner or later these exclude ½ by chance. Here a gambler tests by betting instead. He starts

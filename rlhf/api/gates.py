@@ -186,7 +186,7 @@ def _as_json(gate: Gate) -> Any:
     point = gating.point_of(gate, standing)
     figures = {
         "votes": standing.votes,
-        "pairs": len(standing.outcomes),
+        "pairs": standing.full,
         **{name: getattr(point, name, None) for name in ("mean", "low", "high")},
         "same": standing.same._asdict(),
     }

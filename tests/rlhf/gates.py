@@ -11,11 +11,12 @@ from tests.rlhf.factories import GateFactory, make_comparison
 WIN, LOSS, TIE = [[0], [1]], [[1], [0]], [[0, 1]]
 
 
-def voting_gate(**fields):
-    """People can be asked 20 pairs, the candidate's answer first; 8 wins decide."""
+def voting_gate(per_prompt=1, **fields):
+    """People can be asked 20 pairs, the candidate's answer first; 8 wins decide, if each is of another prompt."""
     gate = GateFactory(state=GateState.VOTING, opened=timezone.now(), budget=20, **fields)
-    for number, prompt in enumerate(PromptFactory.create_batch(20, project=gate.project)):
-        _add_pair(gate, prompt, number)
+    prompts = PromptFactory.create_batch(20 // per_prompt, project=gate.project)
+    for number in range(20):
+        _add_pair(gate, prompts[number // per_prompt], number)
     return gate
 
 

@@ -89,6 +89,16 @@ def test_page_says_how_it_stands(admin, gate):
     )  # fmt: skip
 
 
+def test_page_says_that_a_prompt_with_several_pairs_counts_once(client):
+    gate = voting_gate(project=ProjectFactory(slug="tea"), per_prompt=2)
+    sign_in(client, gate.project, Role.ADMIN)
+    vote(gate, WIN, LOSS, WIN)
+
+    page = client.get(url("gate", gate.pk)).content.decode()
+
+    assert ("<dt>Prompts</dt>" in page, "1 tied, 0 lost, of 10: the 20 pairs" in page) == (True, True)
+
+
 def test_a_decided_gate_asks_no_more(admin, gate):
     vote(gate, *[WIN] * 8)
     gating.settle(gate)
@@ -102,7 +112,7 @@ def test_a_decided_gate_asks_no_more(admin, gate):
 def test_a_gate_is_opened_with_the_form_as_it_is_shown(client):
     project = RoundFactory(project__slug="tea").project
     candidate = PolicyFactory(project=project)
-    PromptFactory.create_batch(5, project=project, split="test")
+    PromptFactory.create_batch(10, project=project, split="test")
     sign_in(client, project, Role.ADMIN)
     form = client.get(url("new_gate")).context["form"]
 
@@ -110,7 +120,7 @@ def test_a_gate_is_opened_with_the_form_as_it_is_shown(client):
 
     gate = Gate.objects.get()
     assert (answer["Location"], gate.candidate) == (url("gate", gate.pk), candidate)
-    assert (form.initial["budget"], gate.budget) == (37, 37)  # what 5 prompts are enough for
+    assert (form.initial["budget"], gate.budget) == (74, 74)  # what 10 prompts are enough for
 
 
 def test_before_the_first_gate_the_pages_say_what_makes_a_policy_current(client):
@@ -130,7 +140,7 @@ def test_before_the_first_gate_the_pages_say_what_makes_a_policy_current(client)
 def test_the_form_says_what_a_gate_will_take_before_it_opens(client):
     project = RoundFactory(project__slug="tea").project
     endpoint = EndpointFactory(version__project=project, completion_price=2.0)
-    PromptFactory.create_batch(5, project=project, split="test")
+    PromptFactory.create_batch(10, project=project, split="test")
     project.model_versions.exclude(pk=endpoint.version_id).update(probe=MEASURED)
     sign_in(client, project, Role.ADMIN)
     form = GateForm(project, initial={"candidate": endpoint.version})

@@ -39,8 +39,27 @@ def test_pairs_are_of_as_many_prompts_as_there_are():
 
     found = gate_pairs.plan(places, n_pairs=12, n_same=0, rng=rng())
 
-    assert len({prompt for prompt, _ in found.both[:10]}) == 10
+    assert len({prompt for prompt, _ in found.both}) == 10
     assert len(set(found.both)) == 12
+
+
+def test_no_prompt_has_two_pairs_while_there_are_others():
+    per_prompt = gate_pairs.answers_per_prompt(10, 2, 10)
+    places = [(prompt, index) for prompt in range(10) for index in range(per_prompt)]
+
+    found = gate_pairs.plan(places, n_pairs=10, n_same=2, rng=rng())
+
+    assert len({prompt for prompt, _ in found.both}) == 10
+
+
+def test_prompts_with_several_pairs_are_asked_one_after_another():
+    places = [(prompt, index) for prompt in range(10) for index in range(2)]
+    both = gate_pairs.plan(places, n_pairs=20, n_same=0, rng=rng()).both
+
+    assert [one[0] == two[0] for one, two in zip(both[::2], both[1::2], strict=True)] == [True] * 10
+    first, same = gate_pairs.priorities(both, [1, 2])
+    assert (first, same) == ([19 - i // 2 for i in range(20)], [19, 14])
+    assert gate_pairs.priorities(both[::2], [1]) == ([10] * 10, [10])
 
 
 def test_no_answer_is_used_twice():
@@ -60,7 +79,7 @@ def test_plan_takes_what_there_is():
 
 @pytest.mark.parametrize(
     ("n_pairs", "n_same", "n_prompts", "expected"),
-    [(100, 0, 100, 1), (100, 10, 200, 2), (100, 10, 20, 6), (100, 10, 0, 120)],
+    [(100, 0, 100, 1), (100, 10, 200, 2), (100, 10, 20, 6), (100, 10, 0, 120), (100, 10, 100, 3)],
 )
 def test_as_many_answers_as_the_pairs_need(n_pairs, n_same, n_prompts, expected):
     assert gate_pairs.answers_per_prompt(n_pairs, n_same, n_prompts) == expected

@@ -5,7 +5,7 @@ import pytest
 from django.utils import timezone
 
 from annotator.audit import AuditEntry
-from annotator.models import Comparison, Judgment
+from annotator.models import Comparison, Judgment, Prompt
 from annotator.webhooks import outbox
 from annotator.webhooks.models import Delivery, Event
 from rlhf import gating, rounds
@@ -115,11 +115,18 @@ def test_what_cannot_be_tested_is_refused_with_what_to_do(project):
         open_one(project, PolicyFactory())
     with pytest.raises(GateRefused, match="allow 10 at least"):
         open_one(project, candidate, budget=9)
-    with pytest.raises(GateRefused, match="enough for about 90 votes"):
+    with pytest.raises(GateRefused, match="enough for about 89 votes"):
         open_one(project, candidate, budget=200)
     with pytest.raises(GateRefused, match="import a model first"):
         open_one(ProjectFactory(), candidate)
     assert not Gate.objects.exists()
+
+
+def test_few_prompts_are_refused_because_each_counts_once(project):
+    Prompt.objects.filter(pk__in=Prompt.objects.values("pk")[:3]).delete()
+
+    with pytest.raises(GateRefused, match="with 9 nothing can be shown: import more prompts"):
+        open_one(project, PolicyFactory(project=project))
 
 
 def test_one_gate_at_a_time(project):
@@ -141,9 +148,29 @@ def test_a_version_whose_files_are_gone_is_refused_and_nothing_is_left(project):
 # --- what the votes say -----------------------------------------------------------------------
 def test_outcomes_are_means_in_the_order_in_which_pairs_are_full():
     votes = [(7, 1), (8, 0), (8, 0.5), (7, 1), (9, 1)]
+    prompts = {7: 1, 8: 2, 9: 3}
 
-    assert gating.outcomes_of(votes, 2) == [0.25, 1]
-    assert gating.outcomes_of(votes[:2], 1) == [1, 0]
+    assert gating.outcomes_of(votes, 2, prompts) == ([0.25, 1], 2)
+    assert gating.outcomes_of(votes[:2], 1, prompts) == ([1, 0], 2)
+
+
+def test_pairs_of_one_prompt_are_one_outcome_when_all_of_them_are_full():
+    votes = [(7, 1), (8, 0), (9, 0)]
+    prompts = {7: 1, 8: 2, 9: 1}
+
+    assert gating.outcomes_of(votes[:2], 1, prompts) == ([0], 2)
+    assert gating.outcomes_of(votes, 1, prompts) == ([0, 0.5], 3)
+
+
+def test_what_ends_the_asking_changes_no_outcome():
+    gate = voting_gate(per_prompt=2)
+    vote(gate, WIN, WIN, LOSS)
+
+    before = gating.standing_of(gate)
+    gating.stop(gate, None)
+
+    assert (before.outcomes, before.full, before.prompts, before.unit) == ([1], 3, 10, "prompt")
+    assert gating.standing_of(gate).outcomes == [1]
 
 
 def test_pairs_of_the_incumbent_alone_show_noise_and_position_bias():
