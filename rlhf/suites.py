@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from annotator.quality.keeping import report_of
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.generation import read_lines
 from rlhf.models import ModelKind, ModelVersion, Run, RunKind, Status, SuiteSettings
+from rlhf.training.reward_rules import complete, names_of
 
 VERSIONS = ("model", "rival", "judge", "reward_model")
 FILES = ("prompts", "references", "texts", "general", "pairs")
@@ -20,6 +22,12 @@ PROMPTS_AFTER_TRAINING = 50  # minutes on a processor with a small model
 SHOWN = 6  # candidates side by side, unless somebody chooses
 SUITES_READ = 300  # the newest
 
+# Figures of references and of text: which digest of the result says what they are of.
+MEASURED_ON = {
+    **dict.fromkeys(("chrf", "bleu", "rouge_l", "exact_match"), "references"),
+    **dict.fromkeys(("own_loss", "own_perplexity"), "own"),
+    **dict.fromkeys(("general_loss", "general_perplexity"), "general"),
+}
 RULE, TASK = "rule/", "task/"  # before the names of figures
 BEST, AS_GOOD = "best", "may be as good"
 
@@ -175,16 +183,21 @@ def table_of(project: Project, chosen: Sequence[int] = ()) -> Table:
     runs = [run for run in suites if run.policy_id in chosen] or suites[:SHOWN]
     runs.sort(key=lambda run: run.policy_id or 0)
     people = _blind_evaluations(project, runs)
-    conditions = Counter(run.result.get("conditions") for run in runs).most_common(1)
+    conditions = Counter(map(_conditions, runs)).most_common(1)
     candidates = []
     for run in runs:
         assert run.policy is not None
-        same = run.result.get("conditions") == conditions[0][0]
+        same = _conditions(run) == conditions[0][0]
         candidates.append(Candidate(run.policy, run, same, people.get(run.policy.pk)))
     groups = [(title, list(_rows(metrics, candidates))) for title, metrics in _groups(runs)]
     shown = {run.pk for run in runs}
     others = [run.policy for run in suites if run.pk not in shown and run.policy]
     return Table(candidates, [(title, rows) for title, rows in groups if rows], others)
+
+
+def _conditions(run: Run) -> tuple[Any, ...]:
+    """Of all figures: which prompts were asked, and how."""
+    return run.result.get("conditions"), run.config.get("max_prompt_tokens")
 
 
 def _groups(runs: Sequence[Run]) -> Iterator[tuple[str, list[Metric]]]:
@@ -219,8 +232,8 @@ def _rows(metrics: Sequence[Metric], candidates: Sequence[Candidate]) -> Iterato
 
 
 def _comparable(metric: Metric, candidates: Sequence[Candidate]) -> list[bool]:
-    """Whose figures are of the same thing: against the same version, by the same judge or reward model, on as
-    many questions of a task."""
+    """Whose figures are of the same thing: against the same version or references, by the same judge, reward
+    model or rule, in the same tokens, on as many questions of a task."""
     bases = [(each.is_comparable, *_basis(metric, each.run)) for each in candidates]
     has_figure = [metric.name in each.run.result.get("metrics", {}) for each in candidates]
     known = [basis for basis, has in zip(bases, has_figure, strict=True) if has and basis[0]]
@@ -228,14 +241,29 @@ def _comparable(metric: Metric, candidates: Sequence[Candidate]) -> list[bool]:
     return [bool(common) and basis == common[0][0] for basis in bases]
 
 
-def _basis(metric: Metric, run: Run) -> tuple[int | None, ...]:
+def _basis(metric: Metric, run: Run) -> tuple[Any, ...]:
     if metric.name == "judge_win_rate":
         return run.judge_id, run.rival_id
     if metric.name == "forgetting":
         return (run.rival_id,)
     if metric.of_task:
         return (run.result.get("metrics", {}).get(metric.name, {}).get("n"),)
-    return (run.reward_model_id,) if metric.name == "reward" else ()
+    if metric.name == "reward":
+        names = ("ensemble", "uncertainty_coefficient")
+        return (run.reward_model_id, *(run.config.get(name) for name in names))
+    if metric.name.startswith(RULE):
+        return (_rule_named(metric.name.removeprefix(RULE), run),)
+    if part := MEASURED_ON.get(metric.name):
+        # Suites of before this was kept: nobody knows, so each is of something else.
+        return (run.result.get("measured_on", {}).get(part, f"run {run.pk}"),)
+    return ()
+
+
+def _rule_named(name: str, run: Run) -> str:
+    """Its settings in the order of their names; empty if the run does not say."""
+    rules = [complete(rule) for rule in run.config.get("rewards", [])]
+    found = dict(zip(names_of(False, rules), rules, strict=True))
+    return json.dumps(found.get(name, {}), sort_keys=True)
 
 
 def marked(metric: Metric, cells: Sequence[Cell], comparable: Sequence[bool]) -> list[Cell]:

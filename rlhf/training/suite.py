@@ -85,6 +85,9 @@ NO_TEXT = "a policy of the project has learned from all of this text: choose ano
 NO_PEOPLE = "no people's votes to compare with"
 
 
+Rows = Sequence[tuple[list[int], list[int]]]  # the tokens of a prompt and of its completion
+
+
 class Inputs(NamedTuple):
     """What was chosen at the launch: the same for every version, as long as nothing is imported."""
 
@@ -107,6 +110,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
     inputs = read_inputs(config, folder.path)
     new = Side("new", config.model, config, folder)
     metrics, texts = losses_of(new, inputs, config, folder)
+    measured = measured_on(new, inputs, folder)
     tasks = TaskResults(*kept(folder, "task-results", lambda: _tasks(new, config)))
     metrics |= {f"task/{name}": Estimate(*figure) for name, figure in tasks.figures.items()}
     task_answers = [TaskAnswer(*answer) for answer in tasks.answers]
@@ -132,6 +136,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
         "n_prompts": len(answers),
         "left_out": left_out(len(inputs.lines) - len(answers), new.askers),
         "conditions": conditions(config, folder.path),
+        "measured_on": measured,
         "texts": texts_read(config, folder.path),
         "task_answers": sorted({name for answer in task_answers for name in answer.values}),
         "lower_is_better": tasks.lower,
@@ -182,6 +187,26 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def measured_on(new: Side, inputs: Inputs, folder: RunFolder) -> dict[str, str]:
+    """What figures are of, as digests: two versions can be compared by those of which it is the same. Losses
+    per token are of texts in the version's own tokens: other tokenizers cut them otherwise."""
+    found = {"references": digest(sorted(inputs.references.items()))}
+    if new.why_no_losses:
+        return found
+    own = kept(folder, "tokens-own", lambda: _cut(new.answer_rows(inputs.lines, inputs.references)))
+    general = kept(folder, "tokens-general", lambda: _cut(new.text_rows(inputs.texts)))
+    return {**found, "own": own, "general": general}
+
+
+def _cut(rows: Rows) -> str:
+    """Of what losses are of; not of what stands before it, which a prompt version may change."""
+    return digest([completion for _, completion in rows])
+
+
+def digest(found: Any) -> str:
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def conditions(config: SuiteConfig, folder: Path) -> str:
@@ -259,16 +284,22 @@ class Side:
 
     def text_losses(self, texts: Sequence[str]) -> list[Loss]:
         """Of running text, from its first token on."""
+        return self._losses(self.text_rows(texts))
+
+    def text_rows(self, texts: Sequence[str]) -> Rows:
         _, tokenizer = self.policy
         start = tokenizer.bos_token_id
         before = [tokenizer.eos_token_id if start is None else start]
         encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        return self._losses([(before, list(ids)) for ids in encoded])
+        return [(before, list(ids)) for ids in encoded]
 
     def answer_losses(
         self, lines: Sequence[PromptLine], references: dict[int, list[str]]
     ) -> list[Loss]:
         """Of reference answers, with their end, after their prompts; those that are too long left out."""
+        return self._losses(self.answer_rows(lines, references))
+
+    def answer_rows(self, lines: Sequence[PromptLine], references: dict[int, list[str]]) -> Rows:
         _, tokenizer = self.policy
         rows = [
             (prompt.ids, encode_completion(tokenizer, text))
@@ -276,7 +307,7 @@ class Side:
             for text in references.get(prompt.line.id, [])
         ]
         longest = self.config.max_tokens
-        return self._losses([row for row in rows if len(row[0]) + len(row[1]) <= longest])
+        return [row for row in rows if len(row[0]) + len(row[1]) <= longest]
 
     def _prompts(self, lines: Sequence[PromptLine]) -> list[EncodedPrompt]:
         _, tokenizer = self.policy
@@ -284,7 +315,7 @@ class Side:
         return encode_arranged(self.reference, tokenizer, lines, limit, self.folder, self.name)[0]
 
     @torch.no_grad()
-    def _losses(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[Loss]:
+    def _losses(self, rows: Rows) -> list[Loss]:
         """Of each completion after its prompt, in the order they came. Raises Stopped."""
         model, _ = self.policy
         backbone, head = backbone_of(model), vocabulary_head(model)

@@ -55,8 +55,8 @@ def make_suite(policy, answer="Because.", conditions="same", metrics=None, **fie
     run = RunFactory(
         project=policy.project, kind=RunKind.SUITE, status=Status.SUCCEEDED, policy=policy,
         round_number=policy.project.runs.count() + 1,
-        config={"temperature": 0.7, "max_new_tokens": 64, "tasks": ["arc"], "rewards": []},
         **{
+            "config": {"temperature": 0.7, "max_new_tokens": 64, "tasks": ["arc"], "rewards": []},
             "result": {
                 "n_prompts": 1, "conditions": conditions,
                 "metrics": {"chrf": figure(50.0, 40.0, 60.0), "length": figure(9.0), **(metrics or {})},
@@ -108,6 +108,48 @@ def test_judges_of_different_pairs_are_not_ranked(base, tuned):
 
     marks = {row.metric.name: [cell.mark for cell in row.cells] for row in rows}
     assert marks["judge_win_rate"] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("rouge_l", "references"), ("own_loss", "own"), ("general_loss", "general")]
+)
+def test_figures_of_other_references_or_tokens_are_not_ranked(base, tuned, name, part):
+    def marks_with(*digests):
+        for policy, value, digest in zip((base, tuned), (0.2, 0.9), digests, strict=True):
+            run = make_suite(policy, metrics={name: figure(value)})
+            Run.objects.filter(pk=run.pk).update(
+                result={**run.result, **({"measured_on": {part: digest}} if digest else {})}
+            )
+        rows = [row for _, rows in suites.table_of(base.project).groups for row in rows]
+        return next([c.mark for c in row.cells] for row in rows if row.metric.name == name)
+
+    assert BEST in marks_with("a", "a")
+    assert marks_with("a", "b") == ["", ""]
+    assert marks_with("", "") == ["", ""]  # of before this was kept
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("rule/length", {"rewards": [{"kind": "length", "target": 80}]}),
+        ("reward", {"ensemble": "lowest"}),
+        ("reward", {"uncertainty_coefficient": 2.0}),
+        ("length", {"max_prompt_tokens": 64}),
+    ],
+)
+def test_figures_by_other_settings_are_not_ranked(base, tuned, name, changed):
+    same = {"rewards": [{"kind": "length", "target": 20}], "ensemble": "mean"}
+    metric = Metric(name, name, "high")
+
+    def marks_with(*configs):
+        for policy, value, config in zip((base, tuned), (0.2, 0.9), configs, strict=True):
+            make_suite(policy, metrics={name: figure(value)}, config=config)
+        table = suites.table_of(base.project)
+        (row,) = suites._rows([metric], table.candidates)
+        return [cell.mark for cell in row.cells]
+
+    assert marks_with(same, same) == ["", BEST]
+    assert marks_with(same, same | changed) == ["", ""]
 
 
 def test_the_table_takes_the_same_queries_for_one_and_three(

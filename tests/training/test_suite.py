@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.training import suite
 from rlhf.training.artifacts import RunFolder, Stopped, write_json
-from rlhf.training.suite import conditions, kept, run
+from rlhf.training.suite import Side, conditions, kept, measured_on, read_inputs, run
 from rlhf.training.suite_config import SuiteConfig
 from rlhf.training.suite_metrics import Estimate
 from rlhf.training.suite_tasks import TaskAnswer, TaskResults
@@ -50,6 +50,27 @@ def test_a_version_is_measured_against_itself_without_any_forgetting(config, inp
     assert metrics["own_loss"]["n"] == 3
     assert metrics["rouge_l"]["n"] == metrics["chrf"]["n"] == 2
     assert metrics["length"]["n"] == 5
+
+
+def test_what_was_measured_is_told_apart_by_references_and_tokens(config, inputs):
+    def found(config):
+        for path in inputs.path.glob("suite-*.json"):
+            path.unlink()
+        return measured_on(Side("new", config.model, config, inputs), read(config), inputs)
+
+    def read(config):
+        return read_inputs(config, inputs.path)
+
+    before, shorter = found(config), found(replace(config, max_tokens=8))
+    write_lines(inputs, "references.jsonl", [{"id": 1, "text": "Open it."}])
+    after = found(config)
+
+    assert (shorter["references"], shorter["general"]) == (before["references"], before["general"])
+    assert shorter["own"] != before["own"]
+    assert after["general"] == before["general"]
+    assert (after["references"] != before["references"], after["own"] != before["own"]) == (
+        True, True,
+    )  # fmt: skip
 
 
 def test_every_answer_can_be_read_with_what_was_found_in_it(config, inputs):
