@@ -96,7 +96,10 @@ def test_page_says_that_a_prompt_with_several_pairs_counts_once(client):
 
     page = client.get(url("gate", gate.pk)).content.decode()
 
-    assert ("<dt>Prompts</dt>" in page, "1 tied, 0 lost, of 10: the 20 pairs" in page) == (True, True)
+    assert ("<dt>Prompts</dt>" in page, "1 tied, 0 lost, of 10: the 20 pairs" in page) == (
+        True,
+        True,
+    )
 
 
 def test_a_decided_gate_asks_no_more(admin, gate):
