@@ -374,9 +374,7 @@ def in_words(gate: Gate, standing: Standing) -> str:
         return f"After {point.n} {unit} the win probability is {share}: above one half."
     wanted = f"{100 * (sequential.EVEN + gate.margin):g} %"
     if verdict == sequential.REJECT:
-        return (
-            f"After {point.n} {unit} the win probability is {share}: below the {wanted} that were asked for."
-        )
+        return f"After {point.n} {unit} the win probability is {share}: below the {wanted} that were asked for."
     return f"After all {point.n} {unit} the win probability is {share}: that proves neither, so nothing changes."
 
 
