@@ -429,11 +429,12 @@ document.addEventListener("click", (event) => {
 
 // --- drafts ----------------------------------------------------------------------------------------------
 const DRAFT_MS = 700;
+const DRAFT_AGAIN_MS = 10_000; // without a connection; sooner where the browser knows that it is back
 let draftTimer = null;
 
-function saveSoon() {
+function saveSoon(ms = DRAFT_MS) {
   clearTimeout(draftTimer);
-  if (ballot()?.dataset.draft) draftTimer = setTimeout(saveDraft, DRAFT_MS);
+  if (ballot()?.dataset.draft) draftTimer = setTimeout(saveDraft, ms);
 }
 
 async function saveDraft(isLeaving = false) {
@@ -446,9 +447,15 @@ async function saveDraft(isLeaving = false) {
     const answer = await fetch(form.dataset.draft, { method: "POST", body: new FormData(form), keepalive: isLeaving });
     if (said) said.textContent = answer.status === 204 ? "Draft kept." : "The draft is not kept: reload the page in another tab.";
   } catch {
-    if (said) said.textContent = "No connection: the draft is on this page alone.";
+    if (said) said.textContent = "No connection: the draft is on this page alone until it is back.";
+    // Unless something was entered meanwhile, or the next comparison is there: then it is about that.
+    if (draftTimer === null && form === ballot()) saveSoon(DRAFT_AGAIN_MS);
   }
 }
+
+addEventListener("online", () => {
+  if (draftTimer) saveDraft();
+});
 
 document.addEventListener("input", (event) => {
   if (!event.target.closest("#verdict")) return;
@@ -464,6 +471,7 @@ document.body.addEventListener("htmx:beforeRequest", (event) => {
 
 // --- what is new on the page --------------------------------------------------------------------------------
 function prepareVerdict() {
+  clearTimeout(draftTimer);
   draftTimer = null;
   if (!ballot()) return;
   showSteps();

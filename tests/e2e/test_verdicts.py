@@ -67,6 +67,21 @@ def test_reasons_follow_the_choice_and_are_there_on_another_device_without_javas
     assert Assignment.objects.get().draft == {}
 
 
+def test_a_draft_that_found_no_connection_is_kept_when_it_is_back(page, project):
+    ask(project, PRESETS["helpsteer"].protocol)
+    open_queue(page, project, 1)
+
+    page.keyboard.press("2")
+    expect(page.get_by_text("Draft kept.")).to_be_visible()
+    page.context.set_offline(True)
+    page.keyboard.type("It is short.")
+    expect(page.get_by_text("No connection: the draft is on this page alone")).to_be_visible()
+    page.context.set_offline(False)
+    expect(page.get_by_text("Draft kept.")).to_be_visible()
+
+    assert Assignment.objects.get().draft["rationale"] == ["It is short."]
+
+
 def test_criteria_are_answered_line_by_line(page, project):
     ask(project, PRESETS["qualities"].protocol)
     open_queue(page, project, 2)
