@@ -1,5 +1,6 @@
 """Protocols where the browser is the point: one key for a strength, steps, drafts, drag, highlights."""
 
+import pytest
 from playwright.sync_api import expect
 
 from annotator.models import Assignment, Judgment, Verdict
@@ -80,6 +81,36 @@ def test_a_draft_that_found_no_connection_is_kept_when_it_is_back(page, project)
     expect(page.get_by_text("Draft kept.")).to_be_visible()
 
     assert Assignment.objects.get().draft["rationale"] == ["It is short."]
+
+
+# Of what is drawn for each field: as it is, and while its field has the focus.
+OUTLINES = """fields => fields.map(field => {
+    const drawn = field.matches("label > input") ? field.nextElementSibling : field;
+    const outline = () => getComputedStyle(drawn).outlineStyle;
+    field.blur();
+    const before = outline();
+    field.focus();
+    return [before, outline()];
+})"""
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_focus_is_in_sight_in_forced_colours_and_nothing_moves(page, project, n):
+    ask(project, Protocol(rationale="optional", reasons=("Clear", "Short"), flags=("unsafe",)))
+    page.emulate_media(forced_colors="active", reduced_motion="reduce")
+    open_queue(page, project, 1, answers=n)
+
+    for key in "123"[:n] if n > 2 else "11q":  # what is chosen, ranked or marked too
+        page.keyboard.press(key)
+    fields = page.locator(
+        "#verdict :is(input:not([type=hidden]), button, textarea):enabled:visible"
+    )
+    outlines = fields.evaluate_all(OUTLINES)
+
+    assert fields.and_(page.locator(":checked")).count() == 3
+    assert outlines == [["none", "solid"]] * fields.count()
+    moving = "all => all.filter(each => getComputedStyle(each).transitionDuration !== '0s').length"
+    assert page.locator("*").evaluate_all(moving) == 0
 
 
 def test_criteria_are_answered_line_by_line(page, project):
