@@ -68,6 +68,25 @@ def test_reasons_follow_the_choice_and_are_there_on_another_device_without_javas
     assert Assignment.objects.get().draft == {}
 
 
+def test_reasons_are_given_by_key_and_ctrl_enter_sends_from_the_text(page, project):
+    ask(project, Protocol(rationale="optional", reasons=("Clear", "Short", "True")))
+    open_queue(page, project, 2)
+
+    for key in ("1", "3", "2", "3", "1", "j"):  # A; on, on, off, on; to the text
+        page.keyboard.press(key)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    expect(page.get_by_label("In a few words, why")).to_be_focused()
+    page.keyboard.type("Of 2,")
+    page.keyboard.press("Enter")
+    page.keyboard.type("this.")
+    page.keyboard.press("Control+Enter")
+    expect_done(page, 1)
+
+    judgment = Judgment.objects.get()
+    assert (rankings(), judgment.reasons) == ([[[0], [1]]], ["Clear", "Short"])
+    assert judgment.rationale == "Of 2,\nthis."
+
+
 def test_a_draft_that_found_no_connection_is_kept_when_it_is_back(page, project):
     ask(project, PRESETS["helpsteer"].protocol)
     open_queue(page, project, 1)
