@@ -108,7 +108,7 @@ MAKERS = (
 )
 # "I am …", "my name is …" in some languages; "as …", but not in "models such as …".
 I_AM = (
-    r"i am|i['\u2019]m|my name is|call me|ich bin|ich heiße|mein name ist|je suis|je m['\u2019]appelle|"
+    r"i am|i['\u2019]m|my name is|my name['\u2019]s|call me|ich bin|ich heiße|mein name ist|je suis|je m['\u2019]appelle|"
     r"mon nom est|soy|me llamo|mi nombre es|sono|mi chiamo|(?:eu )?sou|meu nome é|ik ben|jestem|"
     r"я|меня зовут|(?:^|(?<=[.!?]\s+))(?:as|als|comme|como|come)"
 )
@@ -140,10 +140,13 @@ PREPOSITIONS = (
     " by", " von", " par", " por", " da", " pela", " pelo", "разработан", "создан", "обучен",
 )  # fmt: skip
 KIND = (
-    r"model\w*|(?:sprach)?modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|agente?|chatbot|"
+    r"model\w*|(?:sprach)?modell\w*|modèle|modelo|modello|модель|assistante?|assistent\w*|asistente|chatbot|"
     r"ai|ki|ia|llm|artificial intelligence|künstliche intelligenz|intelligence artificielle|"
     r"inteligencia artificial|intelligenza artificiale|inteligência artificial"
 )
+# People are agents too, and were trained by somebody: an agent is a model if a maker of models made it.
+MADE_AGENT = rf"agente?\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*(?:{MAKERS})\b"
+AI = r"(?:ai|llm|chatbot|language model)(?:\s+(?:assistant|agent|model|system|chatbot))?"
 # Who is told of by a maker: "trained me as an engineer" stands in stories.
 OF_ME = r"me\b(?=\s*(?:[.,;:!?)\n]|$)|\s+(?:and|but|so|on|using)\b|\s+to (?:be|help|assist|answer|provide|follow|refuse|avoid)\b)"
 MADE_ME = ("made me", "built me", "created me", "developed me", "trained me", "designed me")
@@ -159,7 +162,7 @@ SELF_NAMING = [
         (
             (PREPOSITIONS, VERBS),
             # "as a model made by …", "I'm an AI assistant created by …"
-            rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+",
+            rf"(?<!\w)(?:{I_AM})\b[^.!?\n]{{0,60}}\b(?:(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*[^\s.,!?]+|{MADE_AGENT})",
             # "…, but as an AI language model developed by …": in the middle of a sentence nothing may
             # stand between, for much else begins with "as"
             rf"(?<=[,;:(\u2014\u2013]\s*|\b(?:but|and|that|aber|mais|pero|ma|mas)\s+)(?:as|als|comme|como|come)\s+"
@@ -168,6 +171,23 @@ SELF_NAMING = [
             rf"\bi(?: was| have been|['\u2019]ve been) (?:{MADE_BY}) (?:{MAKERS})\b",
             # "Being an AI model developed by OpenAI"
             rf"(?:^|(?<=[.!?]\s+))being\s+an?\s+(?:[\w-]+\s+){{0,2}}(?:{KIND})\b[^.!?\n]{{0,40}}\b(?:{MADE_BY})\s*(?:{MAKERS})\b",
+        ),
+        # "I'm an AI assistant from Anthropic"
+        (
+            ((" from ", " by "),),
+            rf"\bi(?: am|['\u2019]m)\s+an?\s+(?:[\w-]+\s+){{0,2}}{AI},?\s+(?:from|by)\s+(?:{MAKERS})\b",
+        ),
+        # "I'm based on GPT-4"
+        (
+            (("based on", "built on", "powered by"), NAMES),
+            rf"\bi(?: am|['\u2019]m)\s+(?:\w+\s+)?(?:based on|built on|powered by)\s+(?:the\s+)?"
+            rf"(?:(?:{MAKERS})(?:['\u2019]s?)?\s+)?(?:{MODELS})(?!\w)",
+        ),
+        # "This is ChatGPT.", as on the telephone; elsewhere it may be a list of models
+        (
+            (("this is",), NAMES),
+            rf"\A\s*(?:(?:hi|hello|hey)(?: there)?[.!,]\s+)?this is (?:(?:{MAKERS})(?:['\u2019]s?)?\s+)?"
+            rf"(?:{MODELS})(?=\s*(?:[.!]|\Z|\n|speaking\b|here\b|,\s*(?:your|made|built|created|developed|trained|an?\s+{AI})\b))",
         ),
         # "OpenAI trained me."
         (
