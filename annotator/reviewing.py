@@ -72,9 +72,10 @@ def take_back_ruling(comparison: Comparison, user: User | None = None) -> None:
             record(user, Action.TOOK_BACK, comparison, project=comparison.project)
 
 
-def take_back_rulings(project: Project, reviewer: User) -> None:
+def take_back_rulings(project: Project, reviewer: User) -> int:
+    """How many there were."""
     with transaction.atomic():
-        _void(Ruling.objects.filter(project=project, reviewer=reviewer))
+        return _void(Ruling.objects.filter(project=project, reviewer=reviewer))
 
 
 def _void(rulings: QuerySet[Ruling]) -> int:

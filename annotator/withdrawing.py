@@ -8,6 +8,7 @@ qualified again, and asked again.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
@@ -37,21 +38,31 @@ def was_withdrawn(project: Project, user: User) -> bool:
 
 def is_being_withdrawn(project: Project, user: User) -> bool:
     """Whether some of what they said is still to be voided."""
-    return Withdrawal.objects.filter(project=project, annotator=user, finished=None).exists()
+    return _under_way(project, user).exists()
+
+
+def _under_way(project: Project, user: User) -> QuerySet[Withdrawal]:
+    """There is at most one."""
+    return Withdrawal.objects.filter(project=project, annotator=user, finished=None)
 
 
 def n_in_force(project: Project, annotator: User) -> int:
     """How many judgments, skips included, a withdrawal would void."""
-    return Judgment.objects.filter(project=project, annotator=annotator, voided=None).count()
+    return _in_force(project, annotator).count()
+
+
+def _in_force(project: Project, annotator: User) -> QuerySet[Judgment]:
+    return Judgment.objects.filter(project=project, annotator=annotator, voided=None)
 
 
 def withdraw(project: Project, annotator: User, user: User | None) -> Withdrawal:
-    """Begin a withdrawal, or go on with the one under way, for VOIDED_AT_ONCE judgments.
+    """Begin a withdrawal, or go on with the one under way, for VOIDED_AT_ONCE judgments (`go_on_with`).
 
-    The person is handed nothing more, what they hold goes back to the queue, and their rulings end
-    as well. Call it again until the withdrawal is `finished`: it takes up where it was interrupted. The
-    worker does so, too.
+    Sent twice, it is one: where all is void already, the last one comes back.
     """
+    earlier = Withdrawal.objects.filter(project=project, annotator=annotator).first()
+    if earlier and earlier.finished and not n_in_force(project, annotator):
+        return earlier
     with transaction.atomic():
         Membership.objects.filter(project=project, user=annotator).update(is_qualified=False)
         withdrawal, is_new = Withdrawal.objects.get_or_create(
@@ -59,23 +70,50 @@ def withdraw(project: Project, annotator: User, user: User | None) -> Withdrawal
         )
         if is_new:
             record(user, Action.WITHDREW, annotator, project=project)
-    queue.release_all(project, annotator)
-    take_back_rulings(project, annotator)
+    return go_on_with(withdrawal)
+
+
+def go_on_with(withdrawal: Withdrawal) -> Withdrawal:
+    """Void VOIDED_AT_ONCE judgments more. Of one that is finished meanwhile, nothing: since then the
+    person may have been qualified again.
+
+    The person is handed nothing more, what they hold goes back to the queue, and their rulings end
+    as well. Call it again until the withdrawal is `finished`: it takes up where it was interrupted. The
+    worker does so, too.
+    """
+    _if_under_way(withdrawal, queue.release_all)
+    _if_under_way(withdrawal, take_back_rulings)
     n = 0
-    while n < VOIDED_AT_ONCE and (voided := queue.void_some(project, annotator)):
+    while n < VOIDED_AT_ONCE and (voided := _if_under_way(withdrawal, _void_some)):
         n += voided
-        Withdrawal.objects.filter(pk=withdrawal.pk).update(n_judgments=F("n_judgments") + voided)
-    if not n_in_force(project, annotator):
-        Withdrawal.objects.filter(pk=withdrawal.pk, finished=None).update(finished=timezone.now())
     withdrawal.refresh_from_db()
     return withdrawal
+
+
+def _if_under_way(withdrawal: Withdrawal, act: Callable[[Project, User], int]) -> int:
+    """What `act` gives back; 0, and it is not called, if the withdrawal is finished. Nobody can finish it
+    before `act` ends."""
+    with transaction.atomic():
+        under_way = _under_way(withdrawal.project, withdrawal.annotator)
+        if not under_way.select_for_update(no_key=True).filter(pk=withdrawal.pk):
+            return 0
+        return act(withdrawal.project, withdrawal.annotator)
+
+
+def _void_some(project: Project, annotator: User) -> int:
+    voided = queue.void_some(project, annotator)
+    under_way = _under_way(project, annotator)
+    under_way.update(n_judgments=F("n_judgments") + voided)
+    if not _in_force(project, annotator).exists():
+        under_way.update(finished=timezone.now())
+    return voided
 
 
 def go_on() -> None:
     """With withdrawals whose page was closed, or whose process was killed."""
     end = time.monotonic() + SECONDS
     for withdrawal in Withdrawal.objects.filter(finished=None).select_related(
-        "project", "annotator", "created_by"
+        "project", "annotator"
     ):
         while withdrawal.finished is None and time.monotonic() < end:
-            withdrawal = withdraw(withdrawal.project, withdrawal.annotator, withdrawal.created_by)
+            withdrawal = go_on_with(withdrawal)

@@ -20,7 +20,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role, Withdrawal
-from annotator.withdrawing import VOIDED_AT_ONCE, known_here, n_in_force, withdraw
+from annotator.withdrawing import VOIDED_AT_ONCE, go_on_with, known_here, n_in_force, withdraw
 from rlhf import (
     annotators,
     charts,
@@ -444,13 +444,17 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
 # --- withdrawing an annotator --------------------------------------------------------------------
 @login_required
 def withdrawal(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
-    """What carries a person's votes, before they are withdrawn and after; a POST withdraws them."""
+    """What carries a person's votes, before they are withdrawn and after; a POST withdraws them, or, with
+    `go_on`, goes on with what is under way."""
     project, role = get_access(request, slug, Role.ADMIN)
     annotator = get_object_or_404(known_here(project), pk=pk)
-    if request.method == "POST":
-        withdraw(project, annotator, request.user)
-        return _go_to(request, reverse("rlhf:withdrawal", args=[slug, pk]))
     of_theirs = Withdrawal.objects.filter(project=project, annotator=annotator)
+    if request.method == "POST":
+        if "go_on" not in request.POST:
+            withdraw(project, annotator, request.user)
+        elif under_way := of_theirs.filter(finished=None).first():
+            go_on_with(under_way)
+        return _go_to(request, reverse("rlhf:withdrawal", args=[slug, pk]))
     context = {
         "project": project,
         "role": role,

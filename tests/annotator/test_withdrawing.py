@@ -6,6 +6,7 @@ from django.apps import apps
 
 from annotator import assignment as queue
 from annotator import migrations, withdrawing
+from annotator.audit import AuditEntry
 from annotator.exporting import create_export
 from annotator.models import (
     Assignment,
@@ -17,7 +18,7 @@ from annotator.models import (
     Withdrawal,
 )
 from annotator.reviewing import rule, ruling_on
-from annotator.withdrawing import known_here, withdraw
+from annotator.withdrawing import go_on_with, known_here, withdraw
 from tests.factories import (
     ComparisonFactory,
     GoldFactory,
@@ -139,6 +140,28 @@ def test_the_worker_goes_on_with_a_withdrawal_whose_page_was_closed(
 
     found = Withdrawal.objects.get()
     assert (found.n_judgments, found.finished is None, found.created_by) == (7, False, admin)
+
+
+def test_a_withdrawal_that_the_worker_has_finished_is_not_begun_again(project, admin, anna):
+    make_judgment(ComparisonFactory(project=project), anna, [0], [1])
+    first = withdraw(project, anna, admin)
+
+    assert withdraw(project, anna, admin) == first
+    assert AuditEntry.objects.filter(action="withdrew").count() == 1
+
+
+def test_whoever_is_qualified_again_meanwhile_keeps_what_they_say(project, admin, anna):
+    comparison = ComparisonFactory(project=project)
+    withdrawal = withdraw(project, anna, admin)
+    project.memberships.update(is_qualified=True)
+    make_judgment(comparison, anna, [0], [1])
+    ComparisonFactory(project=project)
+    held = queue.claim(project, anna)
+
+    go_on_with(withdrawal)
+
+    assert Judgment.objects.get().voided is None
+    assert queue.held_by(project, anna) == held
 
 
 def test_other_projects_and_other_people_keep_their_votes(project, admin, anna):
