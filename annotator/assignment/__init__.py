@@ -15,7 +15,15 @@ showing waits for no comparison any more: they have locked it before (`lock_comp
 
 from __future__ import annotations
 
-from annotator.assignment.claiming import NotHandedOut, NotMoved, claim, hand_out, move, save_draft
+from annotator.assignment.claiming import (
+    NotHandedOut,
+    NotMoved,
+    claim,
+    hand_out,
+    move,
+    save_draft,
+    show_anew,
+)
 from annotator.assignment.finding import Lock, Part, forget_order
 from annotator.assignment.leases import end_holds, release, release_all, release_expired, renew
 from annotator.assignment.showing import (
@@ -26,6 +34,7 @@ from annotator.assignment.showing import (
     membership_of,
     payload_hash,
     shown,
+    was_taken_back,
 )
 from annotator.assignment.standing import (
     Progress,
@@ -78,8 +87,10 @@ __all__ = [
     "release_expired",
     "renew",
     "save_draft",
+    "show_anew",
     "shown",
     "undo_last",
     "void_some",
+    "was_taken_back",
     "why_nothing",
 ]

@@ -150,22 +150,30 @@ def claim(project: Project, annotator: User, *, has_judged: bool = False) -> Ass
 def _take_up(assignment: Assignment, membership: Membership | None) -> bool:
     """Start the lease of what is live, or of what waits; False if it is neither any more. Raises
     _QuotaReached, and what waits goes on waiting."""
-    # What it is shown anew with.
-    shown_with = {
-        "ui_version": code_version(), "guideline_version": assignment.project.guideline_version
-    }  # fmt: skip
     if assignment.state == AssignmentState.LIVE:
         assignment.was_shown = True
-        return renew(assignment, **shown_with)
-    now, lease_until = timezone.now(), lease_end(assignment.project)
+        return show_anew(assignment)
     waiting = Assignment.objects.filter(pk=assignment.pk, state=AssignmentState.WAITING)
+    taken_up = {
+        "state": AssignmentState.LIVE, "created": timezone.now(),
+        "lease_until": lease_end(assignment.project), **_shown_with(assignment.project),
+    }  # fmt: skip
     with transaction.atomic():  # it fails if something else has become live meanwhile
-        taken_up = {"state": AssignmentState.LIVE, "created": now, "lease_until": lease_until}
-        if not waiting.update(**taken_up, **shown_with):
+        if not waiting.update(**taken_up):
             return False
         _check_quota(membership)
-    assignment.refresh_from_db(fields=[*taken_up, *shown_with])
+    for name, value in taken_up.items():
+        setattr(assignment, name, value)
     return True
+
+
+def show_anew(assignment: Assignment) -> bool:
+    """Start the lease of what is live, and note what it is shown with now; False if it is live no more."""
+    return renew(assignment, **_shown_with(assignment.project))
+
+
+def _shown_with(project: Project) -> Changes:
+    return {"ui_version": code_version(), "guideline_version": project.guideline_version}
 
 
 def _hand_out_next(
@@ -294,6 +302,7 @@ def move(assignment: Assignment, to: User) -> Assignment:
     waiting.lease_until = timezone.now() + timedelta(days=WAITING_DAYS)
     try:
         with transaction.atomic():
+            lock_comparisons(comparison.pk)
             in_hand = Assignment.objects.filter(IN_HAND, pk=assignment.pk)
             if in_hand.update(state=AssignmentState.RELEASED) != 1:
                 raise NotMoved(f"{assignment.annotator} no longer has it: it was answered or left.")

@@ -35,10 +35,13 @@ def release(assignment: Assignment) -> bool:
     return _end(assignment, AssignmentState.RELEASED)
 
 
+@transaction.atomic
 def release_all(project: Project, annotator: User) -> int:
     """Give back what is on the annotator's screen, and what waits for them."""
     in_hand = Assignment.objects.filter(IN_HAND, project=project, annotator=annotator)
-    return sum(release(assignment) for assignment in in_hand.select_related("comparison"))
+    rows = list(in_hand.select_related("comparison"))
+    lock_comparisons(*(row.comparison_id for row in rows))
+    return sum(release(row) for row in rows)
 
 
 def release_waiting(project: Project, annotator: User) -> None:
@@ -68,6 +71,8 @@ def _end(assignment: Assignment, state: AssignmentState) -> bool:
         if assignment.takes_place:
             lock_comparisons(assignment.comparison_id)
         in_hand = Assignment.objects.filter(IN_HAND, pk=assignment.pk)
+        if state == AssignmentState.EXPIRED:  # a page may have renewed it meanwhile
+            in_hand = in_hand.filter(lease_until__lt=timezone.now())
         if in_hand.update(state=state) != 1:
             return False
         give_place_back(assignment)

@@ -65,7 +65,8 @@ def held_by(project: Project, annotator: User) -> Assignment | None:
 
 def in_hand(project: Project, annotator: User) -> Assignment | None:
     """What is live, or else what waits for the annotator; while the project is paused only the former."""
-    mine = Assignment.objects.filter(IN_HAND, project=project, annotator=annotator)
+    rows = Assignment.objects.select_related("comparison__prompt")
+    mine = rows.filter(IN_HAND, project=project, annotator=annotator)
     found = mine.order_by("state", "pk").first()  # "live" before "waiting"
     if found:
         found.project, found.annotator = project, annotator
@@ -126,6 +127,15 @@ def give_place_back(assignment: Assignment) -> bool:
 
 def lease_end(project: Project) -> datetime:
     return timezone.now() + timedelta(minutes=project.lease_minutes)
+
+
+def was_taken_back(assignment: Assignment) -> bool:
+    """Whether this person had judged or skipped the comparison before, and this shows it again."""
+    earlier = Assignment.objects.filter(
+        comparison=assignment.comparison_id, annotator=assignment.annotator_id,
+        is_repeat=assignment.is_repeat, state=AssignmentState.WITHDRAWN, pk__lt=assignment.pk,
+    )  # fmt: skip
+    return earlier.exists()
 
 
 def shown(assignment: Assignment) -> list[Completion]:

@@ -170,9 +170,9 @@ class QueueState(NamedTuple):
     until: datetime | None = None  # when there may be something again, if that is known
 
 
-def quota_reached(membership: Membership) -> QueueState | None:
-    """Which quota leaves room for no more verdict; None if there is none. A day begins at midnight
-    in the installation's time zone."""
+def quota_reached(membership: Membership, *, n_live: int = 0) -> QueueState | None:
+    """Which quota leaves room for no more verdict, besides `n_live`; None if there is none. A day begins
+    at midnight in the installation's time zone."""
     if not membership.has_quota:
         return None
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
@@ -183,9 +183,9 @@ def quota_reached(membership: Membership) -> QueueState | None:
     if membership.quota_total is None:
         done = done.filter(created__gte=midnight)  # of many thousands, no others are read
     n = done.aggregate(**counts)
-    if membership.quota_total is not None and n["all"] >= membership.quota_total:
+    if membership.quota_total is not None and n["all"] + n_live >= membership.quota_total:
         return QueueState("quota_reached")
-    if membership.quota_per_day is not None and n["today"] >= membership.quota_per_day:
+    if membership.quota_per_day is not None and n["today"] + n_live >= membership.quota_per_day:
         return QueueState("daily_quota_reached", midnight + timedelta(days=1))
     return None
 

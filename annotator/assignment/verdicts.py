@@ -65,6 +65,10 @@ class NotRecorded(Exception):
     """The verdict could not be counted. The message is a sentence for the annotator."""
 
 
+class _NotLive(Exception):
+    """Takes back what a verdict has begun."""
+
+
 class NotUndone(Exception):
     """The last verdict could not be taken back. The message is a sentence for the annotator."""
 
@@ -106,60 +110,78 @@ def record(
         rewrite=rewrite,
     )
     _check(assignment, said, payload_hash)
-    skipped = verdict == Verdict.SKIPPED
     first = possible(first_interaction_ms, assignment)
+    try:
+        return _record(assignment, said, seconds, first)
+    except _NotLive:
+        # Once more from the beginning: the showing may be locked now, and its comparison is not.
+        return _record(assignment, said, seconds, first, is_late=True)
+
+
+@transaction.atomic
+def _record(
+    assignment: Assignment,
+    said: Said,
+    seconds: float | None,
+    first: int | None,
+    *,
+    is_late: bool = False,
+) -> Judgment:
+    """Raises _NotLive if it is not what is on the screen, unless it `is_late`, which takes a query more."""
+    skipped = said["verdict"] == Verdict.SKIPPED
+    gives_back = said["verdict"] not in COUNTED
     measured = [] if first is None else [first]
-    with transaction.atomic():
-        # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
-        # And first of all, so that two tabs of one person do not wait for each other.
-        membership = membership_of(assignment.project, assignment.annotator, lock=True)
-        # The comparison before its showing, as everywhere.
-        gives_back = verdict not in COUNTED
-        given_back = gives_back and give_place_back(assignment)
-        was_live = _end_showing(assignment.pk, *measured, skipped=skipped, live_only=True) == 1
-        if not was_live:
-            lock_comparisons(assignment.comparison_id)
-            if given_back:
-                take_place(assignment)  # it was somebody else's
-            locked = Assignment.objects.select_for_update(no_key=True).filter(pk=assignment.pk)
-            assignment.state = locked.values_list("state", flat=True).get()
-            if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
-                return assignment.judgments.get(voided=None)
-        if not may_judge(assignment.project, assignment.annotator, membership):
-            raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
-        if not was_live:
-            _revive(assignment, membership)
-            _end_late_showing(assignment.pk, *measured, skipped=skipped)
-            if gives_back:
-                give_place_back(assignment)
-        if assignment.first_interaction_ms is None:
-            assignment.first_interaction_ms = first
-        judgment = Judgment(
-            assignment=assignment,
-            comparison_id=assignment.comparison_id,
-            is_repeat=assignment.is_repeat,
-            project_id=assignment.project_id,
-            annotator_id=assignment.annotator_id,
-            **said,
-            strength_of=_strength_of(assignment, said),
-            seconds=seconds,
-            guideline_version=assignment.guideline_version,
-        )
-        insert(judgment)
-        if verdict == Verdict.UNRANKABLE:
-            _hold_if_unrankable(assignment)
-        tell_judgment(judgment, assignment)
-        if assignment.is_qualification and membership is not None:
-            if is_qualifying(assignment.project, membership):
-                settle_qualification(assignment.project, membership)
-            assignment.annotator.seen_membership = None  # it may have changed
-        return judgment
+    # Locked: a verdict that is on its way is recorded before a withdrawal begins, or not at all.
+    # And first of all, so that two tabs of one person do not wait for each other.
+    membership = membership_of(assignment.project, assignment.annotator, lock=True)
+    # The comparison before its showing, as everywhere.
+    if is_late:
+        lock_comparisons(assignment.comparison_id)
+        locked = Assignment.objects.select_for_update(no_key=True).filter(pk=assignment.pk)
+        assignment.state = locked.values_list("state", flat=True).get()
+        if assignment.state in (AssignmentState.JUDGED, AssignmentState.SKIPPED):
+            return assignment.judgments.get(voided=None)
+    else:
+        if gives_back:
+            give_place_back(assignment)
+        if not _end_showing(assignment.pk, *measured, skipped=skipped, live_only=True):
+            raise _NotLive
+    if not may_judge(assignment.project, assignment.annotator, membership):
+        raise NotRecorded(f"You no longer judge comparisons in {assignment.project}.")
+    if is_late:
+        _revive(assignment, membership)
+        _end_late_showing(assignment.pk, *measured, skipped=skipped)
+        if gives_back:
+            give_place_back(assignment)
+    if assignment.first_interaction_ms is None:
+        assignment.first_interaction_ms = first
+    judgment = Judgment(
+        assignment=assignment,
+        comparison_id=assignment.comparison_id,
+        is_repeat=assignment.is_repeat,
+        project_id=assignment.project_id,
+        annotator_id=assignment.annotator_id,
+        **said,
+        strength_of=_strength_of(assignment, said),
+        seconds=seconds,
+        guideline_version=assignment.guideline_version,
+    )
+    insert(judgment)
+    if said["verdict"] == Verdict.UNRANKABLE:
+        _hold_if_unrankable(assignment)
+    tell_judgment(judgment, assignment)
+    if assignment.is_qualification and membership is not None:
+        if is_qualifying(assignment.project, membership) and said["verdict"] in ANSWERED:
+            settle_qualification(assignment.project, membership)
+        if assignment.annotator.seen_membership is not None:
+            assignment.annotator.seen_membership = membership  # it may have changed
+    return judgment
 
 
 def _hold_if_unrankable(assignment: Assignment) -> None:
     """After as many as were to judge it, nobody else is asked: a reviewer looks at it instead.
 
-    In a transaction that has given the comparison's place back, and so has its row locked.
+    In a transaction that has the comparison's row locked.
     """
     if not assignment.takes_place:
         return
@@ -240,21 +262,25 @@ def _revive(assignment: Assignment, membership: Membership | None) -> None:
     # In this order, as in a claim: first the place, then what is live. Else two could wait for each
     # other.
     if membership is not None and membership.has_quota:
-        _check_quota_of_late(assignment, membership)
+        if not _becomes_live(assignment):
+            raise NotRecorded(
+                "This comparison was no longer kept for you, and you were handed another one."
+            )
+        if quota_reached(membership):
+            raise NotRecorded(
+                "This comparison was no longer kept for you, and your quota is reached."
+            )
 
 
-def _check_quota_of_late(assignment: Assignment, membership: Membership) -> None:
-    """It must be what is on the screen, like any other: as there is only one such at a time, no
-    claim in another tab can use up the last of a quota together with this."""
+def _becomes_live(assignment: Assignment) -> bool:
+    """Whether it is what is on the screen now, like any other: as there is only one such at a time, no
+    claim in another tab can use up the last of a quota together with this. False if there is another."""
     try:
         with transaction.atomic():
             Assignment.objects.filter(pk=assignment.pk).update(state=AssignmentState.LIVE)
     except IntegrityError:
-        raise NotRecorded(
-            "This comparison was no longer kept for you, and you were handed another one."
-        ) from None
-    if quota_reached(membership):
-        raise NotRecorded("This comparison was no longer kept for you, and your quota is reached.")
+        return False
+    return True
 
 
 def undo_last(
@@ -329,7 +355,7 @@ def _check_not_left_to_others(
 def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignment:
     """The same answers in the same order, as a new showing."""
     comparison, project = assignment.comparison, assignment.comparison.project
-    return Assignment.objects.create(
+    again = Assignment.objects.create(
         comparison=comparison,
         project=project,
         annotator_id=assignment.annotator_id,
@@ -342,6 +368,8 @@ def _show_again(assignment: Assignment, draft: dict[str, list[str]]) -> Assignme
         ui_version=code_version(),
         lease_until=lease_end(project),
     )
+    again.was_shown = True
+    return again
 
 
 def _said_again(judgment: Judgment) -> dict[str, list[str]]:
@@ -393,12 +421,12 @@ def correct(
             return _same_correction(judgment, said)
         if not may_judge(judgment.project, judgment.annotator, membership):
             raise NotRecorded(f"You no longer judge comparisons in {judgment.project}.")
-        counts_more = judgment.verdict not in ANSWERED and said["verdict"] in ANSWERED
-        if counts_more and membership is not None and quota_reached(membership):
-            raise NotRecorded("You have judged as many as you were asked for: this stays a skip.")
         if assignment.is_qualification:
             raise NotRecorded("The verdicts of a qualification cannot be changed.")
+        lock_comparisons(judgment.comparison_id)
         _move_place(judgment, said["verdict"])
+        if judgment.verdict not in ANSWERED and said["verdict"] in ANSWERED:
+            _check_quota_of_correction(assignment, membership)
         skipped = said["verdict"] == Verdict.SKIPPED
         state = AssignmentState.SKIPPED if skipped else AssignmentState.JUDGED
         Assignment.objects.filter(pk=assignment.pk).update(state=state, draft={})
@@ -419,6 +447,18 @@ def correct(
             _hold_if_unrankable(assignment)
         tell_judgment(correction, assignment)
         return correction
+
+
+def _check_quota_of_correction(assignment: Assignment, membership: Membership | None) -> None:
+    """With what is on the screen, which may be answered however many there are by then. After the place
+    is taken, as in a claim. Raises NotRecorded."""
+    if membership is None or not membership.has_quota:
+        return
+    n_live = 0 if _becomes_live(assignment) else 1
+    if quota_reached(membership, n_live=n_live):
+        raise NotRecorded(
+            "You have judged, or have in hand, as many as you were asked for: this stays a skip."
+        )
 
 
 def _same_correction(judgment: Judgment, said: Said) -> Judgment:

@@ -33,6 +33,7 @@ from django.utils import timezone  # noqa: E402
 
 from annotator import assignment as queue  # noqa: E402
 from annotator.assignment import finding, leases, showing, verdicts  # noqa: E402
+from annotator.ballots import read  # noqa: E402
 from annotator.importing import import_jsonl  # noqa: E402
 from annotator.models import (  # noqa: E402
     Arm,
@@ -47,6 +48,7 @@ from annotator.models import (  # noqa: E402
     User,
     Verdict,
 )
+from annotator.protocols import Protocol, to_json  # noqa: E402
 
 PROCESSES, THREADS = 2, 8
 EVERYBODY = PROCESSES * THREADS
@@ -63,7 +65,7 @@ def main():
     with spawn.Pool(PROCESSES, share_barrier, [spawn.Barrier(EVERYBODY)]) as pool:
         scenarios = [
             claims, claims_in_order, one_persons_claims, one_persons_verdicts, expired_leases,
-            late_verdicts, one_persons_quota, moves, work, ends,
+            late_verdicts, one_persons_quota, moves, work, ends, crossings, unrankables,
         ]  # fmt: skip
         print(json.dumps({scenario.__name__: scenario() for scenario in scenarios}))  # noqa: T201
 
@@ -182,6 +184,35 @@ def ends():
     return state_of(project)
 
 
+def crossings():
+    """What people hold is moved, given back and answered twice at once; half of them are superusers, who
+    have no membership that keeps their tabs apart."""
+    project, people = new_project("crossings", n_comparisons=EVERYBODY, overlap=1)
+    givers, takers = people[: EVERYBODY // 4], people[EVERYBODY // 4 :]
+    roots = User.objects.filter(pk__in=givers[::2])
+    roots.update(is_superuser=True)
+    Membership.objects.filter(user__in=roots).delete()
+    calls = []
+    for giver, to in zip(givers, takers, strict=False):
+        held = queue.claim(project, User.objects.get(pk=giver))
+        calls += [(act, held.pk, to) for act in ("give_back", "move", "say", "say")]
+    at_once(do_cross, calls)
+    return state_of(project)
+
+
+def unrankables():
+    """As many as were to judge it say at once that they have skipped what cannot be ranked."""
+    project, people = new_project("unrankables", n_comparisons=1, overlap=EVERYBODY)
+    project.protocol = to_json(Protocol(allow_unrankable=True))
+    project.save()
+    skips = []
+    for person in people:
+        held = queue.claim(project, User.objects.get(pk=person))
+        skips.append(say(held, Verdict.SKIPPED))
+    at_once(do_correct, [(skip.pk,) for skip in skips])
+    return {"held": project.comparisons.held().count(), "taken": project.comparisons.get().taken}
+
+
 def work():
     """People judge, skip, undo, come late, close their pages, give what they hold to others and hold
     it back for a moment, until nothing is left for them, with known answers and repetitions among
@@ -249,6 +280,25 @@ def do_end(project_pk, act, pk):
         return queue.undo_last(project, user).pk
     unseen = Comparison.objects.filter(project=project).not_handled_by(user)
     return queue.hand_out(unseen.first(), user).pk
+
+
+def do_cross(act, assignment_pk, to):
+    leases.give_place_back = give_place_back_slowly
+    assignment = Assignment.objects.get(pk=assignment_pk)
+    try:
+        if act == "give_back":
+            return queue.release(assignment)
+        if act == "move":
+            return queue.move(assignment, User.objects.get(pk=to)).pk
+        return say(assignment, Verdict.RANKING).pk
+    except (queue.NotMoved, queue.NotRecorded):
+        return None
+
+
+def do_correct(judgment_pk):
+    skip = Judgment.objects.get(pk=judgment_pk)
+    said = read({"choice": ["unrankable"]}, Protocol(allow_unrankable=True), skip.assignment.order)
+    return queue.correct(skip, said, payload_hash=skip.assignment.payload_hash).pk
 
 
 def give_place_back_slowly(assignment):

@@ -19,6 +19,7 @@ from annotator.assignment import (
     forget_order,
     held_by,
     last_judgment,
+    leases,
     move,
     payload_hash,
     progress,
@@ -30,6 +31,7 @@ from annotator.assignment import (
     save_draft,
     shown,
     undo_last,
+    was_taken_back,
     why_nothing,
 )
 from annotator.ballots import read
@@ -438,6 +440,20 @@ def test_renew_does_not_revive_what_was_given_back(project, anna):
     assert Assignment.objects.get().state == AssignmentState.RELEASED
 
 
+def test_a_lease_that_is_renewed_while_others_look_for_expired_ones_goes_on(
+    project, anna, monkeypatch
+):
+    ComparisonFactory(project=project)
+    held = claim(project, anna)
+    run_out(held)
+    monkeypatch.setattr(leases, "lock_comparisons", lambda *_: renew(held))  # between look and end
+
+    release_expired(project)
+
+    assert held_by(project, anna) == held
+    assert taken(held.comparison) == 1
+
+
 def test_release_frees_the_place_once(project, anna):
     comparison = ComparisonFactory(project=project, overlap=2)
     AssignmentFactory(comparison=comparison)
@@ -763,6 +779,17 @@ def test_undo_steps_over_what_others_have_answered(project, anna, ben):
     assert skip.voided is None
 
 
+def test_what_is_undone_was_shown_before_and_its_time_is_not_known(project, anna):
+    ComparisonFactory.create_batch(2, project=project)
+    say(claim(project, anna))
+    first_time = claim(project, anna)
+
+    again = undo_last(project, anna)
+
+    assert (again.was_shown, was_taken_back(again)) == (True, True)
+    assert (first_time.was_shown, was_taken_back(first_time)) == (False, False)
+
+
 # --- what cannot be ranked --------------------------------------------------------------------
 @pytest.fixture
 def may_be_unrankable(project):
@@ -1046,6 +1073,26 @@ def test_a_late_verdict_does_not_exceed_a_quota(project, anna):
         say(late)
 
     assert Judgment.objects.count() == 1
+
+
+@pytest.mark.parametrize("quota", ["quota_total", "quota_per_day"])
+def test_a_correction_does_not_exceed_a_quota_together_with_what_is_on_the_screen(
+    project, anna, quota
+):
+    anna.memberships.update(**{quota: 2})
+    ComparisonFactory.create_batch(3, project=project)
+    skip = say(claim(project, anna), Verdict.SKIPPED)
+    say(claim(project, anna))
+    held = claim(project, anna)
+    said = read({"choice": ["all_bad"]}, Protocol(), held.order)
+
+    with pytest.raises(NotRecorded, match="or have in hand, as many as you were asked for"):
+        correct(skip, said, payload_hash=skip.assignment.payload_hash)
+    release(held)
+    correct(skip, said, payload_hash=skip.assignment.payload_hash)
+
+    assert claim(project, anna) is None
+    assert Judgment.objects.filter(voided=None).count() == 2
 
 
 def test_a_paused_project_hands_out_nothing_new(project, anna, ben):

@@ -129,6 +129,14 @@ def test_what_ends_in_two_ways_at_once_ends_once_and_nobody_waits_for_the_other(
     assert (ends["broken"], ends["live"]) == (0, EVERYBODY // 2)
 
 
+def test_what_is_moved_given_back_and_answered_at_once_ends_once(outcome):
+    assert outcome["crossings"]["broken"] == 0
+
+
+def test_what_all_call_unrankable_at_once_is_held(outcome):
+    assert outcome["unrankables"] == {"held": 1, "taken": 0}
+
+
 def test_overlap_holds_through_judging_skipping_undoing_moving_and_leaving(outcome):
     work = outcome["work"]
 
