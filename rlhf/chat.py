@@ -144,7 +144,7 @@ def _task(
     """What the comparing page shows of a comparison, sent to this page instead."""
     assert turn.comparison is not None
     held = queue.held_by(access.project, request.user)
-    if held is None or held.comparison_id != turn.comparison_id:
+    if held is None or held.comparison_id != turn.comparison_id or not queue.show_anew(held):
         return {}
     held.was_shown = timezone.now() - held.created > UNSEEN
     return task_context(held, request.POST.get("shown", ""))

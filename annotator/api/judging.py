@@ -315,10 +315,19 @@ def undo(request: Request, slug: str) -> Response:
     try:
         again = queue.undo_last(access.project, request.user, judgment_id=asked)
     except queue.NotUndone as error:
-        raise Refused(error) from error
+        raise Refused(f"{error}{_instead_of(judgment)}") from error
     if again is None and judgment.voided is None:
-        raise Conflict("It is not your last verdict: only that one can be taken back.")
+        sentence = "It is not your last verdict: only that one can be taken back."
+        raise Conflict(sentence + _instead_of(judgment))
     return _next(access, request, again or queue.claim(access.project, request.user))
+
+
+def _instead_of(judgment: Judgment) -> str:
+    """Which one to name, where it is another."""
+    last = queue.last_judgment(judgment.project, judgment.annotator)
+    if last is None or last == judgment:
+        return ""
+    return f" The last that you can take back is judgment {last.pk}."
 
 
 # --- judgments --------------------------------------------------------------------------------------

@@ -278,9 +278,12 @@ def shown_now(assignment: Assignment, shown: str = "") -> str:
 
 def seconds_since(shown: str, assignment: Assignment) -> float | None:
     """How long the page has shown the assignment; None if it had been shown before that. If `shown` was not
-    signed for it, how long ago it was handed out: nobody says themselves how long it took."""
+    signed for it, how long ago it was handed out, after an undo None too: nobody says themselves how long
+    it took."""
     signed = _signed(shown, assignment)
     if signed is None:
+        if queue.was_taken_back(assignment):
+            return None
         return (timezone.now() - assignment.created).total_seconds()
     _, since = signed
     return None if since is None else time.time() - since

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from annotator import assignment as queue
 from annotator.guidelines import publish
-from annotator.models import Assignment, Comparison, Completion, Prompt, Verdict
+from annotator.models import Assignment, Comparison, Completion, Project, Prompt, Verdict
 from rlhf import conversations
 from rlhf.models import GeneratedCompletion, Run, RunKind, Status, TurnState
 from rlhf.runs import make_room
@@ -286,6 +286,19 @@ def test_whoever_talks_is_told_of_guidelines_that_they_have_not_read(client, pro
     page = client.get(reverse("rlhf:chat", args=["tea"]))
 
     assert "before you judge" in page.text
+
+
+def test_a_turn_is_judged_by_the_guidelines_that_the_page_shows_last(
+    client, project, listener, anna
+):
+    turn = talk(project, anna, listener, "Tea?", "Yes.", "No.")
+    publish(project, "Be kind.", None)
+    client.force_login(anna)
+
+    client.get(reverse("rlhf:chat", args=["tea"]))
+
+    showing = Assignment.objects.get(comparison=turn.comparison)
+    assert showing.guideline_version == Project.objects.get().guideline_version > 1
 
 
 def test_whoever_waits_is_not_disturbed_until_there_are_answers(client, project, listener, anna):

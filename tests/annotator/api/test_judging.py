@@ -220,6 +220,32 @@ def test_an_undo_hands_the_comparison_out_again_and_sent_twice_takes_back_no_oth
     assert not Judgment.objects.filter(voided=None).exists()
 
 
+@pytest.mark.parametrize("brings_token", [True, False])
+def test_after_an_undo_nobody_knows_how_long_it_was_read(project, anna, program, brings_token):
+    undone = make_judgment(ComparisonFactory(project=project), anna, [0], [1])
+    again = post(program, "undo/", judgment=undone.pk).json()["assignment"]
+    token = {"shown": again["shown"]} if brings_token else {}
+    verdict = {"payload_hash": again["payload_hash"], "verdict": "ranking", "ranking": [[0], [1]]}
+
+    answer = post(program, f"{again['id']}/judge/", **verdict, **token)
+
+    assert answer.json()["seconds"] is None
+
+
+def test_an_undo_of_what_others_have_answered_names_what_can_be_taken_back(project, anna, program):
+    first, left = ComparisonFactory.create_batch(2, project=project)
+    judged = make_judgment(first, anna, [0], [1])
+    skip = make_judgment(left, anna, verdict=Verdict.SKIPPED)
+    make_judgment(left, UserFactory(), [0], [1])
+
+    refused = post(program, "undo/", judgment=skip.pk)
+    again = post(program, "undo/", judgment=judged.pk)
+
+    last = f"The last that you can take back is judgment {judged.pk}."
+    assert (refused.status_code, refused.json()["detail"].endswith(last)) == (422, True)
+    assert again.status_code == 200
+
+
 def test_only_ones_last_verdict_can_be_taken_back(project, anna, program):
     first, last = ComparisonFactory.create_batch(2, project=project)
     older = make_judgment(first, anna, [0], [1])
