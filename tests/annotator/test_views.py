@@ -1251,7 +1251,8 @@ def test_a_verdict_and_the_next_comparison_take_few_queries(
 ):
     user = member(Role.ANNOTATOR)
     ComparisonFactory.create_batch(3, project=project, draw=1.0)  # found without wrapping round
-    sent = verdict(queue.claim(project, user), "first", progress=progress)
+    held = queue.claim(project, user)
+    sent = verdict(held, "first", progress=progress, shown=shown_now(held))
 
     with django_assert_num_queries(queries + 4):  # two savepoints: a test is in a transaction
         client.post(url("judge"), sent, headers=HTMX)
@@ -1285,7 +1286,7 @@ def test_a_cycle_takes_a_dozen_queries_with_everything_on(
     for done in range(21, 51):
         held = queue.claim(everything_on, user)
         kinds.add((held.is_repeat, held.comparison.purpose, held.comparison.arm))
-        sent = verdict(held, "all_bad", progress=f"{done - 1}/90")
+        sent = verdict(held, "all_bad", progress=f"{done - 1}/90", shown=shown_now(held))
         with django_assert_max_num_queries(12 + 4):  # two savepoints: a test is in a transaction
             client.post(url("judge"), sent, headers=HTMX)
 
@@ -1303,10 +1304,39 @@ def test_what_is_looked_for_and_not_there_takes_no_more(
     held = queue.claim(everything_on, user)
     monkeypatch.setattr("annotator.assignment.claiming.random.random", lambda: lot)
 
+    sent = verdict(held, "all_bad", progress="9/90", shown=shown_now(held))
+
     with django_assert_max_num_queries(12 + 4):
-        client.post(url("judge"), verdict(held, "all_bad", progress="9/90"), headers=HTMX)
+        client.post(url("judge"), sent, headers=HTMX)
 
     assert not queue.held_by(everything_on, user).is_repeat
+
+
+def test_what_was_moved_takes_no_more(client, everything_on, member, django_assert_max_num_queries):
+    user, other = member(Role.ANNOTATOR), MembershipFactory(project=everything_on).user
+    everything_on.memberships.update(quota_total=100, quota_per_day=90, qualification="passed")
+    held = queue.claim(everything_on, user)
+    moved = queue.move(queue.hand_out(Comparison.objects.last(), other), user)
+    sent = verdict(held, "all_bad", progress="9/90", shown=shown_now(held))
+
+    with django_assert_max_num_queries(12 + 4):
+        client.post(url("judge"), sent, headers=HTMX)
+
+    assert queue.held_by(everything_on, user) == moved
+
+
+def test_a_qualification_takes_no_more(
+    client, everything_on, member, django_assert_max_num_queries
+):
+    user = member(Role.ANNOTATOR)
+    GoldFactory.create_batch(2, project=everything_on)
+    held = queue.claim(everything_on, user)
+    sent = verdict(held, "all_bad", progress="0/2", shown=shown_now(held))
+
+    with django_assert_max_num_queries(12 + 4):
+        client.post(url("judge"), sent, headers=HTMX)
+
+    assert queue.held_by(everything_on, user).is_qualification
 
 
 def test_what_is_done_and_left_is_counted_after_a_tenth_verdict(client, project, member):
