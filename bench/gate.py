@@ -185,38 +185,30 @@ def words_for(difference: float, people: int) -> float:
 
 # --- several pairs per prompt -------------------------------------------------------------------
 def measure_clustered(mean: float, rule: Rule, asked: argparse.Namespace) -> dict[str, Any]:
-    seeds = range(asked.repetitions)
-    drawn = [pairs(random.Random(seed), mean, asked, STEPS) for seed in seeds]
-    per_prompt = asked.budget // asked.prompts
-    by_prompt = [outcomes_of(drawn_pairs, per_prompt) for drawn_pairs in drawn]
-    decisions = [decide([o for o, _ in found], rule, asked.prompts) for found in by_prompt]
-    verdicts = [decision.verdict for decision in decisions if decision]
+    seeds, per_prompt = range(asked.repetitions), asked.budget // asked.prompts
+    in_steps = [pairs(random.Random(seed), mean, asked, STEPS) for seed in seeds]
+    by_prompt = [outcomes_of(drawn, per_prompt) for drawn in in_steps]
+    means = [[outcome for outcome, _ in found] for found in by_prompt]
     single = [[o for _, o in pairs(random.Random(seed), mean, asked, 1)] for seed in seeds]
+    found = gate_of(means, rule, asked.prompts)
     return {
         "prompts": asked.prompts,
         "pairs_per_prompt": per_prompt,
         "spread": asked.spread,
         "win_probability": round(mean, 4),
-        **{
-            name: round(statistics.fmean(verdict == wanted for verdict in verdicts), 3)
-            for name, wanted in (("promoted", PROMOTE), ("rejected", REJECT), ("undecided", UNDECIDED))
-        },
-        "mean_votes": round(
-            statistics.fmean(
-                found[decision.n - 1][1]
-                for found, decision in zip(by_prompt, decisions, strict=True)
-                if decision
-            ),
-            1,
-        ),
+        "promoted": round(found[PROMOTE], 3),
+        "rejected": round(found[REJECT], 3),
+        "undecided": round(found[UNDECIDED], 3),
+        "mean_votes": round(statistics.fmean(votes_until(each, rule) for each in by_prompt), 1),
         "single_promoted": round(gate_of(single, rule, per_prompt * asked.prompts)[PROMOTE], 3),
-        "all_votes_promoted": round(
-            statistics.fmean(
-                is_significant([outcome for outcome, _ in found], rule.alpha) for found in by_prompt
-            ),
-            3,
-        ),
-    }  # fmt: skip
+        "all_votes_promoted": round(share_of_z_tests(means, rule.alpha, asked.prompts), 3),
+    }
+
+
+def votes_until(found: Sequence[tuple[float, int]], rule: Rule) -> int:
+    """How many votes there were at the prompt that decided."""
+    decision = decide([outcome for outcome, _ in found], rule, len(found))
+    return found[decision.n - 1][1] if decision else found[-1][1]
 
 
 def pairs(

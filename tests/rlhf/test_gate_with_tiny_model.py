@@ -35,5 +35,5 @@ def test_from_the_button_to_the_decision():
     asked = Comparison.objects.filter(origin=gate.run.origin)
     assert (gate.state, gate.incumbent) == (GateState.DECIDED, incumbent)
     assert gate.decision in ("promote", "reject", "undecided")
-    assert len(standing.outcomes) == asked.count() == 20 - gate.run.result["n_identical"]
+    assert standing.full == asked.count() == 20 - gate.run.result["n_identical"]
     assert standing.same.votes == gate.run.result["n_same"] > 0
