@@ -168,9 +168,7 @@ def test_what_was_changed_before_is_not_written_down_again(project, ada):
     withdraw(project, ada, ada)
     withdraw(project, ada, ada)
 
-    assert [entry[1] for entry in entries(project)] == [
-        "created", "revoked", "withdrew", "withdrew",
-    ]  # fmt: skip
+    assert [entry[1] for entry in entries(project)] == ["created", "revoked", "withdrew"]
 
 
 def test_a_verdict_leaves_no_entry(project):
