@@ -235,7 +235,7 @@ def put_in_order(project) -> None:
 
 
 def settle() -> None:
-    """What the database does by itself within minutes."""
+    """What the database, and the system with its files, do by themselves within minutes."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -245,6 +245,7 @@ def settle() -> None:
         else:
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
+    os.sync()
 
 
 def over_assigned() -> int:
