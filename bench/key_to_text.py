@@ -37,8 +37,10 @@ MEASURE = """() => {
   window.measured = [];
   let pressed;
   addEventListener("keydown", (event) => { pressed = event.timeStamp; }, { capture: true });
-  document.body.addEventListener("htmx:afterSwap", () =>
-    requestAnimationFrame(() => requestAnimationFrame((now) => measured.push(now - pressed))));
+  document.body.addEventListener("htmx:afterSwap", (event) => {
+    if (!event.detail.requestConfig.path.endsWith("/judge/")) return;  // how much is left, now and then
+    requestAnimationFrame(() => requestAnimationFrame((now) => measured.push(now - pressed)));
+  });
 }"""
 READY = """(n) => measured.length === n
   && document.querySelector("#comparison").getAttribute("aria-busy") === null"""
