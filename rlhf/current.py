@@ -1,8 +1,9 @@
-"""Which policy of a project is the current one: the one that runs start from, and clients are given.
+"""Which policy of a project is the current one, which clients are given.
 
-Without a gate that is the policy of the current round. The first gate writes it down, and from
-then on the record alone says it (docs/gate.md, *Rounds and the current policy*). A prompt version and a
-policy elsewhere can be current too: what needs weights starts from `policy_to_train` then.
+The first policy of the project is, until a gate or an admin makes another one current: the record of
+promotions says which (docs/gate.md, *Rounds and the current policy*). Runs and rounds start from it too, once a
+gate has decided. A prompt version and a policy elsewhere can be current: what needs weights starts from
+`policy_to_train` then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from annotator.audit import Action, record
 from annotator.models import Project, User
 from annotator.webhooks.models import Event
 from annotator.webhooks.outbox import tell
-from rlhf.gate_models import Gate, Promotion
+from rlhf.gate_models import Gate, GateState, Promotion
 from rlhf.models import ModelKind, ModelVersion
 
 
@@ -32,8 +33,13 @@ def current_policy(project: Project) -> ModelVersion | None:
     """None before a policy was imported."""
     if newest := newest_promotion(project):
         return newest.version
-    rounds = project.rounds.select_related("policy__parent").order_by("-number")
+    rounds = project.rounds.select_related("policy__parent").order_by("number")
     return next((each.policy for each in rounds[:1]), None)
+
+
+def has_decided_gate(project: Project) -> bool:
+    """Whether runs and rounds start from the current policy, instead of from what the last round made."""
+    return project.gates.filter(state=GateState.DECIDED).exists()
 
 
 def policy_to_train(current: ModelVersion) -> ModelVersion | None:

@@ -18,13 +18,13 @@ from django.views.decorators.http import require_POST, require_safe
 from annotator.access import Access, HtmxRequest, get_access
 from annotator.models import Project, Role
 from rlhf import gating, sequential
-from rlhf.current import current_policy, newest_promotion, note_on_training
+from rlhf.current import current_policy, has_decided_gate, newest_promotion, note_on_training
 from rlhf.evaluation import interval
 from rlhf.forms.gate import GateForm, OverruleForm
 from rlhf.gate_chart import chart_of
 from rlhf.gate_models import Gate, GateState
 from rlhf.outlooks import incomplete, outlook_of_order
-from rlhf.rounds import current_number
+from rlhf.rounds import current_number, current_round
 from rlhf.runs import RunRefused
 
 PAGE_SIZE = 50
@@ -37,9 +37,13 @@ def card_of(project: Project) -> dict[str, Any]:
     """What the project page says of the current policy."""
     newest = newest_promotion(project)
     version = newest.version if newest else current_policy(project)
+    decides = has_decided_gate(project)
+    newest_round = None if decides else current_round(project)
     return {
         "version": version,
         "promotion": newest,
+        "starts_rounds": decides,
+        "round": newest_round if newest_round and newest_round.policy != version else None,
         "gate": gating.open_gate_of(project),
         "note": note_on_training(version) if version else "",
     }

@@ -9,7 +9,7 @@ from django.db.models import Count, Max
 
 from annotator.agreement import Agreement, alpha_by_round
 from annotator.models import Judgment, Project, Purpose, User
-from rlhf.current import current_policy, newest_promotion, note_on_training, policy_to_train
+from rlhf.current import current_policy, has_decided_gate, note_on_training, policy_to_train
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.gating import open_gate_of
 from rlhf.inputs import takes
@@ -119,8 +119,8 @@ def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int,
 
 
 def start_next_round(project: Project, user: User | None, *, after: int) -> None:
-    """Begin the round after this one from the newest policy that was made from votes in it; once there
-    has been a gate, from the current policy instead, however that was made.
+    """Begin the round after this one from the newest policy that was made from votes in it, untested; once
+    a gate has decided, from the current policy instead, however that was made.
 
     Does nothing if that round has begun: a button pressed twice starts one. Raises RunRefused.
     """
@@ -140,18 +140,27 @@ def start_next_round(project: Project, user: User | None, *, after: int) -> None
             f"Gate {gate.pk} has not decided yet whether {gate.candidate} becomes current: wait for it, "
             "or stop it."
         )
-    start = current_policy(project) if project.promotions.exists() else new_policy
+    start = current_policy(project) if has_decided_gate(project) else new_policy
     assert start is not None
     next_round(project, user, start)
 
 
 def promoted_policy(current: Round | None) -> ModelVersion | None:
-    """What a gate or an admin has made current since this round began, which is the project's newest: another
-    round can start from it, whatever made it. None if the current policy is the round's own."""
-    newest = newest_promotion(current.project) if current else None
-    if newest is None or current is None or newest.version_id == current.policy_id:
+    """What gates have left current while this round, the project's newest, goes from another policy: another
+    round can start from it, whatever made it. None if it is the round's own, or no gate has decided."""
+    if current is None or not has_decided_gate(current.project):
         return None
-    return newest.version
+    version = current_policy(current.project)
+    return None if version == current.policy else version
+
+
+def policy_in_training(project: Project) -> ModelVersion | None:
+    """What the next run should start from: the current policy once a gate has decided, and the policy of
+    the newest round before that, whether it is current or not."""
+    if has_decided_gate(project):
+        return current_policy(project)
+    newest = current_round(project)
+    return newest.policy if newest else None
 
 
 def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
@@ -159,10 +168,10 @@ def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
     reward_model = (
         project.model_versions.filter(kind=ModelKind.REWARD).select_related("parent").first()
     )
-    current = current_policy(project)
-    if current is not None and not takes(kind, "policy", current):
-        current = policy_to_train(current)
-    chosen: dict[str, ModelVersion | None] = {"policy": current}
+    policy = policy_in_training(project)
+    if policy is not None and not takes(kind, "policy", policy):
+        policy = policy_to_train(policy)
+    chosen: dict[str, ModelVersion | None] = {"policy": policy}
     if kind in ONLINE and reward_model:
         chosen = {"policy": reward_model.parent, "reward_model": reward_model}
     if kind == RunKind.EVALUATE:
@@ -186,7 +195,7 @@ def suggestions(project: Project, kind: RunKind) -> dict[str, ModelVersion]:
 
 def note_on_policy(project: Project, kind: RunKind, suggested: ModelVersion | None) -> str:
     """Why the form of such a run suggests this policy instead of the current one; empty if it does not."""
-    current = current_policy(project)
+    current = policy_in_training(project)
     if current is None or takes(kind, "policy", current) or suggested != policy_to_train(current):
         return ""
     return note_on_training(current)

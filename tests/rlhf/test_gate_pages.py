@@ -126,18 +126,17 @@ def test_a_gate_is_opened_with_the_form_as_it_is_shown(client):
     assert (form.initial["budget"], gate.budget) == (74, 74)  # what 10 prompts are enough for
 
 
-def test_before_the_first_gate_the_pages_say_what_makes_a_policy_current(client):
+def test_before_the_first_gate_the_pages_say_what_none_has_promoted(client):
     project = RoundFactory(project__slug="tea").project
-    current = PolicyFactory(project=project, parent=project.rounds.get().policy)
-    RoundFactory(project=project, number=2, policy=current)
+    second = RoundFactory(project=project, number=2)
     sign_in(client, project, Role.REVIEWER)
 
     pages = [client.get(url(name)).content.decode() for name in ("project", "gates")]
 
     for page in pages:
-        assert "whoever starts the next round makes the newest policy the current one" in page
-        assert "The present one can be tested after the fact" in page
-    assert "From the first gate on, another one takes its place only through a gate" in pages[1]
+        assert f">{second.policy.name}</a>, which no gate has promoted." in page
+        assert "clients get it only once people prefer it in a gate" in page
+    assert "Another one takes its place only through a gate" in pages[1]
 
 
 def test_the_form_says_what_a_gate_will_take_before_it_opens(client):
@@ -189,10 +188,10 @@ def test_one_click_rolls_back(admin, gate):
 
 def test_number_of_queries_does_not_depend_on_gates(admin, gate, django_assert_num_queries):
     gating.overrule(gate, "promote", None, "Because.")
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         admin.get(url("gates"))
     GateFactory(project=gate.project, state="decided", decision="reject")
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         admin.get(url("gates"))
 
 

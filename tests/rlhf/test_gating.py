@@ -1,7 +1,9 @@
 import json
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.utils import timezone
 
 from annotator.audit import AuditEntry
@@ -372,22 +374,47 @@ def test_rolling_back_is_one_more_promotion_and_happens_once(gate):
 
 
 # --- the rounds -------------------------------------------------------------------------------
-def test_without_a_gate_the_rounds_say_what_is_current():
-    second = RoundFactory(number=2, project=RoundFactory().project)
+def test_rounds_go_on_without_a_gate_but_nothing_new_becomes_current(project):
+    first = current_policy(project)
+    second = RoundFactory(number=2, project=project)
 
-    assert current_policy(second.project) == second.policy
-    assert rounds.suggestions(second.project, RunKind.GENERATE) == {"policy": second.policy}
+    assert current_policy(project) == first
+    assert rounds.suggestions(project, RunKind.GENERATE) == {"policy": second.policy}
 
 
-def test_what_a_round_has_made_current_can_be_tested_against_the_base_after_the_fact(project):
+def test_the_next_round_starts_untested_until_a_gate_has_decided(project):
     base = current_policy(project)
-    tuned = PolicyFactory(project=project, parent=base)
-    RoundFactory(project=project, number=2, policy=tuned)
+    ppo = RunFactory(project=project, kind=RunKind.PPO, status=Status.SUCCEEDED)
+    made = PolicyFactory(project=project, run=ppo)
 
-    gate = open_one(project, base, round_number=2)
+    gating.stop(open_one(project, made), None, "Changed my mind.")
+    Run.objects.update(status=Status.SUCCEEDED)
+    rounds.start_next_round(project, None, after=1)
 
-    assert (gate.candidate, gate.incumbent) == (base, tuned)
-    assert project.promotions.get().version == tuned
+    assert (project.rounds.get(number=2).policy, current_policy(project)) == (made, base)
+
+
+def test_what_was_current_before_gates_alone_decided_stays_so(project):
+    second = RoundFactory(number=2, project=project)
+    only_one = RoundFactory(project=ProjectFactory()).project
+
+    migration = import_module("rlhf.migrations.0019_keep_what_was_current")
+    migration.keep_what_was_current(apps, None)
+
+    assert current_policy(project) == second.policy
+    assert not only_one.promotions.exists()
+
+
+def test_a_first_gate_in_a_later_round_tests_against_the_first_policy(project):
+    base = current_policy(project)
+    untested = RoundFactory(project=project, number=2, policy=PolicyFactory(project=project)).policy
+
+    gate = open_one(project, untested, round_number=2)
+    gating.overrule(gate, Decision.REJECT, None, "It is no better.")
+
+    assert (gate.incumbent, project.promotions.get().version) == (base, base)
+    assert rounds.suggestions(project, RunKind.GENERATE) == {"policy": base}
+    assert rounds.promoted_policy(project.rounds.get(number=2)) == base
 
 
 def test_launch_forms_suggest_what_a_gate_has_promoted(gate):
