@@ -102,12 +102,15 @@ def _points(run: Run | TrialRun) -> list[tuple[str, Point]]:
     found = []
     for each in run.result.get("learning_curve") or []:
         label = percent(each["share"])
+        off = SURE * (each.get("standard_error") or 0.0)
         if "loss" in each:
-            off = SURE * (each["standard_error"] or 0.0)
             point = Point(each["n_rows"], each["loss"], each["loss"] - off, each["loss"] + off)
         elif each["accuracy"] is None:
             continue
-        else:
+        elif "standard_error" in each:
+            low, high = max(each["accuracy"] - off, 0.0), min(each["accuracy"] + off, 1.0)
+            point = Point(each["n_votes"], each["accuracy"], low, high)
+        else:  # of before the errors of the course were known
             point = Point(
                 each["n_votes"], each["accuracy"], each["accuracy_low"], each["accuracy_high"]
             )

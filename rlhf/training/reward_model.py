@@ -66,7 +66,7 @@ from rlhf.training.data import (
     read_pairs,
     read_prompts,
 )
-from rlhf.training.forecast import forecast_accuracy
+from rlhf.training.forecast import course_errors, forecast_accuracy
 from rlhf.training.generate import EncodedPrompt, encode_prompts, generate_all
 from rlhf.training.models import (
     RewardStatistics,
@@ -176,7 +176,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     ties = mean_ties(config.ties, [member["tie_share"] for member in members])
     evaluation = held_out.evaluation(scores, ties)
     curve = (
-        learning_curve(trainings, found, held_out, evaluation, encoded.train)
+        learning_curve(trainings, found, held_out, scores, encoded.train)
         if config.learning_curve
         else None
     )
@@ -586,29 +586,29 @@ def measured(
 
 def learning_curve(
     trainings: Sequence[Training], found: dict[str, Any], held_out: HeldOut,
-    whole: dict[str, Any], train: Sequence[Group],
+    whole: Sequence[Sequence[float]], train: Sequence[Group],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Held-out accuracy after a part of the votes, and after all of them."""
     names = ("accuracy", "accuracy_low", "accuracy_high")
     points = [
-        (
-            int(each.name.removeprefix("part-")) / 100,
-            each.groups,
-            held_out.evaluation(found[each.name]["test"]),
-        )
+        (int(each.name.removeprefix("part-")) / 100, each.groups, found[each.name]["test"])
         for each in trainings
         if each.name.startswith("part-")
     ]
     if all(share < 1 for share, _, _ in points):
         points.append((1.0, with_mean_weight_1(train), whole))
+    misses = [held_out.misses(scores) for _, _, scores in points]
+    errors = course_errors(misses, held_out.n_decided())
     return [
         {
             "share": share,
             "n_votes": n_votes(pairs_of(groups)),
             "n_pairs": n_pairs(groups),
             **{name: evaluation[name] for name in names},
+            "standard_error": error,
         }
-        for share, groups, evaluation in points
+        for (share, groups, scores), error in zip(points, errors, strict=True)
+        for evaluation in [held_out.evaluation(scores)]
     ]
 
 
@@ -689,6 +689,20 @@ class HeldOut:
             "longer_low": longer_low,
             "longer_high": longer_high,
         }
+
+    def misses(self, scores: Sequence[Sequence[float]]) -> list[int]:
+        """Of each group how many decided pairs the model orders the other way round than people do."""
+        return [
+            sum(of_group[pair.chosen] <= of_group[pair.rejected] for pair in pairs)
+            for pairs, of_group in zip(self._decided(), scores, strict=True)
+        ]
+
+    def n_decided(self) -> list[int]:
+        """Of each group how many pairs people have decided."""
+        return [len(pairs) for pairs in self._decided()]
+
+    def _decided(self) -> list[list[EncodedPair]]:
+        return [[pair for pair in group.pairs if pair.is_decided] for group in self.groups]
 
     def _losses(self, margins: Tensor, ties: Ties) -> Any:
         """Of each pair, without margin and smoothing, (pairs,)."""

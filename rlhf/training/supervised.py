@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, RunFolder, read_json, write_json
-from rlhf.training.forecast import forecast
+from rlhf.training.forecast import course_errors, forecast
 from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.models import stop_ids
 from rlhf.training.parameters import callbacks, count, load, make_trainable, save
@@ -284,12 +284,13 @@ def learning_curve(trainings: Sequence[Training], found: dict[str, Any]) -> list
     if len(trainings) == 1:
         return []
     n_all = trainings[0].n_rows
+    parts = sorted(trainings, key=lambda each: each.n_rows)
+    on_held_out = [Measured(**found[each.name]["held_out"]) for each in parts]
+    if on_held_out[0].loss is None:
+        return []
+    errors = course_errors([measured.sums for measured in on_held_out], on_held_out[0].counts)
     points = []
-    for each in sorted(trainings, key=lambda each: each.n_rows):
-        measured = Measured(**found[each.name]["held_out"])
-        if measured.loss is None:
-            return []
-        error = measured.standard_error
+    for each, measured, error in zip(parts, on_held_out, errors, strict=True):
         points.append({
             "share": 1.0 if each.name == WHOLE else int(each.name.removeprefix("part-")) / 100,
             "n_rows": each.n_rows,
@@ -304,5 +305,5 @@ def forecast_of(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return forecast(
         [point["n_rows"] for point in points],
         [point["loss"] for point in points],
-        [point["standard_error"] or 0.0 for point in points],
+        [point["standard_error"] for point in points],
     )

@@ -8,7 +8,6 @@ it is divided.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,15 +138,6 @@ class Measured(NamedTuple):
         """The mean over all tokens; None without any."""
         n = sum(self.counts)
         return sum(self.sums) / n if n else None
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the loss, over rows: the tokens of one row are alike. None with fewer than two rows."""
-        n, n_rows, loss = sum(self.counts), len(self.counts), self.loss
-        if loss is None or n_rows < 2:
-            return None
-        off = sum((s - loss * c) ** 2 for s, c in zip(self.sums, self.counts, strict=True))
-        return math.sqrt(off * n_rows / (n_rows - 1)) / n
 
     def __add__(self, other: Any) -> Measured:
         return Measured([*self.sums, *other.sums], [*self.counts, *other.counts])

@@ -40,10 +40,9 @@ def test_it_says_why_there_is_no_forecast():
 
 def test_accuracies_of_a_reward_model_climb():
     points = [
-        {"share": n / 100, "n_votes": n, "accuracy": 0.8 - n**-0.5, "accuracy_low": 0.79 - n**-0.5,
-         "accuracy_high": 0.81 - n**-0.5}
+        {"share": n / 100, "n_votes": n, "accuracy": 0.8 - n**-0.5, "standard_error": 0.005}
         for n in SIZES
-    ]  # fmt: skip
+    ]
     result = {"learning_curve": points, "forecast": forecast_accuracy(points)}
 
     curve = curve_of(RunFactory(kind=RunKind.REWARD_MODEL, result=result))

@@ -15,7 +15,7 @@ from rlhf.training.parameters import callbacks
 from rlhf.training.supervised import evaluation_steps, plan, run, start
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
 from rlhf.training.supervised_data import Part, encode_conversation, read_parts
-from rlhf.training.supervised_trainer import Measured, Reporter, SupervisedTrainer
+from rlhf.training.supervised_trainer import Reporter, SupervisedTrainer
 
 QUESTIONS = ("How do I open the door?", "What is a red cup?", "Why?", "Tell me about my lamp.")
 
@@ -195,12 +195,6 @@ def test_the_held_out_loss_is_transformers_own(tiny_reference, folder):
         total += 4 * model(input_ids=ids, labels=labels).loss.item()
     assert measured.counts == [4, 4, 4]  # "Try", " it", "." and the end
     assert sum(measured.sums) == pytest.approx(total, rel=1e-5)
-
-
-def test_the_standard_error_is_over_rows():
-    assert Measured([1.0, 3.0], [2, 2]).loss == 1.0
-    assert Measured([1.0, 3.0], [2, 2]).standard_error == pytest.approx(0.5)
-    assert Measured([1.0], [2]).standard_error is None
 
 
 # --- stopped and resumed ----------------------------------------------------------------------
