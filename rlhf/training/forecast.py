@@ -32,23 +32,24 @@ class Law(NamedTuple):
         return self.floor[:, None] + self.scale[:, None] * powers
 
 
-def course_errors(misses: Sequence[Sequence[float]], counts: Sequence[float]) -> list[float]:
-    """The standard error of each point of a curve, less what all points have in common.
+def course_error(misses: Sequence[Sequence[float]], counts: Sequence[float]) -> float:
+    """The standard error of a curve's points, less what all of them have in common.
 
     `misses`, (N, rows), is the loss of each size summed over each held-out row, and `counts`, (rows,), how many
     tokens or votes it is summed over. Every size is measured on the same rows, and how difficult these
-    are moves all points alike: that says nothing of where the curve goes. 0 with fewer than two rows.
+    are moves all points alike: that says nothing of where the curve goes. One error for all points, because a few
+    rows tell no more, and the first and the last would weigh least by themselves. 0 with fewer than two rows.
     """
     counted = np.asarray(counts, dtype=np.float64)
     rows = np.asarray(misses, dtype=np.float64)[:, counted > 0]
     counted = counted[counted > 0]
     n_sizes, n_rows = rows.shape
     if n_sizes < 2 or n_rows < 2:
-        return [0.0] * n_sizes
+        return 0.0
     off = rows - counted * (rows.sum(1) / counted.sum())[:, None]  # of the point's own mean
     off = off - off.mean(0)  # of what this row is at every size
-    spread = (off**2).sum(1) * n_rows / (n_rows - 1) * n_sizes / (n_sizes - 1)
-    return [float(error) for error in np.sqrt(spread) / counted.sum()]
+    spread = (off**2).sum() * n_rows / (n_rows - 1) / (n_sizes - 1)
+    return float(np.sqrt(spread) / counted.sum())
 
 
 def forecast(
@@ -56,7 +57,7 @@ def forecast(
 ) -> dict[str, Any]:
     """The law through the points, and where it goes; or `reason`, a sentence why there is none.
 
-    `errors` are the losses' standard errors (`course_errors`), 0 where they are not known. Any share of mistakes, as 1 less
+    `errors` are the losses' standard errors (`course_error`), 0 where they are not known. Any share of mistakes, as 1 less
     an accuracy, may stand for the loss.
 
     Example: {"reason": "", "floor": 1.2, "scale": 3.4, "exponent": 0.5,

@@ -66,7 +66,7 @@ from rlhf.training.data import (
     read_pairs,
     read_prompts,
 )
-from rlhf.training.forecast import course_errors, forecast_accuracy
+from rlhf.training.forecast import course_error, forecast_accuracy
 from rlhf.training.generate import EncodedPrompt, encode_prompts, generate_all
 from rlhf.training.models import (
     RewardStatistics,
@@ -598,7 +598,7 @@ def learning_curve(
     if all(share < 1 for share, _, _ in points):
         points.append((1.0, with_mean_weight_1(train), whole))
     misses = [held_out.misses(scores) for _, _, scores in points]
-    errors = course_errors(misses, held_out.n_decided())
+    error = course_error(misses, held_out.n_decided())
     return [
         {
             "share": share,
@@ -607,7 +607,7 @@ def learning_curve(
             **{name: evaluation[name] for name in names},
             "standard_error": error,
         }
-        for (share, groups, scores), error in zip(points, errors, strict=True)
+        for share, groups, scores in points
         for evaluation in [held_out.evaluation(scores)]
     ]
 

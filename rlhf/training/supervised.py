@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, RunFolder, read_json, write_json
-from rlhf.training.forecast import course_errors, forecast
+from rlhf.training.forecast import course_error, forecast
 from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.models import stop_ids
 from rlhf.training.parameters import callbacks, count, load, make_trainable, save
@@ -288,9 +288,9 @@ def learning_curve(trainings: Sequence[Training], found: dict[str, Any]) -> list
     on_held_out = [Measured(**found[each.name]["held_out"]) for each in parts]
     if on_held_out[0].loss is None:
         return []
-    errors = course_errors([measured.sums for measured in on_held_out], on_held_out[0].counts)
+    error = course_error([measured.sums for measured in on_held_out], on_held_out[0].counts)
     points = []
-    for each, measured, error in zip(parts, on_held_out, errors, strict=True):
+    for each, measured in zip(parts, on_held_out, strict=True):
         points.append({
             "share": 1.0 if each.name == WHOLE else int(each.name.removeprefix("part-")) / 100,
             "n_rows": each.n_rows,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.training.forecast import EXPONENTS, course_errors, forecast, forecast_accuracy
+from rlhf.training.forecast import EXPONENTS, course_error, forecast, forecast_accuracy
 
 SIZES = [10, 25, 50, 100]
 
@@ -64,17 +64,17 @@ def test_errors_are_of_what_rows_do_not_share():
     # Row 1 is more difficult than row 0 by 1 at both sizes; only row 2 goes its own way, from 0 to 2.
     misses = [[3.0, 4.0, 0.0], [2.0, 3.0, 2.0]]
 
-    errors = course_errors(misses, [1, 1, 1])
+    error = course_error(misses, [1, 1, 1])
 
-    # Off what its size and its row have in common: ±1/2, ±1/2, ∓1; Σ = 1.5, · 3/2 · 2, √, / 3 rows.
-    assert errors == pytest.approx([4.5**0.5 / 3] * 2)
+    # Off what its size and its row have in common: ±1/2, ±1/2, ∓1; Σ² = 3, · 3/2, √, / 3 rows.
+    assert error == pytest.approx(4.5**0.5 / 3)
 
 
 def test_difficult_rows_alone_make_no_point_unsure():
     misses = [[level + 2 * count for count in (1, 5, 9)] for level in (0.0, 0.0)]
 
-    assert course_errors(misses, [1, 5, 9]) == pytest.approx([0.0, 0.0])
-    assert course_errors([[1.0], [2.0]], [3]) == [0.0, 0.0]
+    assert course_error(misses, [1, 5, 9]) == pytest.approx(0.0)
+    assert course_error([[1.0], [2.0]], [3]) == 0.0
 
 
 @settings(max_examples=10, deadline=None)
@@ -85,7 +85,7 @@ def test_what_is_found_does_not_depend_on_how_difficult_the_rows_are(difficulty,
     law = [[1 + 3 * n**-0.5] * 12 + 0.05 * rng.standard_normal(12) for n in SIZES]
 
     errors = [
-        course_errors([of + level for of in law], [1] * 12) for level in (0, difficulty * rows)
+        course_error([of + level for of in law], [1] * 12) for level in (0, difficulty * rows)
     ]
 
     assert errors[1] == pytest.approx(errors[0])
