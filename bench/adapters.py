@@ -12,13 +12,12 @@ adapter's B is random, so that no two versions answer alike, which is checked.
 
 import argparse
 import json
+import multiprocessing
 import random
 import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,8 @@ def main() -> None:
             make_adapter(base, Path(place) / f"version-{number}", arguments.rank, number)
             for number in range(arguments.versions)
         ]
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:  # nothing is loaded in it yet
-            served = process.submit(serve, base, folders, arguments.switches).result()
+        with multiprocessing.get_context("spawn").Pool(1) as process:  # nothing is loaded in it yet
+            served = process.apply(serve, (base, folders, arguments.switches))
         print(json.dumps(served), flush=True)
         print(json.dumps(add_up_and_merge(base, folders, Path(place))), flush=True)
 
