@@ -134,7 +134,7 @@ def measure(name: str | None, folder: Path, arguments: argparse.Namespace, place
             per_device_eval_batch_size=arguments.batch,
             max_length=arguments.tokens,
             learning_rate=method.learning_rate,
-            warmup_steps=1,
+            warmup_steps=0,  # the first step counts too
             seed=0,
             bf16=torch.cuda.is_available(),
             use_cpu=not torch.cuda.is_available(),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraLayer, LoraModel
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped
 from rlhf.training.combine_config import CombineConfig
@@ -80,9 +80,21 @@ def combine(base: torch.nn.Module, config: CombineConfig) -> PeftModel:
         add(tuner, chain, [1.0] * len(chain), name, "cat")
         parts.append(name)
     weights = [part["weight"] for part in config.parts]
-    rank = config.rank or max(tuner.peft_config[name].r for name in parts)
+    rank = _svd_rank(config, max(tuner.peft_config[name].r for name in parts), tuner)
     add(tuner, parts, weights, RESULT, config.way, density=config.density, svd_rank=rank)
     return model
+
+
+def _svd_rank(config: CombineConfig, largest: int, tuner: LoraModel) -> int:
+    """No layer's change has a rank above its smaller side, and peft could not load one that says so."""
+    layers = [each for each in tuner.modules() if isinstance(each, LoraLayer)]
+    most = min(min(each.in_features, each.out_features) for each in layers)
+    if config.way.endswith("svd") and config.rank is not None and config.rank > most:
+        raise RunError(
+            f"rank={config.rank} is more than {most}, which is the most that a layer of this model can have: lower it, "
+            "or leave it empty."
+        )
+    return min(config.rank or largest, most)
 
 
 def load_adapters(base: torch.nn.Module, names: dict[str, str]) -> PeftModel:

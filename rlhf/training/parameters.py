@@ -247,7 +247,8 @@ class GradualUnfreezing(TrainerCallback):
     """One more layer moves every so many optimiser steps, from the top (ULMFiT, Howard and Ruder 2018).
 
     All of them are in the optimiser from the start: what has no gradient is left as it is. What lies
-    outside of layers, as the last norm, always moves. A resumed run goes on by its step's number.
+    outside of layers, as the last norm, always moves. A resumed run goes on by its step's number. In the
+    end what never moved is left frozen, so that it is not counted.
     """
 
     def __init__(self, most: int, every: int) -> None:
@@ -267,13 +268,6 @@ class GradualUnfreezing(TrainerCallback):
         for number, parameters in enumerate(self._moving):
             for parameter in parameters:
                 parameter.requires_grad_(number >= first)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        for parameters in self._moving:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
 
 
 # --- a pull towards the start -----------------------------------------------------------------
@@ -469,4 +463,12 @@ def save(
         "train": "full" if settings.method == "full" else "adapter",
         "method": settings.method,
         **count(model),
+        **({} if settings.unfreeze_every is None else {"unfrozen": _unfrozen(model, settings)}),
     }
+
+
+def _unfrozen(model: nn.Module, settings: ParameterSettings) -> dict[str, int]:
+    """How many layers a gradual unfreezing has come to, and of how many."""
+    _, layers = layers_of(backbone_of(model))
+    moving = sum(any(p.requires_grad for p in layer.parameters()) for layer in layers)
+    return {"layers": moving, "of": settings.adapter_layers or len(layers)}

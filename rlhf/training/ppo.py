@@ -79,6 +79,7 @@ from rlhf.training.ppo_selection import (
 from rlhf.training.reward_rules import Conversation
 from rlhf.training.rewards import Source
 from rlhf.training.savings import tell_savings
+from rlhf.training.trainer_settings import warm_up_then_fall
 
 
 # --- setting up -------------------------------------------------------------------------------
@@ -92,12 +93,8 @@ def make_state(models: Models, config: PPOConfig) -> State:
     )
     allocate(optimizer)
     total = config.steps * config.epochs * config.minibatches  # optimiser steps
-    warmup = max(1, round(config.warmup_steps * total))
+    rate = warm_up_then_fall(config.warmup_steps, total)
     frozen = config.critic_warmup_steps * config.epochs * config.minibatches
-
-    def rate(done: int) -> float:
-        return min((done + 1) / warmup, max(0.0, 1 - done / total))
-
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, [lambda done: 0.0 if done < frozen else rate(done), rate]
     )

@@ -46,7 +46,7 @@ from rlhf.training.preference_config import PreferenceConfig
 from rlhf.training.reward_checks import check_chat_template, check_pairs
 from rlhf.training.reward_report import share
 from rlhf.training.reward_trainer import Reporter
-from rlhf.training.trainer_settings import shared_settings
+from rlhf.training.trainer_settings import WarmingUp, shared_settings
 
 TOKENS_AT_ONCE = 2048  # without gradients, padding included
 EVALUATIONS = 4  # on held-out pairs, the last one after training
@@ -180,7 +180,7 @@ def adapter_off(model: nn.Module) -> AbstractContextManager[None]:
 
 
 # --- trainers ---------------------------------------------------------------------------------
-class FromVotes(Anchored):
+class FromVotes(WarmingUp, Anchored):
     """Before a trainer of TRL: rows that are tokens already, and a run's folder to report to."""
 
     REFERENCES: ClassVar[dict[str, str]]  # columns of completions, and where their log-probs go
@@ -213,7 +213,7 @@ class FromVotes(Anchored):
         if not torch.isfinite(loss):
             raise RunError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}: lower the "  # type: ignore[attr-defined]
-                f"learning rate ({self.args.learning_rate:g}) and start again",  # type: ignore[attr-defined]
+                f"learning rate ({self.args.learning_rate:g}) and start again",
                 DIVERGED,
             )
         return loss
@@ -221,7 +221,7 @@ class FromVotes(Anchored):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let TRL write beside the run's checkpoints, then move the whole into its place."""
         step = self.state.global_step  # type: ignore[attr-defined]
-        written = Path(self.args.output_dir) / f"checkpoint-{step}"  # type: ignore[attr-defined]
+        written = Path(self.args.output_dir) / f"checkpoint-{step}"
         try:
             with self.folder.writing_checkpoint(step) as target:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]

@@ -40,13 +40,13 @@ from rlhf.training.reward_data import (
 )
 from rlhf.training.reward_forward import Scorer
 from rlhf.training.reward_loss import all_bad_losses, vote_losses
-from rlhf.training.trainer_settings import on_one_gpu, shared_settings
+from rlhf.training.trainer_settings import WarmingUp, on_one_gpu, shared_settings
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 VOTES_LEARNING_RATE = 0.05  # a few numbers that have to move by tenths within a hundred steps
 
 
-class PreferenceTrainer(RewardTrainer):
+class PreferenceTrainer(WarmingUp, RewardTrainer):
     def __init__(
         self,
         model: PreTrainedModel | PeftModel,

@@ -25,7 +25,7 @@ from rlhf.training.artifacts import RunError, RunFolder, read_json, write_json
 from rlhf.training.forecast import course_error, forecast
 from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.models import stop_ids
-from rlhf.training.parameters import callbacks, count, load, make_trainable, save
+from rlhf.training.parameters import callbacks, load, make_trainable, save
 from rlhf.training.reward_trainer import train
 from rlhf.training.supervised_config import SupervisedConfig
 from rlhf.training.supervised_data import Part, Pool, epoch_batches, part_of, read_parts
@@ -77,7 +77,7 @@ def start(config: SupervisedConfig) -> Learner:
 # --- what is trained --------------------------------------------------------------------------
 class Training(NamedTuple):
     name: str  # "policy", or "part-10", … of the learning curve, in percent
-    n_rows: int
+    n_rows: int  # before they were packed
     epochs: list[list[list[int]]]  # places among the rows of all datasets, per optimiser step
 
     @property
@@ -93,10 +93,11 @@ def plan(parts: Sequence[Part], config: SupervisedConfig) -> list[Training]:
         places = range(first, first + len(part.train))
         pools.append(Pool(places, part.lengths(), part.weight))
         first += len(part.train)
-    trainings = [_training(WHOLE, pools, config)]
+    held = [n for part in parts for n in part.conversations()]
+    trainings = [_training(WHOLE, pools, held, config)]
     for share in CURVE if config.learning_curve else ():
         some = [part_of(pool, share, config.seed) for pool in pools]
-        trainings.append(_training(f"part-{share:.0%}"[:-1], some, config))
+        trainings.append(_training(f"part-{share:.0%}"[:-1], some, held, config))
     return trainings
 
 
@@ -107,12 +108,16 @@ def n_learned(parts: Sequence[Part], trainings: Sequence[Training]) -> int:
     return sum(lengths[place] for step in steps for place in step)
 
 
-def _training(name: str, pools: Sequence[Pool], config: SupervisedConfig) -> Training:
+def _training(
+    name: str, pools: Sequence[Pool], held: Sequence[int], config: SupervisedConfig
+) -> Training:
+    """`held`: how many conversations each place holds."""
     epochs = [
         epoch_batches(pools, config.batch_size, config.mixing, config.seed, epoch)
         for epoch in range(config.epochs)
     ]
-    return Training(name, sum(len(pool.places) for pool in pools), epochs)
+    n_rows = sum(held[place] for pool in pools for place in pool.places)
+    return Training(name, n_rows, epochs)
 
 
 def carry_out(
@@ -145,7 +150,6 @@ def carry_out(
     held_out = HeldOut(parts, trainer, folder)
     before = _before(held_out, folder) if is_policy else None
     folder.phase("training" if is_policy else f"learning curve: {training.name[5:]} % of the rows")
-    moving = count(learner.model)
     train(trainer)
     after = held_out.measure()
     if is_policy:
@@ -155,7 +159,6 @@ def carry_out(
             details = save(trainer.model, learner.tokenizer, artifact, config)
         write_json(_kept(folder, WHOLE), {
             **details,
-            **moving,
             "before": before,
             "after": _as_json(after),
             "held_out": _of_all(after)._asdict(),

@@ -158,7 +158,16 @@ class Part(NamedTuple):
     left_out: dict[str, int]
 
     def lengths(self) -> list[int]:
-        chunks = self.train.data.column("input_ids").chunks  # one by one: together they are copied
+        return self._lengths_in("input_ids")
+
+    def conversations(self) -> list[int]:
+        """How many there are in each row: several where they are packed."""
+        if "seq_lengths" in self.train.column_names:
+            return self._lengths_in("seq_lengths")
+        return [1] * len(self.train)
+
+    def _lengths_in(self, column: str) -> list[int]:
+        chunks = self.train.data.column(column).chunks  # one by one: together they are copied
         return [length for chunk in chunks for length in chunk.value_lengths().to_pylist()]
 
 

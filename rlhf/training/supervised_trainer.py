@@ -26,10 +26,10 @@ from rlhf.training.artifacts import DIVERGED, RunError, RunFolder
 from rlhf.training.parameters import Anchored
 from rlhf.training.supervised_config import SupervisedConfig
 from rlhf.training.supervised_data import IGNORED, micro_batches
-from rlhf.training.trainer_settings import on_one_gpu, shared_settings
+from rlhf.training.trainer_settings import WarmingUp, on_one_gpu, shared_settings
 
 
-class SupervisedTrainer(Anchored, SFTTrainer):
+class SupervisedTrainer(WarmingUp, Anchored, SFTTrainer):
     def __init__(
         self,
         model: nn.Module,

@@ -51,6 +51,20 @@ def change(tiny_reference, adapters):
     return torch.cat([(new - old).flatten() for new, old in pairs])
 
 
+def test_the_rank_of_an_svd_is_at_most_what_each_layer_can_have(make, combined, tiny_reference):
+    parts = (
+        (1.0, make("wide", rank=64)),
+        (1.0, make("narrow")),
+    )  # the tiny model's keys have 32 dimensions
+
+    result, adapter = combined(*parts, way="svd")
+
+    assert result["rank"] == 32
+    assert change(tiny_reference, adapter).any()
+    with pytest.raises(RunError, match="rank=33 is more than 32, which is the most"):
+        combined(*parts, way="svd", rank=33)
+
+
 def test_side_by_side_is_the_weighted_sum(make, combined, tiny_reference):
     kind, curt = make("kind", rank=4), make("curtly", rank=2)
 

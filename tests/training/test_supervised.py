@@ -16,6 +16,7 @@ from rlhf.training.supervised import evaluation_steps, plan, run, start
 from rlhf.training.supervised_config import DomainConfig, SupervisedConfig
 from rlhf.training.supervised_data import Part, encode_conversation, read_parts
 from rlhf.training.supervised_trainer import Reporter, SupervisedTrainer
+from rlhf.training.trainer_settings import warm_up_then_fall
 
 QUESTIONS = ("How do I open the door?", "What is a red cup?", "Why?", "Tell me about my lamp.")
 
@@ -305,6 +306,21 @@ def test_a_killed_run_measures_what_was_before_only_once(tiny_reference, folder,
     assert result["held_out"]["loss_before"] == 9.0
 
 
+# --- the learning rate ------------------------------------------------------------------------
+def test_it_rises_in_the_first_steps_and_falls_to_the_last_and_is_never_0():
+    rates = [warm_up_then_fall(0.4, 5)(done) for done in range(5)]
+
+    assert rates == pytest.approx([0.5, 0.8, 0.6, 0.4, 0.2])
+    assert [warm_up_then_fall(0.05, 1)(0), warm_up_then_fall(1.0, 4)(0)] == [1.0, 0.25]
+
+
+def test_a_run_of_one_step_learns(tiny_reference, folder, polite):
+    result = run(config_of(tiny_reference, polite, epochs=1, batch_size=64), folder)
+
+    assert result["steps"] == 1
+    assert result["held_out"]["loss_after"] < result["held_out"]["loss_before"]
+
+
 # --- the learning curve -----------------------------------------------------------------------
 @pytest.mark.slow
 def test_the_learning_curve_trains_on_parts_of_the_rows_each_from_the_start(
@@ -319,6 +335,17 @@ def test_the_learning_curve_trains_on_parts_of_the_rows_each_from_the_start(
     ]  # fmt: skip
     assert result["learning_curve"][-1]["loss"] == result["held_out"]["loss_after"]
     assert "reason" in result["forecast"]
+
+
+def test_parts_of_packed_data_are_counted_in_conversations(tiny_reference, folder, polite):
+    config = config_of(tiny_reference, polite, packing=True, learning_curve=True)
+    parts = read_parts(folder, config, start(config).tokenizer, {2})
+
+    sizes = [training.n_rows for training in plan(parts, config)]
+
+    assert (sizes[0], len(parts[0].train) < 12) == (12, True)
+    assert sizes[1:] == sorted(sizes[1:])
+    assert sizes[1] == parts[0].conversations()[plan(parts, config)[1].epochs[0][0][0]]
 
 
 def test_held_out_rows_are_measured_four_times_at_most():
