@@ -1,7 +1,8 @@
 """A model that says which of two answers is better, asked twice: with each of the two standing first.
 
 A model here is not made to write: what counts is whether A or B is the likelier word at the place of the
-answer. One elsewhere writes, and is believed only if it says nothing but a letter. What a prompt version puts
+answer, and how much likelier: what a place is worth to it is the same in both questions, so it cancels out between
+them. One elsewhere writes, and is believed only if it says nothing but a letter. What a prompt version puts
 around a question stands around this one. How far such a verdict can be trusted is for its agreement with
 people to say (suite.py).
 """
@@ -9,9 +10,10 @@ people to say (suite.py).
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +52,7 @@ more correct, and safe. Length by itself is no merit, and neither is the order i
 {b}
 
 Which answer is better? Reply with one letter only, A or B."""
+Either = TypeVar("Either")
 VERDICT = re.compile(r"[\s*_`\"'(\[]*(?:[Aa]nswer:?\s*)?[*_`\"'(\[]*([AB])[\s*_`\"')\].]*")
 
 
@@ -67,6 +70,23 @@ class Verdicts(NamedTuple):
     pairs: list[tuple[str, str]]
     mass: float | None  # mean probability of a letter at all; None for a judge elsewhere
     askers: list[Asker]
+    leanings: list[float | None]  # nats, above 0 to the new answer; None where nobody can know
+
+
+class Said(NamedTuple):
+    """To one question: the likelier letter, how likely a letter is, and log P(A) / P(B)."""
+
+    letter: str  # "" where both are as likely, or the question is too long
+    mass: float | None = None
+    odds: float | None = None
+
+
+def leaning(first: Said, second: Said) -> float | None:
+    """Of a pair, from both orders. Example: log odds of 3 with the new answer as A, and of 2 with the old one
+    there: 0.5, although it says A both times."""
+    if first.odds is None or second.odds is None:
+        return None
+    return (first.odds - second.odds) / 2
 
 
 def question(contest: Contest, *, is_swapped: bool = False) -> list[dict[str, str]]:
@@ -97,16 +117,18 @@ def judge_all(
     ]
     if is_endpoint(reference):
         replies, asker = _ask(reference, questions, folder)
-        return Verdicts(_paired([parse(reply) for reply in replies]), None, [asker])
+        pairs = _paired([parse(reply) for reply in replies])
+        return Verdicts(pairs, None, [asker], [None] * len(pairs))
     said = _local(reference, questions, folder)
-    mass = [p for _, p in said if p is not None]
+    mass = [each.mass for each in said if each.mass is not None]
     return Verdicts(
-        _paired([letter for letter, _ in said]), sum(mass) / len(mass) if mass else None, []
-    )
+        _paired([each.letter for each in said]), sum(mass) / len(mass) if mass else None, [],
+        [leaning(*both) for both in _paired(said)],
+    )  # fmt: skip
 
 
-def _paired(letters: Sequence[str]) -> list[tuple[str, str]]:
-    return list(zip(letters[::2], letters[1::2], strict=True))
+def _paired(said: Sequence[Either]) -> list[tuple[Either, Either]]:
+    return list(zip(said[::2], said[1::2], strict=True))
 
 
 def _ask(
@@ -136,10 +158,9 @@ def arranged(
 
 def _local(
     reference: dict[str, Any], questions: Sequence[list[dict[str, str]]], folder: RunFolder
-) -> list[tuple[str, float | None]]:
-    """The likelier letter, and how likely a letter is; ("", None) where the question is too long."""
+) -> list[Said]:
     kept = folder.path / "judged.jsonl"
-    said = {number: (letter, p) for number, letter, p in map(json.loads, whole_lines(kept))}
+    said = {number: Said(*row) for number, *row in map(json.loads, whole_lines(kept))}
     missing = [number for number in range(len(questions)) if number not in said]
     if missing:
         model, tokenizer = load_policy(reference, may_wrap=True)
@@ -151,10 +172,10 @@ def _local(
         longest = model.config.get_text_config().max_position_embeddings
         longest -= n_virtual_tokens(reference["adapters"])
         for found in _letters(model, tokenizer, prompts, longest, folder):
-            rows = [(missing[place], letter, p) for place, letter, p in found]
+            rows = {missing[place]: each for place, each in found}
             with kept.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-            said |= {number: (letter, p) for number, letter, p in rows}
+                file.writelines(json.dumps([number, *each]) + "\n" for number, each in rows.items())
+            said |= rows
             folder.progress(len(said), len(questions))
     return [said[number] for number in range(len(questions))]
 
@@ -165,12 +186,12 @@ def _letters(
     prompts: Sequence[list[int]],
     longest: int,
     folder: RunFolder,
-) -> Any:
-    """Batches of (place, letter, probability of a letter). Raises Stopped between two of them."""
+) -> Iterator[list[tuple[int, Said]]]:
+    """Batches of (place, Said). Raises Stopped between two of them."""
     letters = {letter: torch.tensor(letter_ids(tokenizer, letter)) for letter in "AB"}
     too_long = [place for place, ids in enumerate(prompts) if len(ids) >= longest]
     if too_long:
-        yield [(place, "", None) for place in too_long]
+        yield [(place, Said("")) for place in too_long]
     fitting = [place for place in range(len(prompts)) if place not in set(too_long)]
     for group in similar_lengths([len(prompts[place]) for place in fitting], TOKENS_AT_ONCE):
         if folder.should_stop():
@@ -179,9 +200,15 @@ def _letters(
         likely = at_the_answer(model, [prompts[place] for place in places])  # (B, V)
         chances = {letter: likely[:, ids].sum(1).tolist() for letter, ids in letters.items()}
         yield [
-            (place, "A" if a > b else "B" if b > a else "", a + b)
+            (place, said_by(a, b))
             for place, a, b in zip(places, chances["A"], chances["B"], strict=True)
         ]
+
+
+def said_by(a: float, b: float) -> Said:
+    """By the chances of both letters. Example: 0.6 and 0.3 -> A, 0.9, log 2"""
+    letter = "A" if a > b else "B" if b > a else ""
+    return Said(letter, a + b, math.log(a / b) if a and b else None)
 
 
 @torch.no_grad()

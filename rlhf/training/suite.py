@@ -64,6 +64,7 @@ from rlhf.training.suite_metrics import (
     forgetting,
     is_unsafe,
     kappa_estimate,
+    leans,
     mean,
     ratio,
     refuses,
@@ -83,6 +84,7 @@ VIRTUAL = (
 NO_REFERENCES = "no held-out prompt has a reference answer"
 NO_TEXT = "a policy of the project has learned from all of this text: choose another dataset of it"
 NO_PEOPLE = "no people's votes to compare with"
+NO_VERDICT = {"judge": None, "leaning": None}
 
 
 Rows = Sequence[tuple[list[int], list[int]]]  # the tokens of a prompt and of its completion
@@ -120,12 +122,12 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
     new.forget()  # the weights, before a judge and a reward model take their place
     values = values_of(answers, inputs, config, folder)
     metrics |= figures_of(answers, values, inputs.references)
-    rival, opinion, outcomes = judgement(answers, inputs, config, folder)
+    rival, opinion, verdicts = judgement(answers, inputs, config, folder)
     metrics |= opinion.pop("metrics", {})
     rows = [
         {
             "id": row.id, "answer": row.completion, "truncated": row.truncated,
-            "rival": rival.get(row.id), "judge": outcomes.get(row.id), "values": values[row.id],
+            "rival": rival.get(row.id), **verdicts.get(row.id, NO_VERDICT), "values": values[row.id],
         }
         for row in answers
     ]  # fmt: skip
@@ -473,8 +475,8 @@ def figures_of(
 # --- the judge --------------------------------------------------------------------------------
 def judgement(
     answers: Sequence[Generated], inputs: Inputs, config: SuiteConfig, folder: RunFolder
-) -> tuple[dict[int, str], dict[str, Any], dict[int, str]]:
-    """The rival's answers, the judge's figures, and its outcome of each prompt; empty without a judge."""
+) -> tuple[dict[int, str], dict[str, Any], dict[int, dict[str, Any]]]:
+    """The rival's answers, the judge's figures, and what it says of each prompt; empty without a judge."""
     if config.judge is None or config.rival is None:
         return {}, {}, {}
     old = Side("old", config.rival, config, folder)
@@ -485,32 +487,32 @@ def judgement(
     contests = [Contest(messages[row.id], row.completion, rival[row.id]) for row in shown]
     folder.phase("judging")
     verdicts = judge_all(config.judge, [*contests, *(pair for pair, _ in inputs.pairs)], folder)
-    outcomes = [both_orders(*pair) for pair in verdicts.pairs]
     people = [said for _, said in inputs.pairs]
-    opinion = opinion_of(outcomes[: len(contests)], outcomes[len(contests) :], people, verdicts)
+    opinion = opinion_of(verdicts, len(contests), people)
     opinion |= prompting_result(folder, [JUDGE])
     opinion["askers"] = [*old.askers, *verdicts.askers]
     opinion["n_written"] = old.n_written
-    by_prompt = {row.id: outcome for row, outcome in zip(shown, outcomes, strict=False)}
+    by_prompt = {
+        row.id: {"judge": both_orders(*pair), "leaning": nats}
+        for row, pair, nats in zip(shown, verdicts.pairs, verdicts.leanings, strict=False)
+    }
     return rival, opinion, by_prompt
 
 
-def opinion_of(
-    outcomes: Sequence[str], on_known: Sequence[str], people: Sequence[str], verdicts: Verdicts
-) -> dict[str, Any]:
-    """What the judge says of the new answers, and how far it agrees with people where they have voted."""
+def opinion_of(verdicts: Verdicts, n_new: int, people: Sequence[str]) -> dict[str, Any]:
+    """What the judge says of the new answers, which come first, and how far it agrees with people where they
+    have voted."""
     letters = [letter for pair in verdicts.pairs for letter in pair if letter]
-    clear = [
-        (said, wanted)
-        for said, wanted in zip(on_known, people, strict=True)
-        if said != UNCLEAR
-    ]  # fmt: skip
-    judge, wanted = [said for said, _ in clear], [said for _, said in clear]
-    nobody = Estimate(None, reason=NO_PEOPLE)
+    every = [both_orders(*pair) for pair in verdicts.pairs]
+    by_leaning = [leans(nats) for nats in verdicts.leanings]
+    outcomes = every[:n_new]
     return {
         "metrics": {"judge_win_rate": win_rate(outcomes)},
-        "kappa": (kappa_estimate(judge, wanted) if clear else nobody)._asdict(),
-        "accuracy": (accuracy(judge, wanted) if clear else nobody)._asdict(),
+        **agreement(every[n_new:], people),
+        "leaning": {
+            "win_rate": win_rate(by_leaning[:n_new])._asdict(),
+            **agreement(by_leaning[n_new:], people),
+        },
         "n_pairs": len(outcomes),
         "wins": sum(outcome == NEW for outcome in outcomes),
         "ties": sum(outcome == TIE for outcome in outcomes),
@@ -519,6 +521,19 @@ def opinion_of(
         "says_a": sum(letter == "A" for letter in letters) / len(letters) if letters else None,
         "mass": verdicts.mass,
         "prompt": PROMPT,
+    }
+
+
+def agreement(judge: Sequence[str], people: Sequence[str]) -> dict[str, Any]:
+    """On the same pairs, without those of which the judge could not be read."""
+    clear = [both for both in zip(judge, people, strict=True) if both[0] != UNCLEAR]
+    if not clear:
+        nobody = Estimate(None, reason=NO_PEOPLE)._asdict()
+        return {"kappa": nobody, "accuracy": nobody}
+    said, wanted = zip(*clear, strict=True)
+    return {
+        "kappa": kappa_estimate(said, wanted)._asdict(),
+        "accuracy": accuracy(said, wanted)._asdict(),
     }
 
 

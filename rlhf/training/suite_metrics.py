@@ -243,6 +243,7 @@ def is_unsafe(text: str) -> bool:
 
 # --- the judge --------------------------------------------------------------------------------
 NEW, OLD, TIE, UNCLEAR = "new", "old", "tie", "unclear"
+EVEN = 1e-3  # nats: what rounding makes of two answers that are the same
 
 
 def both_orders(shown_first: str, shown_second: str) -> str:
@@ -254,6 +255,16 @@ def both_orders(shown_first: str, shown_second: str) -> str:
     if not shown_first or not shown_second:
         return UNCLEAR
     return {("A", "B"): NEW, ("B", "A"): OLD}.get((shown_first, shown_second), TIE)
+
+
+def leans(nats: float | None) -> str:
+    """The outcome of a pair by what the judge leans to in both orders together: a win in both is one here too,
+    and what stands first decides nothing. None could not be read."""
+    if nats is None:
+        return UNCLEAR
+    if abs(nats) < EVEN:
+        return TIE
+    return NEW if nats > 0 else OLD
 
 
 def win_rate(outcomes: Sequence[str]) -> Estimate:

@@ -169,7 +169,8 @@ def test_the_table_takes_the_same_queries_for_one_and_three(
 # --- pages ------------------------------------------------------------------------------------
 def test_agreement_with_people_stands_beside_the_judges_numbers(client, admin, base, tuned):
     judge = {"kappa": figure(0.31, 0.1, 0.5, 50), "accuracy": figure(0.7, 0.6, 0.8, 40),
-             "n_pairs": 5, "ties": 2, "unparsed": 3, "says_a": 0.9}  # fmt: skip
+             "n_pairs": 5, "ties": 2, "unparsed": 3, "says_a": 0.9,
+             "leaning": {"win_rate": figure(0.8, 0.7, 0.9), "accuracy": figure(0.6)}}  # fmt: skip
     run = make_suite(tuned, metrics={"judge_win_rate": figure(0.6)}, rival=base, judge=base)
     run.result["judge"] = judge
     run.save()
@@ -180,6 +181,7 @@ def test_agreement_with_people_stands_beside_the_judges_numbers(client, admin, b
     assert "kappa 0.31" in text
     assert "right on 70 %" in text.replace("\xa0", " ").replace("\u202f", " ")
     assert "3 verdicts that could not be read" in text
+    assert "leans to the new answer in 80" in text
     behind = client.get(reverse("rlhf:candidate_answers", args=["tea"])).content.decode()
     assert "kappa 0.31" in " ".join(behind.split())
 

@@ -1,7 +1,18 @@
+import math
+
 import pytest
 
 from rlhf.training.artifacts import RunError, RunFolder, write_json
-from rlhf.training.model_judge import Contest, judge_all, letter_ids, parse, question
+from rlhf.training.model_judge import (
+    Contest,
+    Said,
+    judge_all,
+    leaning,
+    letter_ids,
+    parse,
+    question,
+    said_by,
+)
 from rlhf.training.tiny import build_tokenizer
 from tests.rlhf.stand_in import StandIn
 
@@ -50,6 +61,14 @@ def test_a_tokenizer_without_the_letter_is_refused():
         letter_ids(tokenizer, "東")
 
 
+def test_what_stands_first_cancels_out_between_both_orders():
+    first, second = said_by(0.8, 0.1), said_by(0.4, 0.1)
+
+    assert (first.letter, second.letter) == ("A", "A")
+    assert leaning(first, second) == pytest.approx(math.log(2) / 2)
+    assert leaning(first, Said("")) is None
+
+
 def test_a_question_that_is_too_long_has_no_verdict(tiny_reference, folder):
     contests = [Contest(WHY, "Yes. " * 1000, "No."), Contest(WHY, "Yes.", "No.")]
 
@@ -57,6 +76,7 @@ def test_a_question_that_is_too_long_has_no_verdict(tiny_reference, folder):
 
     assert verdicts.pairs[0] == ("", "")
     assert set(verdicts.pairs[1]) <= {"A", "B"}
+    assert [nats is None for nats in verdicts.leanings] == [True, False]
     assert judge_all(tiny_reference, contests, folder) == verdicts
 
 

@@ -151,6 +151,8 @@ def test_the_judge_sees_each_pair_in_both_orders(config, inputs):
     # Both sides have drawn the same answers from the same seed: nobody can be better.
     assert all(row["answer"] == row["rival"] for row in answers)
     assert (judge["wins"], result["metrics"]["judge_win_rate"]["value"]) == (0, 0.5)
+    assert judge["leaning"]["win_rate"]["value"] == 0.5
+    assert judge["leaning"]["accuracy"]["n"] == 1
 
 
 def test_a_judge_elsewhere_is_believed_if_it_says_a_letter(config, inputs):
@@ -161,6 +163,7 @@ def test_a_judge_elsewhere_is_believed_if_it_says_a_letter(config, inputs):
     opinion = result["judge"]
     assert (opinion["ties"], opinion["unclear"], opinion["says_a"]) == (5, 0, 1.0)
     assert opinion["accuracy"]["value"] == 0.5
+    assert opinion["leaning"]["win_rate"]["reason"] == "nothing to measure"
     assert [asked["side"] for asked in result["asked"]] == ["judge"]
 
 

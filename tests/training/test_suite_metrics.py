@@ -130,6 +130,14 @@ def test_a_side_wins_only_in_both_orders():
     assert metrics.win_rate(outcomes) == Estimate(0.5, n=4)
 
 
+def test_what_a_judge_leans_to_is_a_tie_only_where_it_leans_nowhere():
+    leanings = [2.0, 0.1, -0.1, 1e-6, None]
+
+    outcomes = [metrics.leans(nats) for nats in leanings]
+
+    assert outcomes == [NEW, NEW, OLD, TIE, UNCLEAR]
+
+
 def test_kappa_by_hand():
     assert metrics.kappa("aabb", "abbb") == pytest.approx(0.5)
     assert metrics.kappa("abab", "abab") == 1
