@@ -25,7 +25,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +132,7 @@ class Bench:
         for row in map(json.loads, text.splitlines()):
             answers.setdefault(row["id"], []).append(row)
         rng = random.Random(self.seed)
-        people = [draw_manner(rng, is_saboteur=n == ANNOTATORS - 1) for n in range(ANNOTATORS)]
+        people = draw_people(rng)
         return [
             row
             for prompt, written in answers.items()
@@ -207,13 +207,7 @@ def judged(
     texts = [answer["completion"] for answer in pair]
     if texts[0] == texts[1]:
         return
-    votes = []
-    for number in rng.sample(range(len(people)), VOTES):
-        order = rng.sample((0, 1), 2)  # which one is shown first
-        ranking = judge(people[number], [texts[place] for place in order], rng)
-        if ranking is not None:
-            prefers = "tie" if len(ranking) == 1 else SIDES[order[ranking[0][0]]]
-            votes.append({"annotator": str(number), "prefers": prefers, "first": SIDES[order[0]]})
+    votes = votes_on(texts, people, rng)
     if not votes:
         return
     said = [vote["prefers"] for vote in votes]
@@ -231,6 +225,25 @@ def judged(
 
 
 SIDES = ("chosen", "rejected")
+
+
+def draw_people(rng: random.Random) -> list[Manner]:
+    """The last one votes the wrong way round."""
+    return [draw_manner(rng, is_saboteur=n == ANNOTATORS - 1) for n in range(ANNOTATORS)]
+
+
+def votes_on(
+    texts: Sequence[str], people: Sequence[Manner], rng: random.Random
+) -> list[dict[str, str]]:
+    """Of some of the people, blind: either of the two texts may stand first. Without those who skip it."""
+    votes = []
+    for number in rng.sample(range(len(people)), VOTES):
+        order = rng.sample((0, 1), 2)  # which one is shown first
+        ranking = judge(people[number], [texts[place] for place in order], rng)
+        if ranking is not None:
+            prefers = "tie" if len(ranking) == 1 else SIDES[order[ranking[0][0]]]
+            votes.append({"annotator": str(number), "prefers": prefers, "first": SIDES[order[0]]})
+    return votes
 
 
 def main() -> None:

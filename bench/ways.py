@@ -152,17 +152,31 @@ def docs() -> tuple[list[Path], list[Path]]:
     return [file for file in files if file not in unread], unread
 
 
+class Section(NamedTuple):
+    file: str  # its name
+    title: str  # of the file
+    heading: str
+    sentence: str  # its first
+
+    @property
+    def question(self) -> str:
+        return f"What does the manual, on “{self.title}”, say about “{self.heading}”? One sentence."
+
+
 def questions(files: Iterable[Path]) -> Iterator[Row]:
+    for section in sections(files):
+        yield conversation([{"role": "user", "content": section.question}], section.sentence)
+
+
+def sections(files: Iterable[Path]) -> Iterator[Section]:
+    """Those that begin with a sentence neither too short nor too long."""
     for file in files:
-        first, *sections = SECTION.split(file.read_text(encoding="utf-8"))
+        first, *others = SECTION.split(file.read_text(encoding="utf-8"))
         title = first.splitlines()[0].removeprefix("# ")
-        for section in sections:
+        for section in others:
             heading, _, body = section.partition("\n")
             if sentence := first_sentence(body):
-                question = (
-                    f"What does the manual, on “{title}”, say about “{heading}”? One sentence."
-                )
-                yield conversation([{"role": "user", "content": question}], sentence)
+                yield Section(file.name, title, heading, sentence)
 
 
 def first_sentence(body: str) -> str:
@@ -199,6 +213,8 @@ class Bench:
         texts = [file.read_text(encoding="utf-8")[: preset.characters] for file in read]
         self.domain = [{"text": text} for text in texts]
         self.unread = [each for file in unread for each in first_passages(file)]
+        general = GENERAL.read_text(encoding="utf-8").strip().split("\n\n")
+        self.texts = [*self.unread, *general]  # of which the suite says how likely they are
 
     def way(self, name: str) -> Made:
         """What it makes: once, also where others build on it."""
@@ -237,7 +253,7 @@ class Bench:
         write_json(file, Prompting(**settings).to_dict())
         return Made({**policy, "prompting": str(file)})
 
-    def evaluate(self, name: str, reference: dict[str, Any]) -> Trained:
+    def evaluate(self, name: str, reference: dict[str, Any], **settings: Any) -> Trained:
         folder = self.place / f"suite of {name}"
         asked = numbered([*self.manners.asked, *self.manual.asked])
         write_rows(
@@ -248,9 +264,8 @@ class Bench:
             folder / "references.jsonl",
             ({"id": row["id"], "text": row["messages"][-1]["content"]} for row in asked),
         )
-        general = GENERAL.read_text(encoding="utf-8").strip().split("\n\n")
-        write_rows(folder / "texts.jsonl", ({"text": text} for text in [*self.unread, *general]))
-        config = {"model": reference, "seed": self.seed, **self.preset.suite}
+        write_rows(folder / "texts.jsonl", ({"text": text} for text in self.texts))
+        config = {"model": reference, "seed": self.seed, **self.preset.suite, **settings}
         return carry_out(folder, "suite", config)
 
 
@@ -283,13 +298,21 @@ def drawn(bench: Bench) -> Made:
     return bench.prompted("drawn", bench.base, selection="random", examples=chosen)
 
 
-def retrieval(bench: Bench, name: str, policy: dict[str, Any]) -> Made:
-    """All of the docs are quoted from, as they would be."""
+def retrieval(
+    bench: Bench, name: str, policy: dict[str, Any], collection: Path | None = None
+) -> Made:
+    """Two passages are quoted, found by words if no other collection is given."""
+    found_in = collection or documents(bench)
+    return bench.prompted(name, policy, collection=str(found_in), passages=2)
+
+
+def documents(bench: Bench) -> Path:
+    """All of the docs, as they would be quoted from."""
     collection = bench.place / "documents"
     if not collection.exists():
         collection.mkdir()
         write_passages(collection, [*passages()])
-    return bench.prompted(name, policy, collection=str(collection), passages=2)
+    return collection
 
 
 def passages() -> Iterator[Passage]:
