@@ -10,7 +10,8 @@ who vote on it say. Prints Markdown:
 
     a line per candidate     wins of its answers against the base's, a tie as half, by people, by the judge and by
                              what it leans to in both orders together; in how many pairs its verdict stays when
-                             the answers change places; ROUGE-L of the answers to references, and their tokens
+                             the answers change places; ROUGE-L of the answers on the manual against the first
+                             sentence below the heading, and tokens of all answers
     a line per two voices    how far they agree on all of these pairs: right on those that the second one decides,
                              ties as half, and Cohen's kappa. The taste is what people would say without error
     a line per search        the passage with the sentence that a question is about, among the first ones found: for
@@ -128,9 +129,9 @@ def compare(bench: Bench, collection: Path, judge: str) -> list[Said]:
     """Prints the table; all pairs."""
     every: list[Said] = []
     judges = ["wins by the judge", "by its leaning", "stays"]
-    head(["candidate", "wins by people", *judges, "ROUGE-L", "tokens"])
+    head(["candidate", "wins by people", *judges, "ROUGE-L, manual", "tokens"])
     suite = evaluate(bench, "base")
-    line(["base", "", "", "", "", *counted(suite)])
+    line(["base", "", "", "", "", *counted(bench, suite)])
     against = {"rival": bench.base, "judge": {"base": judge, "adapters": []}}
     for name, make in CANDIDATES.items():
         suite = evaluate(bench, name, make(bench, collection).reference, **against)
@@ -141,7 +142,7 @@ def compare(bench: Bench, collection: Path, judge: str) -> list[Said]:
         leaning = Estimate(**opinion["leaning"]["win_rate"])
         people = win_rate([said.people for said in pairs])
         rates = [share(each) for each in (people, wins, leaning)]
-        line([name, *rates, f"{100 * stays(opinion):.0f} %", *counted(suite)])
+        line([name, *rates, f"{100 * stays(opinion):.0f} %", *counted(bench, suite)])
         told = {name: opinion[name] for name in ("n_pairs", "ties", "unclear", "says_a", "mass")}
         print(name, told, file=sys.stderr, flush=True)
     return every
@@ -161,11 +162,12 @@ def stays(opinion: dict[str, Any]) -> float:
     return (read - opinion["ties"]) / read
 
 
-def counted(suite: Trained) -> list[str]:
-    metrics = suite.result["metrics"]
-    return [
-        interval(Estimate(**metrics["rouge_l"]), "{:.2f}"), f"{metrics['length']['value']:.0f}"
-    ]  # fmt: skip
+def counted(bench: Bench, suite: Trained) -> list[str]:
+    """Questions on the manual are asked after all others."""
+    rows = rows_in(suite.artifact / "answers.jsonl")
+    manual = [row["values"] for row in rows if row["id"] > len(bench.manners.asked)]
+    rouge_l = mean([values["rouge_l"] for values in manual])
+    return [interval(rouge_l, "{:.2f}"), f"{suite.result['metrics']['length']['value']:.0f}"]
 
 
 VOICES = (
