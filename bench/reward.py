@@ -2,13 +2,15 @@
 
     python bench/reward.py --data FILE [--model DIR] [--pairs 240] [--max-tokens 256] [--epochs 1]
         [--batch 8] [--adapter-layers all|K] [--members 1] [--micro-batch-tokens 1024]
-        [--without prompts|trunk] [--plain]
+        [--without prompts|trunk] [--plain] [--learning-curve]
 
 FILE holds known choices (HH-RLHF's, say, as the importer reads them) or is the data.jsonl of an
 export. Learns from its first --pairs pairs and is measured by the next as many, of other prompts
 (bench/preference_data.py). --without prompts runs every conversation by itself, --without trunk all of
 them through all layers each time, and --plain both, which changes no score; if one of these savings is
 missing without being switched off, it ends with a sentence and exit status 1. Prints one JSON line;
+--learning-curve also trains on 10, 25 and 50 % of the pairs, each from the same start, and says what
+more of them would bring (docs/fine-tuning.md).
 `savings` say what was in force (docs/reward-model.md), `seconds` are those of training alone, all
 members together, and `pairs_per_s` counts each pair once per epoch, however many members learn from it.
 """
@@ -32,11 +34,13 @@ from bench.ppo import convert_embedded
 from bench.preference_data import Selection, select_pairs
 from rlhf.training.artifacts import RunFolder
 from rlhf.training.config import RewardModelConfig
+from rlhf.training.forecast import forecast_accuracy
 from rlhf.training.models import load_policy
 from rlhf.training.reward_data import encode_pairs, numbered
 from rlhf.training.reward_forward import Scorer
 from rlhf.training.reward_model import (
     HeldOut,
+    learning_curve,
     make_classifier,
     mean_scores,
     plan,
@@ -60,6 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--micro-batch-tokens", type=int, default=1024)
     parser.add_argument("--without", choices=["prompts", "trunk"], action="append", default=[])
+    parser.add_argument("--learning-curve", action="store_true")
     parser.add_argument("--plain", action="store_const", dest="without", const=["prompts", "trunk"])
     return parser.parse_args()
 
@@ -93,6 +98,7 @@ def measure(
         micro_batch_tokens=arguments.micro_batch_tokens,
         reuse_trunk="trunk" not in arguments.without,
         share_prompts="prompts" not in arguments.without,
+        learning_curve=arguments.learning_curve,
     )
     policy, tokenizer = load_policy(config.model)
     pairs = [*selection.train, *(pair._replace(split="test") for pair in selection.held_out)]
@@ -101,12 +107,13 @@ def measure(
     test = HeldOut(
         numbered(encoded.test, 0), scorer_of(classifier, numbered(encoded.test, 0), config), folder
     )
-    seconds, scores = 0.0, []
+    seconds, scores = {}, {}
     scorer = scorer_of(classifier, encoded.train, config)
     savings = scorer.savings(config)
     if savings.notes:
         sys.exit(" ".join(savings.notes))
-    for number, training in enumerate(plan(encoded.train, config)):
+    trainings = plan(encoded.train, config)
+    for number, training in enumerate(trainings):
         epoch_ends = list(itertools.accumulate(map(len, training.epochs)))
         reporter = Reporter(folder, number * 10**6, training.n_steps, epoch_ends, lambda step: None)
         start_afresh(classifier, training.seed)
@@ -116,10 +123,18 @@ def measure(
         began = time.monotonic()
         scorer.keep_trunk(folder.path / "trunk", folder.should_stop)
         train(trainer)
-        seconds += time.monotonic() - began
-        scores.append(test.scores())
-    scales = [score_statistics(list(itertools.chain(*of_member))) for of_member in scores]
-    found = report(test.evaluation(mean_scores(scores, scales)), seconds, selection, arguments)
+        seconds[training.name] = time.monotonic() - began
+        scores[training.name] = test.scores()
+    members = [name for name in scores if name.startswith("member-")]
+    scales = [score_statistics(list(itertools.chain(*scores[name]))) for name in members]
+    whole = mean_scores([scores[name] for name in members], scales)
+    took = sum(seconds[name] for name in members)
+    found = report(test.evaluation(whole), took, selection, arguments)
+    if config.learning_curve:
+        kept = {name: {"test": of_name} for name, of_name in scores.items()}
+        curve = learning_curve(trainings, kept, test, whole, encoded.train)
+        forecast = forecast_accuracy(curve)
+        found |= {"learning_curve": curve, "forecast": forecast.get("ahead") or forecast["reason"]}
     return found | {"savings": savings.to_json()}
 
 

@@ -71,7 +71,7 @@ def optional_decimal(label: str, help_text: str, low: float = 0.0) -> Any:
 
 def adapter_layers(help_text: str) -> Any:
     return forms.IntegerField(
-        label="Layers with an adapter", required=False, min_value=1, help_text=help_text
+        label="Top layers that move", required=False, min_value=1, help_text=help_text
     )
 
 
