@@ -116,6 +116,12 @@ def read(
             "There is no answer of the assistant in any row, so there is nothing to learn: rows need "
             "messages with a turn of the assistant, or a prompt and a completion."
         ])  # fmt: skip
+    if not n_good and not problems and kind == DatasetKind.DEMONSTRATIONS:
+        names = ", ".join(source.name for source in sources)
+        raise BadRows([
+            f"{names}: no row was found. Rows are lines of JSON, a list of JSON, or a table with its columns' names "
+            "in the first line."
+        ])  # fmt: skip
     if problems:
         raise BadRows(problems[:BAD_ROWS_SAID], is_cut=len(problems) > BAD_ROWS_SAID)
 

@@ -126,6 +126,14 @@ def test_a_file_without_any_answer_is_refused_in_one_sentence(tmp_path):
         rows_of(written(tmp_path, "a.jsonl", *[question] * 30))
 
 
+@pytest.mark.parametrize("text", ["hello", "", "\n"])
+def test_a_file_without_rows_says_what_rows_are(tmp_path, text):
+    (tmp_path / "mine.jsonl").write_text(text)
+
+    with pytest.raises(BadRows, match="no row was found"):
+        list(read(sources_in([tmp_path / "mine.jsonl"]), DatasetKind.DEMONSTRATIONS, str))
+
+
 def test_of_many_bad_rows_the_first_ten_are_said(tmp_path):
     with pytest.raises(BadRows) as refused:
         rows_of(written(tmp_path, "a.jsonl", ROW, *[{"prompt": ""}] * 30))
