@@ -2,21 +2,18 @@
 
 import json
 import os
-import runpy
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from typing import Any, get_type_hints
 
 import pytest
 from django.conf import settings as django_settings
 
 from rlhf import processes
 from rlhf.training.artifacts import write_json
-from rlhf.training.config import CONFIGS
 
 APART = django_settings.BASE_DIR / "bin" / "apart"
 
@@ -134,17 +131,6 @@ def test_a_run_sees_all_that_its_settings_hold_in_places_for_it(run_dir, tmp_pat
     write_json(run_dir / "config.json", {"config": {"tries": "ppo", "settings": settings}})
 
     assert apart(run_dir, f"ls {tmp_path}/models").split() == sorted(names)
-
-
-def test_the_places_are_settings_that_runs_have_and_all_that_name_models():
-    places = set(runpy.run_path(str(APART))["PLACES"])
-
-    types = [get_type_hints(config) for config in CONFIGS.values()]
-    assert places <= {name for each in types for name in each}
-    assert places >= {
-        name for each in types for name, hint in each.items()
-        if hint in (dict[str, Any], dict[str, Any] | None)
-    }  # fmt: skip
 
 
 def test_a_run_may_write_its_folder_and_nothing_else(run_dir, tmp_path):
