@@ -196,6 +196,34 @@ def test_a_run_reads_the_tasks_that_the_machine_keeps_for_the_harness(run_dir, t
     assert not (folder / "x").exists()
 
 
+def test_a_run_reads_the_authorities_that_its_machine_trusts(run_dir, tmp_path):
+    for name in ("ours.pem", "theirs.pem"):
+        (tmp_path / name).write_text(name)
+    trusted = {
+        "SSL_CERT_FILE": f"{tmp_path}/ours.pem",
+        "REQUESTS_CA_BUNDLE": f"{tmp_path}/theirs.pem",
+    }
+
+    said = apart(run_dir, f"cat {tmp_path}/*.pem; echo x > {tmp_path}/ours.pem", **trusted)
+
+    assert said.startswith("ours.pemtheirs.pem")
+    assert (tmp_path / "ours.pem").read_text() == "ours.pem"
+
+
+def test_a_run_sees_the_package_of_a_reward_function_and_no_other_folder(run_dir, tmp_path):
+    for name in ("polite/rewards.py", "other/rewards.py", "rlhf/__init__.py", "manage.py"):
+        file = tmp_path / "app" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    said = apart(
+        run_dir, f"ls {tmp_path}/app", PYTHONPATH=f"{tmp_path}/app",
+        PREFERENDUM_REWARD_FUNCTIONS="polite.rewards.thanks",
+    )  # fmt: skip
+
+    assert said.split() == ["manage.py", "polite", "rlhf"]
+
+
 def test_a_configuration_that_names_the_data_folder_is_refused(run_dir, tmp_path):
     write_json(run_dir / "config.json", {"kind": "merge", "config": {"data": str(tmp_path)}})
 
