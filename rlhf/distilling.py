@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotator.models import Project, User
+from annotator.models import Project, Split, User
+from rlhf.dataset_reading import key_of
 from rlhf.datasets import Row, create_dataset
 from rlhf.generation import read_lines
 from rlhf.models import Dataset, DatasetKind, Run
+from rlhf.training.demonstrations import HELD_OUT_PERCENT
 
 TEACHER, REHEARSAL = "teacher", "rehearsal"  # sources of rows
 
@@ -39,22 +42,65 @@ def _dataset_of(
     details: dict[str, Any],
 ) -> Dataset:  # fmt: skip
     picked = f"the best of {best_of} answers of" if best_of > 1 else "answers of"
+    path = folder / "artifact" / "data.jsonl"
+    held_out = _held_out_in(path)
+    n_held_out = sum(_key(row) in held_out for row in read_lines(path))
     return create_dataset(
         run.project,
         unused_name(run.project, name),
         DatasetKind.DEMONSTRATIONS,
-        _rows(run, folder / "artifact" / "data.jsonl"),
+        _rows(run, path, held_out),
         origin=f"{said}: {picked} {run.policy}{own}"[:300],
-        details={"teacher": str(run.policy), "best_of": best_of, **details},
+        details={
+            "teacher": str(run.policy),
+            "best_of": best_of,
+            "held_out_rows": n_held_out,
+            **details,
+        },
         user=user,
         run=run,
     )
 
 
-def _rows(run: Run, path: Path) -> Iterator[Row]:
+def _rows(run: Run, path: Path, held_out: set[str]) -> Iterator[Row]:
     names = {TEACHER: str(run.policy), REHEARSAL: str(run.rival)}
     for row in read_lines(path):
-        yield {**row, "written_by": names[row["source"]]}
+        split = Split.TEST if _key(row) in held_out else Split.TRAIN
+        yield {**row, "written_by": names[row["source"]], "split": str(split)}
+
+
+def _key(row: Row) -> str:
+    return key_of(row["messages"])
+
+
+# --- what is held out -------------------------------------------------------------------------
+def _held_out_in(path: Path) -> set[str]:
+    """Keys of the prompts whose rows nothing is to learn from."""
+    keys = defaultdict[str, set[str]](set)
+    for row in read_lines(path):
+        keys[row["source"]].add(_key(row))
+    return held_out_of(keys[TEACHER], keys[REHEARSAL])
+
+
+def held_out_of(taught: set[str], rehearsed: set[str]) -> set[str]:
+    """About a tenth of the prompts, the same ones whatever the others are. Where there are two, some are
+    held out, of the teacher's if these are two, and some are not."""
+    n = len(taught)
+    of_teacher = _lowest(taught, least=min(1, n - 1), most=n - 1)
+    return of_teacher | _lowest(rehearsed, least=0 if of_teacher else 1, most=len(rehearsed))
+
+
+def _lowest(keys: Iterable[str], *, least: int, most: int) -> set[str]:
+    """Of the keys those that are held out, or more or fewer of the nearest."""
+    ordered = sorted(keys, key=_place_of)
+    n = sum(_place_of(key) < HELD_OUT_PERCENT / 100 for key in ordered)
+    return set(ordered[: max(least, min(n, most))])
+
+
+def _place_of(key: str) -> float:
+    """From 0 to 1, by other digits than those that make a prompt of the project one for training
+    (`Project.split_of`): by these all that is taught lies on one side."""
+    return int(key[8:16], 16) / 16**8
 
 
 def unused_name(project: Project, name: str) -> str:

@@ -3,14 +3,16 @@ import json
 import pytest
 from django.urls import reverse
 
-from annotator.models import ExportAnnotator, Role
+from annotator.models import ExportAnnotator, Role, canonical_key
 from rlhf import runs as run_control
 from rlhf.collecting import COLLECT
+from rlhf.distilling import held_out_of
 from rlhf.forms import DistillForm
 from rlhf.inputs import RunRefused
 from rlhf.lineage import carriers_of, of_version
 from rlhf.models import ModelKind, RunKind
 from rlhf.prompting import Draft, create_prompt_version
+from rlhf.training.demonstrations import read_rows
 from tests.factories import MembershipFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import (
     EndpointFactory,
@@ -39,8 +41,8 @@ def launch(teacher, settings=SETTINGS, **rows):
     )
 
 
-def row(source="teacher", score=0.5, answer="Steep it."):
-    said = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": answer}]
+def row(source="teacher", score=0.5, answer="Steep it.", prompt="How?"):
+    said = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     scored = {"score": score, "mean_score": 0.1, "best_of": 4} if source == "teacher" else {}
     return {"messages": said, "source": source, **scored}
 
@@ -128,6 +130,56 @@ def test_its_rows_become_a_frozen_dataset_that_says_who_wrote_them(teacher):
     rows = [json.loads(line) for line in dataset.data.open()]
     assert [each["written_by"] for each in rows] == ["big", "small"]
     assert rows[0]["messages"] == row()["messages"]
+
+
+def keys(n, first=0):
+    return {canonical_key(number) for number in range(first, first + n)}
+
+
+def test_a_tenth_of_the_prompts_that_a_project_learns_from_is_held_out(teacher):
+    percent = teacher.project.held_out_percent
+    of_training = {key for key in keys(400) if int(key[:8], 16) % 100 >= percent}
+
+    share = len(held_out_of(of_training, set())) / len(of_training)
+
+    assert 0.07 < share < 0.13
+
+
+def test_a_prompt_is_held_out_whatever_the_others_are():
+    some, more = held_out_of(keys(100), set()), held_out_of(keys(300), keys(50, first=300))
+
+    assert some == more & keys(100)
+
+
+@pytest.mark.parametrize(("n_taught", "n_rehearsed"), [(2, 0), (3, 2), (2, 40)])
+def test_of_two_prompts_of_the_teacher_one_is_held_out_and_one_is_learnt_from(
+    n_taught, n_rehearsed
+):
+    for first in range(0, 3000, 100):
+        taught, rehearsed = keys(n_taught, first), keys(n_rehearsed, first + 50)
+
+        assert 0 < len(held_out_of(taught, rehearsed) & taught) < n_taught
+
+
+def test_of_a_single_prompt_of_the_teacher_all_is_learnt_from():
+    taught, rehearsed = keys(1), keys(3, first=1)
+
+    assert held_out_of(taught, set()) == set()
+    assert len(held_out_of(taught, rehearsed)) == len(held_out_of(taught, rehearsed) - taught) == 1
+
+
+def test_both_rows_of_a_prompt_are_on_the_side_that_the_dataset_says(teacher):
+    rows = [row(prompt=f"How, {n}?", answer=a) for n in range(20) for a in ("Steep.", "Pour.")]
+
+    dataset = distilled(teacher, *rows).datasets_made.get()
+
+    asked = {
+        split: {each["messages"][0]["content"] for each in read_rows(dataset.data, split)}
+        for split in ("train", "test")
+    }
+    assert asked["train"] & asked["test"] == set()
+    assert len(asked["train"] | asked["test"]) == 20
+    assert dataset.details["held_out_rows"] == 2 * len(asked["test"]) > 0
 
 
 def test_the_page_shows_scores_and_the_first_rows(client, teacher):
