@@ -10,6 +10,7 @@ from pathlib import Path
 from annotator.hashes import FileChanged
 from annotator.models import Project
 from rlhf.models import Dataset, DatasetKind, RunKind
+from rlhf.training.demonstrations import read_rows
 from rlhf.training.hashes import Files, find_problems, in_a_sentence
 
 HASHED_AT_LAUNCH = 16 * 2**20  # bytes; of larger files the run's process sees to it
@@ -37,6 +38,26 @@ def check_datasets(project: Project, run_kind: str, datasets: Iterable[Dataset])
             "domain tuning."
         )
     return ""
+
+
+def problem_with_held_out(datasets: Iterable[Dataset]) -> str:
+    """Why nothing could be measured that a run does not learn from, as a sentence; empty if it can."""
+    datasets = list(datasets)
+    if any(map(has_held_out, datasets)):
+        return ""
+    names = " and ".join(f"“{dataset}”" for dataset in datasets)
+    return (
+        f"No row of {names} is held out, so nothing could tell which trial is better: choose one more "
+        "dataset that has held-out rows, or make one again, of more rows if it has few."
+    )
+
+
+def has_held_out(dataset: Dataset) -> bool:
+    """Of those that do not say how many rows are held out, the file is read up to the first."""
+    n_rows = dataset.details.get("held_out_rows")
+    if n_rows is not None:
+        return n_rows > 0
+    return next(read_rows(dataset.data, "test"), None) is not None
 
 
 def problem_with(dataset: Dataset, *, hash_up_to: int | None = None) -> str:

@@ -22,6 +22,7 @@ from rlhf.dataset_inputs import (
     hashes_of_datasets,
     link_datasets,
     link_or_copy,
+    problem_with_held_out,
     references_of,
 )
 from rlhf.downloads import base_of
@@ -176,7 +177,9 @@ def config_of(order: Order) -> Config:
 
 
 def _search(order: Order) -> Config:
-    trial = config_of(tried_by(order))
+    tried = tried_by(order)
+    trial = config_of(tried)
+    _check_held_out(tried)
     values = {name: value for name, value in order.settings.items() if name != "rewards"}
     try:
         return CONFIGS[order.kind].from_dict({**values, "settings": trial.to_dict()})
@@ -201,6 +204,20 @@ def tried_by(order: Order) -> Order:
     if rewards := order.settings.get("rewards"):
         settings["rewards"] = rewards
     return replace(order, kind=kind, settings=settings)
+
+
+def _check_held_out(tried: Order) -> None:
+    """Before any trial learns: what they are compared by is measured on what is held out."""
+    if tried.datasets and (problem := problem_with_held_out(tried.datasets)):
+        raise RunRefused(problem)
+    if tried.export is not None and tried.export.manifest.get("counts", {}).get("rows_test") == 0:
+        raise RunRefused(
+            f"No pair of export {tried.export.pk} is held out, so nothing could tell which trial is "
+            "better: judge comparisons of more prompts, and export again."
+        )
+    is_asked = tried.kind in (*ONLINE, RunKind.DISTILL)
+    if is_asked and not tried.project.prompts.filter(split=Split.TEST).exists():
+        raise RunRefused(_nothing_to_compare_by(tried.project))
 
 
 def _check(order: Order) -> None:
@@ -468,10 +485,7 @@ def write_inputs(order: Order, config: Config, folder: Path) -> None:
         held_out = Prompt.objects.filter(project=order.project, split=Split.TEST)
         n = write_prompts(folder / values["held_out"], held_out, values["eval_prompts"])
         if is_distilled and not n:
-            raise RunRefused(
-                "No prompt is held out, by which trials could be compared "
-                f"({order.project.held_out_percent} % of new ones are): import more."
-            )
+            raise RunRefused(_nothing_to_compare_by(order.project))
     if not write_prompts(folder / "prompts.jsonl", prompts, limit):
         raise RunRefused(_no_prompts(order))
 
@@ -527,6 +541,13 @@ def _copy_export(export: Export, names: Iterable[str], target: Path) -> None:
     target.mkdir()
     for name in names:
         link_or_copy(export.folder / name, target / name)
+
+
+def _nothing_to_compare_by(project: Project) -> str:
+    return (
+        "No prompt is held out, by which trials could be compared "
+        f"({project.held_out_percent} % of new ones are): import more."
+    )
 
 
 def _no_prompts(order: Order) -> str:

@@ -92,9 +92,10 @@ class SearchConfig(Config):
     def _check_space(self) -> None:
         """Each value by itself with all others as they are; some pairs may still not work together,
         and such a trial fails."""
+        _check_measured(self.trial({}))
         for dimension in self.dimensions:
             for value in dimension.ends:
-                self.trial({dimension.name: value})
+                _check_measured(self.trial({dimension.name: value}))
 
     @property
     def dimensions(self) -> list[Dimension]:
@@ -116,6 +117,15 @@ class SearchConfig(Config):
     def trial(self, values: dict[str, Any]) -> Config:
         """The configuration of a trial. Raises ValueError if these values do not work."""
         return config_tried(self.tries).from_dict({**self.settings, **values})
+
+
+def _check_measured(trial: Config) -> None:
+    """Raises ValueError if it would answer no held-out prompts."""
+    for name in ("evaluate_every", "eval_prompts"):
+        _require(
+            getattr(trial, name, None) != 0,
+            f"{name}=0 measures nothing on held-out prompts, by which trials could be compared",
+        )
 
 
 def kinds_tried() -> list[str]:

@@ -36,7 +36,8 @@ WHOLE = "policy"
 EVALUATIONS = 4  # of the held-out loss during a training, at most
 MEASURED_ROWS = 200  # held-out rows of each dataset that are measured, at most: the first ones
 NOTHING_HELD_OUT = (
-    "No row was held out, so nobody can say what was learnt: the datasets need more rows."
+    "No row was held out that is short enough, so nobody can say what was learnt: add a dataset that "
+    "has held-out rows, or make one again, of more rows if it has few."
 )
 
 

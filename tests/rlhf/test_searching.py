@@ -44,12 +44,10 @@ def launch(policy, **values):
     )
 
 
-def demonstrations(project, **fields):
+def demonstrations(project, name="tea", splits=("train", "test"), **fields):
     said = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "Steep it."}]
-    rows = [{"messages": said}] * 2
-    return create_dataset(
-        project, "tea", DatasetKind.DEMONSTRATIONS, rows, origin="tests", **fields
-    )
+    rows = [{"messages": said, "split": split} for split in splits]
+    return create_dataset(project, name, DatasetKind.DEMONSTRATIONS, rows, origin="tests", **fields)
 
 
 def trial(number, state="complete", value=0.5, error="", **values):
@@ -135,7 +133,59 @@ def test_supervised_runs_are_searched_on_their_datasets(policy):
     assert (run.folder / "inputs/datasets" / str(dataset.pk) / "data.jsonl").is_file()
 
 
+def launch_tuning(policy, *datasets):
+    settings = {"tries": "supervised", "space": "learning_rate = 1e-5 .. 1e-3 log"}
+    return run_control.launch(
+        policy.project, RunKind.SEARCH, settings, round_number=1, policy=policy, datasets=datasets
+    )
+
+
+@pytest.mark.parametrize("details", [{}, {"held_out_rows": 0}])
+def test_a_search_over_rows_that_are_all_learnt_from_is_refused_before_it_begins(policy, details):
+    dataset = demonstrations(policy.project, splits=["train"] * 2, details=details)
+
+    with pytest.raises(
+        RunRefused, match=r"No row of “tea” is held out, so nothing could tell which"
+    ):
+        launch_tuning(policy, dataset)
+
+    assert not policy.project.runs.filter(kind=RunKind.SEARCH).exists()
+
+
+def test_one_dataset_with_held_out_rows_is_enough_to_compare_trials_by(policy):
+    without = demonstrations(policy.project, "without", ["train"])
+
+    run = launch_tuning(policy, without, demonstrations(policy.project))
+
+    assert run.datasets.count() == 2
+
+
+def test_a_search_over_votes_of_which_none_is_held_out_is_refused(policy):
+    counts = {"rows": 40, "rows_tied": 0, "rows_train": 40, "rows_test": 0}
+    export = ExportFactory(project=policy.project, manifest={"counts": counts})
+
+    with pytest.raises(RunRefused, match=f"No pair of export {export.pk} is held out, so nothing"):
+        launch(policy, export=export)
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        ("steps in 1, 2", "No prompt is held out, by which trials could be compared"),
+        ("steps in 1, 2\nevaluate_every = 0", "evaluate_every=0 measures nothing on held-out"),
+        ("evaluate_every = 0 .. 4", "evaluate_every=0 measures nothing on held-out prompts"),
+    ],
+)
+def test_a_search_over_ppo_that_measures_nothing_is_refused(policy, space, sentence):
+    if "every" in space:
+        PromptFactory(project=policy.project, split="test")
+
+    with pytest.raises(RunRefused, match=sentence):
+        launch(policy, tries="ppo", space=space, rewards=RULES)
+
+
 def test_a_search_can_be_started_again_as_it_was(policy):
+    PromptFactory(project=policy.project, split="test")
     rules = [{"kind": "length", "target": 20}]
     run = launch(policy, tries="ppo", space="steps in 1, 2", rewards=rules)
 
