@@ -19,7 +19,7 @@ from rlhf.forms import FORMS
 from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind
 from rlhf.search_picture import draw
 from rlhf.searching import SearchRefused, delete_files, promote, trial_run, trials_of
-from rlhf.training.search_config import config_tried, kinds_tried
+from rlhf.training.search_config import config_tried, kinds_tried, where_fixed
 from rlhf.training.search_space import (
     format_value,
     in_words,
@@ -51,7 +51,9 @@ def _settings_of(kind: str) -> list[Setting]:
         Setting(
             name,
             str(fields[name].label or pretty_name(name)) if name in fields else "",
-            _words_for(types[name], fields.get(name)),
+            ", ".join(
+                filter(None, [_words_for(types[name], fields.get(name)), where_fixed(kind, name)])
+            ),
             format_value(usual),
         )
         for name, usual in usual_of(config).items()

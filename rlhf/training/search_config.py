@@ -43,8 +43,38 @@ OBJECTIVES: dict[str, dict[str, Objective]] = {
 WHY_NOT = "they measure nothing on held-out data that could tell which trial is better"
 # What a distillation is told besides: by itself it answers no held-out prompts.
 EVAL_PROMPTS = {"eval_prompts": 32}
-# What would change its score itself, and not the answers: trials could not be compared.
-RULERS = ("ensemble", "eval_prompts", "reward_weight", "score_clip", "uncertainty_coefficient")
+# What would change a trial's number though it has made the same: {kind: {setting: what it changes}}.
+SCORED, ASKED = "how an answer is scored", "how held-out prompts are answered"
+COUNTED = "which held-out rows count"
+OF_SCORES = dict.fromkeys(
+    ("ensemble", "reward_weight", "score_clip", "uncertainty_coefficient"), SCORED
+)
+OF_POLICIES = {
+    **OF_SCORES,
+    **dict.fromkeys(("missing_eos", "missing_eos_penalty", "missing_eos_ramp"), SCORED),
+    **dict.fromkeys(("max_new_tokens", "temperature"), ASKED),
+    **dict.fromkeys(("eval_prompts", "max_prompt_tokens"), "which held-out prompts count"),
+}
+RULERS: dict[str, dict[str, str]] = {
+    "reward_model": {"max_tokens": COUNTED},
+    "ppo": OF_POLICIES,
+    "supervised": {"max_tokens": COUNTED},
+    "domain": {"max_tokens": "how much of a held-out text is read at once"},
+    "dpo": {"max_tokens": COUNTED},
+    "kto": {"max_tokens": COUNTED},
+    "rloo": OF_POLICIES,
+    "grpo": OF_POLICIES,
+    # The answers are what it makes: these may be longer, or of another temperature.
+    "distill": {**OF_SCORES, "eval_prompts": "which held-out prompts count"},
+}
+# The same where trials are compared by this: {objective: …}.
+RULERS_OF_OBJECTIVES: dict[str, dict[str, str]] = {
+    "objective": {
+        "kl_coefficient": "the price of the KL in the objective (target_kl may vary, or compare by "
+        "objective='score')"
+    },
+    "loss": {"ties": "which outcomes a vote has (compare by objective='accuracy')"},
+}
 
 
 @dataclass(frozen=True)
@@ -73,16 +103,20 @@ class SearchConfig(Config):
             self.objective in ("", *known),
             f"objective={self.objective!r} must be one of {tuple(known)} for {self.tries}",
         )
+        self._check_rulers()
         self._check_space()
         if self.tries == "distill":
             self._check_distillation()
 
+    def _check_rulers(self) -> None:
+        """Trials are compared by one measure, or the best is the one that measures most kindly."""
+        objective = self.objective or next(iter(OBJECTIVES[self.tries]))
+        rulers = RULERS[self.tries] | RULERS_OF_OBJECTIVES.get(objective, {})
+        names = [each.name for each in self.dimensions if each.name in rulers]
+        found = ", and ".join(f"{name} changes {rulers[name]}" for name in names)
+        _require(not found, f"{found}: trials could not be compared, so give one value")
+
     def _check_distillation(self) -> None:
-        rulers = [each.name for each in self.dimensions if each.name in RULERS]
-        _require(
-            not rulers,
-            f"{', '.join(rulers)} would change what trials are compared by: give one value",
-        )
         trial: Any = self.trial({})
         _require(
             trial.is_scored or self.objective == "share",
@@ -133,6 +167,14 @@ def kinds_tried() -> list[str]:
     from rlhf.training.config import CONFIGS  # noqa: PLC0415 (which has SearchConfig too)
 
     return [kind for kind in OBJECTIVES if kind in CONFIGS]
+
+
+def where_fixed(kind: str, name: str) -> str:
+    """Where all trials of a search must have the same value of a setting, in words; empty: nowhere."""
+    if name in RULERS[kind]:
+        return "the same in all trials"
+    objectives = [each for each in OBJECTIVES[kind] if name in RULERS_OF_OBJECTIVES.get(each, {})]
+    return f"the same in all trials if compared by {objectives[0]}" if objectives else ""
 
 
 def config_tried(kind: str) -> type[Config]:

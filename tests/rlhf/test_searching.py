@@ -469,6 +469,10 @@ def test_the_form_lists_what_may_be_searched_with_type_and_default(client, polic
     assert list(listed) == [RunKind(kind).label for kind in OBJECTIVES]
     assert listed["Reward model"]["epochs"][2:] == ("a whole number", "2")
     assert listed["PPO"]["target_kl"][2:] == ("a number or none", "none")
+    assert listed["PPO"]["temperature"].type == "a number, the same in all trials"
+    assert listed["PPO"]["kl_coefficient"].type == (
+        "a number, the same in all trials if compared by objective"
+    )
     assert listed["PPO"]["critic"].label == "Critic"
     assert listed["PPO"]["keep"][2:] == ("a word: best, last", "best")
     assert "<code>learning_rate</code>" in page.content.decode()
@@ -537,6 +541,26 @@ def test_a_trial_is_promoted_once_whatever_happens_to_the_answer(policy):
 
     assert second.json() == first.json()
     assert second["Idempotency-Replayed"] == "true"
+
+
+def test_page_program_and_command_say_why_a_setting_cannot_vary(client, policy):
+    PromptFactory(project=policy.project, split="test")
+    admin = MembershipFactory(project=policy.project, role=Role.ADMIN).user
+    client.force_login(admin)
+    told = {"tries": "ppo", "space": "score_clip in 1, 10", "rewards": "length target=20"}
+    why = "This search does not work: score_clip changes how an answer is scored: trials could not"
+
+    sent = {**SearchForm(policy.project).as_sent().data, **told, "export": ""}
+    page = client.post(reverse("rlhf:new_run", args=["tea", "search"]), sent)
+    refused = api_client(admin).post(
+        "/api/v1/projects/tea/runs/", {"kind": "search", **told, "export": None},
+        content_type="application/json",
+    )  # fmt: skip
+
+    assert why in page.content.decode()
+    assert (refused.status_code, refused.json()["detail"].startswith(why)) == (422, True)
+    with pytest.raises(CommandError, match=why):
+        call_command("search", "tea", "ppo", told["space"], "--rewards", told["rewards"])
 
 
 @pytest.mark.parametrize(

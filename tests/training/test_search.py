@@ -13,9 +13,10 @@ from rlhf.training.artifacts import (
     read_json,
     write_json,
 )
-from rlhf.training.config import PPOConfig, RewardModelConfig
+from rlhf.training.config import CONFIGS, PPOConfig, RewardModelConfig
 from rlhf.training.search import JOURNAL, open_study, run, tokens_of
-from rlhf.training.search_config import SearchConfig, kinds_tried
+from rlhf.training.search_config import RULERS, SearchConfig, kinds_tried
+from rlhf.training.search_space import types_of
 from tests.training.conftest import write_prompts
 from tests.training.toy_trial import FAILS, FILLS_THE_DISK, IS_SILENT, IS_STUBBORN, STOPS_THE_SEARCH
 
@@ -267,7 +268,11 @@ def distilled(**values):
 @pytest.mark.parametrize(
     ("told", "values", "sentence"),
     [
-        ({}, {"space": "reward_weight in 1.0, 2.0"}, "reward_weight would change what trials are"),
+        (
+            {},
+            {"space": "reward_weight in 1.0, 2.0"},
+            "reward_weight changes how an answer is scored",
+        ),
         ({"rewards": [], "completions_per_prompt": 1}, {}, "or compare by objective='share'"),
         ({"model": {"endpoint": 1}}, {}, "eval_prompts=5 needs a teacher whose weights are here"),
     ],
@@ -283,6 +288,73 @@ def test_a_distillation_can_be_ended_at_its_only_report():
     config = SearchConfig("distill", distilled(), "temperature in 0.5, 1.5")
 
     assert search.pruner_of(config)._n_warmup_steps == 0
+
+
+def rewarded(tries, space, **values):
+    settings = {**SETTINGS, "reward_model": "r"} if tries in ("ppo", "rloo", "grpo") else SETTINGS
+    return SearchConfig(tries, settings, space, **values)
+
+
+@pytest.mark.parametrize(
+    ("tries", "space", "sentence"),
+    [
+        ("ppo", "reward_weight in 1, 10", "reward_weight changes how an answer is scored: trials"),
+        ("rloo", "ensemble in mean, worst", "ensemble changes how an answer is scored: trials"),
+        ("grpo", "missing_eos_penalty = 0 .. 1", "missing_eos_penalty changes how an answer is sc"),
+        ("ppo", "temperature = 0.1 .. 1", "temperature changes how held-out prompts are answered"),
+        (
+            "ppo",
+            "max_prompt_tokens in 64, 256",
+            "changes which held-out prompts count: trials coul",
+        ),
+        (
+            "grpo",
+            "kl_coefficient = 0 .. 1",
+            "kl_coefficient changes the price of the KL in the obj",
+        ),
+        (
+            "supervised",
+            "max_tokens in 64, 256",
+            "max_tokens changes which held-out rows count: tri",
+        ),
+        ("domain", "max_tokens in 64, 256", "changes how much of a held-out text is read at once"),
+        ("reward_model", "max_tokens in 64, 256", "max_tokens changes which held-out rows count"),
+        ("reward_model", "ties in half, davidson", "ties changes which outcomes a vote has"),
+        ("dpo", "max_tokens in 64, 256", "max_tokens changes which held-out rows count: trials"),
+    ],
+)
+def test_what_trials_are_compared_by_cannot_vary(tries, space, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        rewarded(tries, space)
+
+
+def test_all_that_cannot_vary_is_said_at_once_and_may_be_given():
+    space = "score_clip in 1, 10\nmax_new_tokens in 8, 16"
+
+    with pytest.raises(ValueError, match="scored, and max_new_tokens changes how held-out prompts"):
+        rewarded("ppo", space)
+
+    assert rewarded("ppo", "temperature = 0.5\nsteps in 1, 2").dimensions[0].name == "steps"
+
+
+@pytest.mark.parametrize(
+    ("tries", "space", "objective"),
+    [
+        ("ppo", "target_kl in none, 6", "objective"),  # of the score less the configured price
+        ("ppo", "kl_coefficient = 0 .. 1", "score"),
+        ("ppo", "kl_estimator in k1, k3\nseed = 0 .. 9", "objective"),
+        ("reward_model", "ties in half, davidson\nlabel_smoothing = 0", "accuracy"),
+        ("reward_model", "label_smoothing = 0 .. 0.2\ntemperature = 0.5 .. 1", "loss"),
+        ("dpo", "beta = 0.05 .. 0.5\nmax_new_tokens in 8, 16", "margin"),
+    ],
+)
+def test_what_only_changes_what_is_learnt_can_vary(tries, space, objective):
+    assert rewarded(tries, space, objective=objective).dimensions
+
+
+def test_every_setting_that_cannot_vary_is_one_of_its_kind():
+    for kind in kinds_tried():
+        assert set(RULERS[kind]) <= set(types_of(CONFIGS[kind]))
 
 
 @pytest.mark.parametrize(
