@@ -47,6 +47,7 @@ from rlhf.training.search_space import Choice, Dimension
 JOURNAL = "journal.log"
 PROGRAM = ["-m", "rlhf.training"]
 POLL_SECONDS = 0.5
+SECONDS_BETWEEN_NOTES = 30.0  # of how long a trial has taken: a kill loses no more
 PRUNE_SECONDS = 60.0  # that a trial to be ended gets to notice; nothing of it is kept anyway
 IN_VAIN = 3  # trials that fail before one has come to its end: then it is not their settings
 TO_COMPARE = 3  # trials that come to their end before any is ended early
@@ -89,8 +90,13 @@ def open_study(config: SearchConfig, journal: Path) -> Study:
     if not study.trials:
         study.enqueue_trial(config.usual)  # to see what searching gains
     # Other numbers than before a stop: the same ones would propose the same trials again.
-    study.sampler = sampler_of(config, config.seed + len(study.trials))
+    study.sampler = sampler_of(config, config.seed + n_begun(study))
     return study
+
+
+def n_begun(study: Study) -> int:
+    """Without the first trial, as long as it only waits."""
+    return sum(trial.state != TrialState.WAITING for trial in study.trials)
 
 
 def pruner_of(config: SearchConfig) -> BasePruner:
@@ -114,8 +120,7 @@ def next_trial(study: Study, config: SearchConfig) -> Trial | None:
     under_way = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
     if under_way:
         return Trial(study, under_way[0]._trial_id)
-    begun = sum(trial.state != TrialState.WAITING for trial in study.trials)
-    if begun >= config.trials or is_out_of_time(study, config):
+    if n_begun(study) >= config.trials or is_out_of_time(study, config):
         return None
     return study.ask()
 
@@ -146,7 +151,7 @@ def carry_out(
 ) -> None:
     """Run it to an end, and tell the study which. Raises Stopped and, for a full disk, RunError; then
     it goes on when the search does."""
-    began, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)
+    watch = Watch(trial)
     place = folder.path / TRIALS / str(trial.number)
     try:
         prepare(place, values, config, folder)
@@ -159,6 +164,7 @@ def carry_out(
         while process.poll() is None:
             if tell_values(trial, reports):
                 write_table(study, config, folder)
+            watch.note_at_times()
             if folder.should_stop():
                 ask_to_stop(place)
             elif trial.should_prune():
@@ -168,9 +174,25 @@ def carry_out(
     finally:
         process.kill()
         process.wait()
-        trial.set_user_attr("seconds", round(before + time.monotonic() - began, 1))
+        watch.note()
     tell_values(trial, reports)
     conclude(study, trial, process.returncode, is_pruned, config, folder, reports)
+
+
+class Watch:
+    """How long a trial has taken over all attempts, in the journal: what a killed one took counts too."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial, self.before = trial, trial.user_attrs.get("seconds", 0.0)
+        self.began = self.noted = time.monotonic()
+
+    def note(self) -> None:
+        self.noted = time.monotonic()
+        self.trial.set_user_attr("seconds", round(self.before + self.noted - self.began, 1))
+
+    def note_at_times(self) -> None:
+        if time.monotonic() - self.noted >= SECONDS_BETWEEN_NOTES:
+            self.note()
 
 
 def prepare(place: Path, values: dict[str, Any], config: SearchConfig, folder: RunFolder) -> None:

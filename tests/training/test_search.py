@@ -113,6 +113,46 @@ def test_a_search_that_is_stopped_goes_on_with_the_trial_that_was_under_way(fold
     assert read_json(folder.path / "trials/0/result.json")["started_at"] == 2
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_search_that_is_resumed_within_its_first_trial_does_not_repeat_it(folder, sampler):
+    space = "learning_rate = 1e-3 .. 1e-2 log"  # without the usual value
+    config = config_of(space, seed=STOPS_THE_SEARCH, trials=2, pruner="none", sampler=sampler)
+    with pytest.raises(Stopped):
+        run(config, folder)
+    (folder.path / "stop").unlink()
+
+    with pytest.raises(Stopped):
+        run(config, folder)
+
+    first, second = (row["values"]["learning_rate"] for row in table_of(folder))
+    assert first != second
+
+
+def test_a_search_that_is_killed_keeps_the_time_that_its_trial_took(folder, monkeypatch):
+    monkeypatch.setattr(search, "SECONDS_BETWEEN_NOTES", 0.0)
+    config, seen = config_of(trials=1), []
+
+    class Watched(RunFolder):
+        def should_stop(self):
+            trials = open_study(config, folder.path / JOURNAL).trials
+            seen.append(max(map(search.seconds_of, trials), default=0.0))
+            return super().should_stop()
+
+    run(config, Watched(folder.path))
+
+    assert max(seen) > 0
+
+
+def test_a_trial_that_goes_on_counts_the_time_of_before(folder):
+    config = config_of(trials=1)
+    study = open_study(config, folder.path / JOURNAL)
+    study.ask().set_user_attr("seconds", 3600.0)
+
+    run(config, folder)
+
+    assert table_of(folder)[0]["seconds"] > 3600
+
+
 def test_a_search_that_was_killed_while_it_wrote_goes_on(folder):
     config = config_of(trials=2)
     run(config_of(trials=1), folder)
