@@ -14,6 +14,7 @@ from annotator.models import Export, Project
 from rlhf.combining import parts_of
 from rlhf.downloads import CARD, adapters_below, base_of
 from rlhf.evaluation import WinRate, win_rates
+from rlhf.gate_models import GateState
 from rlhf.lineage import describe
 from rlhf.models import Dataset, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.quarantine import passed_in_words
@@ -88,8 +89,8 @@ def trainings_of(version: ModelVersion) -> list[Run]:
 
 
 def evaluations_of(version: ModelVersion) -> list[tuple[Run, WinRate]]:
-    """What people said of it, where they said anything yet."""
-    runs = version.project.runs.filter(
+    """What people said of it, where they said anything yet; gates have a section of their own."""
+    runs = version.project.runs.without_gates().filter(
         kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy=version
     )
     judged = list(runs.select_related("rival", "policy", "reward_model")[:MOST_EVALUATIONS])
@@ -348,12 +349,14 @@ def _evaluation(version: ModelVersion) -> list[str]:
         decided = str(rate.wins + rate.losses)
         row = [rival, side, percent(rate.rate), interval, decided, str(rate.n_judgments)]
         rows.append(row)
+    gates = _gates(version)
     if not rows:
-        return ["People have not judged it against another policy yet."]
+        return gates or ["People have not judged it against another policy yet."]
     names = ["Against", "As", "Preferred", "95 % interval", "Decided comparisons", "Votes"]
     lines = [
         "Blind, on held-out prompts, by the project's own annotators. A tie is not decided.",
         _table(names, rows),
+        *gates,
     ]
     if "score_last" in version.details:
         score, kl = version.details["score_last"], version.details.get("kl")
@@ -362,6 +365,28 @@ def _evaluation(version: ModelVersion) -> list[str]:
             "answer from where it started."
         )
     return lines
+
+
+def _gates(version: ModelVersion) -> list[str]:
+    """What blind tests of it came to that end by themselves, with the interval that holds for these."""
+    rows = []
+    for gate in version.gates.filter(state=GateState.DECIDED).select_related("incumbent"):
+        found, by = gate.found, " by a person" if gate.decided_by_id else ""
+        share, interval = "", ""
+        if "mean" in found:
+            share = percent(found["mean"])
+            interval = f"{percent(found['low'])} to {percent(found['high'])}"
+        outcome = f"{gate.get_decision_display()}{by}"
+        votes = str(found.get("n_votes", ""))
+        rows.append([_text(gate.incumbent.name), outcome, share, interval, votes])
+    if not rows:
+        return []
+    names = ["Gate against", "Outcome", "Win probability", "Interval", "Votes"]
+    return [
+        "Gates: blind as well, and over as soon as the votes had decided. Their interval holds whenever that "
+        "was; a tie is half a win.",
+        _table(names, rows),
+    ]
 
 
 def _limits(version: ModelVersion) -> list[str]:

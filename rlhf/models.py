@@ -335,6 +335,15 @@ class RunQuerySet(models.QuerySet["Run"]):
         reward model, and not about a policy."""
         return self.filter(Q(config__best_of__isnull=True) | Q(config__best_of=1))
 
+    def without_gates(self) -> Self:
+        """Not the evaluations that end as soon as their votes have decided: the share that they end with
+        is too far from one half, and only the gate's own interval holds for it."""
+        return self.filter(gate=None)
+
+    def evaluations(self) -> Self:
+        """Those whose win rate says how good a policy is."""
+        return self.without_best_of().without_gates().filter(kind=RunKind.EVALUATE)
+
 
 class Run(models.Model):
     """One background job.

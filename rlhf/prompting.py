@@ -416,8 +416,8 @@ def tried(project: Project, versions: Iterable[ModelVersion]) -> list[Tried]:
     """How these versions fared against other ones, as people judged blind."""
     versions = list(versions)
     runs = list(
-        project.runs.without_best_of()
-        .filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy__in=versions)
+        project.runs.evaluations()
+        .filter(status=Status.SUCCEEDED, policy__in=versions)
         .select_related("rival")[:RUNS_READ]
     )
     rates = win_rates(runs) if runs else {}

@@ -109,6 +109,7 @@ def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int,
     """The latest success of each kind, by round and kind."""
     newest = (
         project.runs.without_best_of()
+        .without_gates()
         .filter(round_number__in=list(numbers), status=Status.SUCCEEDED)
         .order_by()
         .values("round_number", "kind")

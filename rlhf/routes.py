@@ -128,9 +128,8 @@ def _best_of_runs(export: Export) -> QuerySet[Run]:
 def _evaluations(project: Project, versions: Iterable[ModelVersion]) -> dict[int, Run]:
     """By version: the newest evaluation against its parent that has succeeded or is under way."""
     found = (
-        project.runs.without_best_of()
+        project.runs.evaluations()
         .filter(
-            kind=RunKind.EVALUATE,
             status__in=[Status.SUCCEEDED, *ACTIVE],
             policy__in=list(versions),
             rival=F("policy__parent"),
@@ -202,8 +201,7 @@ def evaluate(
     if version.parent is None:
         raise RunRefused(f"{version} was imported: there is no policy that it was made from.")
     project = version.project
-    latest = project.runs.without_best_of().filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED)
-    before = latest.first()
+    before = project.runs.evaluations().filter(status=Status.SUCCEEDED).first()
     left_out = (
         "model", "rival", "reward_model", "prompts",
         "rewards", "reward_weight", "missing_eos", "missing_eos_penalty",

@@ -297,8 +297,8 @@ def _mark(cell: Cell, best: Cell, *, is_best: bool) -> str:
 
 def _blind_evaluations(project: Project, runs: Sequence[Run]) -> dict[int, tuple[Run, WinRate]]:
     """The newest blind evaluation of each version, by its number."""
-    rows = project.runs.without_best_of().filter(
-        kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy__in=[run.policy_id for run in runs]
+    rows = project.runs.evaluations().filter(
+        status=Status.SUCCEEDED, policy__in=[run.policy_id for run in runs]
     )
     newest: dict[int, Run] = {}
     for run in rows.select_related("rival", "policy")[:SUITES_READ]:

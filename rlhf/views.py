@@ -408,7 +408,9 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
     rows = project.model_versions.select_related("run__export", "run__reward_model", "run__base")
     version = get_object_or_404(rows, pk=pk)
-    judged = project.runs.filter(kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy=version)
+    judged = project.runs.without_gates().filter(
+        kind=RunKind.EVALUATE, status=Status.SUCCEEDED, policy=version
+    )
     evaluations = list(judged.select_related("rival")[:PAGE_SIZE])
     rates = evaluation.win_rates(evaluations)
     is_policy = version.kind == ModelKind.POLICY
@@ -433,6 +435,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "rounds": version.rounds.all(),
         "spent": spent_on(version.endpoint) if version.kind == ModelKind.ENDPOINT else None,
         "evaluations": [(run, rates[run.pk]) for run in evaluations],
+        "gates": version.gates.select_related("incumbent")[:PAGE_SIZE],
         **(prompt_lab.parts_of(version) if version.kind == ModelKind.PROMPT else {}),
         "used_by": project.runs.filter(
             Q(policy=version) | Q(rival=version) | Q(reward_model=version) | Q(base=version)

@@ -9,6 +9,7 @@ from django.urls import reverse
 from annotator.models import Comparison
 from rlhf.downloads import Changed, Entry, adapter_entries, tar_of, tar_size
 from rlhf.evaluation import store_pairs
+from rlhf.gate_models import Decision, GateState
 from rlhf.model_cards import card_of, licence_in, source_of
 from rlhf.models import RunKind, Status
 from rlhf.training.hashes import files_in
@@ -16,6 +17,7 @@ from tests.factories import MembershipFactory, PromptFactory, UserFactory, make_
 from tests.rlhf.factories import (
     EvaluateRunFactory,
     ExportFactory,
+    GateFactory,
     PolicyFactory,
     RewardModelFactory,
     RunFactory,
@@ -210,6 +212,18 @@ def test_a_card_says_how_people_judged_it(second, base):
 
     assert "People have not judged it against another policy yet." in unjudged
     assert "| smol | single answers | 100 % | 21 % to 100 % | 1 | 1 |" in card_of(second)
+
+
+def test_a_card_gives_a_gate_the_interval_that_holds_for_it(second, base):
+    GateFactory(
+        project=base.project, candidate=second, incumbent=base, state=GateState.DECIDED,
+        decision=Decision.PROMOTE, found={"mean": 0.8, "low": 0.52, "high": 0.97, "n_votes": 12},
+    )  # fmt: skip
+
+    card = card_of(second)
+
+    assert "| smol | Promoted | 80 % | 52 % to 97 % | 12 |" in card
+    assert "People have not judged it" not in card
 
 
 def test_a_licence_that_is_not_stated_is_not_made_up(base, tmp_path):

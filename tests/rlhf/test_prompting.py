@@ -27,6 +27,7 @@ from tests.factories import CompletionFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EndpointFactory,
     EvaluateRunFactory,
+    GateFactory,
     PolicyFactory,
     RunFactory,
     make_comparison,
@@ -256,6 +257,14 @@ def test_the_best_prompt_version_is_the_one_people_prefer_most_often(project, po
 
     assert best_tried(project).version == winner
     assert best_tried(project).win_rate.rate == 1.0
+
+
+def test_a_gate_does_not_say_how_often_people_prefer_a_prompt_version(project, policy):
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+    gate = GateFactory(project=project, candidate=version, incumbent=policy)
+    decide(gate.run, new_wins=True)
+
+    assert best_tried(project) == (version, None, None)
 
 
 def decide(run, new_wins):

@@ -7,6 +7,7 @@ from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     SAMPLING,
     EvaluateRunFactory,
+    GateFactory,
     GenerateRunFactory,
     PolicyFactory,
     RewardModelFactory,
@@ -61,6 +62,15 @@ def test_best_of_several_answers_is_not_the_rounds_win_rate(project):
 
     later = EvaluateRunFactory(**done, config={**SAMPLING, "best_of": 1})
     assert rounds.rounds_of(project)[0].evaluate == later
+
+
+def test_a_gate_is_not_the_rounds_win_rate(project):
+    make_round(project)
+    plain = project.runs.get(kind=RunKind.EVALUATE)
+
+    GateFactory(project=project)
+
+    assert rounds.rounds_of(project)[0].evaluate == plain
 
 
 def test_round_that_has_just_begun_is_empty(project):

@@ -12,6 +12,7 @@ from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     EvaluateRunFactory,
     ExportFactory,
+    GateFactory,
     PolicyFactory,
     RewardModelFactory,
     RunFactory,
@@ -114,6 +115,18 @@ def test_people_and_the_reward_model_judge_a_route_against_its_start(export, bas
     assert route.evaluation == newest
     assert (route.rate, route.win_rate.wins, route.win_rate.losses) == (0.75, 3, 1)
     assert (route.reward, route.length) == (0.8, 20.0)
+
+
+def test_a_gate_that_stopped_early_is_not_the_win_rate_of_a_route(export, base):
+    version = trained(base, RunKind.DPO, export=export)
+    planned = evaluated(version, wins=2, losses=2, config={"seed": 3})
+    run = evaluated(version, wins=8, losses=0, config={"seed": 4})
+    GateFactory(project=base.project, candidate=version, incumbent=base, run=run)
+
+    ((route,),) = [start.routes for start in starts_of(export)]
+
+    assert (route.evaluation, route.rate) == (planned, 0.5)
+    assert list(base.project.runs.evaluations()) == [planned]
 
 
 def test_the_best_of_n_is_a_route_that_trains_nothing(export, base, reward_model):

@@ -9,12 +9,14 @@ from django.utils import timezone
 from annotator.models import Role
 from rlhf import estimates
 from rlhf.alarms import as_json, find_alarms
+from rlhf.gate_models import GateState
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
 from rlhf.presets import PRESETS
 from rlhf.training.config import PPOConfig
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory, UserFactory
 from tests.rlhf.factories import (
     EvaluateRunFactory,
+    GateFactory,
     GenerateRunFactory,
     PolicyFactory,
     RewardModelFactory,
@@ -833,6 +835,21 @@ def test_a_base_leads_to_a_reward_model_that_starts_from_it(client, project, pol
 
     assert f'href="{address}"' in page
     assert (form["base"].value(), form["policy"].value()) == (base.pk, policy.pk)
+
+
+def test_model_version_shows_a_gate_with_the_interval_of_the_gate(client, project, policy, admin):
+    found = {"mean": 0.8, "low": 0.52, "high": 0.97, "n": 12, "n_votes": 12}
+    gate = GateFactory(
+        project=project, candidate=policy, state=GateState.DECIDED, decision="promote", found=found
+    )
+
+    response = client.get(policy.get_absolute_url())
+
+    page = response.content.decode()
+    assert response.context["evaluations"] == []
+    assert "promoted, win probability 80\xa0%" in page
+    assert "(52\xa0% to 97\xa0%)" in page
+    assert gate.get_absolute_url() in page
 
 
 def test_model_version_shows_its_descent_and_its_use(client, project, policy, run, admin):
