@@ -97,9 +97,14 @@ class Facts:
     export: Export | None  # the newest one with votes of this round
     n_newer_votes: int  # given or withdrawn since that export
     latest: Mapping[str, Run]  # by kind, whatever its status
-    succeeded: Mapping[str, Run]  # by kind
-    new_policy: ModelVersion | None
+    succeeded: Mapping[str, Run]  # by kind; searches of which a trial was promoted by what they try
+    new_policy: ModelVersion | None  # the newest that was made from votes, by whatever route
     promoted: ModelVersion | None = None  # what a gate has made current since the round began
+
+    @property
+    def made(self) -> Run | None:
+        """The run that the new policy is of: PPO is the one that the strip suggests."""
+        return self.new_policy.run if self.new_policy else None
 
 
 def strip_of(project: Project, role: str) -> Strip:
@@ -155,13 +160,14 @@ def _without_name(step: Step) -> Step:
 
 # --- reading the rows --------------------------------------------------------------------------
 def facts_of(project: Project) -> Facts:
-    """Thirteen queries at most, whatever the project holds."""
+    """Fourteen queries at most, whatever the project holds."""
     current = current_round(project)
     number = current.number if current else 1
     latest, succeeded = _runs_by_kind(project, number)
     export = project.exports.filter(round_number__gte=number).order_by("-pk").first()
     policies = project.model_versions.filter(kind=ModelKind.POLICY)
-    made = _newest_policy_run(succeeded)
+    made = project.runs.that_made(MAKE_POLICIES).filter(round_number=number)
+    new_policy = policies.filter(run__in=made).select_related("run__project").first()
     prompts = Prompt.objects.filter(project=project).exclude(split=Split.GOLD)
     return Facts(
         slug=project.slug,
@@ -174,13 +180,14 @@ def facts_of(project: Project) -> Facts:
         n_newer_votes=_newer_votes(project, number, export) if export else 0,
         latest=latest,
         succeeded=succeeded,
-        new_policy=policies.filter(run=made).first() if made else None,
+        new_policy=new_policy,
         promoted=promoted_policy(current),
     )
 
 
 def _runs_by_kind(project: Project, number: int) -> tuple[dict[str, Run], dict[str, Run]]:
-    """The latest run of each kind in the round, and the latest that succeeded."""
+    """The latest run of each kind in the round, and the latest that succeeded; a search of which a trial was
+    promoted as a run of the kind that it tries."""
     of_round = project.runs.without_best_of().filter(
         Q(round_number=number) | Q(kind=RunKind.IMPORT_MODEL)
     )
@@ -192,7 +199,9 @@ def _runs_by_kind(project: Project, number: int) -> tuple[dict[str, Run], dict[s
     by_kind = list(newest)
     runs = project.runs.in_bulk([pk for _, *pks in by_kind for pk in pks if pk])
     latest = {kind: runs[pk] for kind, pk, _ in by_kind}
-    return latest, {kind: runs[pk] for kind, _, pk in by_kind if pk}
+    done = [runs[pk] for kind, _, pk in by_kind if pk and kind != RunKind.SEARCH]
+    done += project.runs.promoted().filter(round_number=number).prefetch_related("outputs")
+    return latest, {run.makes: run for run in sorted(done, key=lambda run: run.pk)}
 
 
 def _votes(project: Project, number: int, purpose: Purpose) -> Votes:
@@ -298,10 +307,11 @@ def _reward_model(facts: Facts) -> Step:
 def _ppo(facts: Facts) -> Step:
     step = Step("ppo", "PPO", State.TODO, "not started")
     reward_model = facts.succeeded.get(RunKind.REWARD_MODEL)
-    done = _newest_policy_run(facts.succeeded)
+    done = facts.made
     if done and _is_of_newest_votes(done, facts):
-        step = step._replace(label=done.get_kind_display())
-        summary = f"KL {decimals(done.result.get('kl'), 1)} nats"
+        step = step._replace(label=done.makes.label)
+        kl = facts.new_policy.outcome.get("kl") if facts.new_policy else None
+        summary = f"KL {decimals(kl, 1)} nats"
         step = step._replace(state=State.DONE, summary=summary, url=done.get_absolute_url())
     return _of_run(
         step, facts, RunKind.PPO, "Run PPO", is_ready=reward_model is not None, after=reward_model
@@ -328,7 +338,7 @@ def _has_new_policy(facts: Facts) -> bool:
 
 def _evaluation(facts: Facts) -> Step:
     step = Step("evaluation", "Blind evaluation", State.TODO, "not started")
-    made = _newest_policy_run(facts.succeeded)
+    made = facts.made
     done = facts.succeeded.get(RunKind.EVALUATE)
     if done is None or not _is_after(done, made) or facts.latest[RunKind.EVALUATE].is_active:
         is_ready = _has_new_policy(facts)
@@ -374,7 +384,7 @@ def _needs_model(step: Step, facts: Facts) -> Step:
 
 
 def _accuracy(run: Run) -> str:
-    accuracy = run.result.get("accuracy")
+    accuracy = run.outcome.get("accuracy")
     if accuracy is None:
         return "trained, no vote held out"
     return f"{percent(accuracy)} right, held out"
@@ -384,14 +394,8 @@ def _is_after(run: Run, other: Run | None) -> bool:
     return other is None or run.pk > other.pk
 
 
-def _newest_policy_run(succeeded: Mapping[str, Run]) -> Run | None:
-    """By whatever route: PPO is the one that the strip suggests."""
-    made = [succeeded[kind] for kind in MAKE_POLICIES if kind in succeeded]
-    return max(made, key=lambda run: run.pk, default=None)
-
-
 def _is_of_newest_votes(made: Run, facts: Facts) -> bool:
-    if made.kind in FROM_PAIRS:
+    if made.makes in FROM_PAIRS:
         return _is_for_export(made, facts.export)
     return _is_after(made, facts.succeeded.get(RunKind.REWARD_MODEL))
 

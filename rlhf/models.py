@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -142,6 +143,13 @@ class ModelVersion(models.Model):
     def settings(self) -> dict[str, Any]:
         """What it was trained with: those of its run, or of its trial in a search."""
         return self.details.get("settings") or (self.run.config if self.run else {})
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What its run has measured of it, or its trial in a search."""
+        if self.run is None or self.run.kind == RunKind.SEARCH:
+            return self.details
+        return self.run.result
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -335,6 +343,16 @@ class RunQuerySet(models.QuerySet["Run"]):
         reward model, and not about a policy."""
         return self.filter(Q(config__best_of__isnull=True) | Q(config__best_of=1))
 
+    def that_made(self, kinds: Sequence[RunKind]) -> Self:
+        """Those of these kinds that have succeeded, and searches among such of which a trial was promoted."""
+        found = Q(kind__in=kinds, status=Status.SUCCEEDED)
+        return self.filter(found) | self.promoted().filter(config__tries__in=kinds)
+
+    def promoted(self) -> Self:
+        """Searches that a model version was made of, whether they go on or not."""
+        made = ModelVersion.objects.filter(run=models.OuterRef("pk"))
+        return self.filter(models.Exists(made), kind=RunKind.SEARCH)
+
     def without_gates(self) -> Self:
         """Not the evaluations that end as soon as their votes have decided: the share that they end with
         is too far from one half, and only the gate's own interval holds for it."""
@@ -445,6 +463,18 @@ class Run(models.Model):
     def origin(self) -> str:
         """What the comparisons that it makes say of where they come from."""
         return f"run-{self.pk}"
+
+    @property
+    def makes(self) -> RunKind:
+        """Which kind of run what it makes is of: of a search, the one that it tries."""
+        return RunKind(self.config["tries"] if self.kind == RunKind.SEARCH else self.kind)
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What was measured of what it has made: of a search, of the trial that was promoted last."""
+        if self.kind != RunKind.SEARCH:
+            return self.result
+        return next((version.details for version in self.outputs.all()), {})
 
     @property
     def best_of(self) -> int:

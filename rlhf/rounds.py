@@ -106,17 +106,21 @@ def _votes_by_round(project: Project) -> tuple[dict[int, int], int]:
 
 
 def _succeeded_runs(project: Project, numbers: Iterable[int]) -> dict[tuple[int, str], Run]:
-    """The latest success of each kind, by round and kind."""
+    """The latest success of each kind, by round and kind; searches by the kind that they try."""
+    numbers = list(numbers)
     newest = (
         project.runs.without_best_of()
         .without_gates()
-        .filter(round_number__in=list(numbers), status=Status.SUCCEEDED)
+        .filter(round_number__in=numbers, status=Status.SUCCEEDED)
+        .exclude(kind=RunKind.SEARCH)
         .order_by()
         .values("round_number", "kind")
         .annotate(newest=Max("pk"))
     )
-    runs = project.runs.filter(pk__in=newest.values("newest")).prefetch_related("outputs")
-    return {(run.round_number, run.kind): run for run in runs}
+    runs = project.runs.filter(pk__in=newest.values("newest"))
+    searches = project.runs.promoted().filter(round_number__in=numbers)
+    both = (runs | searches).prefetch_related("outputs").order_by("pk")
+    return {(run.round_number, run.makes): run for run in both}
 
 
 def start_next_round(project: Project, user: User | None, *, after: int) -> None:
@@ -128,7 +132,8 @@ def start_next_round(project: Project, user: User | None, *, after: int) -> None
     if current_number(project) != after:
         return
     made = project.model_versions.filter(
-        kind=ModelKind.POLICY, run__kind__in=MAKE_POLICIES, run__round_number=after
+        kind=ModelKind.POLICY,
+        run__in=project.runs.that_made(MAKE_POLICIES).filter(round_number=after),
     )
     new_policy = made.order_by("-pk").first()
     if new_policy is None and promoted_policy(current_round(project)) is None:

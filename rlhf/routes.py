@@ -10,9 +10,10 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, NamedTuple
 
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from annotator.models import Export, Project, User
 from rlhf.evaluation import WinRate, win_rates
@@ -67,9 +68,7 @@ class Start(NamedTuple):
 
 def exports_with_routes(project: Project) -> list[Export]:
     """Those that a policy was learnt from, or may be: with a reward model. Newest first."""
-    learnt = project.runs.filter(
-        status=Status.SUCCEEDED, kind__in=[RunKind.REWARD_MODEL, *MAKE_POLICIES]
-    ).exclude(export=None)
+    learnt = project.runs.that_made([RunKind.REWARD_MODEL, *MAKE_POLICIES]).exclude(export=None)
     return list(project.exports.filter(pk__in=learnt.values("export")).order_by("-pk"))
 
 
@@ -77,17 +76,17 @@ def starts_of(export: Export, sort: str = "rate") -> list[Start]:
     """By the policy that was started from, the newest first. The number of queries does not depend on
     how many routes there are."""
     made = [run for run in _runs_from(export) if run.policy_id]
-    outputs = {run.pk: version for run in made for version in run.outputs.all()}
-    evaluations = _evaluations(export.project, outputs.values())
+    outputs: dict[Run, list[ModelVersion]] = {run: list(run.outputs.all()) for run in made}
+    evaluations = _evaluations(export.project, chain.from_iterable(outputs.values()))
     best_of = list(_best_of_runs(export))
     rates = win_rates(
         [*best_of, *(e for e in evaluations.values() if e.status == Status.SUCCEEDED)]
     )
     routes: dict[ModelVersion, list[Route]] = defaultdict(list)
-    for run in made:
+    for run, versions in outputs.items():
         assert run.policy is not None
-        evaluation = evaluations.get(outputs[run.pk].pk) if run.pk in outputs else None
-        routes[run.policy].append(_trained(run, outputs.get(run.pk), evaluation, rates))
+        found = [_trained(run, each, evaluations.get(each.pk), rates) for each in versions]
+        routes[run.policy] += found or [_trained(run, None, None, rates)]
     for run in best_of:
         assert run.policy is not None
         routes[run.policy].append(_chosen(run, rates[run.pk]))
@@ -107,20 +106,24 @@ def in_order(routes: Iterable[Route], sort: str) -> list[Route]:
 
 
 def _runs_from(export: Export) -> QuerySet[Run]:
-    of_export = export.runs.filter(kind=RunKind.REWARD_MODEL).values("outputs")
-    made = export.project.runs.filter(kind__in=MAKE_POLICIES, status=Status.SUCCEEDED)
+    made = export.project.runs.that_made(MAKE_POLICIES)
     return (
-        (made.filter(export=export) | made.filter(reward_model__in=of_export))
+        made.filter(Q(export=export) | Q(reward_model__in=_reward_models_of(export)))
         .select_related("project", "policy", "reward_model__run")
         .prefetch_related("outputs")
     )
 
 
+def _reward_models_of(export: Export) -> QuerySet[ModelVersion]:
+    return ModelVersion.objects.filter(run__in=export.runs.that_made([RunKind.REWARD_MODEL]))
+
+
 def _best_of_runs(export: Export) -> QuerySet[Run]:
     """Only those against the same policy: they say what choosing alone is worth."""
-    of_export = export.runs.filter(kind=RunKind.REWARD_MODEL).values("outputs")
     chosen = export.project.runs.filter(
-        kind=RunKind.EVALUATE, status=Status.SUCCEEDED, reward_model__in=of_export
+        kind=RunKind.EVALUATE,
+        status=Status.SUCCEEDED,
+        reward_model__in=_reward_models_of(export),
     ).select_related("project", "policy", "rival", "reward_model__run")
     return chosen.filter(config__best_of__gt=1, policy=F("rival"))
 
@@ -143,25 +146,24 @@ def _trained(
     run: Run, version: ModelVersion | None, evaluation: Run | None, rates: dict[int, WinRate]
 ) -> Route:
     judged = evaluation.result if evaluation else {}
-    margin, gain = judged.get("reward_margin"), _difference(run.result, "score_last", "score_first")
-    asked = run.reward_model.run if run.reward_model else None
+    trained = version.outcome if version else run.result
+    margin, gain = judged.get("reward_margin"), _difference(trained, "score_last", "score_first")
     return Route(
-        label=run.get_kind_display(),
+        label=_label(run, version),
         run=run,
         version=version,
         evaluation=evaluation,
         win_rate=rates.get(evaluation.pk) if evaluation else None,
         reward=gain if margin is None else margin,
-        kl=run.result.get("kl"),
-        length=judged.get("length_new", run.result.get("length_last")),
-        minutes=minutes_of(run),
-        reward_minutes=minutes_of(asked) if asked else None,
+        kl=trained.get("kl"),
+        length=judged.get("length_new", trained.get("length_last")),
+        minutes=minutes_of(run, version),
+        reward_minutes=_reward_minutes(run),
         memory_mib=run.result.get("peak_mib"),
     )
 
 
 def _chosen(run: Run, rate: WinRate) -> Route:
-    assert run.reward_model is not None
     return Route(
         label=f"Best of {run.best_of}",
         run=run,
@@ -172,13 +174,29 @@ def _chosen(run: Run, rate: WinRate) -> Route:
         kl=run.result.get("kl"),
         length=run.result.get("length_new"),
         minutes=None,
-        reward_minutes=minutes_of(run.reward_model.run) if run.reward_model.run else None,
+        reward_minutes=_reward_minutes(run),
         memory_mib=run.result.get("peak_mib"),
     )
 
 
-def minutes_of(run: Run) -> float | None:
-    """None if it was resumed: what it took before is not known."""
+def _label(run: Run, version: ModelVersion | None) -> str:
+    """Example: "DPO", or "DPO, trial 2 of search run 7\"."""
+    if run.kind != RunKind.SEARCH or version is None:
+        return run.makes.label
+    return f"{run.makes.label}, trial {version.details['trial'] + 1} of {str(run).lower()}"
+
+
+def _reward_minutes(run: Run) -> float | None:
+    model = run.reward_model
+    return minutes_of(model.run, model) if model and model.run else None
+
+
+def minutes_of(run: Run, version: ModelVersion | None = None) -> float | None:
+    """Of what was promoted from a search, those of its trial. None if the run was resumed: what it took
+    before is not known."""
+    if run.kind == RunKind.SEARCH:
+        seconds = version.details.get("seconds") if version else None
+        return None if seconds is None else seconds / 60
     if run.started is None or run.finished is None or run.attempts:
         return None
     return (run.finished - run.started).total_seconds() / 60

@@ -224,7 +224,7 @@ def _made(run: Run, row: Row) -> dict[str, Any]:
     files = result.pop("files", {})
     settings = read_json(folder / "config.json")["config"]
     details = {name: value for name, value in result.items() if name not in ("status", "report")}
-    found = {"trial": row.number, "settings": settings, **row.values}
+    found = {"trial": row.number, "seconds": row.seconds, "settings": settings, **row.values}
     return {"files": files, "details": {**details, **found}}
 
 

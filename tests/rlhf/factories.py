@@ -69,6 +69,17 @@ def learn_from(dataset, kind=RunKind.DOMAIN):
     return PolicyFactory(project=project, run=run, parent=PolicyFactory(project=project))
 
 
+def promote_trial(base, tries, details=None, **fields):
+    """A search's trial of such runs as a model version, as `searching.promote` makes it."""
+    run = RunFactory(
+        project=base.project, kind=RunKind.SEARCH, status=Status.SUCCEEDED, policy=base,
+        config={"tries": tries, "settings": {}}, **fields,
+    )  # fmt: skip
+    factory_of = RewardModelFactory if tries == RunKind.REWARD_MODEL else PolicyFactory
+    found = {"trial": 1, "seconds": 90.0, "settings": {}, **(details or {})}
+    return factory_of(project=base.project, parent=base, run=run, details=found)
+
+
 class RoundFactory(factory.django.DjangoModelFactory):
     class Meta:
         model = Round

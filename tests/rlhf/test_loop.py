@@ -22,6 +22,7 @@ from tests.rlhf.factories import (
     RunFactory,
     make_comparison,
     make_judgment,
+    promote_trial,
 )
 
 pytestmark = pytest.mark.django_db
@@ -368,6 +369,19 @@ def test_what_a_gate_has_promoted_is_a_new_policy_too(project, turn):
     assert steps(project, Role.ANNOTATOR)["new_policy"].summary == "made"
 
 
+def test_promoted_trials_of_searches_are_reward_model_and_new_policy(project, turn):
+    turn.import_model()
+    turn.judge(turn.compare())
+    promote_trial(turn.policy, RunKind.REWARD_MODEL, {"accuracy": 0.75}, export=turn.export())
+    version = promote_trial(turn.policy, RunKind.RLOO, {"kl": 2.0})
+
+    found = steps(project)
+
+    assert found["reward_model"].summary == "75\xa0% right, held out"
+    assert (found["ppo"].label, found["ppo"].summary) == ("RLOO", "KL 2.0 nats")
+    assert found["new_policy"].summary == version.name
+
+
 def test_annotator_is_told_that_there_is_a_new_policy_but_not_its_name(project, trained):
     summaries = [steps(project, role)["new_policy"].summary for role in Role.values]
 
@@ -406,13 +420,13 @@ def test_annotator_is_sent_to_the_queue_once(project, trained):
 def test_strip_takes_the_same_queries_however_much_there_is(
     project, trained, django_assert_num_queries
 ):
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(14):
         loop.strip_of(project, Role.ADMIN)
 
     trained.judge(trained.compare(3))
     RunFactory.create_batch(3, project=project, status=Status.FAILED)
 
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(14):
         loop.strip_of(project, Role.ADMIN)
 
 

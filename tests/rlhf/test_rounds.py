@@ -15,6 +15,7 @@ from tests.rlhf.factories import (
     RunFactory,
     make_comparison,
     make_judgment,
+    promote_trial,
 )
 
 pytestmark = pytest.mark.django_db
@@ -147,6 +148,18 @@ def test_next_round_starts_from_the_new_policy_and_samples_from_it(project):
     assert (begun.number, begun.policy) == (2, ppo.outputs.get())
     assert (run.kind, run.round_number, run.policy) == ("generate", 2, ppo.outputs.get())
     assert run.config["temperature"] == 0.5
+
+
+def test_a_promoted_trial_is_the_new_policy_of_its_round(project):
+    PromptFactory(project=project)
+    policy = RoundFactory(project=project).policy
+    version = promote_trial(policy, RunKind.PPO, {"kl": 2.0})
+    (row,) = rounds.rounds_of(project)
+
+    rounds.start_next_round(project, None, after=1)
+
+    assert (row.ppo, row.ppo.outcome["kl"], row.new_policy) == (version.run, 2.0, version)
+    assert rounds.current_round(project).policy == version
 
 
 def test_next_round_starts_once(project):

@@ -18,6 +18,7 @@ from tests.rlhf.factories import (
     RunFactory,
     make_comparison,
     make_judgment,
+    promote_trial,
 )
 
 pytestmark = pytest.mark.django_db
@@ -101,6 +102,29 @@ def test_routes_of_an_export_are_those_that_learnt_from_it_or_by_its_reward_mode
     assert (by_dpo.reward, by_ppo.reward) == (None, 1.5)
     assert (by_dpo.minutes, by_dpo.reward_minutes) == (pytest.approx(4), None)
     assert (by_ppo.minutes, by_ppo.reward_minutes) == (pytest.approx(10), pytest.approx(3))
+
+
+def test_what_a_search_made_is_a_route_as_soon_as_it_is_promoted(export, base):
+    version = promote_trial(base, RunKind.DPO, {"kl": 1.5, "length_last": 20.0}, export=export)
+    RunFactory(
+        project=base.project, kind=RunKind.SEARCH, status=Status.SUCCEEDED, policy=base,
+        export=export, config={"tries": "dpo"},
+    )  # fmt: skip
+
+    ((route,),) = [start.routes for start in starts_of(export)]
+
+    assert (route.label, route.version) == (f"DPO, trial 2 of search run {version.run.pk}", version)
+    assert (route.kl, route.length, route.minutes) == (1.5, 20.0, 1.5)
+
+
+def test_what_a_promoted_reward_model_rewarded_is_a_route(project, export, base):
+    reward_model = promote_trial(base, RunKind.REWARD_MODEL, export=export)
+    ppo = trained(base, RunKind.PPO, reward_model=reward_model)
+
+    ((route,),) = [start.routes for start in starts_of(export)]
+
+    assert (route.version, route.reward_minutes) == (ppo, 1.5)
+    assert exports_with_routes(project) == [export]
 
 
 def test_people_and_the_reward_model_judge_a_route_against_its_start(export, base):

@@ -313,7 +313,13 @@ def test_the_promoted_trial_is_a_version_with_its_settings_and_lineage(policy):
     assert (version.name, version.kind) == (f"reward-r1-v{run.pk}-t2", ModelKind.REWARD)
     assert (version.parent, version.run) == (policy, run)
     assert version.settings == {"adapter_layers": 2}
-    assert version.facts == {"accuracy": 0.7, "trial": 1, "learning_rate": 3e-4, "members": 1}
+    assert version.facts == {
+        "accuracy": 0.7,
+        "trial": 1,
+        "seconds": 60.0,
+        "learning_rate": 3e-4,
+        "members": 1,
+    }
     assert version.files == files_in(Path(version.path))
     assert f"export-{run.export_id}" in of_version(version).back.nodes
 
