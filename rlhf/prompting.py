@@ -438,9 +438,10 @@ def _decided(rate: WinRate) -> int:
 
 
 def best_tried(project: Project) -> Tried | None:
-    """The prompt version with the highest win rate, or the newest while none has been judged; None without
-    any."""
-    versions = project.model_versions.filter(kind=ModelKind.PROMPT).select_related("parent")
+    """The prompt version with examples that has the highest win rate, or the newest while none has been
+    judged; None without any. An instruction alone is no few-shot prompting."""
+    prompts = project.model_versions.filter(kind=ModelKind.PROMPT, details__examples__gt=0)
+    versions = prompts.select_related("parent")
     found = tried(project, versions[:RUNS_READ])
     judged = [each for each in found if _rate(each) is not None]
     return max(judged, key=lambda each: _rate(each) or 0.0) if judged else next(iter(found), None)

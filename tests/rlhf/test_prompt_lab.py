@@ -123,10 +123,16 @@ def ppo_form(admin):
     return admin.get(reverse("rlhf:new_run", args=[admin.project.slug, "ppo"]))
 
 
+def with_example(policy):
+    answer = judged(policy.project, "good", "bad")
+    return create_prompt_version(policy.project, Draft(policy, examples=[answer.pk]))
+
+
 def test_the_form_of_a_training_run_asks_whether_few_shot_was_tried(admin, policy):
+    create_prompt_version(admin.project, Draft(policy, "Be brief."), name="brief")
     assert "Has few-shot prompting been tried?" in ppo_form(admin).content.decode()
 
-    create_prompt_version(admin.project, Draft(policy, "Be brief."), name="brief")
+    with_example(policy)
 
     assert "Few-shot prompting so far: <a" in ppo_form(admin).content.decode()
 
@@ -142,7 +148,7 @@ def test_it_asks_no_more_when_told_so(admin, policy):
 
 def test_what_was_tried_is_shown_to_those_who_are_not_asked_any_more(admin, policy):
     admin.post(address(admin.project, "dismiss_prompt_lab"))
-    create_prompt_version(admin.project, Draft(policy, "Be brief."), name="brief")
+    with_example(policy)
 
     page = ppo_form(admin).content.decode()
 

@@ -246,25 +246,42 @@ def test_examples_are_compared_one_by_one(project, policy):
 
 def test_the_best_prompt_version_is_the_one_people_prefer_most_often(project, policy):
     assert best_tried(project) is None
+    answer = judged(project, "good", "bad")
     winner, loser = (
-        create_prompt_version(project, Draft(policy, text)) for text in ("Be brief.", "Be rude.")
+        create_prompt_version(project, Draft(policy, text, examples=[answer.pk]))
+        for text in ("Be brief.", "Be rude.")
     )
     for version, wins in ((winner, True), (loser, False)):
-        run = EvaluateRunFactory(
-            project=project, policy=version, rival=policy, status=Status.SUCCEEDED
-        )
-        decide(run, new_wins=wins)
+        decide(evaluated(version), new_wins=wins)
 
     assert best_tried(project).version == winner
     assert best_tried(project).win_rate.rate == 1.0
 
 
 def test_a_gate_does_not_say_how_often_people_prefer_a_prompt_version(project, policy):
-    version = create_prompt_version(project, Draft(policy, "Be brief."))
+    answer = judged(project, "good", "bad")
+    version = create_prompt_version(project, Draft(policy, examples=[answer.pk]))
     gate = GateFactory(project=project, candidate=version, incumbent=policy)
     decide(gate.run, new_wins=True)
 
     assert best_tried(project) == (version, None, None)
+
+
+def test_an_instruction_alone_is_no_few_shot_prompting(project, policy):
+    decide(evaluated(create_prompt_version(project, Draft(policy, "Be brief."))), new_wins=True)
+    assert best_tried(project) is None
+    answer = judged(project, "good", "bad")
+
+    version = create_prompt_version(project, Draft(policy, examples=[answer.pk]))
+
+    assert best_tried(project) == (version, None, None)
+
+
+def evaluated(version):
+    """The run that compares it with its policy."""
+    return EvaluateRunFactory(
+        project=version.project, policy=version, rival=version.parent, status=Status.SUCCEEDED
+    )
 
 
 def decide(run, new_wins):
