@@ -18,6 +18,7 @@ from django.utils.choices import flatten_choices
 from django.utils.html import strip_tags
 
 from rlhf.forms import RunForm
+from rlhf.forms.fields import VersionField
 
 ROWS_LISTED = 20
 FLAGS = {"true": True, "false": False}
@@ -70,14 +71,21 @@ def _value(field: forms.Field, texts: list[str]) -> Any:
 
 
 def _find(field: forms.ModelChoiceField, text: str) -> Any:
-    """The row of this name, the newest of several; else of this number."""
     rows: Any = field.queryset
+    found = _row(rows, text)
+    if found is None:
+        if isinstance(field, VersionField) and (other := _row(field.versions, text)):
+            raise ValueError(field.why_not(other))
+        there = ", ".join(_name_of(row) for row in rows[:ROWS_LISTED]) or "none yet"
+        raise ValueError(f"There is no “{text}” to choose. There are: {there}.")
+    return found
+
+
+def _row(rows: Any, text: str) -> Any:
+    """The one of this name, the newest of several; else of this number; None if there is none."""
     found = rows.filter(name=text).order_by("-pk").first() if _has_names(rows.model) else None
     if found is None and text.isdecimal():
         found = rows.filter(pk=int(text)).first()
-    if found is None:
-        there = ", ".join(_name_of(row) for row in rows[:ROWS_LISTED]) or "none yet"
-        raise ValueError(f"There is no “{text}” to choose. There are: {there}.")
     return found
 
 

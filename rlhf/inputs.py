@@ -116,6 +116,15 @@ PUT_AROUND = [  # each question what a prompt version says
 
 
 ASKED = ("policy", "rival", "judge")
+TRIED_HERE = "the trials of a search, those of distillations too, start from a policy that is here."
+ELSEWHERE_CAN = (
+    "it can write answers, in “Generate completions”, “Evaluate”, “Distillation”, “Evaluation suite” and “Live "
+    "conversations”, and nothing else."
+)
+PROMPTED_CAN = (
+    "it can write answers, in “Generate completions”, “Evaluate”, “Evaluation suite” and “Live conversations”, and "
+    "teach in “Distillation”."
+)
 
 
 def version_kinds(run_kind: str, name: str) -> list[ModelKind]:
@@ -134,6 +143,29 @@ def takes(run_kind: str, name: str, version: ModelVersion) -> bool:
     """Also whether it takes the policy that a prompt version is put around."""
     kinds = version_kinds(run_kind, name)
     return version.kind in kinds and version.writer.kind in kinds
+
+
+def why_not(run_kind: str, name: str, version: ModelVersion) -> str:
+    """Why a run of this kind cannot take a version of its project there, and what to choose instead; empty if
+    it can."""
+    kinds, writer = version_kinds(run_kind, name), version.writer
+    is_prompt = version.kind == ModelKind.PROMPT
+    if ModelKind.POLICY in kinds and writer.kind == ModelKind.ENDPOINT and writer.kind not in kinds:
+        around = f"{version} is a prompt version, and " if is_prompt else ""
+        return (
+            f"{around}{writer} is a policy elsewhere, of which nobody here has the weights: "
+            f"{TRIED_HERE if run_kind == RunKind.SEARCH else ELSEWHERE_CAN} Choose a policy that is here."
+        )
+    if ModelKind.POLICY in kinds and is_prompt and version.kind not in kinds:
+        return (
+            f"{version} is a prompt version and has no weights of its own: "
+            f"{TRIED_HERE if run_kind == RunKind.SEARCH else PROMPTED_CAN} Choose {writer} instead."
+        )
+    return "" if version.kind in kinds else f"{version} is no {_wanted(name)} of this project."
+
+
+def _wanted(name: str) -> str:
+    return " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
 
 
 @dataclass(frozen=True)
@@ -177,6 +209,8 @@ def config_of(order: Order) -> Config:
 
 
 def _search(order: Order) -> Config:
+    for name, version in order.versions.items():
+        _check_kind(order, name, version)
     tried = tried_by(order)
     trial = config_of(tried)
     _check_held_out(tried)
@@ -267,24 +301,7 @@ def _check_suite(order: Order) -> None:
 
 def _check_versions(order: Order) -> None:
     for name, version in order.versions.items():
-        kinds = version_kinds(order.kind, name)
-        is_of_project = version.project_id == order.project.pk
-        is_elsewhere = version.writer.kind == ModelKind.ENDPOINT
-        if is_of_project and is_elsewhere and ModelKind.ENDPOINT not in kinds:
-            raise RunRefused(
-                f"{version.writer} is a policy elsewhere, of which nobody here has the weights: it can write "
-                "answers, in “Generate completions”, “Evaluate”, “Distillation”, “Evaluation suite” and “Live "
-                "conversations”, and nothing else."
-            )
-        if is_of_project and version.kind == ModelKind.PROMPT and version.kind not in kinds:
-            raise RunRefused(
-                f"{version} is a prompt version and has no weights of its own: it can write answers, in "
-                "“Generate completions”, “Evaluate”, “Evaluation suite” and “Live conversations”, and teach in "
-                f"“Distillation”. Choose {version.writer} instead."
-            )
-        if not is_of_project or version.kind not in kinds:
-            wanted = " or ".join(kind.label.lower() for kind in VERSION_KINDS[name])
-            raise RunRefused(f"{version} is no {wanted} of this project.")
+        _check_kind(order, name, version)
         if version.has_virtual_tokens and order.kind not in WRITE_ANSWERS:
             raise RunRefused(
                 f"{version} is virtual tokens before the prompt, which cannot be merged into weights: it "
@@ -294,6 +311,13 @@ def _check_versions(order: Order) -> None:
             _check_endpoint(version.writer)
         if version.kind != ModelKind.ENDPOINT:
             _check_files(version)
+
+
+def _check_kind(order: Order, name: str, version: ModelVersion) -> None:
+    if version.project_id != order.project.pk:
+        raise RunRefused(f"{version} is no {_wanted(name)} of this project.")
+    if problem := why_not(order.kind, name, version):
+        raise RunRefused(problem)
 
 
 def _check_endpoint(version: ModelVersion) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Any, Self
 
 from django import forms
@@ -10,7 +11,8 @@ from django.db.models import QuerySet
 from django.forms import BoundField
 
 from annotator.models import Export, Project
-from rlhf.inputs import version_kinds
+from rlhf.forms.fields import VersionField
+from rlhf.inputs import version_kinds, why_not
 from rlhf.models import ModelVersion, RunKind
 from rlhf.presets import Preset
 
@@ -52,6 +54,9 @@ class RunForm(forms.Form):
         for name, field in self.fields.items():
             if isinstance(field, forms.ModelChoiceField):
                 field.queryset = self._rows(project, name)
+                if isinstance(field, VersionField):
+                    field.versions = project.model_versions.all()
+                    field.why_not = partial(why_not, self.kind, name)
                 if field.required and name not in self.initial:
                     self.initial[name] = _first_of(field)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.db.models import QuerySet
 
 from rlhf.models import ModelVersion
 from rlhf.training.config import (
@@ -136,17 +138,30 @@ def sample_of_prompts() -> Any:
     )
 
 
+class VersionField(forms.ModelChoiceField):
+    """Of a version of the project that may not stand here it says why, and what to choose instead."""
+
+    versions: QuerySet[ModelVersion] = ModelVersion.objects.none()  # those of the project
+    why_not: Callable[[ModelVersion], str]
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            return super().to_python(value)
+        except forms.ValidationError as error:
+            other = self.versions.filter(pk=value).first() if str(value).isdecimal() else None
+            if other and (why := self.why_not(other)):
+                raise forms.ValidationError(why, code="invalid_choice") from error
+            raise
+
+
 def version(label: str, help_text: str, *, required: bool = True, empty: str = "None") -> Any:
-    return forms.ModelChoiceField(
+    return VersionField(
         ModelVersion.objects.none(),
         label=label,
         help_text=help_text,
         required=required,
         empty_label=None if required else empty,
-        error_messages={
-            "invalid_choice": "Choose one of the list. A policy elsewhere can only write answers, in "
-            "“Generate completions”, “Evaluate”, “Distillation”, “Evaluation suite” and “Live conversations”."
-        },
+        error_messages={"invalid_choice": "Choose one of the list."},
     )
 
 

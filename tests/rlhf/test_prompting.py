@@ -8,6 +8,7 @@ from annotator.differences import Piece
 from annotator.models import Comparison, Completion
 from rlhf.evaluation import store_pairs
 from rlhf.inputs import RunRefused
+from rlhf.launching import form_with
 from rlhf.lineage import carriers_of
 from rlhf.models import ModelKind, ModelVersion, RunKind, Status
 from rlhf.prompting import (
@@ -192,6 +193,65 @@ def test_training_refuses_a_prompt_version_and_names_its_policy(project, policy)
 
     with pytest.raises(RunRefused, match=r"polite-prompt-1 is a prompt version .* Choose polite"):
         launch(project, RunKind.PPO, {"rewards": []}, round_number=1, policy=version)
+
+
+CAN = (
+    "it can write answers, in “Generate completions”, “Evaluate”, “Evaluation suite” and “Live conversations”, and "
+    "teach in “Distillation”."
+)
+TRIED = "the trials of a search, those of distillations too, start from a policy that is here."
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "why"),
+    [("ppo", {}, CAN), ("dpo", {}, CAN), ("search", {}, TRIED), ("search", {"tries": "distill"}, TRIED)],
+)  # fmt: skip
+def test_forms_of_training_runs_say_what_to_choose_instead(project, policy, kind, sent, why):
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+
+    form = form_with(project, kind, {**sent, "policy": version.pk})
+
+    assert form.errors["policy"] == [
+        f"polite-prompt-1 is a prompt version and has no weights of its own: {why} Choose polite instead."
+    ]
+
+
+def test_of_a_prompt_version_elsewhere_nobody_here_has_the_weights(project):
+    endpoint = EndpointFactory(version__project=project, version__name="far").version
+    version = create_prompt_version(project, Draft(endpoint, "Be brief."))
+
+    form = form_with(project, RunKind.SEARCH, {"policy": version.pk})
+
+    assert form.errors["policy"] == [
+        "far-prompt-1 is a prompt version, and far is a policy elsewhere, of which nobody here has the weights: "
+        f"{TRIED} Choose a policy that is here."
+    ]
+
+
+def test_a_prompt_version_is_no_reward_model(project, policy):
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+
+    form = form_with(project, RunKind.EVALUATE, {"reward_model": version.pk})
+
+    assert form.errors["reward_model"] == ["polite-prompt-1 is no reward model of this project."]
+
+
+def test_forms_say_nothing_of_versions_of_other_projects(project, policy):
+    other = create_prompt_version(
+        (theirs := PolicyFactory(name="secret")).project, Draft(theirs, "Be brief.")
+    )
+
+    form = form_with(project, RunKind.PPO, {"policy": other.pk})
+
+    assert form.errors["policy"] == ["Choose one of the list."]
+
+
+def test_trials_refuse_a_prompt_version_however_they_are_launched(project, policy):
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+    settings = {"tries": "distill", "space": "temperature = 0.5 .. 1.0"}
+
+    with pytest.raises(RunRefused, match=r"polite-prompt-1 is a prompt version .* Choose polite"):
+        launch(project, RunKind.SEARCH, settings, round_number=1, policy=version)
 
 
 def test_a_changed_prompt_is_refused(project, policy):

@@ -13,6 +13,7 @@ from rlhf.form_words import describe, read
 from rlhf.forms import FORMS
 from rlhf.launching import form_with, shown_form
 from rlhf.models import DatasetKind, RunKind, Status
+from rlhf.prompting import Draft, create_prompt_version
 from rlhf.training.tiny import build_tiny_model
 from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
@@ -125,6 +126,16 @@ def test_what_cannot_work_has_a_sentence_instead_of_an_estimate(project, policy)
 
 
 # --- what is wrong --------------------------------------------------------------------------------
+@pytest.mark.parametrize("by", ["name", "pk"])
+def test_a_prompt_version_names_the_policy_to_choose_instead(project, policy, by):
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+
+    said = refusal("tea", "probe", f"policy={getattr(version, by)}")
+
+    assert said.startswith("policy: base-prompt-1 is a prompt version and has no")
+    assert said.endswith("Choose base instead.")
+
+
 def test_all_that_is_wrong_is_said_at_once(project, policy):
     demonstrations(project, "polite")
 

@@ -4,6 +4,7 @@ from annotator.models import Role
 from rlhf.forms import FORMS, GenerateForm
 from rlhf.models import Metrics, Run, RunKind, Sample, Status
 from rlhf.price_models import Price
+from rlhf.prompting import Draft, create_prompt_version
 from rlhf.training.config import GenerateConfig
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory, api_client
 from tests.rlhf.factories import GenerateRunFactory, PolicyFactory, RunFactory
@@ -71,6 +72,18 @@ def test_a_run_that_cannot_work_is_refused_with_the_sentence_of_the_page(project
 
     assert answer.status_code == 422
     assert answer.json()["detail"] == "This project has no prompts yet: import some first."
+
+
+def test_a_prompt_version_that_cannot_be_trained_names_its_policy(project, admin):
+    policy = PolicyFactory(project=project, name="base")
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+
+    answer = launch(admin, kind="probe", policy=version.pk)
+
+    (error,) = [each for each in answer.json()["errors"] if each["pointer"] == "#/policy"]
+    assert answer.status_code == 422
+    assert error["detail"].startswith("base-prompt-1 is a prompt version and has no weights")
+    assert error["detail"].endswith("Choose base instead.")
 
 
 def test_a_model_of_another_project_cannot_be_used(project, admin):
