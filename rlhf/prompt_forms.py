@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from django import forms
@@ -38,8 +39,11 @@ class QuestionField(forms.ModelChoiceField):
 
 
 class PromptForm(forms.Form):
+    """The token, drawn when the form is shown, makes a form that is sent twice one version."""
+
     intro = "Instructions, examples and passages around each question: a candidate that needs no training."
 
+    token = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
     policy = forms.ModelChoiceField(
         ModelVersion.objects.none(), label="Policy", empty_label=None,
         help_text="Who is asked: one that is here, or elsewhere.",

@@ -74,8 +74,9 @@ def new_prompt(request: HtmxRequest, slug: str) -> HttpResponse:
     if form.is_valid():
         try:
             version = create_prompt_version(
-                project, form.draft, name=form.cleaned_data["name"], user=request.user
-            )
+                project, form.draft, user=request.user,
+                name=form.cleaned_data["name"], token=form.cleaned_data["token"],
+            )  # fmt: skip
         except PromptRefused as refusal:
             form.add_error(None, str(refusal))
         else:

@@ -7,6 +7,7 @@ frozen in its folder (rlhf/training/prompting.py).
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import uuid
@@ -252,23 +253,32 @@ def _check(project: Project, draft: Draft) -> None:
 
 
 def create_prompt_version(
-    project: Project, draft: Draft, *, name: str = "", user: User | None = None
+    project: Project,
+    draft: Draft,
+    *,
+    name: str = "",
+    user: User | None = None,
+    token: uuid.UUID | None = None,
 ) -> ModelVersion:
-    """Freeze the draft as a version of its policy. Raises PromptRefused, and leaves nothing behind then."""
+    """Freeze the draft as a version of its policy. The same draft with the same token again gives back the
+    version that it made. Raises PromptRefused, and leaves nothing behind then."""
+    folder = Path(settings.PROMPTS_DIR) / str(_key(draft, name, token or uuid.uuid4()))
     prompting, judged = prompting_of(project, draft)
     if prompting == Prompting(budget_tokens=draft.budget_tokens, shots=draft.shots, passages=draft.passages):  # fmt: skip
         raise PromptRefused(
             f"This is {draft.policy} as it is: write an instruction, choose examples or a collection."
         )
-    number = draft.policy.children.filter(kind=ModelKind.PROMPT).count() + 1
-    folder = Path(settings.PROMPTS_DIR) / str(uuid.uuid4())
-    folder.mkdir(parents=True)
     try:
-        write_json(folder / PROMPTING, prompting.to_dict())
         with transaction.atomic():
+            # Of two at once the second finds what the first has made.
+            Project.objects.select_for_update().get(pk=project.pk)
+            if known := project.model_versions.filter(path=str(folder)).first():
+                return known
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / PROMPTING, prompting.to_dict())
             version = ModelVersion.objects.create(
                 project=project,
-                name=name or unused_name(project, f"{draft.policy.name[:100]}-prompt-{number}"),
+                name=name or _next_name(project, draft.policy),
                 kind=ModelKind.PROMPT,
                 parent=draft.policy,
                 path=str(folder),
@@ -285,6 +295,18 @@ def create_prompt_version(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _key(draft: Draft, name: str, token: uuid.UUID) -> uuid.UUID:
+    """The same for what is the same of one form: whoever changes it after going back makes another version."""
+    collection = draft.collection and draft.collection.pk
+    said = {**vars(draft), "policy": draft.policy.pk, "collection": collection, "name": name}
+    return uuid.uuid5(token, json.dumps(said))
+
+
+def _next_name(project: Project, policy: ModelVersion) -> str:
+    number = policy.children.filter(kind=ModelKind.PROMPT).count() + 1
+    return unused_name(project, f"{policy.name[:100]}-prompt-{number}")
 
 
 def _details(draft: Draft, judged: Sequence[Judged]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ TITLE, TEXT = 200, 5_000_000  # characters
 NEW_PROMPT = serializer_of(
     PromptForm,
     "NewPromptVersion",
-    without=["examples"],
+    without=["examples", "token"],
     examples=serializers.ListField(
         child=row_id(), required=False, help_text="Completions, for “hand”, in this order."
     ),

@@ -1,3 +1,5 @@
+import uuid
+
 import pytest
 from django.urls import reverse
 
@@ -28,7 +30,7 @@ def address(project, name="prompt_lab", query=""):
 
 
 def as_sent(policy, **fields):
-    sent = {"policy": policy.pk, "system": "Be brief.", "template": "{prompt}", "selection": "hand",
+    sent = {"token": uuid.uuid4(), "policy": policy.pk, "system": "Be brief.", "template": "{prompt}", "selection": "hand",
             "shots": 4, "seed": 0, "budget_tokens": 200, "passages": 3}  # fmt: skip
     return sent | fields
 
@@ -44,6 +46,20 @@ def test_a_version_is_saved_with_the_examples_in_the_order_ticked(admin, policy)
     assert response.url == version.get_absolute_url()
     page = admin.get(response.url).content.decode()
     assert page.index("one") < page.index("two")
+
+
+def test_a_form_that_is_sent_twice_makes_one_version_and_a_changed_one_another(admin, policy):
+    new, form = address(admin.project, "new_prompt"), as_sent(policy, selection="similar")
+    judged(admin.project, "good", "bad")
+
+    first = admin.post(new, form)
+    judged(admin.project, "fine", "poor")  # one more to choose from
+    again = admin.post(new, form)
+    changed = admin.post(new, {**form, "system": "Be kind."})
+
+    newest, oldest = ModelVersion.objects.filter(kind=ModelKind.PROMPT)
+    assert (first.url, again.url) == (oldest.get_absolute_url(), oldest.get_absolute_url())
+    assert changed.url == newest.get_absolute_url()
 
 
 def test_the_preview_shows_the_whole_prompt_for_a_held_out_one(admin, policy):
