@@ -221,8 +221,8 @@ def prompting_of(project: Project, draft: Draft) -> tuple[Prompting, list[Judged
     ]
     try:
         prompting = Prompting(
-            system=draft.system,
-            template=draft.template,
+            system=_plain(draft.system) if draft.system.strip() else "",
+            template=_plain(draft.template),
             selection=draft.selection,
             examples=examples,
             shots=draft.shots,
@@ -233,6 +233,11 @@ def prompting_of(project: Project, draft: Draft) -> tuple[Prompting, list[Judged
     except ValueError as error:
         raise PromptRefused(f"This prompt does not work: {error}.") from error
     return prompting, judged
+
+
+def _plain(text: str) -> str:
+    """With line ends as models know them: browsers send others."""
+    return text.replace("\r\n", "\n")
 
 
 def _check(project: Project, draft: Draft) -> None:
@@ -264,7 +269,7 @@ def create_prompt_version(
     version that it made. Raises PromptRefused, and leaves nothing behind then."""
     folder = Path(settings.PROMPTS_DIR) / str(_key(draft, name, token or uuid.uuid4()))
     prompting, judged = prompting_of(project, draft)
-    if prompting == Prompting(budget_tokens=draft.budget_tokens, shots=draft.shots, passages=draft.passages):  # fmt: skip
+    if _changes_nothing(prompting):
         raise PromptRefused(
             f"This is {draft.policy} as it is: write an instruction, choose examples or a collection."
         )
@@ -295,6 +300,11 @@ def create_prompt_version(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _changes_nothing(prompting: Prompting) -> bool:
+    is_bare = not (prompting.system or prompting.examples or prompting.collection)
+    return is_bare and prompting.template.strip() == QUESTION
 
 
 def _key(draft: Draft, name: str, token: uuid.UUID) -> uuid.UUID:

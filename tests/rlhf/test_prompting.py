@@ -115,6 +115,20 @@ def test_a_version_has_its_text_frozen_and_its_policy_as_parent(project, policy)
     assert set(version.files) == {"prompting.json"}
 
 
+def test_line_ends_of_browsers_reach_no_model(project, policy):
+    draft = Draft(policy, "Be brief.\r\nBe kind.", template="Q:\r\n{prompt}")
+
+    prompting = prompting_in(create_prompt_version(project, draft))
+
+    assert (prompting.system, prompting.template) == ("Be brief.\nBe kind.", "Q:\n{prompt}")
+
+
+def test_a_system_message_of_blanks_is_none(project, policy):
+    version = create_prompt_version(project, Draft(policy, " \n", template="Q: {prompt}"))
+
+    assert prompting_in(version).system == ""
+
+
 def test_random_examples_are_drawn_by_their_seed(project, policy):
     for number in range(6):
         judged(project, f"good {number}", "bad")
@@ -140,6 +154,7 @@ def test_an_answer_to_a_held_out_prompt_is_refused_as_an_example(project, policy
     ("changed", "message"),
     [
         ({}, "This is polite as it is"),
+        ({"system": " \r\n\t", "template": " {prompt}\n"}, "This is polite as it is"),
         ({"selection": "similar"}, "Nobody has preferred an answer to a training prompt yet"),
         ({"template": "no question"}, r"must have \{prompt\} exactly once"),
         ({"examples": [10**6]}, "This project has no answer 1000000"),
