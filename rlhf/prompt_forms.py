@@ -26,9 +26,11 @@ def _text(label: str, help_text: str, rows: int, **more: Any) -> Any:
     )
 
 
-def _whole(label: str, help_text: str, initial: int, high: int, low: int = 1) -> Any:
+def _whole(
+    label: str, help_text: str, initial: int | None, high: int, low: int = 1, **more: Any
+) -> Any:
     return forms.IntegerField(
-        label=label, help_text=help_text, initial=initial, min_value=low, max_value=high
+        label=label, help_text=help_text, initial=initial, min_value=low, max_value=high, **more
     )
 
 
@@ -83,9 +85,11 @@ class PromptForm(forms.Form):
     seed = _whole("Seed", "For “random”: the same seed draws the same.", 0, 2**31 - 1, low=0)
     budget_tokens = _whole(
         "Token budget",
-        "Of the whole prompt. What does not fit is left out: examples from the end, then passages.",
-        Prompting.budget_tokens,
+        "Of the whole prompt. What does not fit is left out: examples from the end, then passages. Empty: "
+        f"{Prompting.budget_tokens:,}, or what leaves a smaller model room for an answer.",
+        None,
         131_072,
+        required=False,
     )
     collection = forms.ModelChoiceField(
         DocumentCollection.objects.none(),

@@ -48,6 +48,7 @@ from rlhf.models import (
 )
 from rlhf.quarantine import out_among
 from rlhf.training.artifacts import RunError, write_json
+from rlhf.training.config import GenerateConfig
 from rlhf.training.hashes import files_in, find_problems, in_a_sentence
 from rlhf.training.prompting import PROMPTING, QUESTION, SIDES, Prompting, read_prompting
 from rlhf.training.screen_rows import answer_key, prompt_key
@@ -91,9 +92,22 @@ class Draft:
     examples: Sequence[int] = field(default_factory=tuple)  # completions chosen by hand
     shots: int = 4
     seed: int = 0
-    budget_tokens: int = 1024
+    budget_tokens: int | None = None  # None: as suggested for the policy
     collection: DocumentCollection | None = None
     passages: int = 3
+
+    @property
+    def budget(self) -> int:
+        said = self.budget_tokens
+        return suggested_budget(self.policy) if said is None else said
+
+
+def suggested_budget(policy: ModelVersion) -> int:
+    """Tokens of a whole prompt: the usual number, or what leaves room for an answer where the model reads less."""
+    reads = policy.root().details.get("context_tokens")
+    if not reads:
+        return Prompting.budget_tokens
+    return min(Prompting.budget_tokens, reads - min(GenerateConfig.max_new_tokens, reads // 2))
 
 
 # --- examples ---------------------------------------------------------------------------------
@@ -226,7 +240,7 @@ def prompting_of(project: Project, draft: Draft) -> tuple[Prompting, list[Judged
             selection=draft.selection,
             examples=examples,
             shots=draft.shots,
-            budget_tokens=draft.budget_tokens,
+            budget_tokens=draft.budget,
             collection=draft.collection.path if draft.collection else "",
             passages=draft.passages,
         )
@@ -250,10 +264,10 @@ def _check(project: Project, draft: Draft) -> None:
     if draft.collection is not None and draft.collection.project_id != project.pk:
         raise PromptRefused(f"{draft.collection} is no collection of this project.")
     reads = policy.root().details.get("context_tokens")
-    if reads and draft.budget_tokens >= reads:
+    if reads and draft.budget >= reads:
         raise PromptRefused(
-            f"A budget of {draft.budget_tokens} tokens leaves no room for an answer: {policy} reads "
-            f"{reads} with its answer."
+            f"A budget of {draft.budget} tokens leaves no room for an answer: {policy} reads "
+            f"{reads} with its answer. Take {suggested_budget(policy)}, or fewer."
         )
 
 
@@ -326,7 +340,7 @@ def _details(draft: Draft, judged: Sequence[Judged]) -> dict[str, Any]:
         "examples": len(judged),
         "shots": draft.shots,
         "seed": draft.seed,
-        "budget_tokens": draft.budget_tokens,
+        "budget_tokens": draft.budget,
         "annotators": sorted({pk for each in judged for pk in each.annotators}),
         **(
             {

@@ -168,8 +168,19 @@ def test_a_draft_that_cannot_work_is_refused(project, policy, changed, message):
 def test_a_budget_that_leaves_no_room_for_an_answer_is_refused(project):
     small = PolicyFactory(project=project, details={"context_tokens": 512})
 
-    with pytest.raises(PromptRefused, match="A budget of 512 tokens leaves no room"):
+    with pytest.raises(PromptRefused, match=r"512 tokens leaves no room .* Take 384, or fewer"):
         create_prompt_version(project, Draft(small, "Be brief.", budget_tokens=512))
+
+
+@pytest.mark.parametrize(("reads", "budget"), [(None, 1024), (8192, 1024), (1024, 896), (100, 50)])
+def test_the_budget_is_what_fits_if_none_is_said(project, reads, budget):
+    imported = PolicyFactory(project=project, details={"context_tokens": reads})
+    adapter = PolicyFactory(project=project, parent=imported)
+
+    version = create_prompt_version(project, Draft(adapter, "Be brief."))
+
+    assert prompting_in(version).budget_tokens == budget
+    assert version.details["budget_tokens"] == budget
 
 
 def test_a_name_is_taken_once(project, policy):

@@ -30,7 +30,7 @@ class Command(BaseCommand):
                             help="numbers of answers, for --selection hand")  # fmt: skip
         parser.add_argument("--shots", type=int, default=Prompting.shots)
         parser.add_argument("--seed", type=int, default=0)
-        parser.add_argument("--budget-tokens", type=int, default=Prompting.budget_tokens)
+        parser.add_argument("--budget-tokens", type=int, help="else what fits the policy")
         parser.add_argument(
             "--documents", default="", help="name of a collection: its latest version"
         )

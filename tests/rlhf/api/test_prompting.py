@@ -37,6 +37,15 @@ def test_a_prompt_version_is_made_and_read(project, admin):
     assert (found["system"], found["examples"][0]["answer"]) == ("Be brief.", "good")
 
 
+def test_the_budget_is_what_fits_the_policy_that_is_named(project, admin):
+    small = PolicyFactory(project=project, details={"context_tokens": 512})
+    PolicyFactory(project=project)
+
+    post(admin, f"{TEA}prompting/", policy=small.pk, system="Be brief.")
+
+    assert small.children.get().details["budget_tokens"] == 384
+
+
 def test_a_held_out_answer_is_refused_as_an_example(project, admin):
     PolicyFactory(project=project)
     secret = judged(project, "secret", "bad", split="test")
