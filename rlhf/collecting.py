@@ -21,6 +21,7 @@ from rlhf.models import ModelKind, ModelVersion, Round, Run, RunKind
 from rlhf.questions import store_order
 from rlhf.screening import collect_screen
 from rlhf.training.artifacts import read_json
+from rlhf.training.config_base import LONGEST_NAME
 from rlhf.training.search_config import TRIALS
 
 
@@ -30,7 +31,7 @@ def collect_import_model(run: Run) -> dict[str, Any]:
     details = {name: value for name, value in run.result.items() if name != "probe"}
     version = ModelVersion.objects.create(
         project=run.project,
-        name=unused_name(run.project, run.result["name"]),
+        name=unused_name(run.project, " ".join(run.result["name"].split())[:LONGEST_NAME]),
         kind=run.result.get("kind", ModelKind.POLICY),  # of before there were bases: a policy
         run=run,
         path=existing_folder(Path(run.result["artifact"])),

@@ -15,6 +15,7 @@ from django.db import IntegrityError, transaction
 from annotator.audit import Action, record
 from annotator.models import Export, Project, User
 from rlhf.models import Dataset, DatasetKind, Run
+from rlhf.training.config_base import is_one_line
 from rlhf.training.hashes import files_in
 
 Row = dict[str, Any]  # {"messages": [{"role", "content"}, …]} or {"text": …}; more keys are kept
@@ -78,7 +79,7 @@ def create_dataset(
 def refuse_taken(project: Project, name: str) -> None:
     """Raises DatasetRefused if no dataset can have this name, or one of the project has it."""
     longest = Dataset._meta.get_field("name").max_length or 0
-    if not name.strip() or len(name) > longest or not name.isprintable():
+    if not name.strip() or not is_one_line(name, longest):
         raise DatasetRefused(f"The name of a dataset is one line of 1 to {longest} characters.")
     if project.datasets.filter(name=name).exists():
         raise DatasetRefused(f"This project has a dataset “{name}” already: take another name.")

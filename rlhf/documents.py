@@ -26,6 +26,7 @@ from annotator.audit import Action, record
 from annotator.models import Project, User
 from rlhf.chunking import passages_of
 from rlhf.models import DocumentCollection, Run
+from rlhf.training.config_base import is_one_line
 from rlhf.training.hashes import files_in
 from rlhf.training.retrieval import Collection, Passage, write_passages
 from rlhf.training.retrieval_metrics import RELEVANT, Relevant, measure
@@ -183,6 +184,12 @@ def create_collection(
 
     Raises DocumentsRefused, and leaves nothing behind then; what `documents` raises passes through.
     """
+    name = name.strip()
+    longest = DocumentCollection._meta.get_field("name").max_length or 0
+    if not name or not is_one_line(name, longest):
+        raise DocumentsRefused(
+            f"The name of a collection is one line of 1 to {longest} characters."
+        )
     if not 0 <= overlap < size:
         raise DocumentsRefused(f"The overlap, {overlap}, must be below the size, {size}.")
     passages, n_documents = _passages(documents, size, overlap)

@@ -13,6 +13,7 @@ from rlhf.collecting import unused_name
 from rlhf.endpoints import clean_address
 from rlhf.models import Endpoint
 from rlhf.training.config import MOST_REQUESTS_AT_ONCE
+from rlhf.training.config_base import is_one_line
 
 NUMBER = {"step": "any", "inputmode": "decimal"}
 
@@ -162,6 +163,18 @@ class AddEndpointForm(LimitsForm):
     def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.project = project
+
+    def clean_name(self) -> str:
+        return self._one_line("name")
+
+    def clean_model(self) -> str:
+        return self._one_line("model")
+
+    def _one_line(self, name: str) -> str:
+        text: str = self.cleaned_data[name]
+        if not is_one_line(text, len(text)):
+            raise forms.ValidationError("This is one line, without control characters.")
+        return text
 
     def clean_address(self) -> str:
         try:

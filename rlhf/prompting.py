@@ -49,6 +49,7 @@ from rlhf.models import (
 from rlhf.quarantine import out_among
 from rlhf.training.artifacts import RunError, write_json
 from rlhf.training.config import GenerateConfig
+from rlhf.training.config_base import is_one_line
 from rlhf.training.hashes import files_in, find_problems, in_a_sentence
 from rlhf.training.prompting import PROMPTING, QUESTION, SIDES, Prompting, read_prompting
 from rlhf.training.screen_rows import answer_key, prompt_key
@@ -281,6 +282,12 @@ def create_prompt_version(
 ) -> ModelVersion:
     """Freeze the draft as a version of its policy. The same draft with the same token again gives back the
     version that it made. Raises PromptRefused, and leaves nothing behind then."""
+    name = name.strip()
+    longest = ModelVersion._meta.get_field("name").max_length or 0
+    if not is_one_line(name, longest):
+        raise PromptRefused(
+            f"The name of a prompt version is one line of at most {longest} characters."
+        )
     folder = Path(settings.PROMPTS_DIR) / str(_key(draft, name, token or uuid.uuid4()))
     prompting, judged = prompting_of(project, draft)
     if _changes_nothing(prompting):

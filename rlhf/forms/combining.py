@@ -13,6 +13,7 @@ from rlhf.forms.base import RunForm
 from rlhf.forms.fields import decimal, seed
 from rlhf.models import ModelVersion, RunKind
 from rlhf.training.combine_config import CombineConfig, Part, format_parts, parse_parts
+from rlhf.training.config_base import LONGEST_NAME
 
 AT_FIRST = 2  # parts that the form suggests
 
@@ -55,7 +56,7 @@ class CombineForm(RunForm):
     name = forms.CharField(
         label="Name of the new policy",
         required=False,
-        max_length=100,
+        max_length=LONGEST_NAME,
         help_text="By this name answers, exports and other runs know it from then on. Empty: by its run.",
     )
     density = decimal(

@@ -7,7 +7,8 @@ from typing import Any
 from django import forms
 
 from rlhf.forms.fields import adapter_layers, decimal, optional_decimal, whole
-from rlhf.training.parameter_settings import LONGEST_NAME, ParameterSettings
+from rlhf.training.config_base import LONGEST_NAME
+from rlhf.training.parameter_settings import ParameterSettings
 
 
 class ParameterFields(forms.Form):

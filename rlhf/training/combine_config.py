@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.training.config_base import Config, _require
+from rlhf.training.config_base import LONGEST_NAME, Config, _require, is_one_line
 
 # peft's own, by its names: see docs/parameters.md for what each does and who published it.
 WAYS = (
@@ -32,6 +32,10 @@ class CombineConfig(Config):
     seed: int = 0  # of what DARE drops
 
     def __post_init__(self) -> None:
+        _require(
+            is_one_line(self.name, LONGEST_NAME),
+            f"name={self.name!r} must be one line of at most {LONGEST_NAME} characters",
+        )
         _require(self.way in WAYS, f"way={self.way!r} must be one of {WAYS}")
         check_parts(self.parts)
         rank = self.rank

@@ -25,6 +25,15 @@ class Config:
         return asdict(self)  # type: ignore[call-overload]
 
 
+LONGEST_NAME = 100  # of what a run makes
+JOINERS = str.maketrans("", "", "\u200c\u200d")  # in words of Persian and Hindi, and in emoji
+
+
+def is_one_line(name: str, longest: int) -> bool:
+    """Whether a name holds no line end and no control character. Without any it is one, too."""
+    return len(name) <= longest and name.translate(JOINERS).isprintable()
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf.training.config_base import Config, _require
+from rlhf.training.config_base import LONGEST_NAME, Config, _require, is_one_line
 
 METHODS = ("lora", "full", "ia3", "prompt", "prefix")
 VIRTUAL = ("prompt", "prefix")  # learn tokens that nobody reads, before each prompt; no weights
-LONGEST_NAME = 100
 ANCHORS = ("none", "l2_sp", "kl")
 
 
@@ -49,7 +48,7 @@ class ParameterSettings(Config):
             f"anchor_coefficient={self.anchor_coefficient} must be at least 0",
         )
         _require(
-            len(self.name) <= LONGEST_NAME and self.name.isprintable(),
+            is_one_line(self.name, LONGEST_NAME),
             f"name={self.name!r} must be one line of at most {LONGEST_NAME} characters",
         )
         self._check_combinations()

@@ -87,6 +87,14 @@ def test_name_that_is_taken_gets_a_number():
     assert names == ["Tiny", "Tiny-2", "Tiny-3"]
 
 
+def test_a_folder_with_an_endless_name_makes_a_version_with_a_shorter_one():
+    run = import_run(ProjectFactory(), "two\nlines " + "x" * 240)
+
+    collecting.collect_import_model(run)
+
+    assert run.outputs.get().name == "two lines " + "x" * 90
+
+
 def test_import_without_files_is_an_error():
     run = RunFactory(result={"artifact": "/nowhere", "name": "Tiny"})
 

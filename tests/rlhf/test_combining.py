@@ -96,6 +96,12 @@ def test_the_form_as_it_is_shown_can_be_sent(project, adapter):
     assert form.settings == {name: getattr(defaults, name) for name in form.settings}
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "x" * 101])
+def test_its_name_is_one_line(project, adapter, name):
+    with pytest.raises(RunRefused, match="must be one line of at most 100 characters"):
+        combined(adapter("kind"), name=name)
+
+
 def test_a_form_that_is_sent_starts_a_run_on_the_parts_adapters(admin, project, base, adapter):
     kind = adapter("kind")
     later = adapter("later", parent=kind)

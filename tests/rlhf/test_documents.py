@@ -141,6 +141,13 @@ def test_what_makes_no_collection_is_refused_and_leaves_nothing(settings, docume
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("name", ["", " ", "x" * 101, "two\nlines"])
+def test_a_name_is_one_line_that_is_not_endless(name):
+    with pytest.raises(DocumentsRefused, match="one line of 1 to 100 characters"):
+        create_collection(ProjectFactory(), name, DOCUMENTS)
+
+
+@pytest.mark.django_db
 def test_a_run_refuses_a_collection_that_was_changed():
     project = ProjectFactory()
     PromptFactory(project=project)

@@ -126,6 +126,15 @@ def test_a_form_sent_twice_adds_one(admin, project, server):
     assert project.model_versions.count() == 2
 
 
+def test_its_names_are_one_line_each(admin, project, server):
+    url = reverse("rlhf:new_endpoint", args=["tea"])
+
+    response = admin.post(url, sent(server, name="two\nlines", model="a\tb"))
+
+    assert set(response.context["form"].errors) == {"name", "model"}
+    assert not project.model_versions.exists()
+
+
 def test_a_form_that_is_tried_adds_nothing(admin, project, server):
     url = reverse("rlhf:new_endpoint", args=["tea"])
 

@@ -183,6 +183,18 @@ def test_the_budget_is_what_fits_if_none_is_said(project, reads, budget):
     assert version.details["budget_tokens"] == budget
 
 
+@pytest.mark.parametrize("name", ["x" * 121, "two\nlines", "bell\a"])
+def test_a_name_is_one_line_that_is_not_endless(project, policy, name):
+    with pytest.raises(PromptRefused, match="is one line of at most 120 characters"):
+        create_prompt_version(project, Draft(policy, "Be brief."), name=name)
+
+
+def test_a_name_may_join_letters_and_has_no_blanks_around_it(project, policy):
+    version = create_prompt_version(project, Draft(policy, "Be brief."), name=" 👩\u200d🔬 ")
+
+    assert version.name == "👩\u200d🔬"
+
+
 def test_a_name_is_taken_once(project, policy):
     create_prompt_version(project, Draft(policy, "Be brief."), name="brief")
 
