@@ -752,8 +752,15 @@ class Gate(_Followed):
         return self
 
     def overrule(self, decision: str, reason: str) -> Gate:
-        """Decide in the votes' stead, or against them: "promote" or "reject", and why."""
-        said = {"decision": decision, "reason": reason}
+        """Decide in the votes' stead, or against them: "promote" or "reject", and why.
+
+        Refused if the gate was decided or stopped, or another policy became current, since it was asked for
+        last: `refresh()` it, look, and overrule it then.
+        """
+        was = "open" if self.is_active else self.decision or self.state
+        said = {"decision": decision, "reason": reason, "was": was}
+        if after := self.fields.get("promotion"):
+            said["after"] = after
         self.fields = self.project.transport.post(f"{self.path}overrule/", said, repeatable=False)
         return self
 

@@ -69,6 +69,14 @@ def note_on_training(current: ModelVersion) -> str:
     return f"{why}: what needs them starts from {trained}, if you choose no other."
 
 
+def lock_current(project: Project) -> None:
+    """In a transaction, until it ends: whoever would change what is current, or a gate, waits for it.
+
+    Taken first, so that of two who change both neither has what the other waits for.
+    """
+    list(Project.objects.select_for_update(no_key=True).filter(pk=project.pk).values_list("pk"))
+
+
 def keep_current(project: Project) -> None:
     """Write down what is current, if nothing is written down yet. Who comes second changes nothing."""
     version = current_policy(project)

@@ -27,6 +27,9 @@ class Decision(models.TextChoices):
     UNDECIDED = UNDECIDED, "Undecided"
 
 
+STATUSES = ["open", "stopped", *Decision.values]
+
+
 class Gate(models.Model):
     """A blind sequential test of a candidate against the policy that was current when it began.
 
@@ -79,6 +82,11 @@ class Gate(models.Model):
     @property
     def is_open(self) -> bool:
         return self.state in OPEN
+
+    @property
+    def status(self) -> str:
+        """What somebody sees who decides about it: "open", "stopped", or its decision."""
+        return "open" if self.is_open else self.decision or self.state
 
     @property
     def rule(self) -> Rule:

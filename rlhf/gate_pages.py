@@ -20,7 +20,7 @@ from annotator.models import Project, Role
 from rlhf import gating, sequential
 from rlhf.current import current_policy, has_decided_gate, newest_promotion, note_on_training
 from rlhf.evaluation import interval
-from rlhf.forms.gate import GateForm, OverruleForm
+from rlhf.forms.gate import OLD_PAGE, GateForm, OverruleForm
 from rlhf.gate_chart import chart_of
 from rlhf.gate_models import Gate, GateState
 from rlhf.outlooks import incomplete, outlook_of_order
@@ -173,13 +173,14 @@ def overrule_gate(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
     form = OverruleForm(request.POST)
     if form.is_valid():
         try:
-            gating.overrule(
-                gate, form.cleaned_data["decision"], request.user, form.cleaned_data["reason"]
-            )
+            gating.overrule(gate, user=request.user, **form.cleaned_data)
         except gating.GateRefused as refusal:
             form.add_error(None, str(refusal))
+            access, gate = _get_gate(request, slug, pk, Role.ADMIN)  # as it is by now
         else:
             return redirect(gate)
+    elif form.is_from_old_page():
+        form.add_error(None, OLD_PAGE)
     return _render_gate(request, access, gate, form, status=UNPROCESSABLE)
 
 
@@ -196,7 +197,7 @@ def _get_gate(
 def _render_gate(
     request: HtmxRequest, access: Access, gate: Gate, form: OverruleForm, status: int = 200
 ) -> HttpResponse:
-    context = {**_context(access, gate), "form": form}
+    context = {**_context(access, gate), "form": form, "newest": newest_promotion(access.project)}
     return render(request, "rlhf/gate.html", context, status=status)
 
 

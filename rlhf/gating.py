@@ -23,7 +23,14 @@ from annotator.models import Comparison, Judgment, Project, Prompt, Split, User
 from annotator.webhooks.models import Event
 from annotator.webhooks.outbox import tell
 from rlhf import evaluation, sequential
-from rlhf.current import CurrentMoved, current_policy, keep_current, make_current
+from rlhf.current import (
+    CurrentMoved,
+    current_policy,
+    keep_current,
+    lock_current,
+    make_current,
+    newest_promotion,
+)
 from rlhf.gate_models import OPEN, Decision, Gate, GateState, Promotion
 from rlhf.gate_pairs import answers_per_prompt
 from rlhf.inputs import Order, version_kinds
@@ -75,6 +82,9 @@ def open_gate(
     asked = _run_of(gate, sampling, round_number)
     try:
         with transaction.atomic():
+            lock_current(project)
+            if current_policy(project) != incumbent:
+                raise GateRefused("Another policy has just become current: look again.")
             keep_current(project)
             gate.run = launch(
                 project,
@@ -328,9 +338,22 @@ def settle(gate: Gate) -> bool:
     standing = standing_of(gate)
     if standing.decision is None:
         return False
-    verdict = standing.decision.verdict
+    try:
+        is_recorded = _record_decision(gate, standing, standing.decision.verdict)
+    except CurrentMoved:
+        is_recorded = False  # looked at again in a minute
+    if is_recorded:
+        withdraw_pairs(gate)
+    else:
+        gate.refresh_from_db()
+    return is_recorded
+
+
+def _record_decision(gate: Gate, standing: Standing, verdict: str) -> bool:
+    """False if somebody else has decided or stopped it."""
     found = found_of(gate, standing)
     with transaction.atomic():
+        lock_current(gate.project)
         voting = Gate.objects.filter(pk=gate.pk, state=GateState.VOTING)
         if not voting.update(
             state=GateState.DECIDED, decision=verdict, decided=timezone.now(), found=found,
@@ -342,7 +365,6 @@ def settle(gate: Gate) -> bool:
         if verdict == Decision.PROMOTE:
             make_current(gate.project, gate.candidate, user=None, reason=gate.reason, gate=gate)
         tell_decided(gate)
-    withdraw_pairs(gate)
     return True
 
 
@@ -433,34 +455,71 @@ def _end_asking(gate: Gate) -> None:
     withdraw_pairs(gate)
 
 
-def overrule(gate: Gate, decision: str, user: User | None, reason: str) -> None:
+def overrule(
+    gate: Gate, decision: str, user: User | None, reason: str, *,
+    was: str = "", after: int | None = None,
+) -> None:  # fmt: skip
     """Decide in the votes' stead, or against them, and say why. Raises GateRefused; also if neither of
-    both policies is current any more, because then it would change nothing."""
+    both policies is current any more, because then it would change nothing.
+
+    `was` is the gate's status, and `after` the newest promotion, that whoever asks has seen; without
+    them, what is found now.
+    """
     if decision not in (Decision.PROMOTE, Decision.REJECT):
         raise GateRefused("Choose whether it is promoted or rejected.")
     if decision == gate.decision:
         raise GateRefused(f"It is {gate.get_decision_display().lower()} already.")
     if not reason.strip():
         raise GateRefused("Say why: the reason is kept, and others will ask.")
+    if was and was != gate.status:
+        raise GateRefused(
+            f"This gate has changed since you looked: it {_ending(gate)}. Look again before you overrule it."
+        )
+    if after is None:
+        after = newest_number(gate.project)
+    try:
+        with transaction.atomic():
+            lock_current(gate.project)
+            _overrule(gate, decision, user, reason.strip(), after)
+    except CurrentMoved as error:
+        raise GateRefused(str(error)) from error
+    _end_asking(gate)
+
+
+def _overrule(gate: Gate, decision: str, user: User | None, reason: str, after: int) -> None:
+    if newest_number(gate.project) != after:
+        raise CurrentMoved
     if (other := open_gate_of(gate.project)) and other != gate:
         raise GateRefused(f"Gate {other.pk} is open: wait until it decides, or stop it first.")
     current = _current_of_both(gate)
     wanted = gate.candidate if decision == Decision.PROMOTE else gate.incumbent
-    with transaction.atomic():
-        as_seen = Gate.objects.filter(pk=gate.pk, state=gate.state, decision=gate.decision)
-        if not as_seen.update(
-            state=GateState.DECIDED, decision=decision, decided=timezone.now(), decided_by=user,
-            reason=reason.strip(),
-        ):  # fmt: skip
-            raise GateRefused("This gate has just been decided: look again before you overrule it.")
-        before = gate.get_decision_display() if gate.decision else gate.get_state_display()
-        gate.refresh_from_db()
-        moved = {"from": before, "to": gate.get_decision_display()}
-        record(user, Action.RULED, gate, project=gate.project, decision=moved, reason=gate.reason)
-        if current != wanted:
-            make_current(gate.project, wanted, user=user, reason=gate.reason, gate=gate)
-        tell_decided(gate)
-    _end_asking(gate)
+    states = OPEN if gate.is_open else [gate.state]
+    as_seen = Gate.objects.filter(pk=gate.pk, state__in=states, decision=gate.decision)
+    if not as_seen.update(
+        state=GateState.DECIDED, decision=decision, decided=timezone.now(), decided_by=user,
+        reason=reason,
+    ):  # fmt: skip
+        raise GateRefused("This gate has just been decided: look again before you overrule it.")
+    before = gate.get_decision_display() if gate.decision else gate.get_state_display()
+    gate.refresh_from_db()
+    moved = {"from": before, "to": gate.get_decision_display()}
+    record(user, Action.RULED, gate, project=gate.project, decision=moved, reason=reason)
+    if current != wanted:
+        make_current(gate.project, wanted, user=user, reason=reason, gate=gate, after=after)
+    tell_decided(gate)
+
+
+def newest_number(project: Project) -> int:
+    newest = newest_promotion(project)
+    return newest.number if newest else 0
+
+
+def _ending(gate: Gate) -> str:
+    """Example: "was promoted by ada"."""
+    label = gate.get_decision_display() if gate.decision else gate.get_state_display()
+    left = "left " if gate.decision == Decision.UNDECIDED else ""
+    by = f" by {gate.decided_by.username}" if gate.decided_by else ""
+    return f"was {left}{label.lower()}{by}"
 
 
 def _current_of_both(gate: Gate) -> ModelVersion | None:
@@ -482,6 +541,7 @@ def roll_back(
     """
     try:
         with transaction.atomic():
+            lock_current(project)
             made = make_current(
                 project, to.version, user=user, reason=reason or "Rolled back.", after=after
             )

@@ -20,7 +20,7 @@ from annotator.models import Project, Role
 from rlhf import gating
 from rlhf.current import current_policy, newest_promotion
 from rlhf.forms.gate import GateForm
-from rlhf.gate_models import Gate, Promotion
+from rlhf.gate_models import STATUSES, Gate, Promotion
 from rlhf.rounds import current_number
 from rlhf.runs import RunRefused
 
@@ -58,9 +58,15 @@ class WholeGateSerializer(GateSerializer):
     low = serializers.FloatField(allow_null=True)
     high = serializers.FloatField(allow_null=True)
     same = SameSerializer(help_text="Pairs of the incumbent with itself.")
+    promotion = serializers.IntegerField(
+        help_text="Number of the one that holds now; `after`, for whoever overrules."
+    )
 
     class Meta(GateSerializer.Meta):
-        fields = [*GateSerializer.Meta.fields, "votes", "pairs", "mean", "low", "high", "same"]
+        fields = [
+            *GateSerializer.Meta.fields, "votes", "pairs", "mean", "low", "high", "same",
+            "promotion",
+        ]  # fmt: skip
 
 
 class PromotionSerializer(serializers.ModelSerializer):
@@ -81,6 +87,19 @@ class CurrentSerializer(serializers.Serializer):
 class OverruleSerializer(Body):
     decision = Word(choices=["promote", "reject"])
     reason = Text(max_length=1000)
+    was = Word(
+        required=False,
+        default="",
+        choices=STATUSES,
+        help_text="Its decision as you saw it, or “open” or “stopped”. Refused if it is another by now.",
+    )
+    after = Whole(
+        required=False,
+        default=None,
+        min_value=1,
+        max_value=2**31 - 1,
+        help_text="Number of the promotion that held when you looked. Refused if another one does.",
+    )
 
 
 class RollBackSerializer(Body):
@@ -139,7 +158,7 @@ def overrule(request: Request, slug: str, pk: int) -> Response:
     gate = _get_gate(request, slug, pk, Role.ADMIN)
     said = read(OverruleSerializer, request.data)
     try:
-        gating.overrule(gate, said["decision"], request.user, said["reason"])
+        gating.overrule(gate, user=request.user, **said)
     except gating.GateRefused as refusal:
         raise Refused(refusal) from refusal
     return Response(_as_json(gate))
@@ -189,6 +208,7 @@ def _as_json(gate: Gate) -> Any:
         "pairs": standing.full,
         **{name: getattr(point, name, None) for name in ("mean", "low", "high")},
         "same": standing.same._asdict(),
+        "promotion": gating.newest_number(gate.project),
     }
     return {**GateSerializer(gate).data, **figures}
 

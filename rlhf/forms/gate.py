@@ -19,6 +19,7 @@ from rlhf.forms.fields import (
     version,
     whole,
 )
+from rlhf.gate_models import STATUSES
 from rlhf.gating import CANDIDATES, most_votes
 from rlhf.models import ModelKind
 from rlhf.sequential import Rule
@@ -138,7 +139,24 @@ class GateForm(forms.Form):
         return any(name in self.errors for name in ADVANCED)
 
 
+OLD_PAGE = "This page was an old one: look again before you overrule it."
+
+
 class OverruleForm(forms.Form):
+    """With what its sender has seen: the gate's status, and the newest promotion. The page writes
+    these from the rows, so that a form that comes back has what is so by then."""
+
+    was = forms.ChoiceField(
+        choices=[(status, status) for status in STATUSES],
+        widget=forms.HiddenInput,
+        error_messages={"required": OLD_PAGE, "invalid_choice": OLD_PAGE},
+    )
+    after = forms.IntegerField(
+        min_value=0,
+        max_value=2**31 - 1,
+        widget=forms.HiddenInput,
+        error_messages=dict.fromkeys(["required", "invalid", "min_value", "max_value"], OLD_PAGE),
+    )
     decision = forms.ChoiceField(
         label="Decide", choices=[("promote", "Promote it"), ("reject", "Reject it")]
     )
@@ -153,3 +171,6 @@ class OverruleForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.label_suffix = ""
+
+    def is_from_old_page(self) -> bool:
+        return "was" in self.errors or "after" in self.errors

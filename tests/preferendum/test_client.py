@@ -321,6 +321,18 @@ def test_a_gate_is_opened_followed_and_overruled_and_what_it_promoted_rolled_bac
     assert [each["version"] for each in project.promotions()] == [old.pk, new.pk, old.pk]
 
 
+def test_who_overrules_a_gate_that_has_changed_since_is_told(project):
+    row = ProjectRow.objects.get()
+    gate = project.gate(GateFactory(project=row, state="voting").pk)
+    again = project.gate(gate.id)
+    gate.overrule("promote", "It is kinder.")
+
+    with pytest.raises(ApiError, match="it was promoted"):
+        again.overrule("reject", "It is rude.")
+
+    assert again.refresh().overrule("reject", "It is rude.").decision == "reject"
+
+
 def test_a_gate_whose_answers_cannot_be_written_is_not_waited_for_for_ever(project):
     row = ProjectRow.objects.get()
     gate = project.gate(GateFactory(project=row, run__status=Status.FAILED).pk)

@@ -30,7 +30,12 @@ AT_ONCE = 8
 
 def main():
     call_command("migrate", verbosity=0)
-    found = {"settled": settle_at_once(), "rolled_back": roll_back_at_once()}
+    found = {
+        "settled": settle_at_once(),
+        "rolled_back": roll_back_at_once(),
+        "overruled": overrule_at_once(),
+        "by_two_ways": overrule_and_roll_back_at_once(),
+    }
     sys.stdout.write(json.dumps(found))
 
 
@@ -59,11 +64,47 @@ def roll_back_at_once():
     return {"promotions": gate.project.promotions.count()}
 
 
+def overrule_at_once():
+    """Half of them to promote, half to reject; all have seen it open."""
+    gate = voting_gate()
+    wanted = ["promote", "reject"] * (AT_ONCE // 2)
+
+    done = at_once(overrule, [(fresh(gate), decision, "open", 1) for decision in wanted])
+
+    return {
+        "done": done.count(True),
+        "ruled": AuditEntry.objects.filter(kind="gate", object_id=str(gate.pk)).count(),
+    }
+
+
+def overrule_and_roll_back_at_once():
+    """What one of them changes is what the others have not seen. Both take an open gate and what is current."""
+    project = (first := voting_gate()).project
+    gating.overrule(fresh(first), "promote", None, "It is better.")
+    gate = voting_gate(project=project, incumbent=first.candidate)
+    vote(gate, *[WIN] * 8)
+    to = project.promotions.get(number=1)
+    ways = [(overrule, fresh(gate), "promote", "open", 2), (roll_back, project, to)]
+    ways.append((gating.settle, fresh(gate)))
+
+    done = at_once(lambda way, *given: way(*given), [ways[i % 3] for i in range(AT_ONCE)])
+
+    return {"done": done.count(True), "promotions": project.promotions.count()}
+
+
+def overrule(gate, decision, was, after):
+    try:
+        gating.overrule(gate, decision, None, "So.", was=was, after=after)
+    except gating.GateRefused:
+        return False
+    return True
+
+
 def roll_back(project, to):
     try:
-        return gating.roll_back(project, to, None, after=2)
+        return gating.roll_back(project, to, None, after=2) is not None
     except gating.GateRefused:
-        return None
+        return False
 
 
 def fresh(gate):

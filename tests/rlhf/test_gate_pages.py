@@ -1,4 +1,5 @@
 import json
+import re
 from io import StringIO
 
 import pytest
@@ -12,7 +13,13 @@ from rlhf.forms.gate import GateForm
 from rlhf.gate_chart import chart_of
 from rlhf.gate_models import Gate
 from rlhf.sequential import Point
-from tests.factories import MembershipFactory, ProjectFactory, PromptFactory, api_client
+from tests.factories import (
+    MembershipFactory,
+    ProjectFactory,
+    PromptFactory,
+    UserFactory,
+    api_client,
+)
 from tests.rlhf.factories import (
     EndpointFactory,
     GateFactory,
@@ -168,11 +175,38 @@ def test_what_is_refused_comes_back_with_the_sentence(admin, gate):
 
 
 def test_overruling_without_a_reason_comes_back(admin, gate):
-    refused = admin.post(url("overrule_gate", gate.pk), {"decision": "promote", "reason": ""})
-    accepted = admin.post(url("overrule_gate", gate.pk), {"decision": "promote", "reason": "So."})
+    asked = {"decision": "promote", "was": "open", "after": "1"}
+    refused = admin.post(url("overrule_gate", gate.pk), {**asked, "reason": ""})
+    accepted = admin.post(url("overrule_gate", gate.pk), {**asked, "reason": "So."})
 
     assert (refused.status_code, accepted.status_code) == (422, 302)
     assert current_policy(gate.project) == gate.candidate
+
+
+def test_who_overrules_from_an_old_page_is_told_and_may_do_it_again(admin, gate):
+    seen = hidden_on(admin.get(url("gate", gate.pk)))
+    gating.overrule(gate, "promote", UserFactory(username="ada"), "It is kinder.")
+    asked = {"decision": "reject", "reason": "It is rude."}
+
+    refused = admin.post(url("overrule_gate", gate.pk), {**asked, **seen})
+    kept = current_policy(gate.project)
+    again = admin.post(url("overrule_gate", gate.pk), {**asked, **hidden_on(refused)})
+
+    assert "it was promoted by ada. Look again" in refused.content.decode()
+    assert (refused.status_code, kept) == (422, gate.candidate)
+    assert (again.status_code, current_policy(gate.project)) == (302, gate.incumbent)
+
+
+def test_a_form_that_does_not_say_what_was_seen_changes_nothing(admin, gate):
+    answer = admin.post(url("overrule_gate", gate.pk), {"decision": "promote", "reason": "So."})
+
+    assert (answer.status_code, Gate.objects.get().decision) == (422, "")
+    assert answer.content.decode().count("look again before you overrule it") == 1
+
+
+def hidden_on(page):
+    found = re.findall(r'name="(was|after)" value="(\w+)"', page.content.decode())
+    return dict(found)
 
 
 def test_one_click_rolls_back(admin, gate):
@@ -225,6 +259,22 @@ def test_a_program_looks_overrules_and_rolls_back(program, gate):
     ]  # fmt: skip
 
 
+def test_a_program_that_says_what_it_saw_is_told_if_that_is_no_longer_so(program, gate):
+    address = f"/api/v1/projects/tea/gates/{gate.pk}/"
+    after = program.get(address).json()["promotion"]
+    gating.overrule(gate, "promote", None, "It is kinder.")
+    asked = {"decision": "reject", "reason": "It is rude.", "was": "open", "after": after}
+
+    stale = program.post(f"{address}overrule/", asked, content_type="application/json")
+    moved = program.post(
+        f"{address}overrule/", {**asked, "was": "promote"}, content_type="application/json"
+    )
+
+    assert (stale.status_code, moved.status_code, after) == (422, 422, 1)
+    assert "it was promoted. Look again" in stale.json()["detail"]
+    assert "Another policy has just become current" in moved.json()["detail"]
+
+
 def test_a_program_opens_one_and_is_told_what_is_wrong(program, gate):
     api = "/api/v1/projects/tea/gates/"
     asked = {"candidate": gate.incumbent.pk}
@@ -265,6 +315,20 @@ def test_command_records_what_the_votes_have_decided(gate):
     found = command("tea")
 
     assert (found["current"], found["gate"]["decision"]) == (gate.candidate.name, "promote")
+
+
+def test_command_can_say_what_was_seen(gate):
+    seen = command("tea")
+    gating.overrule(gate, "promote", None, "It is kinder.")
+    asked = ("--reject", str(gate.pk), "--reason", "It is rude.")
+
+    with pytest.raises(CommandError, match=r"it was promoted\. Look again"):
+        command("tea", *asked, "--was", "open")
+    with pytest.raises(CommandError, match="Another policy has just become current"):
+        command("tea", *asked, "--after", str(seen["promotion"]))
+    with pytest.raises(CommandError, match="Another policy has just become current"):
+        command("tea", "--roll-back", "--after", "1")
+    assert current_policy(gate.project) == gate.candidate
 
 
 def test_command_says_what_cannot_be_done(gate):

@@ -11,7 +11,7 @@ from annotator.models import Comparison, Judgment, Prompt
 from annotator.webhooks import outbox
 from annotator.webhooks.models import Delivery, Event
 from rlhf import gating, rounds
-from rlhf.current import current_policy, make_current
+from rlhf.current import CurrentMoved, current_policy, make_current
 from rlhf.gate_models import Decision, Gate, GateState
 from rlhf.gating import GateRefused
 from rlhf.models import Run, RunKind, Status
@@ -357,6 +357,59 @@ def test_whoever_overrules_what_has_just_been_decided_is_told(gate):
 
     with pytest.raises(GateRefused, match="has just been decided"):
         gating.overrule(stale, Decision.REJECT, UserFactory(), "Because.")
+
+
+@pytest.mark.parametrize(
+    ("decision", "said"),
+    [("promote", "it was promoted by ada"), ("undecided", "it was left undecided by ada")],
+)
+def test_whoever_overrules_what_others_have_decided_meanwhile_changes_nothing(gate, decision, said):
+    rows = Gate.objects.filter(pk=gate.pk)
+    rows.update(state="decided", decision=decision, decided_by=UserFactory(username="ada"))
+    read_now = rows.select_related("project", "candidate", "incumbent", "run").get()
+
+    with pytest.raises(GateRefused, match=f"since you looked: {said}. Look again"):
+        gating.overrule(read_now, Decision.REJECT, None, "It is no better.", was="open", after=1)
+
+    assert (rows.get().decision, AuditEntry.objects.count()) == (decision, 0)
+
+
+def test_whoever_overrules_when_another_policy_is_current_changes_nothing(gate):
+    gating.overrule(gate, Decision.PROMOTE, None, "It is better.")
+    gating.roll_back(gate.project, gate.project.promotions.get(number=1), None, after=2)
+
+    with pytest.raises(GateRefused, match="Another policy has just become current"):
+        gating.overrule(gate, Decision.REJECT, None, "Yes.", was="promote", after=2)
+
+    assert (Gate.objects.get().decision, gate.project.promotions.count()) == ("promote", 3)
+
+
+def test_what_moves_while_somebody_overrules_is_noticed(gate, monkeypatch):
+    third = PolicyFactory(project=gate.project)
+
+    def later(project, version, **asked):
+        make_current(project, third, user=None, reason="Just before.")
+        return make_current(project, version, **asked)
+
+    monkeypatch.setattr(gating, "make_current", later)
+
+    with pytest.raises(GateRefused, match="Another policy has just become current"):
+        gating.overrule(gate, Decision.PROMOTE, None, "It is better.")
+    assert Gate.objects.get().state == GateState.VOTING
+
+
+def test_votes_that_decide_while_something_moves_are_looked_at_again(gate, monkeypatch):
+    vote(gate, *[WIN] * 8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gating, "make_current", _refuse_as_moved)
+        assert not gating.settle(gate)
+
+    assert (gate.state, gating.settle(gate), gate.decision) == ("voting", True, "promote")
+
+
+def _refuse_as_moved(*_, **__):
+    raise CurrentMoved
 
 
 def test_rolling_back_is_one_more_promotion_and_happens_once(gate):

@@ -43,4 +43,6 @@ def test_what_eight_do_at_once_happens_once(database, request, tmp_path):
     assert json.loads(finished.stdout) == {
         "settled": {"recorded": 1, "promotions": 2, "ruled": 1},
         "rolled_back": {"promotions": 3},
+        "overruled": {"done": 1, "ruled": 1},
+        "by_two_ways": {"done": 1, "promotions": 3},
     }

@@ -12,7 +12,7 @@ from annotator.models import Project
 from rlhf import gating
 from rlhf.current import current_policy, newest_promotion
 from rlhf.forms.gate import GateForm
-from rlhf.gate_models import Gate
+from rlhf.gate_models import STATUSES, Gate
 from rlhf.launching import refuse_wrong
 from rlhf.rounds import current_number
 from rlhf.runs import RunRefused
@@ -35,6 +35,15 @@ class Command(BaseCommand):
         one.add_argument("--reject", type=int, metavar="GATE", help="overrule it; needs --reason")
         one.add_argument("--roll-back", action="store_true", help="to what was current before")
         parser.add_argument("--reason", default="")
+        parser.add_argument(
+            "--was", choices=STATUSES, default="", help="overrule only if the gate is that still"
+        )
+        parser.add_argument(
+            "--after",
+            type=int,
+            metavar="PROMOTION",
+            help="and if this one, as printed, holds still",
+        )
         for name, kind in SETTINGS.items():
             option = f"--{name.replace('_', '-')}"
             parser.add_argument(option, type=kind, help="of a new gate, as on the page")
@@ -58,12 +67,10 @@ class Command(BaseCommand):
             if gate is None:
                 raise CommandError(f"{project} has no open gate.")
             gating.stop(gate, None, reason)
-        elif options["promote"]:
-            gating.overrule(_gate(project, options["promote"]), "promote", None, reason)
-        elif options["reject"]:
-            gating.overrule(_gate(project, options["reject"]), "reject", None, reason)
+        elif options["promote"] or options["reject"]:
+            _overrule(project, options)
         elif options["roll_back"]:
-            _roll_back(project, reason)
+            _roll_back(project, reason, options["after"])
         elif gate := gating.open_gate_of(project):
             gating.settle(gate)
 
@@ -78,6 +85,13 @@ def _open(project: Project, options: dict[str, Any]) -> None:
     gating.open_gate(project, user=None, round_number=current_number(project), **form.order)
 
 
+def _overrule(project: Project, options: dict[str, Any]) -> None:
+    decision = "promote" if options["promote"] else "reject"
+    gate = _gate(project, options[decision])
+    seen = {"was": options["was"], "after": options["after"]}
+    gating.overrule(gate, decision, None, options["reason"], **seen)
+
+
 def _gate(project: Project, pk: int) -> Gate:
     gate = project.gates.select_related("project", "candidate", "incumbent", "run").filter(pk=pk)
     if not gate:
@@ -85,12 +99,12 @@ def _gate(project: Project, pk: int) -> Gate:
     return gate[0]
 
 
-def _roll_back(project: Project, reason: str) -> None:
+def _roll_back(project: Project, reason: str, after: int | None) -> None:
     newest = newest_promotion(project)
     if newest is None or newest.number == 1:
         raise CommandError(f"{project} has no earlier current policy to go back to.")
     before = project.promotions.select_related("version").get(number=newest.number - 1)
-    gating.roll_back(project, before, None, after=newest.number, reason=reason)
+    gating.roll_back(project, before, None, after=after or newest.number, reason=reason)
 
 
 def report(project: Project) -> dict[str, Any]:
@@ -101,6 +115,7 @@ def report(project: Project) -> dict[str, Any]:
     return {
         "project": project.slug,
         "current": current and current.name,
+        "promotion": gating.newest_number(project),
         "gate": gate and _as_json(gate),
     }
 
