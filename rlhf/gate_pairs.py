@@ -31,12 +31,12 @@ class Plan(NamedTuple):
 
 def answers_per_prompt(n_pairs: int, n_same: int, n_prompts: int) -> int:
     """How many answers either policy must write to each prompt. A pair of the incumbent with itself takes
-    two of its answers, so that nobody sees an answer twice; a third is left for a pair of both where each
-    prompt is needed for one."""
+    two of its answers, so that nobody sees an answer twice; a third is left for a pair of both where those
+    prompts are needed for one, too. Then as many prompts as can be have a pair of both, which is an outcome."""
     needed = -(-(n_pairs + 2 * n_same) // max(1, n_prompts))
-    if n_prompts - n_same < n_pairs <= n_prompts:
-        return max(needed, 3)
-    return max(needed, 2 if n_same else 1)
+    if not n_same:
+        return max(needed, 1)
+    return max(needed, 2 if n_pairs <= n_prompts - n_same else 3)
 
 
 def plan(places: Iterable[Place], n_pairs: int, n_same: int, rng: random.Random) -> Plan:

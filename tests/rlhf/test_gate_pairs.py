@@ -7,6 +7,7 @@ from rlhf import gate_pairs
 from rlhf.collecting import COLLECT
 from rlhf.gate_models import GateState
 from rlhf.gate_pairs import Plan
+from rlhf.gating import most_votes
 from rlhf.models import RunKind
 from tests.factories import PromptFactory
 from tests.rlhf.factories import GateFactory, write_artifact
@@ -50,6 +51,23 @@ def test_no_prompt_has_two_pairs_while_there_are_others():
     found = gate_pairs.plan(places, n_pairs=10, n_same=2, rng=rng())
 
     assert len({prompt for prompt, _ in found.both}) == 10
+
+
+@pytest.mark.parametrize("same_share", [0, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("n_prompts", [10, 25, 80])
+def test_every_prompt_that_can_have_an_outcome_has_one(n_prompts, same_share):
+    found = {}
+    for n_pairs in range(10, most_votes(n_prompts, same_share) + 1):
+        n_same = round(same_share * n_pairs)
+        per_prompt = gate_pairs.answers_per_prompt(n_pairs, n_same, n_prompts)
+        places = [(prompt, index) for prompt in range(n_prompts) for index in range(per_prompt)]
+        plan = gate_pairs.plan(places, n_pairs, n_same, rng())
+        found[n_pairs] = (len(plan.both), len(plan.same), len({prompt for prompt, _ in plan.both}))
+
+    assert found == {
+        n_pairs: (n_pairs, round(same_share * n_pairs), min(n_pairs, n_prompts))
+        for n_pairs in found
+    }
 
 
 def test_prompts_with_several_pairs_are_asked_one_after_another():
