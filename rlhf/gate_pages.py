@@ -23,6 +23,7 @@ from rlhf.evaluation import interval
 from rlhf.forms.gate import OLD_PAGE, GateForm, OverruleForm
 from rlhf.gate_chart import chart_of
 from rlhf.gate_models import Gate, GateState
+from rlhf.inputs import why_not_answering
 from rlhf.outlooks import incomplete, outlook_of_order
 from rlhf.rounds import current_number, current_round
 from rlhf.runs import RunRefused
@@ -55,10 +56,12 @@ def gates(request: HtmxRequest, slug: str) -> HttpResponse:
     project, role = get_access(request, slug, Role.REVIEWER)
     promotions = project.promotions.select_related("version", "gate", "user")
     rows = project.gates.select_related("candidate", "incumbent", "decided_by")
+    current = card_of(project)
     context = {
         "project": project,
         "role": role,
-        "current": card_of(project),
+        "current": current,
+        "problem": why_not_answering(current["version"]) if current["version"] else "",
         "promotions": promotions[:HISTORY_SHOWN],
         "page": Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")),
     }
@@ -221,7 +224,7 @@ def _context(access: Access, gate: Gate) -> dict[str, Any]:
         "error_rate": f"{100 * gate.alpha:g}\u00a0%",
         "wanted": sequential.EVEN + gate.margin,
         "forecast": gating.forecast(gate, standing) if is_voting else None,
-        "silence": gating.silence(gate, standing),
+        "note": gating.note_on(gate, standing),
         "is_about_to_decide": is_voting and standing.decision is not None,
         "left": _share(same.left_wins, same.decided),
         "first": _share(same.first_wins, same.decided),

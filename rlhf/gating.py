@@ -19,7 +19,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from annotator.audit import Action, record
-from annotator.models import Comparison, Judgment, Project, Prompt, Split, User
+from annotator.models import Comparison, ComparisonQuerySet, Judgment, Project, Prompt, Split, User
 from annotator.webhooks.models import Event
 from annotator.webhooks.outbox import tell
 from rlhf import evaluation, sequential
@@ -33,7 +33,7 @@ from rlhf.current import (
 )
 from rlhf.gate_models import OPEN, Decision, Gate, GateState, Promotion
 from rlhf.gate_pairs import answers_per_prompt
-from rlhf.inputs import Order, version_kinds
+from rlhf.inputs import Order, version_kinds, why_not_answering
 from rlhf.models import GeneratedCompletion, ModelVersion, RunKind
 from rlhf.runs import launch, request_stop
 from rlhf.sequential import Point, Rule
@@ -337,6 +337,10 @@ def settle(gate: Gate) -> bool:
         return False
     standing = standing_of(gate)
     if standing.decision is None:
+        _withdrawn_pairs(gate).ask_all_the_same()  # a vote that it waited with may be taken back
+        return False
+    if why_waiting(gate, standing):
+        withdraw_pairs(gate)
         return False
     try:
         is_recorded = _record_decision(gate, standing, standing.decision.verdict)
@@ -347,6 +351,18 @@ def settle(gate: Gate) -> bool:
     else:
         gate.refresh_from_db()
     return is_recorded
+
+
+def why_waiting(gate: Gate, standing: Standing) -> str:
+    """Why a candidate that people prefer does not become current yet: nobody could ask it. Empty if it does."""
+    if standing.decision is None or standing.decision.verdict != Decision.PROMOTE:
+        return ""
+    if not (problem := why_not_answering(gate.candidate)):
+        return ""
+    return (
+        f"People prefer {gate.candidate}, but nobody can ask it: {problem} The gate waits, asks nobody any more, "
+        "and promotes it within a minute after that is put right; or stop the gate, and nothing changes."
+    )
 
 
 def _record_decision(gate: Gate, standing: Standing, verdict: str) -> bool:
@@ -416,10 +432,17 @@ def tell_decided(gate: Gate) -> None:
 
 def withdraw_pairs(gate: Gate) -> int:
     """Nobody is asked any more what is still open; what is on a screen may still be answered."""
-    asked = Comparison.objects.filter(
+    return _pairs_of(gate).open().hold_back(_withdrawn(gate))
+
+
+def _withdrawn_pairs(gate: Gate) -> ComparisonQuerySet:
+    return _pairs_of(gate).filter(hold=_withdrawn(gate))
+
+
+def _pairs_of(gate: Gate) -> ComparisonQuerySet:
+    return Comparison.objects.filter(
         project=gate.project_id, origin__in=[gate.run.origin, gate.same_origin]
     )
-    return asked.open().hold_back(_withdrawn(gate))
 
 
 def _withdrawn(gate: Gate) -> str:
@@ -493,6 +516,8 @@ def _overrule(gate: Gate, decision: str, user: User | None, reason: str, after: 
         raise GateRefused(f"Gate {other.pk} is open: wait until it decides, or stop it first.")
     current = _current_of_both(gate)
     wanted = gate.candidate if decision == Decision.PROMOTE else gate.incumbent
+    if current != wanted:
+        _refuse_unanswering(wanted)
     states = OPEN if gate.is_open else [gate.state]
     as_seen = Gate.objects.filter(pk=gate.pk, state__in=states, decision=gate.decision)
     if not as_seen.update(
@@ -507,6 +532,12 @@ def _overrule(gate: Gate, decision: str, user: User | None, reason: str, after: 
     if current != wanted:
         make_current(gate.project, wanted, user=user, reason=reason, gate=gate, after=after)
     tell_decided(gate)
+
+
+def _refuse_unanswering(version: ModelVersion) -> None:
+    """What is current must be there to be asked."""
+    if problem := why_not_answering(version):
+        raise GateRefused(problem)
 
 
 def newest_number(project: Project) -> int:
@@ -542,6 +573,8 @@ def roll_back(
     try:
         with transaction.atomic():
             lock_current(project)
+            if newest_number(project) == after:
+                _refuse_unanswering(to.version)
             made = make_current(
                 project, to.version, user=user, reason=reason or "Rolled back.", after=after
             )
@@ -553,6 +586,19 @@ def roll_back(
 
 
 # --- in words ---------------------------------------------------------------------------------
+def note_on(gate: Gate, standing: Standing) -> str:
+    """Why it does not go on, or what will keep it from it, and what to do. Empty if all is well."""
+    if gate.state != GateState.VOTING:
+        return ""
+    if standing.decision:
+        return why_waiting(gate, standing)
+    if problem := why_not_answering(gate.candidate):
+        return (
+            f"People are being asked, but {gate.candidate} could not become current now: {problem}"
+        )
+    return silence(gate, standing)
+
+
 def silence(gate: Gate, standing: Standing, now: datetime | None = None) -> str:
     """Why no votes come in, if none do: a sentence with what to do. Empty if all is well."""
     if gate.state != GateState.VOTING or standing.decision:

@@ -307,10 +307,25 @@ def _check_versions(order: Order) -> None:
                 f"{version} is virtual tokens before the prompt, which cannot be merged into weights: it "
                 "can write answers, talk and be evaluated. Choose the policy that it was trained from."
             )
-        if version.writer.kind == ModelKind.ENDPOINT:
-            _check_endpoint(version.writer)
-        if version.kind != ModelKind.ENDPOINT:
-            _check_files(version)
+        _check_answering(version)
+
+
+def why_not_answering(version: ModelVersion) -> str:
+    """Why nobody can ask it now, as a launch would say it; empty if it can be asked."""
+    try:
+        _check_answering(version)
+    except RunRefused as refusal:
+        return str(refusal)
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}."
+    return ""
+
+
+def _check_answering(version: ModelVersion) -> None:
+    if version.writer.kind == ModelKind.ENDPOINT:
+        _check_endpoint(version.writer)
+    if version.kind != ModelKind.ENDPOINT:
+        _check_files(version)
 
 
 def _check_kind(order: Order, name: str, version: ModelVersion) -> None:

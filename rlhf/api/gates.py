@@ -62,10 +62,14 @@ class WholeGateSerializer(GateSerializer):
         help_text="Number of the one that holds now; `after`, for whoever overrules."
     )
 
+    note = serializers.CharField(
+        help_text="Why it does not go on, and what to do; empty if all is well."
+    )
+
     class Meta(GateSerializer.Meta):
         fields = [
             *GateSerializer.Meta.fields, "votes", "pairs", "mean", "low", "high", "same",
-            "promotion",
+            "promotion", "note",
         ]  # fmt: skip
 
 
@@ -209,6 +213,7 @@ def _as_json(gate: Gate) -> Any:
         **{name: getattr(point, name, None) for name in ("mean", "low", "high")},
         "same": standing.same._asdict(),
         "promotion": gating.newest_number(gate.project),
+        "note": gating.note_on(gate, standing),
     }
     return {**GateSerializer(gate).data, **figures}
 

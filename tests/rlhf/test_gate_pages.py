@@ -12,6 +12,7 @@ from rlhf.current import current_policy
 from rlhf.forms.gate import GateForm
 from rlhf.gate_chart import chart_of
 from rlhf.gate_models import Gate
+from rlhf.models import ModelVersion
 from rlhf.sequential import Point
 from tests.factories import (
     MembershipFactory,
@@ -107,6 +108,23 @@ def test_page_says_that_a_prompt_with_several_pairs_counts_once(client):
         True,
         True,
     )
+
+
+def test_page_and_program_are_told_what_keeps_a_candidate_from_becoming_current(
+    admin, program, gate
+):
+    ModelVersion.objects.filter(pk=gate.candidate.pk).update(path="/nowhere/x")
+    addresses = (url("gate", gate.pk), f"/api/v1/projects/tea/gates/{gate.pk}/")
+
+    before = [
+        who.get(address).content.decode()
+        for who, address in zip((admin, program), addresses, strict=True)
+    ]
+    vote(gate, *[WIN] * 8)
+    after = [command("tea")["gate"]["note"], admin.get(addresses[0]).content.decode()]
+
+    assert all("could not become current now: The files of" in text for text in before)
+    assert all("The gate waits, asks nobody any more" in text for text in after)
 
 
 def test_a_decided_gate_asks_no_more(admin, gate):
@@ -222,11 +240,19 @@ def test_one_click_rolls_back(admin, gate):
 
 def test_number_of_queries_does_not_depend_on_gates(admin, gate, django_assert_num_queries):
     gating.overrule(gate, "promote", None, "Because.")
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(13):
         admin.get(url("gates"))
     GateFactory(project=gate.project, state="decided", decision="reject")
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(13):
         admin.get(url("gates"))
+
+
+def test_page_says_that_what_is_current_cannot_be_asked(admin, gate):
+    ModelVersion.objects.filter(pk=gate.incumbent.pk).update(path="/nowhere/x")
+
+    page = admin.get(url("gates")).content.decode()
+
+    assert "Nobody can ask it now: The files of" in page
 
 
 def test_chart_begins_with_everything_possible():

@@ -1,6 +1,7 @@
 import json
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from django.apps import apps
@@ -14,7 +15,7 @@ from rlhf import gating, rounds
 from rlhf.current import CurrentMoved, current_policy, make_current
 from rlhf.gate_models import Decision, Gate, GateState
 from rlhf.gating import GateRefused
-from rlhf.models import Run, RunKind, Status
+from rlhf.models import ModelVersion, Run, RunKind, Status
 from rlhf.runs import RunRefused
 from rlhf.sequential import Rule
 from tests.factories import ProjectFactory, PromptFactory, UserFactory, make_judgment
@@ -296,6 +297,66 @@ def test_decision_and_change_are_told_and_written_down(gate):
         ("gate", "ruled", ""),
         ("project", "changed", ""),
     ]
+
+
+def test_who_is_preferred_becomes_current_when_they_can_be_asked(gate):
+    missing = Path(gate.candidate.path)
+    missing.rename(missing.with_name("elsewhere"))
+    vote(gate, *[WIN] * 8)
+
+    gating.tend()
+    gate.refresh_from_db()
+    waiting = (gate.state, current_policy(gate.project), Comparison.objects.open().count())
+    note = gating.note_on(gate, gating.standing_of(gate))
+    missing.with_name("elsewhere").rename(missing)
+    gating.tend()
+
+    assert waiting == (GateState.VOTING, gate.incumbent, 0)
+    assert f"nobody can ask it: The files of {gate.candidate} are missing: there is no" in note
+    assert current_policy(gate.project) == gate.candidate
+
+
+def test_people_are_asked_again_if_a_vote_is_taken_back_while_the_gate_waits(gate):
+    ModelVersion.objects.filter(pk=gate.candidate.pk).update(path="/nowhere/x")
+    vote(gate, *[WIN] * 8)
+    gating.tend()
+
+    Judgment.objects.filter(pk=Judgment.objects.first().pk).update(voided=timezone.now())
+    gating.tend()
+
+    assert Comparison.objects.open().count() == 12
+
+
+@pytest.mark.parametrize("gone", ["policy", "prompt version", "endpoint"])
+def test_nobody_makes_current_what_cannot_be_asked(gate, settings, gone):
+    if gone == "policy":
+        gate.candidate.path = "/nowhere/x"
+        sentence = f"The files of {gate.candidate} are missing: there is no folder /nowhere/x. Put"
+    elif gone == "prompt version":
+        gate.candidate = prompt_version(PolicyFactory(project=gate.project, path="/nowhere/x"))
+        sentence = f"The files of {gate.candidate} are missing: there is no folder /nowhere/x. Put"
+    else:
+        settings.ENDPOINT_HOSTS = ["localhost"]
+        gate.candidate = EndpointFactory(version__project=gate.project).version
+        sentence = "This server may ask localhost, and not"
+    gate.candidate.save()
+    gate.save()
+
+    with pytest.raises(GateRefused, match=sentence):
+        gating.overrule(gate, Decision.PROMOTE, None, "It is better.")
+    assert Gate.objects.get().state == GateState.VOTING
+
+
+def test_nobody_rolls_back_to_what_is_gone(gate):
+    gating.overrule(gate, Decision.PROMOTE, None, "It is better.")
+    ModelVersion.objects.filter(pk=gate.incumbent.pk).update(path="/nowhere/x")
+    gate = Gate.objects.select_related("project", "candidate", "incumbent", "run").get()
+
+    with pytest.raises(GateRefused, match="there is no folder /nowhere/x"):
+        gating.roll_back(gate.project, gate.project.promotions.get(number=1), None, after=2)
+    with pytest.raises(GateRefused, match="there is no folder /nowhere/x"):
+        gating.overrule(gate, Decision.REJECT, None, "It is rude.")
+    assert current_policy(gate.project) == gate.candidate
 
 
 def test_what_a_killed_worker_left_open_is_withdrawn_later(gate):

@@ -126,5 +126,5 @@ def _as_json(gate: Gate) -> dict[str, Any]:
         "id": gate.pk, "candidate": gate.candidate.name, "incumbent": gate.incumbent.name,
         "state": gate.state, "decision": gate.decision, "reason": gate.reason,
         "budget": gate.budget, "votes": standing.votes, **gating.found_of(gate, standing),
-        "note": gating.silence(gate, standing),
+        "note": gating.note_on(gate, standing),
     }  # fmt: skip
