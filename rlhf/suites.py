@@ -234,18 +234,30 @@ def _rows(metrics: Sequence[Metric], candidates: Sequence[Candidate]) -> Iterato
 def _comparable(metric: Metric, candidates: Sequence[Candidate]) -> list[bool]:
     """Whose figures are of the same thing: against the same version or references, by the same judge, reward
     model or rule, in the same tokens, on as many questions of a task."""
-    bases = [(each.is_comparable, *_basis(metric, each.run)) for each in candidates]
+    bases = [
+        (each.is_comparable, _answered(metric, each.run), *_basis(metric, each.run))
+        for each in candidates
+    ]
     has_figure = [metric.name in each.run.result.get("metrics", {}) for each in candidates]
     known = [basis for basis, has in zip(bases, has_figure, strict=True) if has and basis[0]]
     common = Counter(known).most_common(1)
     return [bool(common) and basis == common[0][0] for basis in bases]
 
 
+def _answered(metric: Metric, run: Run) -> str:
+    """Which prompts a figure of answers is of, where some were too long: that goes by a version's tokens and by
+    how much it can read."""
+    is_of_answers = not (metric.of_text or metric.of_task or metric.name.startswith("own_"))
+    if not is_of_answers or not run.result.get("left_out", {}).get("too_long"):
+        return ""
+    return run.result.get("measured_on", {}).get("answers", f"run {run.pk}")
+
+
 def _basis(metric: Metric, run: Run) -> tuple[Any, ...]:
     if metric.name == "judge_win_rate":
         return run.judge_id, run.rival_id
     if metric.name == "forgetting":
-        return (run.rival_id,)
+        return run.rival_id, run.result.get("windows", {}).get("tokens")
     if metric.of_task:
         return (run.result.get("metrics", {}).get(metric.name, {}).get("n"),)
     if metric.name == "reward":
@@ -404,6 +416,8 @@ def as_json(table: Table) -> dict[str, Any]:
             "is_comparable": candidate.is_comparable,
             "n_prompts": candidate.run.result.get("n_prompts"),
             "texts": candidate.run.result.get("texts"),
+            "references": candidate.run.result.get("references"),
+            "windows": candidate.run.result.get("windows"),
             "alarms": candidate.run.alarms,
             "judge": {
                 "version": candidate.run.judge.name,

@@ -31,6 +31,7 @@ from transformers.utils import logging
 
 from rlhf.training.annotator_model import AnnotatorModel
 from rlhf.training.artifacts import RunError
+from rlhf.training.context import places_in
 from rlhf.training.forward import collate, layers_of, score
 from rlhf.training.models import (
     check_folders,
@@ -171,7 +172,7 @@ class Reader(NamedTuple):
     """How a base reads text."""
 
     tokenizer: PreTrainedTokenizerBase
-    longest: int | None  # tokens that an encoder takes at most; other models are not limited here
+    longest: int | None  # tokens that it takes at most; None: as many as there is memory for
 
     def at_most(self, tokens: int) -> int:
         return min(tokens, self.longest or tokens)
@@ -183,7 +184,7 @@ def load_reader(reference: dict[str, Any]) -> Reader:
     tokenizer = AutoTokenizer.from_pretrained(reference["base"], trust_remote_code=False)
     config = AutoConfig.from_pretrained(reference["base"], trust_remote_code=False)
     if not is_encoder(config):
-        return Reader(tokenizer, None)
+        return Reader(tokenizer, places_in(config))
     positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
     return Reader(tokenizer, min(tokenizer.model_max_length, positions))
 

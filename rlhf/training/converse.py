@@ -34,6 +34,7 @@ from rlhf.training.artifacts import (
 )
 from rlhf.training.ask import Asker
 from rlhf.training.config import ConverseConfig, is_endpoint
+from rlhf.training.context import room_beside
 from rlhf.training.data import PromptLine
 from rlhf.training.endpoint import prompt_tokens
 from rlhf.training.generate import sample
@@ -74,9 +75,18 @@ class Speaker(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     n_answers: int
     prompter: Prompter | None = None  # of a prompt version
+    room: int | None = None  # tokens that it can read before an answer; None: any number
 
     def count(self, messages: list[Message]) -> int:
         return len(encode(self.tokenizer, messages))
+
+    def needed(self, messages: list[Message]) -> int:
+        """Tokens of the conversation, or of the whole prompt where that has no room."""
+        n = self.count(messages)
+        if self.room is None or not self.prompter:
+            return n
+        whole = len(self.encode(messages))
+        return whole if whole > self.room else n
 
     def encode(self, messages: list[Message]) -> list[int]:
         """With what a prompt version puts around them, which has a budget of its own."""
@@ -116,9 +126,12 @@ class SpeakerElsewhere:
     def __init__(self, side: str, reference: dict[str, Any], n_answers: int) -> None:
         self.side, self.reference, self.n_answers = side, reference, n_answers
         self.prompter = prompter_of(reference)
+        self.room: int | None = None  # nobody here knows
 
     def count(self, messages: list[Message]) -> int:
         return prompt_tokens(messages)
+
+    needed = count
 
     def answers(
         self,
@@ -192,16 +205,19 @@ def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
 
 def load_speakers(config: ConverseConfig) -> list[Speaker | SpeakerElsewhere]:
     if not config.rival:
-        return [_load("policy", config.model, n_answers=2)]
-    return [_load("policy", config.model, n_answers=1), _load("rival", config.rival, n_answers=1)]
+        return [_load("policy", config.model, 2, config)]
+    return [_load("policy", config.model, 1, config), _load("rival", config.rival, 1, config)]
 
 
-def _load(side: str, reference: dict[str, Any], n_answers: int) -> Speaker | SpeakerElsewhere:
+def _load(
+    side: str, reference: dict[str, Any], n_answers: int, config: ConverseConfig
+) -> Speaker | SpeakerElsewhere:
     if is_endpoint(reference):
         return SpeakerElsewhere(side, reference, n_answers)
     model, tokenizer = load_policy(reference, may_wrap=True)
-    prompter = prompter_of(reference, tokenizer.all_special_tokens)
-    return Speaker(side, model, tokenizer, n_answers, prompter)
+    room = room_beside(reference, config.max_new_tokens)
+    prompter = prompter_of(reference, tokenizer.all_special_tokens, room)
+    return Speaker(side, model, tokenizer, n_answers, prompter, room)
 
 
 def waiting_questions(folder: Path) -> list[Question]:
@@ -229,10 +245,12 @@ def answer_all(
     """Write the answers of all sides to all questions; those that were written."""
     written: list[Answer] = []
     fitting = []
+    rooms = [side.room for side in speakers if side.room is not None]
+    limit = min([config.max_prompt_tokens, *rooms])
     for question in questions:
-        tokens = max(side.count(question.messages) for side in speakers)
-        if tokens > config.max_prompt_tokens:
-            sentence = TOO_LONG.format(tokens=tokens, limit=config.max_prompt_tokens)
+        tokens = max(side.needed(question.messages) for side in speakers)
+        if tokens > limit:
+            sentence = TOO_LONG.format(tokens=tokens, limit=limit)
             _reply(folder, question, {"error": sentence})
         else:
             fitting.append(question)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from rlhf.training.artifacts import RunError, read_json
+from rlhf.training.classifiers import n_positions
 from rlhf.training.models import default_device
 from rlhf.training.retrieval import EMBEDDINGS
 
@@ -47,7 +48,7 @@ class Encoder:
         self.model.to(self.device).eval().requires_grad_(False)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.max_tokens = min(max_tokens, self.tokenizer.model_max_length)
+        self.max_tokens = min(max_tokens, self.tokenizer.model_max_length, n_positions(self.model))
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:

@@ -144,7 +144,7 @@ def write(
         return Written(answers, +reasons, asker)
     policy, tokenizer = load_policy(reference, may_wrap=True)
     prompts, too_long = encode_arranged(
-        reference, tokenizer, lines, config.max_prompt_tokens, folder
+        reference, tokenizer, lines, config.max_prompt_tokens, config.max_new_tokens, folder
     )
     answers = generate_all(
         policy,

@@ -122,7 +122,13 @@ def _answers(
     else:
         policy, tokenizer = load_policy(reference, may_wrap=True)
         prompts, _ = encode_arranged(
-            reference, tokenizer, lines, config.max_prompt_tokens, folder, name
+            reference,
+            tokenizer,
+            lines,
+            config.max_prompt_tokens,
+            config.max_new_tokens,
+            folder,
+            name,
         )
     sizes = {
         side: len(prompts) * n

@@ -21,6 +21,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, whole_lines
 from rlhf.training.config import GenerateConfig
+from rlhf.training.context import room_beside
 from rlhf.training.data import Generated, PromptLine, read_prompts
 from rlhf.training.forward import Watch, backbone_of, vocabulary_head, watching
 from rlhf.training.models import (
@@ -285,16 +286,20 @@ def encode_arranged(
     tokenizer: PreTrainedTokenizerBase,
     lines: Sequence[PromptLine],
     max_prompt_tokens: int,
+    max_new_tokens: int,
     folder: RunFolder,
     side: str = "",
 ) -> tuple[list[EncodedPrompt], int]:
-    """As `encode_prompts`, with what a prompt version puts around each.
+    """As `encode_prompts`, with what a prompt version puts around each, and room for the answer.
 
     Which prompts are too long is decided by the prompts alone, so that a policy answers the same ones with and
-    without it; the whole has a budget of its own.
+    without it; the whole has a budget of its own. Only what has no room in the model's context even without
+    examples and passages is left out besides.
     """
-    prompts, too_long = encode_prompts(tokenizer, lines, max_prompt_tokens)
-    prompter = prompter_of(reference, tokenizer.all_special_tokens)
+    room = room_beside(reference, max_new_tokens)
+    limit = max_prompt_tokens if room is None else min(max_prompt_tokens, room)
+    prompts, too_long = encode_prompts(tokenizer, lines, limit)
+    prompter = prompter_of(reference, tokenizer.all_special_tokens, room)
     if prompter is None:
         return prompts, too_long
 
@@ -303,7 +308,16 @@ def encode_arranged(
 
     fitting = [prompt.line for prompt in prompts]
     arranged = arrange_all(prompter, fitting, count, folder, side)
-    return [EncodedPrompt(line, encode(tokenizer, line.messages)) for line in arranged], too_long
+    whole = [EncodedPrompt(line, encode(tokenizer, line.messages)) for line in arranged]
+    if room is None:
+        return whole, too_long
+    with_room = [prompt for prompt in whole if len(prompt.ids) <= room]
+    if not with_room:
+        raise RunError(
+            f"What the prompt version puts around each prompt leaves no room in the {room} tokens that the "
+            "model can read before an answer: shorten its instructions, or choose another model."
+        )
+    return with_room, too_long + len(whole) - len(with_room)
 
 
 def length_buckets(prompts: Sequence[EncodedPrompt], size: int) -> Iterator[list[EncodedPrompt]]:
@@ -433,7 +447,7 @@ def run(config: GenerateConfig, folder: RunFolder) -> dict[str, Any]:
     model, tokenizer = load_policy(config.model, default_device(), may_wrap=True)
     lines = read_prompts(folder.path / config.prompts)
     prompts, too_long = encode_arranged(
-        config.model, tokenizer, lines, config.max_prompt_tokens, folder
+        config.model, tokenizer, lines, config.max_prompt_tokens, config.max_new_tokens, folder
     )
     folder.phase("generating")
     began = time.monotonic()

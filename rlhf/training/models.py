@@ -168,7 +168,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def lora_config(model: PreTrainedModel, rank: int, top: int | None = None) -> LoraConfig:
     """LoRA on every linear map of the top layers (None: of all), none on the vocabulary head.
 
-    alpha = 2·rank. Raises RunError if the model has fewer layers than `top`.
+    alpha = 2·rank. Raises RunError if the model has fewer layers than `top`, or no linear maps.
     """
     head = model.get_output_embeddings()
     targets = {
@@ -176,6 +176,11 @@ def lora_config(model: PreTrainedModel, rank: int, top: int | None = None) -> Lo
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and not name.endswith("score")
     }
+    if not targets:
+        raise RunError(
+            f"A {model.config.model_type} model has no linear maps that LoRA could be put on: choose full "
+            "fine-tuning, or another model."
+        )
     name, layers = layers_of(model.base_model)
     check_top(top, len(layers))
     return LoraConfig(

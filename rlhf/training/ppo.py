@@ -36,6 +36,7 @@ from rlhf.training.artifacts import (
     writing_folder,
 )
 from rlhf.training.config import GRPOConfig, PPOConfig
+from rlhf.training.context import at_most
 from rlhf.training.data import read_prompts
 from rlhf.training.forward import (
     Batch,
@@ -646,6 +647,8 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
             f"{parallel.count()} processes cannot share {n} prompts: raise batch_size, lower "
             "completions_per_prompt, or start fewer processes."
         )
+    limit = at_most(config.max_prompt_tokens, config.model, config.max_new_tokens)
+    config = replace(config, max_prompt_tokens=limit)
     folder.phase("loading the models")
     models = load_models(config)
     savings = savings_of(models, config)

@@ -19,6 +19,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
+from rlhf.training.context import at_most
 from rlhf.training.data import Pair, read_pairs
 from rlhf.training.forward import (
     backbone_of,
@@ -41,6 +43,7 @@ from rlhf.training.forward import (
 )
 from rlhf.training.generate import Sampled, sample
 from rlhf.training.models import decode, encode, encode_completion, load_policy, stop_ids
+from rlhf.training.parameter_settings import VIRTUAL
 from rlhf.training.parameters import Anchored, callbacks, load, make_trainable, save
 from rlhf.training.preference_config import PreferenceConfig
 from rlhf.training.reward_checks import check_chat_template, check_pairs
@@ -84,12 +87,17 @@ class Rows(NamedTuple):
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], config: PreferenceConfig, votes: str
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    config: PreferenceConfig,
+    votes: str,
+    longest_asked: int | None = None,
 ) -> Rows:
     """The decided pairs as rows; ties say nothing of a preference. With `votes="each"` every vote on a
-    pair of training is a row, which is what a soft label means, in expectation.
+    pair of training is a row, which is what a soft label means, in expectation. Prompts of more tokens than
+    `longest_asked` leave no room for an answer, and are not sampled.
 
-    Raises RunError if fewer than `min_pairs` pairs are left to learn from.
+    Raises RunError if fewer than `min_pairs` pairs are left to learn from, or no prompt to sample.
     """
     found: dict[str, list[Row]] = {"train": [], "test": []}
     prompts: dict[str, list[list[dict[str, str]]]] = {"train": [], "test": []}
@@ -108,14 +116,20 @@ def encode_rows(
             found[pair.split] += by_vote(row, pair) if is_each else [row]
             n_learnt += pair.split == "train"
             of_split = prompts[pair.split]
-            if len(of_split) < config.samples and pair.prompt not in of_split:
+            has_room = longest_asked is None or len(row.prompt) <= longest_asked
+            if has_room and len(of_split) < config.samples and pair.prompt not in of_split:
                 of_split.append(pair.prompt)
     if n_learnt < config.min_pairs:
         raise RunError(
             f"only {n_learnt} decided pairs to learn from have at most max_tokens={config.max_tokens} "
-            f"tokens, and min_pairs={config.min_pairs}: raise max_tokens, or judge shorter completions"
+            f"tokens, and min_pairs={config.min_pairs}: judge shorter completions, or raise max_tokens if the model can read more"
         )
-    return Rows(found["train"], found["test"], prompts["test"] or prompts["train"], left_out)
+    if not (sampled := prompts["test"] or prompts["train"]):
+        raise RunError(
+            f"no prompt leaves room for an answer of max_new_tokens={config.max_new_tokens} in what the model can "
+            "read: choose fewer, or import shorter prompts"
+        )
+    return Rows(found["train"], found["test"], sampled, left_out)
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Row:
@@ -409,13 +423,16 @@ def carry_out(
 
     `make_trainer(model, tokenizer, rows)` is what DPO and KTO differ in.
     """
+    taken = config.virtual_tokens if config.method in VIRTUAL else 0
+    config = replace(config, max_tokens=at_most(config.max_tokens, config.model, taken))
+    longest_asked = at_most(config.max_tokens, config.model, taken + config.max_new_tokens)
     folder.phase("checking the votes")
     pairs = read_pairs(folder.path / config.data / "data.jsonl")
     check_pairs(pairs, config)
     folder.phase("loading the model")
     model, tokenizer = load(config.model, config)
     check_chat_template(tokenizer, Path(config.model["base"]))
-    rows = encode_rows(tokenizer, pairs, config, votes)
+    rows = encode_rows(tokenizer, pairs, config, votes, longest_asked)
     answers = Answers(tokenizer, rows.prompts, stop_ids(model, tokenizer), config, folder)
     torch.manual_seed(config.seed)
     model = make_trainable(model, config)

@@ -16,7 +16,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -240,10 +240,18 @@ def read_prompting(path: str) -> Prompting:
         raise RunError(f"The prompt version in {path} cannot be read: {error}.") from None
 
 
-def prompter_of(reference: dict[str, Any], control_tokens: Iterable[str] = ()) -> Prompter | None:
-    """Of a reference to a prompt version; None for any other."""
+def prompter_of(
+    reference: dict[str, Any], control_tokens: Iterable[str] = (), room: int | None = None
+) -> Prompter | None:
+    """Of a reference to a prompt version; None for any other. `room` is for a whole prompt, if there is less
+    than its budget."""
     path = reference.get("prompting")
-    return Prompter(read_prompting(path), control_tokens) if path else None
+    if not path:
+        return None
+    prompting = read_prompting(path)
+    if room is not None and room < prompting.budget_tokens:
+        prompting = replace(prompting, budget_tokens=room)
+    return Prompter(prompting, control_tokens)
 
 
 def without_prompting(reference: dict[str, Any]) -> dict[str, Any]:

@@ -34,10 +34,10 @@ def check_input(config: RewardModelConfig, folder: RunFolder) -> None:
 
 
 def _longest(config: RewardModelConfig) -> int | None:
-    """What an encoder can read, in tokens."""
+    """What the base can read, in tokens."""
     from rlhf.training.classifiers import load_reader  # noqa: PLC0415 (imports torch)
 
-    return load_reader(config.base).longest if config.base else None
+    return load_reader(config.base or config.model).longest
 
 
 def check_pairs(pairs: Sequence[Pair], config: RewardModelConfig | PreferenceConfig) -> None:
@@ -89,7 +89,7 @@ def check_lengths(
     longest: int | None = None,
 ) -> None:
     """Raises RunError if fewer than `min_pairs` decided pairs are short enough to learn from, for the
-    run and for an encoder that takes at most `longest` tokens.
+    run and for a base that takes at most `longest` tokens.
 
     Stops at the first so many: of a large export only some pairs become tokens here.
     """
@@ -108,7 +108,7 @@ def check_lengths(
     if most < config.max_tokens:
         raise RunError(
             f"of {len(decided)} decided pairs to learn from, {found} have at most {most} tokens, which "
-            f"is all that the encoder can read, and min_pairs={config.min_pairs}: choose another base, "
+            f"is all that the base can read, and min_pairs={config.min_pairs}: choose another base, "
             "or judge shorter completions"
         )
     raise RunError(

@@ -57,6 +57,7 @@ from rlhf.training.classifiers import (
     score_head,
 )
 from rlhf.training.config import RewardModelConfig
+from rlhf.training.context import at_most
 from rlhf.training.data import (
     Offer,
     Pair,
@@ -124,7 +125,7 @@ def run(config: RewardModelConfig, folder: RunFolder) -> dict[str, Any]:
     folder.phase("loading the model")
     dtype = torch.float32 if config.train == "full" else None
     policy, tokenizer = load_policy(config.model, dtype=dtype)
-    reader = load_reader(config.base) if config.base else Reader(tokenizer, None)
+    reader = load_reader(config.base or config.model)
     pairs = read_pairs(folder.path / config.data / "data.jsonl")
     encoded = encode_pairs(
         reader.tokenizer,
@@ -236,7 +237,7 @@ def sample_policy(
     prompts, _ = encode_prompts(
         tokenizer,
         read_prompts(folder.path / config.prompts),
-        config.max_tokens,
+        at_most(config.max_tokens, config.model, config.max_new_tokens),
     )
     per_prompt = math.ceil(config.policy_samples / len(prompts))
     chosen = _spread(prompts, math.ceil(config.policy_samples / per_prompt))
@@ -260,9 +261,9 @@ def sample_policy(
         Group(encode(reader.tokenizer, prompt.line.messages), written[prompt.line.id], [])
         for prompt in chosen
     ]
-    if reader.longest is None:
-        return groups
     pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
+    if reader.longest is None or max(len(p) + len(c) for p, c in pairs) <= reader.longest:
+        return groups
     short = [cut(prompt, completion, reader.longest) for prompt, completion in pairs]
     return [Group(prompt, [completion], []) for prompt, completion in short]
 

@@ -308,7 +308,7 @@ class Judge(NamedTuple):
     def raw_scores(
         self, conversations: Sequence[Conversation], should_stop: Callable[[], bool]
     ) -> Tensor:
-        """In its own tokens, (B, M); what an encoder cannot read any more is cut. Raises Stopped before
+        """In its own tokens, (B, M); what its base cannot read any more is cut. Raises Stopped before
         the next micro-batch if that was asked for."""
         pairs = [self._encode(conversation) for conversation in conversations]
         lengths = [len(p) + len(c) for p, c in pairs]

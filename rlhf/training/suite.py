@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json, write_json
 from rlhf.training.ask import Asker, short_enough
 from rlhf.training.config import is_endpoint
+from rlhf.training.context import at_most, context_of, windows
 from rlhf.training.data import Generated, PromptLine, read_prompts
 from rlhf.training.endpoint import prompt_tokens
 from rlhf.training.evaluate import asked_result, left_out
@@ -82,6 +83,7 @@ VIRTUAL = (
     "virtual tokens stand before whatever it reads, and are left out where losses are computed"
 )
 NO_REFERENCES = "no held-out prompt has a reference answer"
+TOO_LONG = "every reference answer is, with its prompt, longer than what is read at once"
 NO_TEXT = "a policy of the project has learned from all of this text: choose another dataset of it"
 NO_PEOPLE = "no people's votes to compare with"
 NO_VERDICT = {"judge": None, "leaning": None}
@@ -113,6 +115,7 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
     new = Side("new", config.model, config, folder)
     metrics, texts = losses_of(new, inputs, config, folder)
     measured = measured_on(new, inputs, folder)
+    read = read_so_far(new, inputs, folder)
     tasks = TaskResults(*kept(folder, "task-results", lambda: _tasks(new, config)))
     metrics |= {f"task/{name}": Estimate(*figure) for name, figure in tasks.figures.items()}
     task_answers = [TaskAnswer(*answer) for answer in tasks.answers]
@@ -134,12 +137,16 @@ def run(config: SuiteConfig, folder: RunFolder) -> dict[str, Any]:
     _write(folder, rows, inputs, texts, task_answers)
     askers = [*new.askers, *opinion.pop("askers", [])]
     written = new.n_written + opinion.pop("n_written", 0)
+    missing = left_out(len(inputs.lines) - len(answers), new.askers)
+    if missing["too_long"]:  # which prompts those are goes by the version's tokens and context
+        measured["answers"] = digest([row.id for row in answers])
     return {
         "n_prompts": len(answers),
-        "left_out": left_out(len(inputs.lines) - len(answers), new.askers),
+        "left_out": missing,
         "conditions": conditions(config, folder.path),
         "measured_on": measured,
         "texts": texts_read(config, folder.path),
+        **read,
         "task_answers": sorted({name for answer in task_answers for name in answer.values}),
         "lower_is_better": tasks.lower,
         "metrics": {name: figure._asdict() for name, figure in metrics.items()},
@@ -207,6 +214,24 @@ def _cut(rows: Rows) -> str:
     return digest([completion for _, completion in rows])
 
 
+def read_so_far(new: Side, inputs: Inputs, folder: RunFolder) -> dict[str, Any]:
+    """For the result, of what losses are of: which references have none, and how long texts were read."""
+    if new.why_no_losses:
+        return {}
+
+    def compute() -> dict[str, Any]:
+        n_references = sum(map(len, inputs.references.values()))
+        n = len(new.answer_rows(inputs.lines, inputs.references))
+        n_windows = [len(windows) for windows in new.windows_of(inputs.texts)]
+        several = sum(n > 1 for n in n_windows)
+        return {
+            "references": {"n": n, "too_long": n_references - n},
+            **({"windows": {"tokens": new.window, "texts": several}} if several else {}),
+        }
+
+    return kept(folder, "read", compute)
+
+
 def digest(found: Any) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
@@ -249,6 +274,22 @@ class Side:
         self.folder.phase(f"loading the {self.name} policy")
         return load_policy(self.reference, may_wrap=True)
 
+    @cached_property
+    def window(self) -> int | None:
+        """Tokens of general text that are read at once: as many as both versions can, so that the same stands
+        before each token for both. None: all."""
+        sides = [self, *([self.other] if self.other and not self.other.why_no_losses else [])]
+        found = [context for side in sides if (context := context_of(side.reference)) is not None]
+        return min(found, default=None)
+
+    @property
+    def other(self) -> Side | None:
+        """What it is compared with."""
+        is_new = self.name == "new"
+        reference = self.config.rival if is_new else self.config.model
+        name = "old" if is_new else "new"
+        return None if reference is None else Side(name, reference, self.config, self.folder)
+
     def forget(self) -> None:
         self.__dict__.pop("policy", None)
 
@@ -285,15 +326,24 @@ class Side:
         )  # fmt: skip
 
     def text_losses(self, texts: Sequence[str]) -> list[Loss]:
-        """Of running text, from its first token on."""
-        return self._losses(self.text_rows(texts))
+        """Of running text, from its first token on; of one that is longer than the window, all its windows
+        together."""
+        found = iter(self._losses(self.text_rows(texts)))
+        of_texts = [[next(found) for _ in windows] for windows in self.windows_of(texts)]
+        return [
+            Loss(sum(loss.nats for loss in each), sum(loss.n_tokens for loss in each))
+            for each in of_texts
+        ]
 
     def text_rows(self, texts: Sequence[str]) -> Rows:
+        return [window for windows in self.windows_of(texts) for window in windows]
+
+    def windows_of(self, texts: Sequence[str]) -> list[Rows]:
         _, tokenizer = self.policy
         start = tokenizer.bos_token_id
         before = [tokenizer.eos_token_id if start is None else start]
         encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        return [(before, list(ids)) for ids in encoded]
+        return [list(windows(before, ids, self.window)) for ids in encoded]
 
     def answer_losses(
         self, lines: Sequence[PromptLine], references: dict[int, list[str]]
@@ -308,22 +358,24 @@ class Side:
             for prompt in self._prompts(lines)
             for text in references.get(prompt.line.id, [])
         ]
-        longest = self.config.max_tokens
+        longest = at_most(self.config.max_tokens, self.reference)
         return [row for row in rows if len(row[0]) + len(row[1]) <= longest]
 
     def _prompts(self, lines: Sequence[PromptLine]) -> list[EncodedPrompt]:
         _, tokenizer = self.policy
-        limit = self.config.max_prompt_tokens
-        return encode_arranged(self.reference, tokenizer, lines, limit, self.folder, self.name)[0]
+        limits = self.config.max_prompt_tokens, self.config.max_new_tokens
+        return encode_arranged(self.reference, tokenizer, lines, *limits, self.folder, self.name)[0]
 
     @torch.no_grad()
     def _losses(self, rows: Rows) -> list[Loss]:
         """Of each completion after its prompt, in the order they came. Raises Stopped."""
         model, _ = self.policy
         backbone, head = backbone_of(model), vocabulary_head(model)
-        rows = [row for row in rows if row[1]]
-        found: dict[int, Loss] = {}
-        for group in similar_lengths([len(p) + len(c) for p, c in rows], TOKENS_AT_ONCE):
+        found = {place: Loss(0.0, 0) for place, row in enumerate(rows) if not row[1]}
+        places = [place for place, row in enumerate(rows) if row[1]]
+        lengths = [len(rows[place][0]) + len(rows[place][1]) for place in places]
+        for among in similar_lengths(lengths, TOKENS_AT_ONCE):
+            group = [places[each] for each in among]
             if self.folder.should_stop():
                 raise Stopped
             prompts, completions = zip(*(rows[place] for place in group), strict=True)
@@ -352,7 +404,8 @@ def losses_of(
         old.forget()
     own = _kept_losses(folder, "own", lambda: new.answer_losses(inputs.lines, inputs.references))
     general = _kept_losses(folder, "general", lambda: new.text_losses(inputs.texts))
-    own_loss = per_token(own) if own else Estimate(None, reason=NO_REFERENCES)
+    why = TOO_LONG if inputs.references else NO_REFERENCES
+    own_loss = per_token(own) if own else Estimate(None, reason=why)
     general_loss = per_token(general) if general else Estimate(None, reason=NO_TEXT)
     found = {
         "own_loss": own_loss,

@@ -14,6 +14,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +23,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import RunError, RunFolder, read_json, write_json
+from rlhf.training.context import at_most
 from rlhf.training.forecast import course_error, forecast
 from rlhf.training.forward import backbone_of, layers_of
 from rlhf.training.models import stop_ids
+from rlhf.training.parameter_settings import VIRTUAL
 from rlhf.training.parameters import callbacks, load, make_trainable, save
 from rlhf.training.reward_trainer import train
 from rlhf.training.supervised_config import SupervisedConfig
@@ -45,6 +48,8 @@ def run(config: SupervisedConfig, folder: RunFolder) -> dict[str, Any]:
     """Raises RunError if there is nothing to learn from."""
     if not config.datasets:
         raise RunError("There is no dataset to learn from.")
+    taken = config.virtual_tokens if config.method in VIRTUAL else 0
+    config = replace(config, max_tokens=at_most(config.max_tokens, config.model, taken))
     folder.phase("loading the model")
     learner = start(config)
     folder.phase("reading the datasets")

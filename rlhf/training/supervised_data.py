@@ -239,7 +239,7 @@ def _nothing_to_learn(name: str, left_out: dict[str, int], max_tokens: int) -> s
     if left_out["too_long"]:
         return (
             f"All rows of the dataset “{name}” that may be learnt from are longer than {max_tokens} "
-            "tokens: raise max_tokens, or make them shorter."
+            "tokens: make them shorter, or raise max_tokens if the model can read more."
         )
     return (
         f"All rows of the dataset “{name}” are held out, so there is nothing to learn from: it needs "

@@ -128,6 +128,42 @@ def test_figures_of_other_references_or_tokens_are_not_ranked(base, tuned, name,
     assert marks_with("", "") == ["", ""]  # of before this was kept
 
 
+def marks_of(base, name):
+    rows = [row for _, rows in suites.table_of(base.project).groups for row in rows]
+    return next([c.mark for c in row.cells] for row in rows if row.metric.name == name)
+
+
+def add_to_result(run, **values):
+    Run.objects.filter(pk=run.pk).update(result={**run.result, **values})
+
+
+@pytest.mark.parametrize("name", ["rouge_l", "reward", "judge_win_rate"])
+def test_figures_of_answers_to_other_prompts_are_not_ranked(base, tuned, name):
+    def marks_with(*answered):
+        for policy, value, digest in zip((base, tuned), (0.2, 0.9), answered, strict=True):
+            measured = {"references": "same", **({"answers": digest} if digest else {})}
+            left_out = {"too_long": 1 if digest else 0}
+            run = make_suite(policy, metrics={name: figure(value)})
+            add_to_result(run, measured_on=measured, left_out=left_out)
+        return marks_of(base, name)
+
+    assert BEST in marks_with("a", "a")
+    assert BEST in marks_with("", "")  # all prompts, or a suite of before this was kept
+    assert marks_with("", "a") == ["", ""]
+    assert marks_with("a", "b") == ["", ""]
+
+
+def test_what_was_forgotten_is_ranked_if_it_was_read_in_the_same_windows(base, tuned):
+    def marks_with(*tokens):
+        for policy, value, n in zip((base, tuned), (0.2, 0.9), tokens, strict=True):
+            run = make_suite(policy, metrics={"forgetting": figure(value)}, rival=base)
+            add_to_result(run, **({"windows": {"tokens": n, "texts": 1}} if n else {}))
+        return marks_of(base, "forgetting")
+
+    assert marks_with(None, None) == marks_with(256, 256) == [BEST, ""]
+    assert marks_with(None, 256) == ["", ""]
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [

@@ -56,7 +56,7 @@ def test_examples_are_left_out_by_the_tokens_of_the_model_itself(
 ):
     _, tokenizer = load_policy(tiny_reference)
     lines = generate.read_prompts(prompts_file)[:1]
-    whole, _ = generate.encode_arranged(prompted, tokenizer, lines, 512, folder)
+    whole, _ = generate.encode_arranged(prompted, tokenizer, lines, 512, 16, folder)
     budget = Prompting(
         system="Tell me.", template="{prompt} Why?", examples=EXAMPLES,
         budget_tokens=len(whole[0].ids) - 1,
@@ -64,7 +64,7 @@ def test_examples_are_left_out_by_the_tokens_of_the_model_itself(
     write_json(folder.path / "smaller.json", budget.to_dict())
     smaller = {**tiny_reference, "prompting": str(folder.path / "smaller.json")}
 
-    (prompt,), _ = generate.encode_arranged(smaller, tokenizer, lines, 512, folder)
+    (prompt,), _ = generate.encode_arranged(smaller, tokenizer, lines, 512, 16, folder)
 
     assert len(prompt.ids) < len(whole[0].ids)
     assert len(prompt.line.messages) == len(whole[0].line.messages) - 2
