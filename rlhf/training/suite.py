@@ -63,15 +63,18 @@ from rlhf.training.suite_metrics import (
     distinct,
     exact_match,
     forgetting,
+    is_share,
     is_unsafe,
     kappa_estimate,
     leans,
     mean,
+    mean_part,
     ratio,
     refuses,
     repetition,
     rouge_l,
     self_bleu,
+    share,
     win_rate,
 )
 from rlhf.training.suite_tasks import TaskAnswer, TaskResults, no_results, run_tasks
@@ -87,6 +90,8 @@ TOO_LONG = "every reference answer is, with its prompt, longer than what is read
 NO_TEXT = "a policy of the project has learned from all of this text: choose another dataset of it"
 NO_PEOPLE = "no people's votes to compare with"
 NO_VERDICT = {"judge": None, "leaning": None}
+SHARES = ("exact_match", "truncated", "refused", "unsafe")  # an answer is it, or is not
+PARTS = ("rouge_l", "repetition")  # from 0 to 1
 
 
 Rows = Sequence[tuple[list[int], list[int]]]  # the tokens of a prompt and of its completion
@@ -508,7 +513,9 @@ def figures_of(
 ) -> dict[str, Estimate]:
     """Means of what stands with each answer, and figures of all answers together."""
     names = dict.fromkeys(name for row in values.values() for name in row)
-    found = {name: mean([row[name] for row in values.values() if name in row]) for name in names}
+    found = {
+        name: mean_of(name, [row[name] for row in values.values() if name in row]) for name in names
+    }
     referred = [row for row in answers if references.get(row.id)]
     if not referred:
         nothing = Estimate(None, reason=NO_REFERENCES)
@@ -523,6 +530,13 @@ def figures_of(
         "distinct_2": Estimate(distinct(every, 2), n=len(every)),
         "self_bleu": self_bleu(every),
     }
+
+
+def mean_of(name: str, values: Sequence[float]) -> Estimate:
+    """Of what stands with each answer, which is one to a prompt."""
+    if name in SHARES or (name.startswith("rule/") and is_share(values)):
+        return share(values)
+    return mean_part(values) if name in PARTS else mean(values)
 
 
 # --- the judge --------------------------------------------------------------------------------

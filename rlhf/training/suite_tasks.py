@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.training.suite_metrics import Estimate
+from rlhf.training.suite_metrics import Estimate, is_share, share
 
 OWN_TASKS = "PREFERENDUM_LM_EVAL_TASKS"  # environment: a folder of YAML files
 NOT_INSTALLED = (
@@ -76,7 +77,23 @@ def run_tasks(
                 lower += lower_of(name, values, given["higher_is_better"].get(name, {}))
             for name, samples in given["samples"].items():
                 answers[name] = [readable(name, sample) for sample in samples]
-    return TaskResults(found, [each for rows in answers.values() for each in rows], lower)
+    every = [each for rows in answers.values() for each in rows]
+    return TaskResults(with_shares(found, every), every, lower)
+
+
+def with_shares(figures: dict[str, Estimate], answers: Sequence[TaskAnswer]) -> dict[str, Estimate]:
+    """Those that say of each question whether it was answered rightly, with Wilson's interval: by the harness's
+    standard error, a model that is right on all of them could not be anything else."""
+    found = dict(figures)
+    for name, figure in figures.items():
+        values = [answer.values[name] for answer in answers if name in answer.values]
+        if values and is_share(values) and _is_mean(figure, values):
+            found[name] = share(values)
+    return found
+
+
+def _is_mean(figure: Estimate, values: Sequence[float]) -> bool:
+    return figure.n == len(values) and math.isclose(figure.value or 0.0, sum(values) / figure.n)
 
 
 def no_results(tasks: Sequence[str], why: str) -> TaskResults:

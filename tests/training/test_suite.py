@@ -90,6 +90,13 @@ def test_every_answer_can_be_read_with_what_was_found_in_it(config, inputs):
     )
 
 
+def test_what_an_answer_is_or_is_not_is_a_share():
+    assert suite.mean_of("unsafe", [0.0] * 50).high == pytest.approx(0.0713, abs=1e-4)
+    assert suite.mean_of("rule/regex", [1.0] * 50).low == pytest.approx(0.9287, abs=1e-4)
+    assert suite.mean_of("rouge_l", [0.0] * 50).high > 0
+    assert suite.mean_of("length", [1.0] * 50) == Estimate(1.0, 1.0, 1.0, 50)
+
+
 def test_a_prompt_version_is_measured_with_what_it_puts_around_a_question(config, inputs, tmp_path):
     path = tmp_path / "prompting.json"
     write_json(path, {"system": "Open the door."})

@@ -15,6 +15,26 @@ def test_a_mean_has_an_interval_from_five_values_on():
     assert metrics.mean([]).reason == "nothing to measure"
 
 
+def test_a_share_of_none_or_of_all_is_not_certain():
+    none, every = metrics.share([0.0] * 50), metrics.share([1.0] * 50)
+
+    assert (none.value, none.low, none.high) == (0, 0, pytest.approx(0.0713, abs=1e-4))
+    assert (every.low, every.high) == (pytest.approx(0.9287, abs=1e-4), 1)
+    assert metrics.share([0.0, 1.0]) == Estimate(0.5, n=2)
+
+
+def test_ties_do_not_narrow_the_interval_of_a_judge():
+    ties, decided = metrics.win_rate([TIE] * 50), metrics.win_rate([NEW, OLD] * 25)
+
+    assert ties == decided
+    assert metrics.accuracy([NEW] * 50, [NEW] * 50).low == pytest.approx(0.9287, abs=1e-4)
+
+
+def test_parts_that_are_all_alike_have_the_interval_of_a_share():
+    assert metrics.mean_part([0.0] * 50) == metrics.share([0.0] * 50)
+    assert metrics.mean_part([0.2, 0.3] * 25) == metrics.mean([0.2, 0.3] * 25)
+
+
 def test_a_ratio_weighs_texts_by_their_tokens():
     assert metrics.ratio([3, 5], [1, 3]) == Estimate(2.0, n=2)
 

@@ -19,6 +19,7 @@ from rlhf.training.suite_tasks import (
     figures_of,
     readable,
     run_tasks,
+    with_shares,
 )
 
 CHOSEN = {  # as the harness logs a question with two choices
@@ -71,6 +72,16 @@ def test_a_task_has_its_figures_and_one_without_data_a_reason(harness):
     assert found["arc"].reason == (
         "it could not be run offline (FileNotFoundError: Couldn't find arc in the cache)"
     )
+
+
+def test_a_task_that_is_always_answered_rightly_is_not_certain():
+    answers = [TaskAnswer("arc", n, "Why?", "No.", "No.", {"arc/acc": 1.0}) for n in range(50)]
+    figures = {"arc/acc": Estimate(1.0, 1.0, 1.0, 50), "arc/bits": Estimate(0.8, 0.7, 0.9, 50)}
+
+    found = with_shares(figures, answers)
+
+    assert found["arc/acc"] == Estimate(1.0, pytest.approx(0.9287, abs=1e-4), 1.0, 50)
+    assert found["arc/bits"] == figures["arc/bits"]
 
 
 def test_a_file_is_no_task(harness, tmp_path):
