@@ -48,7 +48,7 @@ def candidate_answers(request: HtmxRequest, slug: str) -> HttpResponse:
     gone: list[Any] = []
     rows: list[Any]
     if metric and metric.of_text:
-        rows = suites.texts_behind(table.candidates)
+        rows, gone = suites.texts_behind(table.candidates)
     elif metric and metric.of_task:
         rows, gone = suites.task_answers_behind(table.candidates, metric)
     else:

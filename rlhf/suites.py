@@ -387,17 +387,23 @@ def task_answers_behind(
     return [by_question[key] for key in sorted(by_question)], gone
 
 
-def texts_behind(candidates: Sequence[Candidate]) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """General text, with the loss per token of each candidate."""
+def texts_behind(
+    candidates: Sequence[Candidate],
+) -> tuple[list[tuple[str, list[dict[str, Any] | None]]], list[ModelVersion]]:
+    """General text, with the loss per token of each candidate; and the versions whose files are gone."""
     by_text: dict[str, list[dict[str, Any] | None]] = {}
+    gone = []
     for place, candidate in enumerate(candidates):
         path = candidate.run.folder / "artifact" / "texts.jsonl"
-        for row in read_lines(path) if path.exists() else ():
+        if not path.exists():
+            gone.append(candidate.version)
+            continue
+        for row in read_lines(path):
             row["loss"] = row["nats"] / row["n_tokens"] if row["n_tokens"] else None
             before = row.get("nats_before")
             row["grown"] = None if before is None else row["nats"] - before
             by_text.setdefault(row["text"], [None] * len(candidates))[place] = row
-    return list(by_text.items())
+    return list(by_text.items()), gone
 
 
 def metric_named(name: str, candidates: Sequence[Candidate]) -> Metric | None:

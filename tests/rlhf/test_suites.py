@@ -257,9 +257,17 @@ def test_text_stands_behind_forgetting(client, admin, tuned):
     page = client.get(reverse("rlhf:candidate_answers", args=["tea"]), {"metric": "forgetting"})
 
     assert "A river." in page.content.decode()
-    assert suites.texts_behind(suites.table_of(tuned.project).candidates) == [
-        ("A river.", [{**row, "loss": 2.0, "grown": 2.0}])
-    ]
+    assert suites.texts_behind(suites.table_of(tuned.project).candidates) == (
+        [("A river.", [{**row, "loss": 2.0, "grown": 2.0}])], [],
+    )  # fmt: skip
+
+
+def test_texts_that_are_gone_are_said_to_be_gone(client, admin, tuned):
+    make_suite(tuned, metrics={"general_loss": figure(2.0)})
+
+    page = client.get(reverse("rlhf:candidate_answers", args=["tea"]), {"metric": "general_loss"})
+
+    assert "The texts and losses of tuned are gone" in page.content.decode()
 
 
 def test_the_loss_of_references_stands_in_the_table(base):
