@@ -258,6 +258,8 @@ def _check(order: Order) -> None:
     for name in NEEDED[order.kind]:
         if not getattr(order, name):
             raise RunRefused(MISSING_SENTENCES[name])
+    if order.max_prompts is not None and order.max_prompts < 1:
+        raise RunRefused(f"A sample has at least 1 prompt, and not {order.max_prompts}.")
     _check_versions(order)
     if order.export is not None:
         _check_export(order.project, order.export)

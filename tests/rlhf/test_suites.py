@@ -498,6 +498,25 @@ def test_the_command_prints_the_judges_agreement_beside_its_number(tuned, kappa,
     assert command.stdout.getvalue() == f"judge_win_rate: 0.6; {said}\n"
 
 
+@pytest.mark.parametrize("n", ["-5", "0"])
+def test_the_command_refuses_a_sample_of_no_prompts(project, base, n):
+    PromptFactory(project=project, split=Split.TEST)
+
+    with pytest.raises(CommandError, match=f"at least 1 prompt, and not {n}."):
+        call_command("suite", "tea", "base", "--max-prompts", n)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_takes_away_what_the_latest_suite_had(project, base, tuned, toy, capsys):
+    PromptFactory(project=project, split=Split.TEST)
+    make_suite(tuned, rival=base, judge=base)
+
+    call_command("suite", "tea", "tuned", "--tasks", "", "--judge", "")
+
+    newest = base.project.runs.first()
+    assert (newest.config["tasks"], newest.judge, newest.rival) == ([], None, base)
+
+
 def test_the_command_says_which_version_is_missing(project):
     with pytest.raises(CommandError, match="has no model version nobody"):
         call_command("suite", "tea", "nobody")

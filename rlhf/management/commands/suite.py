@@ -1,6 +1,7 @@
 """Run the evaluation suite for a model version, and print its figures.
 
-What is not said is as in the project's latest suite, so that the two can be compared.
+What is not said is as in the project's latest suite, so that the two can be compared; an option that is said to be
+"" is nothing.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ class Command(BaseCommand):
         policy = _version(project, options["version"])
         settings, arguments = suites.like_the_latest(policy)
         for option, (name, _) in VERSIONS.items():
-            if options[option]:
-                arguments[name] = _version(project, options[option])
-        if options["max_prompts"]:
+            if options[option] is not None:
+                said = options[option]
+                arguments[name] = _version(project, said) if said else None
+        if options["max_prompts"] is not None:
             arguments["max_prompts"] = options["max_prompts"]
         settings |= {name: options[name] for name in SETTINGS if options[name] is not None}
-        if options["tasks"]:
-            settings["tasks"] = [name.strip() for name in options["tasks"].split(",")]
+        if options["tasks"] is not None:
+            names = map(str.strip, options["tasks"].split(","))
+            settings["tasks"] = [name for name in names if name]
         try:
             run = launch(
                 project,
