@@ -152,6 +152,7 @@ def _leave_out_of(project: Project, name: str, inputs: Path) -> dict[str, Any]:
         "screened": name,
         "screening": run.pk,
         "finished": run.finished.isoformat() if run.finished else None,
+        "outdated": screening.outdated_by(run),
         "settings": run.config,
         "findings_sha256": run.result.get("findings_sha256"),
         "left_out": left_out,
@@ -258,7 +259,8 @@ def _in_words(passed: Row) -> str:
     # votes.jsonl says once more what is in the pairs.
     n = sum(n for name, n in passed["left_out"].items() if name != "votes.jsonl")
     rows = {0: "nothing was", 1: "1 row was"}.get(n, f"{n:,} rows were")
-    return f"{name} passed screening run {passed['screening']}: {rows} left out"
+    outdated = f" ({passed['outdated']})" if passed.get("outdated") else ""
+    return f"{name} passed screening run {passed['screening']}{outdated}: {rows} left out"
 
 
 # --- as examples ------------------------------------------------------------------------------

@@ -381,7 +381,7 @@ def _screening_for(run: Run, name: str) -> Run:
     return launch(
         run.project,
         RunKind.SCREEN,
-        {"screened": name},
+        screening.settings_for(run.project, name),
         round_number=run.round_number,
         user=run.created_by,
     )

@@ -5,10 +5,11 @@ What can be screened has a name: "project", "export-3", "dataset-7". The newest 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,6 @@ from rlhf.training.screen_rows import (
     PROMPT,
     ROWS,
     TEST,
-    text_of,
 )
 
 BATCH = 500  # rows
@@ -80,18 +80,52 @@ def newest(project: Project, name: str) -> Run | None:
     return screenings.filter(status=Status.SUCCEEDED).order_by("-pk").first()
 
 
-def is_current(run: Run) -> bool:
-    """Whether it has seen all that is there: exports and datasets never change, and to a project prompts
-    may have come since."""
-    if run.config["screened"] != PROJECT:
-        return True
-    later = run.project.prompts.filter(created__gt=run.created)
-    return not later.exclude(split=Split.GOLD).exists()
+def outdated_by(run: Run) -> str:
+    """What it would look at, or look for, by now and could not then; empty if nothing. Exports and datasets never
+    change, and what is looked for in them does: the held-out prompts, and the tokenizers' control tokens.
+
+    Example: "the held-out prompts have changed since"
+    """
+    checks = run.config.get("checks", ["leakage", "tokens"])
+    is_of_project = run.config["screened"] == PROJECT
+    if (is_of_project or "leakage" in checks) and _have_prompts_changed(run):
+        return f"{'the' if is_of_project else 'the held-out'} prompts have changed since"
+    if "tokens" in checks and "tokenizers" in run.config:
+        asked = run.config["tokenizers"]
+        if any(folder not in asked for folder in policy_folders(run.project)):
+            return "a policy has been imported since, with control tokens of its own"
+    return ""
+
+
+def _have_prompts_changed(run: Run) -> bool:
+    prompts = _prompts_that_matter(run.project, run.config["screened"])
+    if seen := run.result.get("prompts_sha256"):
+        return bool(seen != _digest(prompts.values_list("pk", flat=True)))
+    return prompts.filter(created__gt=run.created).exists()  # a screening from before that was kept
+
+
+def _prompts_that_matter(project: Project, name: str) -> QuerySet[Prompt]:
+    """Those that are looked at, or whose leaks are looked for."""
+    prompts = Prompt.objects.filter(project=project)
+    if name == PROJECT:
+        return prompts.exclude(split=Split.GOLD)
+    return prompts.filter(split=Split.TEST)
+
+
+def _digest(numbers: Iterable[int]) -> str:
+    return hashlib.sha256(json.dumps(sorted(numbers)).encode()).hexdigest()
 
 
 def is_screened(project: Project, name: str) -> bool:
     run = newest(project, name)
-    return run is not None and is_current(run)
+    return run is not None and not outdated_by(run)
+
+
+def settings_for(project: Project, name: str) -> dict[str, Any]:
+    """To screen this again: as its newest screening was; without one, the usual ones."""
+    before = newest(project, name)
+    chosen = {} if before is None else before.config
+    return {**{key: chosen[key] for key in chosen if key != "tokenizers"}, "screened": name}
 
 
 def active(project: Project, name: str) -> Run | None:
@@ -145,7 +179,7 @@ def _write_rows(path: Path, project: Project) -> int:
             "pk", "key", "split", "messages"
         ).iterator(BATCH):
             row = {"kind": PROMPT, "id": pk, "prompt_key": key, "split": split}
-            file.write(json.dumps({**row, "text": text_of(messages)}) + "\n")
+            file.write(json.dumps({**row, "messages": messages}) + "\n")
             n += 1
         for pk, key, split, text in answers.values_list(
             "pk", "prompt__key", "prompt__split", "text"
@@ -304,7 +338,24 @@ def collect_screen(run: Run) -> dict[str, Any]:
         rows = [_row(run, pair, decision) for pair, decision in _decisions(run, new).items()]
         QuarantinedRow.objects.bulk_create(rows)
         n_released += sum(row.is_released for row in rows)
-    return {"n_quarantined": len({key for key, _ in seen}), "n_released_before": n_released}
+    return {
+        "n_quarantined": len({key for key, _ in seen}),
+        "n_released_before": n_released,
+        "prompts_sha256": _digest(_prompts_seen(run)),
+    }
+
+
+def _prompts_seen(run: Run) -> Iterator[int]:
+    """The numbers of those that matter, as they were when it was launched."""
+    is_of_project = run.config["screened"] == PROJECT
+    path = run.folder / (ROWS if is_of_project else HELD_OUT)
+    with path.open("rb") as file:
+        lines = map(json.loads, file)
+        yield from (line["id"] for line in takewhile(_is_prompt, lines))
+
+
+def _is_prompt(line: Mapping[str, Any]) -> bool:
+    return line.get("kind", PROMPT) == PROMPT  # in rows.jsonl answers follow
 
 
 def _decisions(

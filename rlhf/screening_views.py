@@ -46,6 +46,7 @@ def report(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "counts": screening.counts_of(run),
         "is_there": screening.findings_path(run).exists(),
         "newer": counted if counted and counted.pk != run.pk else None,
+        "outdated": screening.outdated_by(counted) if counted else "",
         "code": code,
         "state": state,
         "states": screening.STATES.items(),
@@ -125,7 +126,7 @@ class Standing(NamedTuple):
     newest: Run | None
     active: Run | None
     n_out: int = 0  # rows in quarantine
-    is_current: bool = False  # the newest has seen all that is there
+    outdated: str = ""  # what the newest has not seen; empty: it has seen all
 
 
 def standing_of(project: Project, name: str) -> Standing:
@@ -135,8 +136,8 @@ def standing_of(project: Project, name: str) -> Standing:
         rows = rows.filter(key__startswith=PROMPT)
     n_out = rows.order_by().values("key").distinct().count()
     label = screening.in_words(name)
-    active, is_current = screening.active(project, name), bool(run and screening.is_current(run))
-    return Standing(name, label[0].upper() + label[1:], run, active, n_out, is_current)
+    active, outdated = screening.active(project, name), screening.outdated_by(run) if run else ""
+    return Standing(name, label[0].upper() + label[1:], run, active, n_out, outdated)
 
 
 def line_of(project: Project, form: RunForm) -> dict[str, Any]:

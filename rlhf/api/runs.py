@@ -21,7 +21,7 @@ from annotator.api.once import once
 from annotator.api.paging import page_of
 from annotator.api.schema import documented, number_parameter, text_parameter
 from annotator.models import Project, Role
-from rlhf import charts, rounds
+from rlhf import charts, rounds, screening
 from rlhf import runs as run_control
 from rlhf.forms import FORMS, RunForm
 from rlhf.launching import form_with
@@ -65,6 +65,9 @@ class WholeRunSerializer(RunSerializer):
         child=serializers.DictField(),
         help_text="Which screening the data of a training run passed, and what was left out.",
     )
+    outdated = serializers.SerializerMethodField(
+        help_text="Of a screening: what it has not seen, such as newer held-out prompts; else empty."
+    )
     alarms = serializers.ListField(child=serializers.DictField())
     is_silent = serializers.BooleanField(help_text="It has not reported for minutes.")
     is_unwatched = serializers.BooleanField(help_text="Nobody copies its reports now.")
@@ -72,8 +75,12 @@ class WholeRunSerializer(RunSerializer):
     class Meta(RunSerializer.Meta):
         fields = [
             *RunSerializer.Meta.fields,
-            "config", "estimate", "result", "screening", "alarms", "is_silent", "is_unwatched",
+            "config", "estimate", "result", "screening", "outdated", "alarms", "is_silent", "is_unwatched",
         ]  # fmt: skip
+
+    def get_outdated(self, run: Run) -> str:
+        is_screening = run.kind == RunKind.SCREEN and run.status == Status.SUCCEEDED
+        return screening.outdated_by(run) if is_screening else ""
 
 
 class EstimateSerializer(serializers.Serializer):

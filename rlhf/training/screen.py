@@ -26,8 +26,9 @@ from typing import IO, Any, NamedTuple
 
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, read_json
 from rlhf.training.hashes import sha256_of
-from rlhf.training.screen_alike import Index, Like
+from rlhf.training.screen_alike import Index, Like, normalised, widened
 from rlhf.training.screen_config import CLASSES, ScreenConfig, count_by_severity
+from rlhf.training.screen_leaks import HeldOut
 from rlhf.training.screen_patterns import (
     Match,
     control_tokens,
@@ -84,15 +85,15 @@ class Screening:
         self._tokens = pattern_of_tokens(special_tokens(config.tokenizers))
         self._lengths: dict[str, array[float]] = defaultdict(lambda: array("f"))
         self._indexes: dict[tuple[str, str], Index] = {}
-        self._held_out = self._index_of_held_out()
+        self._held_out = self._read_held_out()
 
-    def _index_of_held_out(self) -> Index:
-        index = Index(self.config.near_percent)
+    def _read_held_out(self) -> HeldOut:
+        held_out = HeldOut(self.config.near_percent)
         if "leakage" in self.config.checks:
             for row in held_out_prompts(self.folder.path):
                 self._stop_if_asked()
-                index.add(row.text, row.place)
-        return index
+                held_out.add(row.asked[0], row.place)
+        return held_out
 
     def carry_out(self, file: IO[str]) -> None:
         """Write the findings of all rows; lengths are known only after the last, so they come last."""
@@ -136,12 +137,12 @@ class Screening:
             yield from unsafe(row.text)
 
     def _leaks(self, row: Row) -> Iterator[Match]:
-        if row.split != TEST and row.asked.strip() and (like := self._held_out.find(row.asked)):
-            code = "exact_leak" if like.percent == 100 else "near_leak"
-            yield Match(code, 0, 0, said_of(like, "held-out "))
+        if leak := self._held_out.leak_in(row):
+            yield Match(leak.code, 0, 0, said_of(leak.like, "held-out "))
 
     def _duplicates(self, row: Row) -> Iterator[Match]:
-        if not row.text.strip() or (row.kind == ANSWER and len(row.text) < SHORTEST_ANSWER):
+        length = len(widened(normalised(row.text)))
+        if not length or (row.kind == ANSWER and length < SHORTEST_ANSWER):
             return
         index = self._indexes.setdefault((row.kind, row.split), Index(self.config.near_percent))
         if like := index.add(row.text, row.place):

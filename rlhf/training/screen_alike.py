@@ -1,8 +1,8 @@
 """Texts that are the same, or nearly so: hashes of normalised text, MinHash and LSH by rensa.
 
 How much two texts are alike is the Jaccard similarity of their sets of character 5-grams, which works
-in every script, with or without spaces. It is estimated from 128 hash values each: give or take 0.06
-at two standard errors. Texts with different numbers are never nearly the same, as in
+in every script, with or without spaces; a Chinese, Japanese or Korean character, which says more than a
+letter, counts as three. It is estimated from 128 hash values each: give or take 0.06 at two standard errors. Texts with different numbers are never nearly the same, as in
 annotator/screening.py: one digit is what makes an exercise another one.
 """
 
@@ -23,11 +23,37 @@ CANDIDATES = 50  # looked at for each text
 SHORTEST = 30  # characters; shorter texts have too few 5-grams to be nearly the same
 LONGEST = 20_000  # characters that are compared of a long text
 NUMBER = re.compile(r"\d+")
+DENSE = re.compile(
+    "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003ffff]"
+)  # kana, Han, Hangul
+# Soft hyphens, zero-width characters, marks of direction, selectors of variants, tags.
+UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e0fff]"
+)
+WORD = re.compile(r"\w+")
+LATIN, CYRILLIC = re.compile("[a-z]"), re.compile("[\u0430-\u052f]")
+LOOKALIKES = str.maketrans("авекмнорстухіјѕһԁԛԝ", "abekmhopctyxijshdqw")
 
 
 def normalised(text: str) -> str:
-    """Without differences of capitals, white space and Unicode's compatible forms."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Without differences of capitals, white space and Unicode's compatible forms, without characters that
+    nobody sees, and with Latin letters where Cyrillic ones stand among them."""
+    if text.isascii():
+        return " ".join(text.casefold().split())
+    plain = unicodedata.normalize("NFKC", UNSEEN.sub("", text)).casefold()
+    if CYRILLIC.search(plain):
+        plain = WORD.sub(_in_one_script, plain)
+    return " ".join(plain.split())
+
+
+def _in_one_script(word: re.Match[str]) -> str:
+    return word[0].translate(LOOKALIKES) if LATIN.search(word[0]) else word[0]
+
+
+def widened(plain: str) -> str:
+    """With characters that say as much as a syllable or a word three times, so that lengths mean the same."""
+    return plain if plain.isascii() else DENSE.sub(r"\g<0>\g<0>\g<0>", plain)
 
 
 class Like(NamedTuple):
@@ -71,7 +97,7 @@ class Index:
     def _find(self, plain: str) -> tuple[Like | None, RMinHash | None]:
         if (first := self._first.get(_digest(plain))) is not None:
             return self._like(first, 100), None
-        if len(plain) < SHORTEST or self._threshold == 1:
+        if len(widened(plain)) < SHORTEST or self._threshold == 1:
             return None, None
         sketch = sketch_of(plain)
         numbers = _numbers_in(plain)
@@ -87,7 +113,7 @@ class Index:
 
 
 def sketch_of(plain: str) -> RMinHash:
-    part = plain[:LONGEST]
+    part = widened(plain[:LONGEST])[:LONGEST]
     sketch = RMinHash(num_perm=HASHES, seed=1)
     sketch.update(list({part[i : i + NGRAM] for i in range(len(part) - NGRAM + 1)}))
     return sketch
@@ -98,7 +124,9 @@ def are_alike(first: str, second: str, near_percent: int) -> bool:
     one, other = normalised(first), normalised(second)
     if one == other:
         return True
-    if min(len(one), len(other)) < SHORTEST or NUMBER.findall(one) != NUMBER.findall(other):
+    if min(len(widened(one)), len(widened(other))) < SHORTEST or NUMBER.findall(
+        one
+    ) != NUMBER.findall(other):
         return False
     return _kept_sketch(one).jaccard(_kept_sketch(other)) * 100 >= near_percent
 

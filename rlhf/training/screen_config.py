@@ -43,6 +43,8 @@ CLASSES = {
                      "would be learned by heart."),
         FindingClass("near_leak", "leakage", "high", "Nearly a held-out prompt",
                      "A held-out prompt is nearly the same."),
+        FindingClass("quoted_leak", "leakage", "high", "Contains a held-out prompt",
+                     "A held-out prompt stands in it, word for word."),
         FindingClass("iban", "personal", "high", "Bank account",
                      "An IBAN whose check digits are right."),
         FindingClass("card", "personal", "high", "Payment card",

@@ -1,7 +1,8 @@
 """The rows that a screening reads, and the keys by which rows are left out of training.
 
     held_out.jsonl        held-out prompts of the project, as prompts.jsonl has them
-    rows.jsonl            of a project: {"kind": "prompt" | "completion", "id", "prompt_key", "text", "split"}
+    rows.jsonl            of a project: {"kind": "prompt", "id", "prompt_key", "split", "messages"}, then
+                          {"kind": "answer", "id", "prompt_key", "split", "text"}
     data/data.jsonl       of an export: pairs; data/demonstrations.jsonl and data/votes.jsonl besides, if
                           it has any: answers that people wrote, and such as nobody ranked
     dataset/data.jsonl    of a dataset: {"messages": […]} or {"text": …}
@@ -28,13 +29,21 @@ TEST = "test"
 Messages = Sequence[Mapping[str, Any]]
 
 
+class Asked(NamedTuple):
+    """What the user says, and how the conversation was set up."""
+
+    text: str
+    system: str = ""
+    is_turn: bool = False  # one of several, without what was said before it
+
+
 class Row(NamedTuple):
     key: str
     kind: str
     place: str  # where it is, in words
     text: str
     split: str  # "train", "test", or empty
-    asked: str = ""  # what the user says in it, which must not be a held-out prompt
+    asked: Sequence[Asked] = ()  # in it, of which none must be a held-out prompt; first its prompt
 
 
 # --- keys -------------------------------------------------------------------------------------
@@ -119,7 +128,8 @@ def lines_of(path: Path) -> Iterator[Any]:
 def held_out_prompts(folder: Path) -> Iterator[Row]:
     """Of the project; and of what is screened itself, whose split may be another one."""
     for line in lines_of(folder / HELD_OUT):
-        yield Row("", PROMPT, f"prompt {line['id']}", text_of(line["messages"]), TEST)
+        asked = asked_in(line["messages"])
+        yield Row("", PROMPT, f"prompt {line['id']}", text_of(line["messages"]), TEST, asked)
     if (folder / EXPORT_FOLDER).exists():
         for row in of_export(folder / EXPORT_FOLDER):
             if row.kind == PROMPT and row.split == TEST:
@@ -127,18 +137,21 @@ def held_out_prompts(folder: Path) -> Iterator[Row]:
     if (dataset := folder / DATASET_FOLDER / "data.jsonl").exists():
         for row in of_dataset(dataset, DATASET_FOLDER):
             if row.asked and row.split == TEST:
-                yield row._replace(text=row.asked)
+                yield row
 
 
 def of_project(path: Path) -> Iterator[Row]:
     for line in lines_of(path):
-        text, of_prompt = line["text"], line["prompt_key"]
+        of_prompt, split = line["prompt_key"], line["split"]
         if line["kind"] == PROMPT:
-            place = f"prompt {line['id']}"
-            yield Row(prompt_key(of_prompt), PROMPT, place, text, line["split"], text)
+            messages = line.get(
+                "messages", line.get("text")
+            )  # of before, from a run that is resumed
+            place, asked = f"prompt {line['id']}", asked_in(messages)
+            yield Row(prompt_key(of_prompt), PROMPT, place, text_of(messages), split, asked)
         else:
-            place = f"answer {line['id']}"
-            yield Row(answer_key(of_prompt, text), ANSWER, place, text, line["split"])
+            text, place = line["text"], f"answer {line['id']}"
+            yield Row(answer_key(of_prompt, text), ANSWER, place, text, split)
 
 
 def of_export(folder: Path) -> Iterator[Row]:
@@ -158,8 +171,8 @@ def of_export(folder: Path) -> Iterator[Row]:
 
 def _of_line(line: Mapping[str, Any], place: str) -> Iterator[Row]:
     of_prompt, split = hash_of_prompt(line), line.get("split", "")
-    asked = text_of(line["prompt"])
-    yield Row(prompt_key(of_prompt), PROMPT, f"prompt in {place}", asked, split, asked)
+    text, asked = text_of(line["prompt"]), asked_in(line["prompt"])
+    yield Row(prompt_key(of_prompt), PROMPT, f"prompt in {place}", text, split, asked)
     for name, text in answers_of(line):
         yield Row(answer_key(of_prompt, text), ANSWER, f"{name} in {place}", text, split)
 
@@ -168,17 +181,32 @@ def of_dataset(path: Path, dataset: str) -> Iterator[Row]:
     for number, line in enumerate(lines_of(path), 1):
         messages = line.get("messages")
         text = str(line.get("text") or "") if messages is None else text_of(messages)
-        asked = "" if messages is None else text_of(before_last_answer(messages))
+        asked = () if messages is None else asked_in(before_last_answer(messages))
         yield Row(row_key(dataset, number), ROW, f"line {number}", text, split_of(line), asked)
 
 
 def before_last_answer(messages: Messages) -> Messages:
-    """The conversation up to what is to be learned, without a system message at its beginning.
+    """The conversation up to what is to be learned.
 
-    Example: [system, user, assistant] -> [user]
+    Example: [system, user, assistant] -> [system, user]
     """
     last = len(messages)
     while last and messages[last - 1].get("role") != "assistant":
         last -= 1
-    first = 1 if messages and messages[0].get("role") == "system" else 0
-    return messages[first : last - 1] if last else messages[first:]
+    return messages[: last - 1] if last else messages
+
+
+def asked_in(prompt: Messages | str) -> list[Asked]:
+    """A prompt as a whole, and each turn of the user's if there are several.
+
+    Example: [system, user, assistant, user] -> [all but the system message, the first user's, the second's]
+    """
+    if isinstance(prompt, str):
+        return [Asked(prompt)]
+    has_system = bool(prompt) and prompt[0].get("role") == "system"
+    system, said = text_of(prompt[:has_system]), prompt[has_system:]
+    turns = [text_of([message]) for message in said if message.get("role") == "user"]
+    whole = Asked(text_of(said), system)
+    if len(said) == 1:
+        return [whole]
+    return [whole, *(Asked(turn, system, is_turn=True) for turn in turns)]

@@ -3,12 +3,13 @@ import json
 import pytest
 
 from annotator.audit import AuditEntry
+from annotator.models import Split
 from rlhf import quarantine, runs
 from rlhf.dataset_inputs import link_datasets
 from rlhf.datasets import create_dataset
 from rlhf.inputs import Order, RunRefused
 from rlhf.model_cards import card_of
-from rlhf.models import DatasetKind, QuarantinedRow, RunKind, Status
+from rlhf.models import DatasetKind, QuarantinedRow, Run, RunKind, Status
 from rlhf.training.artifacts import read_json
 from rlhf.training.hashes import HASHES, files_in, find_problems
 from rlhf.training.screen_rows import answer_key
@@ -201,6 +202,19 @@ def test_a_launch_leaves_prompts_out_and_says_so(project):
     assert run.screening == read_json(run.folder / "screening.json")
     assert quarantine.passed_in_words(run) == [
         f"prompts and answers passed screening run {screening.pk}: 1 row was left out"
+    ]
+
+
+def test_what_a_screening_has_not_seen_is_said_where_none_is_done_first(project, export, tmp_path):
+    run = screened(project, f"export-{export.pk}", "prompt-a")
+    PromptFactory(project=project, split=Split.TEST)
+
+    passed = leave_out(project, export, folder_of(export, tmp_path))
+
+    words = quarantine.passed_in_words(Run(kind=RunKind.DPO, screening=passed))
+    assert words == [
+        f"export {export.pk} passed screening run {run.pk} (the held-out prompts have changed since): "
+        "2 rows were left out"
     ]
 
 

@@ -13,7 +13,7 @@ from rlhf.training.screen import run as carry_out
 from rlhf.training.screen_config import ScreenConfig
 from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.chains import with_files
-from tests.rlhf.factories import ExportFactory, PolicyFactory, RunFactory
+from tests.rlhf.factories import ExportFactory, PolicyFactory, RunFactory, make_dataset
 
 pytestmark = pytest.mark.django_db
 
@@ -135,6 +135,58 @@ def test_the_newest_screening_that_came_to_its_end_counts(project):
     RunFactory(kind=RunKind.SCREEN, status=Status.SUCCEEDED, config={"screened": "project"})
 
     assert screening.newest(project, "project").pk == run.pk - 1
+
+
+def test_an_export_or_a_dataset_is_screened_again_once_held_out_prompts_have_come(project):
+    dataset = make_dataset(project, "d", DatasetKind.TEXT, [{"text": "Tea."}])
+    name = screening.name_of(dataset)
+    run = screen(project, name)
+    PromptFactory(project=project, split=Split.TRAIN)
+    assert screening.outdated_by(run) == ""
+
+    PromptFactory(project=project, split=Split.TEST)
+
+    assert screening.outdated_by(run) == "the held-out prompts have changed since"
+    assert not screening.is_screened(project, name)
+
+
+def test_a_prompt_that_was_there_and_is_held_out_only_now_has_not_been_looked_for(project):
+    prompt = PromptFactory(project=project, split=Split.GOLD)
+    run = screen(project, screening.name_of(make_dataset(project, "d", "text", [{"text": "Tea."}])))
+
+    prompt.ask_models(Split.TEST)
+
+    assert screening.outdated_by(run) == "the held-out prompts have changed since"
+
+
+def test_a_screening_without_a_look_for_leaks_needs_no_held_out_prompts(project):
+    dataset = make_dataset(project, "d", DatasetKind.TEXT, [{"text": "Tea."}])
+    run = screen(project, screening.name_of(dataset), checks=["personal"])
+
+    PromptFactory(project=project, split=Split.TEST)
+    PolicyFactory(project=project)
+
+    assert screening.outdated_by(run) == ""
+
+
+def test_control_tokens_of_a_policy_imported_since_have_not_been_looked_for(project):
+    PromptFactory(project=project)
+    run = screen(project)
+
+    PolicyFactory(project=project)
+
+    assert screening.outdated_by(run).startswith("a policy has been imported since")
+
+
+def test_what_is_screened_again_is_screened_as_before(project):
+    PromptFactory(project=project)
+    screen(project, checks=["personal"], quarantine_from="low")
+
+    again = screening.settings_for(project, "project")
+
+    assert (again["checks"], again["quarantine_from"]) == (["personal"], "low")
+    assert "tokenizers" not in again
+    assert screening.settings_for(project, "export-1") == {"screened": "export-1"}
 
 
 def test_findings_are_found_by_class_and_state(project):

@@ -1,9 +1,11 @@
 import json
+from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.urls import reverse
+from django.utils import timezone
 
 from annotator.models import Role
 from rlhf.models import QuarantinedRow, Run, RunKind, Status
@@ -243,6 +245,17 @@ def test_the_api_lists_and_releases(project, run):
     assert answer.json() == {"changed": 1}
     (row,) = program.get(address).json()["results"]
     assert (row["key"], row["is_released"], row["reason"]) == ("prompt-1", True, "ours")
+
+
+def test_a_screening_says_that_prompts_have_come_since(client, project, run, reviewer):
+    PromptFactory(project=project, created=timezone.now() + timedelta(hours=1))
+    program = api_client(reviewer)
+
+    page = client.get(url("screening", run.pk)).content.decode()
+    answer = program.get(f"/api/v1/projects/tea/runs/{run.pk}/").json()
+
+    assert "out of date: the prompts have changed since." in page
+    assert answer["outdated"] == "the prompts have changed since"
 
 
 def test_the_api_gives_the_findings(project, run):

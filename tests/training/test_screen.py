@@ -6,7 +6,9 @@ from rlhf.training import screen
 from rlhf.training.artifacts import RunError, RunFolder, Stopped
 from rlhf.training.screen_config import CHECKS, CLASSES, ScreenConfig, is_as_severe
 from rlhf.training.screen_rows import (
+    Asked,
     answer_key,
+    asked_in,
     before_last_answer,
     keys_of,
     n_rows_at_most,
@@ -210,7 +212,17 @@ def test_progress_is_out_of_as_many_rows_as_there_can_be(folder):
 def test_what_is_asked_is_all_before_the_last_answer():
     messages = demonstration("Hi", "Hello")["messages"] + [{"role": "user", "content": "And?"}]
 
-    assert before_last_answer(messages) == [{"role": "user", "content": "Hi"}]
+    assert before_last_answer(messages) == messages[:2]
+
+
+def test_what_the_user_asks_is_the_whole_prompt_and_each_turn_of_several():
+    talk = [*demonstration("Hi", "Hello")["messages"], {"role": "user", "content": "And?"}]
+
+    assert asked_in(talk[:2]) == [Asked("Hi", "Be brief.")]
+    assert asked_in(talk) == [
+        Asked("Hi\n\nHello\n\nAnd?", "Be brief."),
+        Asked("Hi", "Be brief.", is_turn=True), Asked("And?", "Be brief.", is_turn=True),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
