@@ -183,6 +183,50 @@ def test_a_run_that_imports_may_add_a_model_and_change_none(run_dir, tmp_path):
     assert (tmp_path / "models" / "mine" / "file").read_text() == "models/mine"
 
 
+NAMES = ["my", "mine-too", ".mine.lock", "mine.download", "minemine"]
+
+
+def test_a_run_that_imports_changes_no_model_whose_name_holds_that_of_its_own(run_dir, tmp_path):
+    for name in NAMES:
+        (tmp_path / "models" / name).mkdir()
+        (tmp_path / "models" / name / "file").write_text(name)
+    config = {"source": "tiny", "output": str(tmp_path / "models" / "m")}
+    write_json(run_dir / "config.json", {"kind": "import_model", "config": config})
+
+    apart(
+        run_dir, "cd ../../models; for name in $(ls -A); do echo x > $name/file; rm -r $name; done"
+    )
+
+    written = {name: (tmp_path / "models" / name / "file").read_text() for name in NAMES}
+    assert written == {name: name for name in NAMES}
+
+
+def test_a_run_that_imports_a_model_that_is_there_reads_it_alone(run_dir, tmp_path):
+    model = tmp_path / "models" / "mine"
+    (model / "preferendum.json").write_text("{}")
+    config = {"source": "tiny", "output": str(model)}
+    write_json(run_dir / "config.json", {"kind": "import_model", "config": config})
+
+    said = apart(run_dir, f"cat {model}/file; echo; echo x > {model}/file")
+
+    assert (model / "file").read_text() == "models/mine"
+    assert said.startswith("models/mine\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["new", ".new.lock", ".new.partial", ".new.partial.download", ".new.old"]
+)
+def test_a_run_that_imports_takes_up_what_an_earlier_attempt_has_left(run_dir, tmp_path, name):
+    left = tmp_path / "models" / name
+    left.mkdir()
+    config = {"source": "tiny", "output": str(tmp_path / "models" / "new")}
+    write_json(run_dir / "config.json", {"kind": "import_model", "config": config})
+
+    apart(run_dir, f"rmdir {left}")
+
+    assert not left.exists()
+
+
 def test_a_run_reads_the_tasks_that_the_machine_keeps_for_the_harness(run_dir, tmp_path):
     folder = tmp_path / "lm_eval_tasks"
     folder.mkdir()
