@@ -27,6 +27,7 @@ FILES = (
     "prompts",
     "reward_model",
 )
+MOST = 2**53  # beyond, not every whole number is a float, in which samplers compute
 HOW_TO = "write NAME = LOW .. HIGH, NAME = LOW .. HIGH log, NAME in A, B, C or NAME = VALUE"
 
 
@@ -166,6 +167,8 @@ def _value(name: str, word: str, types: tuple[type, ...]) -> Any:
         value = kind(word) if kind in (int, float) else None
     except ValueError:
         value = None
+    if isinstance(value, int) and abs(value) > MOST:
+        raise ValueError(f"{name} must be a whole number between -{MOST} and {MOST}")
     if value is None or not math.isfinite(value):
         raise ValueError(f"{name} must be {in_words(types)}, not {word!r}")
     return value

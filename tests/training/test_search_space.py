@@ -91,6 +91,9 @@ def test_lines_say_what_varies_and_what_does_not():
         ("curve in true, yes", "curve must be true or false, not 'yes'"),
         ("layers in 4, all", "layers must be a whole number or none, not 'all'"),
         ("rank in 4, 4", "rank has a value twice: 4, 4"),
+        (f"rank = 1 .. {'9' * 400}", "rank must be a whole number between -9007199254740992 and"),
+        (f"rank in 1, -{'9' * 400}", "rank must be a whole number between -9007199254740992 and"),
+        (f"rate = 1 .. {'9' * 400}", "rate must be a number, not '999"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(line, sentence):
