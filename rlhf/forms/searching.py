@@ -105,7 +105,7 @@ class SearchForm(RunForm):
         label="End a trial early",
         choices=[
             ("median", "When it is worse than half of those before, at the same point"),
-            ("halving", "When it is not in the better half at its 1st, 2nd, 4th, … report"),
+            ("halving", "When it is not in the better half at its 2nd, 3rd, 5th, 9th, … report"),
             ("none", "Never"),
         ],
         initial=SearchConfig.pruner,

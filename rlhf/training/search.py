@@ -100,10 +100,9 @@ def n_begun(study: Study) -> int:
 
 
 def pruner_of(config: SearchConfig) -> BasePruner:
+    """Both look at reports from number 1 on."""
     if config.pruner == "median":
-        # A distillation reports once, before it goes on to the prompts that give rows.
-        waits = 0 if config.tries == "distill" else 1
-        return MedianPruner(n_startup_trials=TO_COMPARE, n_warmup_steps=waits)
+        return MedianPruner(n_startup_trials=TO_COMPARE, n_warmup_steps=1)
     if config.pruner == "halving":
         return SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
     return NopPruner()
@@ -158,11 +157,11 @@ def carry_out(
     except ValueError as error:  # settings that work by themselves and not together
         return fail(study, trial, str(error))
     reports = Reports(place / "events.jsonl", config.aim.metric)
-    is_pruned = False
+    first, is_pruned = first_number(config), False
     process = start(place)
     try:
         while process.poll() is None:
-            if tell_values(trial, reports):
+            if tell_values(trial, reports, first):
                 write_table(study, config, folder)
             watch.note_at_times()
             if folder.should_stop():
@@ -175,7 +174,7 @@ def carry_out(
         process.kill()
         process.wait()
         watch.note()
-    tell_values(trial, reports)
+    tell_values(trial, reports, first)
     conclude(study, trial, process.returncode, is_pruned, config, folder, reports)
 
 
@@ -283,14 +282,20 @@ class Reports:
         return next(reversed(self.values.values()))
 
 
-def tell_values(trial: Trial, reports: Reports) -> bool:
-    """Hand on new values; whether there were any.
+def first_number(config: SearchConfig) -> int:
+    """Of a trial's first report. Of policies it is of before learning, equal in all trials but for how
+    floats are rounded, so no trial is ended by it. A distillation reports once, before it writes rows."""
+    return 1 if config.tries == "distill" else 0
+
+
+def tell_values(trial: Trial, reports: Reports, first: int) -> bool:
+    """Hand on new values, numbered from `first`; whether there were any.
 
     Trials are compared at the same number of reports, not of steps: with other batch sizes these differ.
     """
     reports.read()
     known = trial.storage.get_trial(trial._trial_id).intermediate_values
-    fresh = [(k, v) for k, v in enumerate(reports.values.values()) if k not in known]
+    fresh = [(k, v) for k, v in enumerate(reports.values.values(), first) if k not in known]
     for number, value in fresh:
         trial.report(value, number)
     return bool(fresh)

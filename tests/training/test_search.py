@@ -324,10 +324,51 @@ def test_distillations_that_could_not_be_compared_are_refused(told, values, sent
         SearchConfig("distill", distilled(**told), **values)
 
 
-def test_a_distillation_can_be_ended_at_its_only_report():
-    config = SearchConfig("distill", distilled(), "temperature in 0.5, 1.5")
+def ended_at(config, folder, values):
+    """At which of its reports, counted from 1, a trial is to end, after three better ones."""
+    study = open_study(config, folder.path / JOURNAL)
+    first = search.first_number(config)
+    for _ in range(3):
+        better = study.ask()
+        for number, value in enumerate(values, first):
+            better.report(value + 1, number)
+            better.should_prune()  # as it is asked after each
+        study.tell(better, values[-1])
+    worse = study.ask()
+    asked = []
+    for number, value in enumerate(values, first):
+        worse.report(value, number)
+        if worse.should_prune():
+            asked.append(number - first + 1)
+    return asked
 
-    assert search.pruner_of(config)._n_warmup_steps == 0
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_a_distillation_can_be_ended_at_its_only_report(folder, pruner):
+    config = SearchConfig("distill", distilled(), "temperature in 0.5, 1.5", pruner=pruner)
+
+    assert ended_at(config, folder, [0.0]) == [1]
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_nothing_ends_at_a_report_of_before_learning(folder, pruner):
+    config = config_of(tries="dpo", pruner=pruner)
+
+    assert ended_at(config, folder, [0.0] * 4)[0] == 2
+
+
+def test_halving_asks_at_the_second_third_fifth_and_ninth_report(folder):
+    study = open_study(config_of(pruner="halving"), folder.path / JOURNAL)
+    trial, asked = study.ask(), []
+
+    for number in range(10):
+        before = study.trials[0].system_attrs  # one more for each time that it was asked
+        trial.report(1.0, number)
+        trial.should_prune()
+        if study.trials[0].system_attrs != before:
+            asked.append(number + 1)
+
+    assert asked == [2, 3, 5, 9]
 
 
 def rewarded(tries, space, **values):
