@@ -59,9 +59,16 @@ class Flag(serializers.BooleanField):
 
 
 class Word(serializers.ChoiceField):
+    """Whoever sends another one is told which there are."""
+
+    default_error_messages = {
+        "invalid_choice": '"{input}" is not a valid choice. There are: {choices}.'
+    }
+
     def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
-            self.fail("invalid_choice", input=data)
+        if not isinstance(data, str) or data not in self.choice_strings_to_values:
+            words = ", ".join(str(word) for word in self.choices if word)
+            self.fail("invalid_choice", input=data, choices=words)
         return super().to_internal_value(data)
 
 
@@ -135,10 +142,19 @@ def field_of(field: forms.Field) -> serializers.Field:
         case forms.MultipleChoiceField():
             return serializers.ListField(child=Word(choices=_choices(field)), **about)
         case forms.ChoiceField() if _choices(field):
-            return Word(choices=_choices(field), **about)
+            return Word(choices=_choices(field), **about, **_refusal(field))
         case forms.CharField(max_length=max_length):
             return Text(max_length=max_length, allow_blank=not field.required, **about)
     return Text(allow_blank=not field.required, **about)
+
+
+def _refusal(field: forms.ChoiceField) -> dict[str, Any]:
+    """What the page says of another word, where it says why."""
+    usual = forms.ChoiceField.default_error_messages["invalid_choice"]
+    if (said := field.error_messages["invalid_choice"]) == usual:
+        return {}
+    why = str(said).replace("%(value)s", "{input}")
+    return {"error_messages": {"invalid_choice": f"{why} There are: {{choices}}."}}
 
 
 def _limits(field: forms.IntegerField) -> dict[str, Any]:

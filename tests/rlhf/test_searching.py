@@ -19,7 +19,7 @@ from rlhf.search_picture import draw, place_of
 from rlhf.searching import SearchRefused, delete_files, promote, trials_of
 from rlhf.training.hashes import files_in
 from rlhf.training.reward_report import report
-from rlhf.training.search_config import OBJECTIVES
+from rlhf.training.search_config import OBJECTIVES, WHY_NOT
 from rlhf.training.search_space import Choice, Range
 from tests.factories import MembershipFactory, PromptFactory, api_client
 from tests.rlhf.factories import ExportFactory, PolicyFactory, RewardModelFactory, RunFactory
@@ -547,6 +547,23 @@ def test_a_trial_is_promoted_once_whatever_happens_to_the_answer(policy):
 
     assert second.json() == first.json()
     assert second["Idempotency-Replayed"] == "true"
+
+
+def test_a_program_that_tries_another_kind_is_told_why_and_which_there_are(policy):
+    program = api_client(MembershipFactory(project=policy.project, role=Role.ADMIN).user)
+    sent = {"kind": "search", "tries": "merge", "objective": "margins"}
+
+    refused = program.post(
+        "/api/v1/projects/tea/runs/", sent, content_type="application/json"
+    ).json()["errors"]
+
+    said = {error["pointer"]: error["detail"] for error in refused}
+    assert said["#/tries"] == (
+        f"Runs of kind merge cannot be tried: {WHY_NOT}. There are: {', '.join(OBJECTIVES)}."
+    )
+    assert said["#/objective"] == (
+        '"margins" is not a valid choice. There are: loss, accuracy, objective, score, margin, share.'
+    )
 
 
 def test_page_program_and_command_say_why_a_setting_cannot_vary(client, policy):
