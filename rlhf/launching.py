@@ -48,6 +48,17 @@ def version_named(project: Project, name: str | None) -> int | None:
     return version.pk
 
 
+def datasets_named(project: Project, names: list[str] | None) -> list[int] | None:
+    """Their numbers, as a form has them. Raises CommandError with those that there are."""
+    if names is None:
+        return None
+    known = dict(project.datasets.values_list("name", "pk"))
+    if unknown := [name for name in names if name not in known]:
+        there = ", ".join(known) or "none yet"
+        raise CommandError(f"{project} has no dataset {unknown[0]!r}. There are: {there}.")
+    return [known[name] for name in names]
+
+
 def launch_by_command(project: Project, kind: RunKind, settings: dict[str, Any]) -> Run:
     """Those that are None are as on the page. Raises CommandError with what the form would say."""
     given = {name: value for name, value in settings.items() if value is not None}

@@ -549,6 +549,17 @@ def test_a_trial_is_promoted_once_whatever_happens_to_the_answer(policy):
     assert second["Idempotency-Replayed"] == "true"
 
 
+def test_the_command_searches_tuning_on_its_datasets(policy):
+    for name in ("polite", "short", "long"):
+        demonstrations(policy.project, name, ["train"])
+    said = ["--datasets", "polite", "--datasets", "short", "--sampler", "random"]
+
+    with pytest.raises(
+        CommandError, match="No row of “short” and “polite” is held out, so nothing"
+    ):
+        call_command("search", "tea", "supervised", "epochs in 1, 2", *said)
+
+
 def test_a_program_that_tries_another_kind_is_told_why_and_which_there_are(policy):
     program = api_client(MembershipFactory(project=policy.project, role=Role.ADMIN).user)
     sent = {"kind": "search", "tries": "merge", "objective": "margins"}
@@ -596,6 +607,15 @@ def test_page_program_and_command_say_why_a_setting_cannot_vary(client, policy):
             "tries: Runs of kind merge cannot be tried: they measure",
         ),
         (["tea", "ppo", "steps in 1, 2", "--trials", "0"], "trials: Ensure this value is greater"),
+        (["tea", "supervised", "epochs in 1, 2"], "datasets: Choose at least one dataset."),
+        (
+            ["tea", "supervised", "epochs in 1, 2", "--datasets", "kind"],
+            "Tea has no dataset 'kind'. There are: none yet.",
+        ),
+        (
+            ["tea", "ppo", f"steps = 1 .. {'9' * 400}"],
+            "This search does not work: line 1 of the space: steps must be a whole number between",
+        ),
         (["tea", "ppo", "step in 1, 2"], "there is no setting 'step' to vary; there are adam_eps"),
     ],
 )

@@ -1,6 +1,8 @@
 """Try other settings of a training run, wait for the trials, and say which was the best.
 
-Example: search essays reward_model "learning_rate = 1e-5 .. 1e-3 log" "lora_rank in 4, 16" --promote
+Examples:
+  search essays reward_model "learning_rate = 1e-5 .. 1e-3 log" "lora_rank in 4, 16" --promote
+  search essays supervised "epochs = 1 .. 4" --datasets polite --datasets short
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from django.core.management.base import BaseCommand
 
 from rlhf.launching import (
     carry_to_end,
+    datasets_named,
     launch_by_command,
     project_named,
     refuse_unless_succeeded,
@@ -20,9 +23,9 @@ from rlhf.launching import (
 )
 from rlhf.models import Dataset, Run, RunKind
 from rlhf.searching import promote
-from rlhf.training.search_config import PRUNERS, kinds_in_words
+from rlhf.training.search_config import PRUNERS, SAMPLERS, kinds_in_words
 
-TAKEN_OVER = ("trials", "pruner", "rewards", "seed", "max_prompts", "objective")
+TAKEN_OVER = ("trials", "pruner", "sampler", "rewards", "seed", "max_prompts", "objective")
 
 
 class Command(BaseCommand):
@@ -38,10 +41,18 @@ class Command(BaseCommand):
         parser.add_argument("--policy", help="its name; else the current round's")
         parser.add_argument("--reward-model", help="its name")
         parser.add_argument("--export", type=int, help="its number; else the newest, if needed")
+        parser.add_argument(
+            "--datasets",
+            action="append",
+            metavar="NAME",
+            help="what tuning learns from; again for one more",
+        )
+        parser.add_argument("--base", help="a reward model's, by name; else the policy")
         parser.add_argument("--trials", type=int)
         parser.add_argument("--max-prompts", type=int, help="that each trial learns from, a sample")
         parser.add_argument("--objective", help="what trials are compared by; docs/search.md")
         parser.add_argument("--pruner", choices=PRUNERS)
+        parser.add_argument("--sampler", choices=SAMPLERS)
         parser.add_argument("--hours", type=float, help="after which no trial begins")
         parser.add_argument("--rewards", help="as in the form of PPO")
         parser.add_argument("--seed", type=int)
@@ -56,6 +67,8 @@ class Command(BaseCommand):
             "space": "\n".join(options["space"]),
             "policy": version_named(project, options["policy"]),
             "reward_model": version_named(project, options["reward_model"]),
+            "base": version_named(project, options["base"]),
+            "datasets": datasets_named(project, options["datasets"]),
             "export": options["export"],
             "max_hours": options["hours"],
             **{name: options[name] for name in TAKEN_OVER},
