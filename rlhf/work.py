@@ -26,7 +26,12 @@ from rlhf.estimates import (
 from rlhf.training.config import EvaluateConfig, GenerateConfig, RewardModelConfig
 from rlhf.training.distill_config import DistillConfig
 from rlhf.training.parameter_settings import ParameterSettings
-from rlhf.training.preference_config import DPOConfig, KTOConfig, PreferenceConfig
+from rlhf.training.preference_config import (
+    ANSWERS_AT_ONCE,
+    DPOConfig,
+    KTOConfig,
+    PreferenceConfig,
+)
 from rlhf.training.suite_config import SuiteConfig
 from rlhf.training.supervised_config import SupervisedConfig
 
@@ -387,7 +392,7 @@ def tuning(config: SupervisedConfig, probe: Probe, datasets: Sequence[Rows]) -> 
 
 def preferring(config: PreferenceConfig, probe: Probe, pairs: Pairs) -> Parts:
     """DPO and KTO, without ties: the reference reads all answers once; each epoch learns from them; held-out pairs are
-    read before, and four times during it; a few answers are written before and after. KTO also reads each
+    read before, and four times during it; a few answers are written before and more after, which both policies read. KTO also reads each
     prompt with another's answer, once for the reference and in each epoch."""
     texts = pairs.texts
     rows = pairs.train - pairs.tied
@@ -397,14 +402,18 @@ def preferring(config: PreferenceConfig, probe: Probe, pairs: Pairs) -> Parts:
     mismatched = 1 if isinstance(config, KTOConfig) and config.loss == "kto" else 0
     passes = 1 + mismatched * (1 + config.epochs)
     held_out = (1 + EVALUATIONS) * 2 * pairs.test
-    n = config.samples
-    samples = write(probe, texts, n, longest=config.max_new_tokens, batch_size=n)
+    n, shown = config.samples, min(config.samples, ANSWERS_AT_ONCE)
+    before, after = (
+        write(probe, texts, answers, longest=config.max_new_tokens, batch_size=shown)
+        for answers in (shown, n)
+    )
     of_micro_batch = config.micro_batch_size * (1 if isinstance(config, KTOConfig) else 2)
     return {
         "policy": in_turn(
             load(probe),
             read(probe, passes * tokens, passes * answers),
-            samples.times(2),
+            before,
+            after,
             learn(
                 probe,
                 config.epochs * tokens,
@@ -413,7 +422,7 @@ def preferring(config: PreferenceConfig, probe: Probe, pairs: Pairs) -> Parts:
                 at_once=of_micro_batch * texts.both,
             ),
             read(probe, held_out * texts.both, held_out * texts.answer),
-            read(probe, n * texts.both, n * texts.answer),
+            read(probe, 2 * n * texts.both, 2 * n * texts.answer),
         )
     }
 

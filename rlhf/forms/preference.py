@@ -66,7 +66,7 @@ class PreferenceForm(ParameterFields, RunForm):
     samples = whole(
         "Answers to measure on",
         PreferenceConfig.samples,
-        "Fresh answers, before and after, which say how far the policy has moved.",
+        "Fresh answers after training, which say how far the policy has moved; four times as many halve the error.",
         high=4096,
     )
     max_new_tokens = longest_answer(PreferenceConfig.max_new_tokens)

@@ -233,6 +233,27 @@ def completion_logprobs(
     return token_logprobs(hidden, head, batch.targets, temperature)[0]
 
 
+@torch.no_grad()
+def token_kls(
+    own: tuple[Tensor, nn.Linear], other: tuple[Tensor, nn.Linear], temperature: float
+) -> Tensor:
+    """KL(own ‖ other) of the distributions of each next token, (N,), fp32, from hidden states (N, D) and the
+    head that reads them.
+
+    It is summed over the whole vocabulary, not estimated from the token that was drawn. At most
+    LOGITS_AT_ONCE logits of each exist at a time.
+    """
+    found = []
+    size = max(1, LOGITS_AT_ONCE // len(own[1].weight))
+    for states in zip(own[0].split(size), other[0].split(size), strict=True):
+        p, q = (
+            head(rows).float().div_(temperature).log_softmax(-1)
+            for rows, head in zip(states, (own[1], other[1]), strict=True)
+        )
+        found.append((p.exp() * (p - q)).sum(-1))
+    return torch.cat(found)
+
+
 def score(layers: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
     """Raw scores under the active adapter, (B,), read at the last real token."""
     hidden = hidden_states(layers, batch)  # (B, L, D)

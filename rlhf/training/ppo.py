@@ -62,6 +62,7 @@ from rlhf.training.ppo_math import (
     normalise_scores,
     policy_loss,
     shape_rewards,
+    standard_error,
     total_scores,
     value_loss,
     whiten,
@@ -617,16 +618,22 @@ def evaluate(
     is the best so far. The price of the KL is the configured one, also where it adapts."""
     config = replace(config, completions_per_prompt=1)
     size = config.batch_size // parallel.count() * parallel.count()
-    parts = []
+    means, sources = [], []
     for start in range(0, len(held_out), size):
         chosen = held_out[start : start + size]
         seed = -1 - start  # of no step
         rollout, _ = make_rollout(models, chosen, config, seed, folder, with_values=False)
-        scores = weigh(rollout, models.rewards, config).scores
+        parts, scores, _ = weigh(rollout, models.rewards, config)
         kl = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
-        parts.append(torch.stack([scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))
-    score, k1, k3, length = torch.cat(parts, 1).mean(1).tolist()
-    found = Evaluation(state.step, score - config.kl_coefficient * k1, score, k1, k3, length)
+        means.append(torch.stack([scores, kl.k1, kl.k3, rollout.mask.sum(1).float()]))
+        sources.append(torch.stack(list(parts.values())))
+    measured = torch.cat(means, 1)  # (4, held-out prompts)
+    score, k1, k3, length = measured.mean(1).tolist()
+    found = Evaluation(
+        state.step, score - config.kl_coefficient * k1, score, k1, k3, length,
+        kl_se=standard_error(measured[1].unsqueeze(1)),
+        parts=dict(zip(parts, torch.cat(sources, 1).mean(1).tolist(), strict=True)),
+    )  # fmt: skip
     state.evaluations.append(found)
     if config.keep == "best" and folder.is_writer and best(state.evaluations) is found:
         with writing_folder(folder_of(found, folder)) as path:
@@ -710,11 +717,13 @@ def measure(
     rollout, _ = make_rollout(models, chosen, config, config.steps, folder)
     targets = make_targets(rollout, models.rewards, config.kl_coefficient, config)
     found = rollout_metrics(rollout, targets, state)
+    k1 = kl_estimates(rollout.logprobs, rollout.ref_logprobs, rollout.mask).k1
     return {
         "kept_step": state.step,
         "score_first": state.first_score,
         "score_last": found["score/mean"],
         "kl": found["kl/k1"],
+        "kl_se": standard_error(k1.view(-1, config.completions_per_prompt)),
         "kl_k3": found["kl/k3"],
         "length_last": found["length/mean"],
         "note": "No held-out prompts were evaluated, so the last step was kept.",

@@ -63,6 +63,16 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> KL:
     return KL(*(tokens.sum(1) for tokens in kl_of_tokens(logprobs, ref_logprobs, mask)))
 
 
+def standard_error(values: Tensor) -> float | None:
+    """Of the mean of what was measured on P prompts, n times on each, (P, n). Answers to one prompt are alike,
+    so it is the prompts' means that count; None of a single prompt.
+
+    Example: [[1, 3], [4, 4]] has the means 2 and 4, whose error is √2 / √2 = 1.
+    """
+    means = values.mean(1)
+    return float(means.std() / math.sqrt(len(means))) if len(means) > 1 else None
+
+
 def normalise_scores(scores: Tensor, statistics: Sequence[tuple[float, float]]) -> Tensor:
     """Raw scores of the M members of one source, (B, M), each in its own standard deviations.
 

@@ -31,6 +31,9 @@ class Evaluation(NamedTuple):
     kl: float  # k1
     kl_k3: float
     length: float  # tokens
+    # None and empty in checkpoints of before they were measured.
+    kl_se: float | None = None  # standard error of `kl`
+    parts: dict[str, float] = {}  # score of each source, before its weight
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -85,7 +88,13 @@ def outcome(evaluations: Sequence[Evaluation], kept: Evaluation) -> dict[str, An
         "objective_last": kept.objective,
         "score_first": before.score,
         "score_last": kept.score,
+        "by_source": {
+            name: {"first": before.parts[name], "last": score}
+            for name, score in kept.parts.items()
+            if name in before.parts
+        },
         "kl": kept.kl,
+        "kl_se": kept.kl_se,
         "kl_k3": kept.kl_k3,
         "length_last": kept.length,
         "note": "" if is_better else worse,

@@ -28,28 +28,31 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
 from rlhf.training.context import at_most
 from rlhf.training.data import Pair, read_pairs
 from rlhf.training.forward import (
+    Batch,
     backbone_of,
     collate,
-    completion_logprobs,
     layers_of,
     similar_lengths,
+    token_kls,
     vocabulary_head,
 )
 from rlhf.training.generate import Sampled, sample
 from rlhf.training.models import decode, encode, encode_completion, load_policy, stop_ids
 from rlhf.training.parameter_settings import VIRTUAL
 from rlhf.training.parameters import Anchored, callbacks, load, make_trainable, save
-from rlhf.training.preference_config import PreferenceConfig
+from rlhf.training.ppo_math import standard_error
+from rlhf.training.preference_config import ANSWERS_AT_ONCE, PreferenceConfig
 from rlhf.training.reward_checks import check_chat_template, check_pairs
 from rlhf.training.reward_report import share
 from rlhf.training.reward_trainer import Reporter
 from rlhf.training.trainer_settings import WarmingUp, shared_settings
+from rlhf.training.virtual_tokens import begun, prefix_of
 
 TOKENS_AT_ONCE = 2048  # without gradients, padding included
 EVALUATIONS = 4  # on held-out pairs, the last one after training
@@ -349,7 +352,7 @@ SIDES = ("chosen", "rejected")
 
 
 class Answers:
-    """What the policy writes to a few prompts, always with the same random numbers."""
+    """What the policy writes to held-out prompts, always with the same random numbers."""
 
     def __init__(
         self,
@@ -361,55 +364,63 @@ class Answers:
     ) -> None:
         self.tokenizer, self.stop, self.config, self.folder = tokenizer, stop, config, folder
         self.prompts = list(prompts)[: config.samples]
-        self.ids = [encode(tokenizer, messages) for messages in self.prompts]
-        self.n = math.ceil(config.samples / len(self.prompts))  # to each
+        ids = [encode(tokenizer, messages) for messages in self.prompts]
+        self.n = math.ceil(config.samples / len(ids))  # to each
+        self.ids = ids * self.n  # all prompts once, then all once more
+
+    def show(self, model: nn.Module, step: int) -> list[Sampled]:
+        """The first ones, which the run's page has as the answers of this step."""
+        written = self._write(model, 0)
+        for place, (messages, answer) in enumerate(zip(self.prompts, written, strict=False)):
+            self.folder.sample(step, place, messages, decode(self.tokenizer, answer.ids))
+        return written
 
     def write(self, model: nn.Module, step: int) -> list[Sampled]:
-        """Shown on the run's page as the answers of this step."""
+        """All of them, in the order of `ids`."""
+        rest = range(ANSWERS_AT_ONCE, len(self.ids), ANSWERS_AT_ONCE)
+        return self.show(model, step) + [a for start in rest for a in self._write(model, start)]
+
+    def _write(self, model: nn.Module, start: int) -> list[Sampled]:
         device = next(model.parameters()).device
-        written = sample(
+        return sample(
             model,
-            self.ids,
+            self.ids[start : start + ANSWERS_AT_ONCE],
             stop=self.stop,
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
-            completions_per_prompt=self.n,
-            generator=torch.Generator(device).manual_seed(self.config.seed),
+            generator=torch.Generator(device).manual_seed(self.config.seed + start),
             should_stop=self.folder.should_stop,
         )
-        for place, messages in enumerate(self.prompts):
-            text = decode(self.tokenizer, written[place * self.n].ids)
-            self.folder.sample(step, place, messages, text)
-        return written
 
-    def logprobs(self, model: nn.Module, written: Sequence[Sampled]) -> list[Tensor]:
-        """Of each token of each answer, at the sampling temperature."""
+    @torch.no_grad()
+    def kls(self, model: nn.Module, start: nn.Module, written: Sequence[Sampled]) -> Tensor:
+        """Of each answer from the policy to the one that it started from, (N,), in nats: the sum over its
+        tokens of the exact KL of what could have come there."""
         device = next(model.parameters()).device
-        prompts = [ids for ids in self.ids for _ in range(self.n)]
-        found: list[Tensor] = [torch.zeros(0)] * len(written)
-        lengths = [len(p) + len(w.ids) for p, w in zip(prompts, written, strict=True)]
+        prefix = prefix_of(model)
+        found = torch.zeros(len(written))
+        lengths = [len(p) + len(w.ids) for p, w in zip(self.ids, written, strict=True)]
         for places in similar_lengths(lengths, TOKENS_AT_ONCE):
-            completions = [written[place].ids for place in places]
-            batch = collate([prompts[place] for place in places], completions, device)
-            with torch.no_grad():
-                of_batch = completion_logprobs(
-                    backbone_of(model), vocabulary_head(model), batch, self.config.temperature
-                )
-            parts = of_batch.cpu().split([len(ids) for ids in completions])
-            for place, part in zip(places, parts, strict=True):
-                found[place] = part
+            if self.folder.should_stop():
+                raise Stopped
+            answers = [written[place].ids for place in places]
+            batch = collate([self.ids[place] for place in places], answers, device)
+            own = next_token_states(model, batch, prefix)
+            with adapter_off(model):
+                before = next_token_states(start, batch)
+            heads = vocabulary_head(model), vocabulary_head(start)
+            of_tokens = token_kls((own, heads[0]), (before, heads[1]), self.config.temperature)
+            parts = of_tokens.cpu().split([len(ids) for ids in answers])
+            found[places] = torch.stack([part.sum() for part in parts])
         return found
 
 
-def mean_kl(policy: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[float, float]:
-    """k1 and k3 per answer, in nats, from the log-probabilities of each answer's tokens.
-
-    Example: one answer of two tokens that are e times as likely as before: k1 = 2.
-    """
-    log_r = [ref - own for own, ref in zip(policy, reference, strict=True)]
-    return fmean(float(-r.sum()) for r in log_r), fmean(
-        float((r.exp() - 1 - r).sum()) for r in log_r
-    )
+def next_token_states(model: nn.Module, batch: Batch, prefix: DynamicCache | None = None) -> Tensor:
+    """The hidden states that the completions' tokens are drawn from, (N, D), after the prefix of virtual
+    tokens, if there is one."""
+    cache = begun(prefix, len(batch.last)) if prefix else None
+    found = backbone_of(model)(**batch.inputs, past_key_values=cache, use_cache=cache is not None)
+    return found.last_hidden_state[batch.before]
 
 
 # --- the run ----------------------------------------------------------------------------------
@@ -443,7 +454,7 @@ def carry_out(
     if not folder.checkpoints():
         folder.phase("answers before training")
         with adapter_off(model):
-            answers.write(model.get_base_model() if isinstance(model, PeftModel) else model, 0)
+            answers.show(model.get_base_model() if isinstance(model, PeftModel) else model, 0)
     folder.phase("learning")
     train(trainer)
     steps = trainer.state.global_step
@@ -469,19 +480,20 @@ def carry_out(
 def measure(
     model: nn.Module, answers: Answers, step: int, config: PreferenceConfig
 ) -> dict[str, Any]:
-    """KL to the policy before training, and length, on fresh answers. With full fine-tuning that policy
-    is loaded once more."""
+    """KL to the policy before training with its standard error, and length, on fresh answers. With full
+    fine-tuning that policy is loaded once more."""
     written = answers.write(model, step)
-    # Of each token as it was drawn: teacher forcing by the layers alone would not see virtual tokens.
-    own = [torch.tensor(answer.logprobs) for answer in written]
     start: nn.Module = model
     if not isinstance(model, PeftModel):
         start, _ = load_policy(config.model, dtype=torch.float32)
-    with adapter_off(model):
-        before = answers.logprobs(start, written)
-    k1, k3 = mean_kl(own, before)
+    kls = answers.kls(model, start, written)
     lengths = fmean(len(answer.ids) for answer in written)
-    return {"kl": k1, "kl_k3": k3, "length_last": lengths, "n_samples": len(written)}
+    return {
+        "kl": float(kls.mean()),
+        "kl_se": standard_error(kls.view(answers.n, -1).T),
+        "length_last": lengths,
+        "n_samples": len(written),
+    }
 
 
 def reporter_of(config: PreferenceConfig, folder: RunFolder, n_steps: int) -> PreferenceReporter:

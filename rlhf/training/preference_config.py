@@ -11,6 +11,7 @@ from rlhf.training.parameter_settings import ParameterSettings
 DPO_LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero", "sigmoid_norm")
 KTO_LOSSES = ("kto", "apo_zero_unpaired")
 VOTES = ("majority", "each")
+ANSWERS_AT_ONCE = 16  # written together when the result is measured; the first ones are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class PreferenceConfig(ParameterSettings):
     beta: float = 0.1  # the higher, the nearer it stays to the reference
     max_tokens: int = 1024  # prompt + completion; longer pairs are left out and counted
     min_pairs: int = 20  # to learn from, decided and short enough; with fewer it does not start
-    samples: int = 16  # answers that measure the KL and are shown
+    samples: int = 64  # answers that measure the KL; the first ones are shown
     max_new_tokens: int = 64  # of those
     temperature: float = 0.7
     seed: int = 0

@@ -229,7 +229,7 @@ def test_dpo_asks_the_reference_once_and_learns_in_each_epoch():
     reference = tokens * 10 * 1e-3 + answers * 2e-3
     learned = 2 * (tokens * 10 * 3e-3 + answers * 5e-3)
     held_out = 5 * (10 * 100 * 10 * 1e-3 + 10 * 40 * 2e-3)
-    samples = 2 * (300 * 10 * 1e-3 + 40 * 0.5 + 200 * 0.01) + 500 * 10 * 1e-3 + 200 * 2e-3
+    samples = 2 * (300 * 10 * 1e-3 + 40 * 0.5 + 200 * 0.01 + 500 * 10 * 1e-3 + 200 * 2e-3)
     assert found.seconds == pytest.approx(LOADED + reference + learned + held_out + samples)
     assert found.learned == 20_000
 

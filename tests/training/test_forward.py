@@ -13,6 +13,7 @@ from rlhf.training.forward import (
     is_trunk_reusable,
     layers_of,
     score,
+    token_kls,
     token_logprobs,
     top_layers,
     vocabulary_head,
@@ -120,6 +121,25 @@ def test_chunked_log_probabilities_equal_those_of_all_logits(monkeypatch, at_onc
 
 
 # --- the trunk ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("at_once", [1, 7 * 3, 2**22])
+def test_the_kl_of_a_token_is_summed_over_the_whole_vocabulary(monkeypatch, at_once):
+    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", at_once)
+    own, other = torch.randn(2, 5, 4)  # five places
+    heads = [torch.nn.Linear(4, 7, bias=False) for _ in range(2)]
+    logprobs = [
+        (head(states) / 0.7).log_softmax(-1)
+        for head, states in zip(heads, (own, other), strict=True)
+    ]
+
+    found = token_kls((own, heads[0]), (other, heads[1]), temperature=0.7)
+
+    expected = torch.nn.functional.kl_div(
+        logprobs[1], logprobs[0], log_target=True, reduction="none"
+    )
+    assert_close(found, expected.sum(-1))
+    assert_close(token_kls((own, heads[0]), (own, heads[0]), 0.7), torch.zeros(5))
+
+
 def test_the_top_layers_on_the_trunks_states_repeat_the_whole_forward(policy):
     model, _ = policy
     backbone = backbone_of(model)

@@ -988,6 +988,8 @@ def test_the_best_policy_on_held_out_prompts_is_kept_or_the_last(make_config, fo
         found[step]["eval/score"],
         found[step]["eval/kl"],
     )
+    assert result["kl_se"] > 0
+    assert list(result["by_source"]) == ["reward_model"]
     assert result["note"] == "On held-out prompts it is no better than the policy before training."
     assert is_policy(folder, policy_in(folder.path / f"checkpoint-{step}"))
     assert not is_policy(folder, policy_in(folder.path / f"checkpoint-{5 - step}"))

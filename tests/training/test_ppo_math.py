@@ -23,6 +23,7 @@ from rlhf.training.ppo_math import (
     policy_loss,
     repeated_share,
     shape_rewards,
+    standard_error,
     total_scores,
     value_loss,
     whiten,
@@ -62,6 +63,12 @@ def test_whiten_gives_mean_zero_and_variance_one():
 
 def test_whiten_of_one_token_is_finite():
     assert whiten(tensor([[7.0]]), tensor([[True]])).tolist() == [[0.0]]
+
+
+def test_the_error_of_a_mean_counts_prompts_and_not_their_answers():
+    assert standard_error(tensor([[1.0, 3.0], [4.0, 4.0]])) == 1.0
+    assert standard_error(tensor([[1.0, 1.0, 3.0, 3.0], [4.0] * 4])) == 1.0
+    assert standard_error(tensor([[1.0, 3.0]])) is None
 
 
 def test_kl_estimates_by_hand():

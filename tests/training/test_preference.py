@@ -12,17 +12,24 @@ from rlhf.training import dpo, kto
 from rlhf.training.artifacts import RunError, RunFolder, Stopped
 from rlhf.training.config import DPOConfig, KTOConfig
 from rlhf.training.data import Pair
-from rlhf.training.forward import collate, completion_logprobs
+from rlhf.training.forward import (
+    collate,
+    completion_logprobs,
+    token_logprobs,
+    vocabulary_head,
+)
 from rlhf.training.models import load_policy
 from rlhf.training.parameters import make_trainable
 from rlhf.training.preference import (
+    Answers,
     Row,
     by_vote,
     encode_rows,
-    mean_kl,
     n_tokens,
+    next_token_states,
     steps_of_epoch,
 )
+from rlhf.training.virtual_tokens import prefix_of
 
 KINDS = [(dpo, DPOConfig), (kto, KTOConfig)]
 GOOD, BAD = "Please do.", "It is a long long red cup on a long red table."
@@ -130,14 +137,33 @@ def test_steps_of_an_epoch_count_micro_batches_as_the_trainer_does(make_config):
     assert [steps_of_epoch(n, config) for n in (8, 9, 12, 16, 17)] == [1, 2, 2, 2, 3]
 
 
-def test_kl_per_answer():
-    """One answer of two tokens e times as likely as before, one as likely as before."""
-    own, before = torch.tensor([-1.0, -1.0]), torch.tensor([-2.0, -2.0])
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix"])
+def test_answers_are_read_as_they_were_drawn(make_config, tokenizer, folder, method):
+    """Virtual tokens stand before the prompt, here too."""
+    config = make_config(DPOConfig, method=method, samples=3)
+    model = make_trainable(load_policy(config.model)[0], config)
+    answers = Answers(tokenizer, [pair(1).prompt, pair(2).prompt], {2}, config, folder)
+    written = answers.write(model, 1)
 
-    k1, k3 = mean_kl([own, own], [before, own])
+    batch = collate(answers.ids, [each.ids for each in written], model.device)
+    states = next_token_states(model, batch, prefix_of(model))
 
-    assert k1 == 1.0
-    assert k3 == pytest.approx(torch.tensor(-1.0).exp().item())  # (2 · e⁻¹ + 0) / 2
+    found, _ = token_logprobs(states, vocabulary_head(model), batch.targets, config.temperature)
+    assert len(written) == 4  # to each prompt as many
+    drawn = [logprob for each in written for logprob in each.logprobs]
+    assert found.tolist() == pytest.approx(drawn, abs=1e-3)
+
+
+def test_more_answers_are_drawn_than_are_shown(make_config, tokenizer, folder):
+    config = make_config(DPOConfig, samples=40)
+    model, _ = load_policy(config.model)
+    answers = Answers(tokenizer, [pair(n).prompt for n in range(20)], {2}, config, folder)
+
+    shown, written = answers.show(model, 0), answers.write(model, 1)
+
+    assert (len(shown), len(written)) == (16, 40)
+    assert [each.ids for each in shown] == [each.ids for each in written[:16]]
+    assert len(events(folder, "sample")) == 2 * 16
 
 
 # --- runs ---------------------------------------------------------------------------------------
@@ -153,7 +179,9 @@ def test_a_run_learns_the_votes_and_says_how_far_it_went(make_config, folder, mo
     assert (result["n_test"], result["accuracy"]) == (2, 1.0)
     assert result["tokens"]["learned"] % 3 == 0  # of three epochs
     assert result["margin"] > 1
-    assert (result["kl"] is not None, result["n_samples"], result["note"]) == (True, 2, "")
+    assert result["kl"] > 0
+    assert result["kl_se"] is None  # all held-out pairs are of one prompt
+    assert (result["n_samples"], result["note"]) == (2, "")
     assert {event["step"] for event in events(folder, "sample")} == {0, result["steps"]}
     assert any(t.any() for name, t in policy_of(folder).items() if "lora_B" in name)
 
@@ -208,7 +236,7 @@ def test_full_fine_tuning_makes_a_whole_model(make_config, folder):
     result = dpo.run(make_config(DPOConfig, method="full", learning_rate=1e-3), folder)
 
     assert (result["train"], result["accuracy"]) == ("full", 1.0)
-    assert result["kl_k3"] > 0  # against the model as it was, which is loaded again
+    assert result["kl"] > 0  # against the model as it was, which is loaded again
     load_policy({"base": str(folder.path / "artifact"), "adapters": []})
 
 
@@ -218,7 +246,7 @@ def test_a_learnt_prefix_starts_some_way_from_the_policy_without_it(make_config,
 
     result = dpo.run(config, folder)
 
-    assert result["kl_k3"] > 1e-3
+    assert result["kl"] > 1e-3
     assert result["margin"] != pytest.approx(0.0, abs=1e-3)
 
 
