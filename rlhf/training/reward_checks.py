@@ -37,7 +37,10 @@ def _longest(config: RewardModelConfig) -> int | None:
     """What the base can read, in tokens."""
     from rlhf.training.classifiers import load_reader  # noqa: PLC0415 (imports torch)
 
-    return load_reader(config.base or config.model).longest
+    reference = config.base or config.model
+    if not (Path(reference["base"]) / "config.json").is_file():
+        return None  # whoever loads the model says so
+    return load_reader(reference).longest
 
 
 def check_pairs(pairs: Sequence[Pair], config: RewardModelConfig | PreferenceConfig) -> None:

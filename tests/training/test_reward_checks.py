@@ -110,12 +110,10 @@ def test_a_tokenizer_without_a_chat_template_is_a_sentence(start, tmp_path):
     )
 
 
-def test_pairs_that_no_encoder_can_read_are_a_sentence():
+def test_pairs_that_no_base_can_read_are_a_sentence():
     pairs = [make_pair(), make_pair(rejected="No. " * 90)]
 
-    with pytest.raises(
-        RunError, match="only 1 have at most 50 tokens, which is all that the encod"
-    ):
+    with pytest.raises(RunError, match="only 1 have at most 50 tokens, which is all that the base"):
         reward_checks.check_lengths(
             build_tokenizer(), pairs, RewardModelConfig({}, min_pairs=2), longest=50
         )
