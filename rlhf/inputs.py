@@ -294,6 +294,14 @@ def _check(order: Order) -> None:
         raise RunRefused(f"There is no file {file} for accelerate in {settings.ACCELERATE_DIR}.")
 
 
+def check_suite_to_come(order: Order) -> None:
+    """Of a suite whose policy has not been made yet, for which the one that it is made from stands. Raises
+    RunRefused if what the suite names cannot be used."""
+    _check_versions(order)
+    if problem := suite_inputs.problem_with_datasets(order.project, order.settings):
+        raise RunRefused(problem)
+
+
 def _check_suite(order: Order) -> None:
     if order.policy == order.rival:
         raise RunRefused(f"{order.policy} cannot be compared with itself: choose another version.")

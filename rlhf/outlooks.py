@@ -13,8 +13,8 @@ from rlhf.costs import price_of
 from rlhf.estimates import free_memory_mib
 from rlhf.expecting import Expected, as_json, expect
 from rlhf.forms import RunForm
-from rlhf.inputs import Order, RunRefused, config_of
-from rlhf.models import MAKE_POLICIES, ModelVersion, Run, RunKind, Status
+from rlhf.inputs import Order, RunRefused, check_suite_to_come, config_of
+from rlhf.models import MAKE_POLICIES, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.text_lengths import Unknown
 from rlhf.training.suite_config import SuiteConfig
 
@@ -63,10 +63,11 @@ def figures_of(form: RunForm) -> dict[str, Any]:
     """For programs, of a valid form: what a run keeps as its estimate, and what that costs; or `reason`, why
     there is none. Raises RunRefused."""
     order = order_of(form.project, form)
+    suite = suite_after(order)
     try:
         expected = expect(order, config_of(order))
     except Unknown as unknown:
-        return {"reason": str(unknown)}
+        return {"reason": str(unknown), "suite": suite}
     context = _as_context(order, expected)
     experience = context["experience"]
     return {
@@ -76,28 +77,54 @@ def figures_of(form: RunForm) -> dict[str, Any]:
         "earlier_took": experience.ratio if experience else None,
         "assumes": expected.assumes,
         "notes": list(expected.notes),
+        "suite": suite,
     }
 
 
 def suite_after(order: Order) -> dict[str, Any] | None:
-    """Of the evaluation suite that follows a training run by itself: {"max_prompts", "seconds"}, the latter
-    None if nobody can say; None if none follows."""
+    """Of the evaluation suite that follows a training run by itself; None if none follows. Its time and its money
+    are None if nobody can say, or nothing has a price; `elsewhere` names the endpoints that it asks, and `problem`
+    says why it will not start as things are."""
     policy = order.policy
     if order.kind not in FOLLOWED or policy is None:
         return None
     if not suites.runs_after_training(order.project):
         return None
-    settings, versions = suites.after_training(policy)
-    versions["rival"] = versions["rival"] or policy  # what is made has it for its parent
+    to_come = ModelVersion(project=order.project, kind=ModelKind.POLICY, parent=policy)
+    settings, versions = suites.after_training(to_come)
     suite = Order(
         order.project, RunKind.SUITE, order.round_number, settings, policy=policy, **versions
     )
+    return {
+        "max_prompts": versions["max_prompts"],
+        "elsewhere": [
+            version.name
+            for version in suite.versions.values()
+            if version.writer.kind == ModelKind.ENDPOINT
+        ],
+        "problem": _problem_with(suite),
+        "currency": price_of(order.project).currency,
+        **_figures_of_suite(suite, settings),
+    }
+
+
+def _figures_of_suite(suite: Order, settings: dict[str, Any]) -> dict[str, float | None]:
+    assert suite.policy is not None
     try:
-        config = SuiteConfig.from_dict({**settings, "model": policy.reference()})
-        seconds = expect(suite, config).estimate.seconds
+        config = SuiteConfig.from_dict({**settings, "model": suite.policy.reference()})
+        expected = expect(suite, config)
     except (Unknown, RunRefused, ValueError, TypeError):
-        seconds = None
-    return {"max_prompts": versions["max_prompts"], "seconds": seconds}
+        return dict.fromkeys(("seconds", "money", "spent"))
+    seconds = expected.estimate.seconds
+    return {"seconds": seconds, "money": _money(suite, expected), "spent": expected.spent}
+
+
+def _problem_with(suite: Order) -> str:
+    try:
+        check_suite_to_come(suite)
+    except RunRefused as refusal:
+        return str(refusal)
+    return ""
 
 
 def incomplete(form: Form) -> dict[str, Any]:
@@ -117,7 +144,6 @@ def _as_context(order: Order, expected: Expected) -> dict[str, Any]:
     found, policy, price = expected.estimate, order.policy, price_of(order.project)
     free_mib = free_memory_mib(expected.measured)
     seconds = found.seconds
-    hours = price.of_seconds(seconds) if seconds is not None and price.per_hour else 0.0
     # What rests on no probe goes by earlier runs already.
     experience = experience_of(order) if seconds is not None and expected.measured else None
     return {
@@ -127,13 +153,20 @@ def _as_context(order: Order, expected: Expected) -> dict[str, Any]:
         "measured": expected.measured,
         "policy": policy.writer if policy and policy.is_asked_here else None,
         "price": price,
-        "money": hours + expected.spent + expected.charged or None,
+        "money": _money(order, expected),
         "spent": expected.spent,
         "free_mib": free_mib,
         "is_too_large": bool(free_mib and found.memory_mib > free_mib),
         "experience": experience,
         "by_experience": seconds * experience.ratio if seconds and experience else None,
     }
+
+
+def _money(order: Order, expected: Expected) -> float | None:
+    """All of it, with the hours if these are known; None if nothing has a price."""
+    price, seconds = price_of(order.project), expected.estimate.seconds
+    hours = price.of_seconds(seconds) if seconds is not None and price.per_hour else 0.0
+    return hours + expected.spent + expected.charged or None
 
 
 def experience_of(order: Order) -> Experience | None:

@@ -476,8 +476,8 @@ def evaluate_left_out(run_pk: int) -> Run | None:
 
 
 def launch_suite(policy: ModelVersion) -> Run | None:
-    """The suite that follows what makes a policy; None if the project does not want that, or it is refused.
-    There is one of each policy, however often this is called."""
+    """The suite that follows what makes a policy; None if the project does not want that, or it is refused,
+    which the version then says. There is one of each policy, however often this is called."""
     run = policy.run
     if run is None or not suites.runs_after_training(run.project):
         return None
@@ -485,7 +485,7 @@ def launch_suite(policy: ModelVersion) -> Run | None:
     name = RunKind.SUITE if trial is None else f"{RunKind.SUITE} of trial {trial}"
     settings, versions = suites.after_training(policy)
     try:
-        return launch(
+        suite = launch(
             run.project,
             RunKind.SUITE,
             settings,
@@ -496,7 +496,10 @@ def launch_suite(policy: ModelVersion) -> Run | None:
         )
     except RunRefused as refusal:
         logger.info("no suite after %s: %s", run, refusal)
+        suites.keep_refusal(policy, str(refusal))
         return None
+    suites.keep_refusal(policy, "")
+    return suite
 
 
 def tend() -> None:

@@ -21,6 +21,8 @@ FILES = ("prompts", "references", "texts", "general", "pairs")
 PROMPTS_AFTER_TRAINING = 50  # minutes on a processor with a small model
 SHOWN = 6  # candidates side by side, unless somebody chooses
 SUITES_READ = 300  # the newest
+SHOWN_WITHOUT = 20  # versions
+REFUSED = "suite_refused"  # in a version's details: a sentence
 
 # Figures of references and of text: which digest of the result says what they are of.
 MEASURED_ON = {
@@ -328,14 +330,47 @@ def leaderboard_of(project: Project) -> dict[str, Any]:
     return {**report.figures.get("leaderboard", {"rows": []}), "as_of": report.as_of}
 
 
-def missing_suites(project: Project) -> list[ModelVersion]:
+class Missing(NamedTuple):
+    version: ModelVersion
+    reason: str  # a sentence; empty: nobody has asked for a suite
+
+
+def missing_suites(project: Project) -> list[Missing]:
     """Versions that write text and have none, the newest first."""
     judged = project.runs.filter(kind=RunKind.SUITE, status=Status.SUCCEEDED).values("policy")
-    return list(
-        project.model_versions.exclude(kind__in=[ModelKind.REWARD, ModelKind.BASE]).exclude(
-            pk__in=judged
-        )[:20]
-    )
+    versions = project.model_versions.exclude(kind__in=[ModelKind.REWARD, ModelKind.BASE])
+    return _with_reasons(project, list(versions.exclude(pk__in=judged)[:SHOWN_WITHOUT]))
+
+
+def why_without(version: ModelVersion) -> str:
+    """A sentence, if a suite of this version was to run and has not; else empty."""
+    ((_, reason),) = _with_reasons(version.project, [version])
+    return reason
+
+
+def _with_reasons(project: Project, versions: Sequence[ModelVersion]) -> list[Missing]:
+    suites = project.runs.filter(kind=RunKind.SUITE, policy__in=[each.pk for each in versions])
+    newest: dict[int | None, Run] = {}
+    for run in suites:  # the newest first
+        newest.setdefault(run.policy_id, run)
+    return [Missing(each, _reason(each, newest.get(each.pk))) for each in versions]
+
+
+def _reason(version: ModelVersion, suite: Run | None) -> str:
+    if suite is None:
+        return version.details.get(REFUSED, "")
+    if suite.status == Status.SUCCEEDED:
+        return ""
+    return f"{suite} {suite.get_status_display().lower()}. {suite.error}".strip()
+
+
+def keep_refusal(version: ModelVersion, sentence: str) -> None:
+    """Why the suite that was to follow its training did not; empty: it did."""
+    kept = version.details.get(REFUSED, "")
+    if sentence != kept:
+        others = {name: value for name, value in version.details.items() if name != REFUSED}
+        version.details = {**others, REFUSED: sentence} if sentence else others
+        version.save(update_fields=["details"])
 
 
 # --- what stands behind a cell ----------------------------------------------------------------
@@ -412,8 +447,8 @@ def metric_named(name: str, candidates: Sequence[Candidate]) -> Metric | None:
 
 
 # --- as JSON ----------------------------------------------------------------------------------
-def as_json(table: Table) -> dict[str, Any]:
-    """For the API and the command: candidates with their figures, and the judge's with its agreement."""
+def as_json(table: Table, missing: Sequence[Missing] = ()) -> dict[str, Any]:
+    """For the API: candidates with their figures, the judge's with its agreement, and who has none."""
     candidates = [
         {
             "version": candidate.version.pk,
@@ -440,4 +475,8 @@ def as_json(table: Table) -> dict[str, Any]:
         for _, rows in table.groups
         for row in rows
     }
-    return {"candidates": candidates, "metrics": metrics}
+    without = [
+        {"version": each.version.pk, "name": each.version.name, "reason": each.reason}
+        for each in missing
+    ]
+    return {"candidates": candidates, "metrics": metrics, "without_suite": without}

@@ -51,6 +51,7 @@ from rlhf.forms import FORMS, RunForm, settings_like
 from rlhf.gating import CANDIDATES
 from rlhf.models import ONLINE, ModelKind, ModelVersion, Run, RunKind, Status
 from rlhf.outlooks import outlook_of
+from rlhf.suites import why_without
 from rlhf.training.reward_rules import format_lines
 from rlhf.training.savings import savings_in_words
 
@@ -434,6 +435,7 @@ def model_version(request: HtmxRequest, slug: str, pk: int) -> HttpResponse:
         "can_be_part": can_be_part(version),
         "rounds": version.rounds.all(),
         "spent": spent_on(version.endpoint) if version.kind == ModelKind.ENDPOINT else None,
+        "no_suite": why_without(version),
         "evaluations": [(run, rates[run.pk]) for run in evaluations],
         "gates": version.gates.select_related("incumbent")[:PAGE_SIZE],
         **(prompt_lab.parts_of(version) if version.kind == ModelKind.PROMPT else {}),

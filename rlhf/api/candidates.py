@@ -24,11 +24,26 @@ class CandidateSerializer(serializers.Serializer):
     texts = serializers.DictField(
         allow_null=True, help_text="Of general text: how many, and how many were learned from."
     )
+    references = serializers.DictField(
+        allow_null=True, help_text="Reference answers with a loss, and how many were too long."
+    )
+    windows = serializers.DictField(
+        allow_null=True,
+        help_text="Tokens of general text that were read at once, and how many texts took several.",
+    )
     alarms = serializers.ListField(child=serializers.DictField())
     judge = serializers.DictField(
         allow_null=True, help_text="Which model judged, and how far it agrees with people."
     )
     people = serializers.DictField(allow_null=True, help_text="The newest blind evaluation.")
+
+
+class WithoutSuiteSerializer(serializers.Serializer):
+    version = serializers.IntegerField()
+    name = serializers.CharField()
+    reason = serializers.CharField(
+        help_text="Why its suite did not run; empty: none was asked for."
+    )
 
 
 class CandidatesSerializer(serializers.Serializer):
@@ -37,10 +52,11 @@ class CandidatesSerializer(serializers.Serializer):
         child=serializers.ListField(child=serializers.DictField()),
         help_text="By name, a figure per candidate: value, low, high, n, reason, mark.",
     )
+    without_suite = WithoutSuiteSerializer(many=True)
 
 
 @documented("get_candidates", "Versions side by side, by their suites", answer=CandidatesSerializer)
 @api_view()
 def candidates(request: Request, slug: str) -> Response:
     project = get_access(request, slug, Role.REVIEWER).project
-    return Response(suites.as_json(suites.table_of(project)))
+    return Response(suites.as_json(suites.table_of(project), suites.missing_suites(project)))

@@ -83,6 +83,18 @@ class WholeRunSerializer(RunSerializer):
         return screening.outdated_by(run) if is_screening else ""
 
 
+class SuiteAfterSerializer(serializers.Serializer):
+    max_prompts = serializers.IntegerField(allow_null=True, help_text="At most; null: all.")
+    seconds = _figure("Null: nobody can say.")
+    money = _figure("All of it, with the hours if these are known. Null: nobody can say.")
+    spent = _figure("What endpoints would be paid, of that.")
+    currency = serializers.CharField(default="")
+    elsewhere = serializers.ListField(
+        child=serializers.CharField(), default=list, help_text="The endpoints that it asks."
+    )
+    problem = serializers.CharField(default="", help_text="Why it will not start, as things are.")
+
+
 class EstimateSerializer(serializers.Serializer):
     minutes = _figure("Null: nobody can say.")
     memory_mib = _figure("At most; 0: next to nothing.")
@@ -100,6 +112,11 @@ class EstimateSerializer(serializers.Serializer):
         child=serializers.CharField(), default=list, help_text="What is left out."
     )
     reason = serializers.CharField(default="", help_text="Why there is no estimate.")
+    suite = SuiteAfterSerializer(
+        allow_null=True,
+        default=None,
+        help_text="Of the evaluation suite that follows by itself. Null: none does.",
+    )
 
 
 class MetricsSerializer(serializers.ModelSerializer):

@@ -9,7 +9,7 @@ from django.utils import timezone
 from annotator.models import Role, Split
 from rlhf.forms import FORMS
 from rlhf.models import DatasetKind, ModelKind, Run, RunKind, Status
-from rlhf.outlooks import Experience, experience_of, order_of, outlook_of
+from rlhf.outlooks import Experience, experience_of, figures_of, order_of, outlook_of
 from rlhf.price_models import Price
 from rlhf.suites import run_after_training
 from tests.factories import MembershipFactory, ProjectFactory, PromptFactory
@@ -163,6 +163,48 @@ def test_the_suite_that_follows_a_training_is_announced_with_its_time(admin, pol
     assert suite["max_prompts"] == 50
     assert suite["seconds"] > 0
     assert "runs by itself, on 50 held-out prompts at most: about" in " ".join(page.split())
+
+
+@pytest.fixture
+def paid_judge(policy, settings):
+    """Of the latest suite, which compared something with what is trained from now."""
+    settings.SUITE_AFTER_TRAINING = True
+    PromptFactory.create_batch(3, project=policy.project, split=Split.TEST)
+    make_dataset(policy.project, kind=DatasetKind.DEMONSTRATIONS, rows=[{"messages": SAID}])
+    judge = PolicyFactory(project=policy.project, kind=ModelKind.ENDPOINT, name="judge-1")
+    EndpointFactory(version=judge, prompt_price=100.0)
+    tuned = PolicyFactory(project=policy.project, parent=policy)
+    ended(tuned, 1, kind=RunKind.SUITE, rival=policy, judge=judge, config={})
+    return judge
+
+
+def test_what_a_judge_elsewhere_costs_after_a_training_is_announced(admin, policy, paid_judge):
+    form = sent(policy.project, RunKind.SUPERVISED, policy=policy.pk)
+
+    suite = outlook_of(policy.project, form)["suite"]
+    address = reverse("rlhf:estimate", args=["tea"]) + "?kind=supervised"
+    page = " ".join(admin.post(address, form.data).content.decode().split())
+
+    assert suite["money"] == suite["spent"] > 0
+    assert (suite["elsewhere"], suite["problem"]) == (["judge-1"], "")
+    assert "of it for endpoints. It asks judge-1 elsewhere." in page
+
+
+def test_programs_are_told_of_the_suite_and_of_what_it_costs(policy, paid_judge):
+    form = sent(policy.project, RunKind.SUPERVISED, policy=policy.pk)
+    assert form.is_valid()
+
+    assert figures_of(form)["suite"] == outlook_of(policy.project, form)["suite"]
+
+
+def test_a_suite_that_will_not_start_says_so_before_the_training(admin, policy, paid_judge):
+    gone = PolicyFactory(project=policy.project, name="gone", path="/nowhere", probe=MEASURED)
+    Run.objects.filter(judge=paid_judge).update(judge=gone)
+    form = sent(policy.project, RunKind.SUPERVISED, policy=policy.pk)
+
+    suite = outlook_of(policy.project, form)["suite"]
+
+    assert suite["problem"].startswith("The files of gone are missing")
 
 
 def test_no_suite_follows_what_makes_no_policy_or_where_it_is_switched_off(policy, settings):

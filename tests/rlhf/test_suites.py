@@ -53,9 +53,10 @@ def figure(value, low=None, high=None, n=5, reason=""):
 
 def make_suite(policy, answer="Because.", conditions="same", metrics=None, **fields):
     run = RunFactory(
-        project=policy.project, kind=RunKind.SUITE, status=Status.SUCCEEDED, policy=policy,
+        project=policy.project, kind=RunKind.SUITE, policy=policy,
         round_number=policy.project.runs.count() + 1,
         **{
+            "status": Status.SUCCEEDED,
             "config": {"temperature": 0.7, "max_new_tokens": 64, "tasks": ["arc"], "rewards": []},
             "result": {
                 "n_prompts": 1, "conditions": conditions,
@@ -192,13 +193,13 @@ def test_the_table_takes_the_same_queries_for_one_and_three(
     client, admin, base, tuned, django_assert_num_queries
 ):
     make_suite(base)
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         client.get(reverse("rlhf:candidates", args=["tea"]))
 
     make_suite(tuned)
     make_suite(PolicyFactory(project=base.project))
 
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         client.get(reverse("rlhf:candidates", args=["tea"]))
 
 
@@ -422,6 +423,44 @@ def test_it_is_like_the_latest_so_that_both_can_be_compared(project, base, train
 
     assert (suite.config["max_new_tokens"], suite.config["tasks"]) == (64, ["arc"])
     assert suite.rival == base
+
+
+def test_a_suite_that_is_refused_says_so_where_people_look(client, admin, project, base, trained):
+    judge = PolicyFactory(project=project, name="judge-1", path="/nowhere")
+    make_suite(base, rival=PolicyFactory(project=project), judge=judge)
+    suites.run_after_training(project, wanted=True)
+
+    assert evaluate_anew(trained.pk) is None
+
+    made = trained.outputs.get()
+    pages = [
+        client.get(reverse("rlhf:candidates", args=["tea"])),
+        client.get(made.get_absolute_url()),
+    ]
+    sentence = "The files of judge-1 are missing: there is no folder /nowhere."
+    assert [sentence in page.content.decode() for page in pages] == [True, True]
+
+
+def test_a_suite_that_runs_after_all_is_not_said_to_be_missing(project, base, trained):
+    suites.run_after_training(project, wanted=True)
+    made = trained.outputs.get()
+    suites.keep_refusal(made, "The judge is gone.")
+    reasons = {version.name: reason for version, reason in suites.missing_suites(project)}
+    assert reasons == {"policy-r1-v2": "The judge is gone.", "base": ""}
+
+    suite = evaluate_anew(trained.pk)
+    made.refresh_from_db()
+
+    assert (suite.policy, made.details) == (made, {})
+    assert suites.why_without(made).startswith(f"{suite} queued")
+
+
+def test_a_suite_that_failed_is_the_reason(project, base):
+    make_suite(base, status=Status.FAILED, error="The disk is full.")
+
+    ((version, reason),) = suites.missing_suites(project)
+
+    assert (version, reason.endswith("failed. The disk is full.")) == (base, True)
 
 
 def test_the_first_one_is_small_and_needs_no_choice(project, trained, settings):
