@@ -48,7 +48,7 @@ def open_one(project, candidate, **changed):
 
 @pytest.fixture
 def project():
-    """With a current policy, and 11 held-out prompts: two answers to each are enough for 20 votes."""
+    """With a current policy, and 12 held-out prompts: three answers to each are enough for 20 votes, and an outcome each."""
     project = ProjectFactory()
     RoundFactory(project=project)
     PromptFactory.create_batch(12, project=project, split="test")
@@ -67,7 +67,7 @@ def test_a_gate_launches_the_run_that_writes_its_answers(project):
     assert (gate.run.kind, gate.run.policy, gate.run.rival) == (
         RunKind.EVALUATE, candidate, gate.incumbent,
     )  # fmt: skip
-    assert gate.run.config["completions_per_prompt"] == 2
+    assert gate.run.config["completions_per_prompt"] == 3
     assert current_policy(project) == gate.incumbent
 
 
