@@ -421,7 +421,7 @@ class Purpose(models.TextChoices):
     GOLD = "gold", "Known answer"  # asked to see how well people judge; never trained on
 
 
-def _handled_by(annotator: User | int) -> Exists:
+def _handled_by(annotator: User | int | OuterRef) -> Exists:
     """Of a comparison."""
     mine = Assignment.objects.filter(
         HANDLED, comparison=OuterRef("pk"), annotator=annotator, is_repeat=False
@@ -441,7 +441,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         """Those whose answer is known, and which are not held back."""
         return self.filter(purpose=Purpose.GOLD, hold="")
 
-    def not_handled_by(self, annotator: User | int) -> Self:
+    def not_handled_by(self, annotator: User | int | OuterRef) -> Self:
         """Those that this person has not judged, skipped or on the screen."""
         return self.filter(~_handled_by(annotator))
 

@@ -15,11 +15,21 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
+from annotator.assignment import who_may_vote, with_room
 from annotator.audit import Action, record
-from annotator.models import Comparison, ComparisonQuerySet, Judgment, Project, Prompt, Split, User
+from annotator.models import (
+    Comparison,
+    ComparisonQuerySet,
+    Judgment,
+    Project,
+    Prompt,
+    Role,
+    Split,
+    User,
+)
 from annotator.webhooks.models import Event
 from annotator.webhooks.outbox import tell
 from rlhf import evaluation, sequential
@@ -587,7 +597,12 @@ def roll_back(
 
 # --- in words ---------------------------------------------------------------------------------
 def note_on(gate: Gate, standing: Standing) -> str:
-    """Why it does not go on, or what will keep it from it, and what to do. Empty if all is well."""
+    """Why it does not go on, and what to do. Empty if all is well."""
+    return problem_of(gate, standing) or silence(gate, standing)
+
+
+def problem_of(gate: Gate, standing: Standing) -> str:
+    """Why its candidate could not become current: a sentence with what to do. Empty if it could."""
     if gate.state != GateState.VOTING:
         return ""
     if standing.decision:
@@ -596,7 +611,7 @@ def note_on(gate: Gate, standing: Standing) -> str:
         return (
             f"People are being asked, but {gate.candidate} could not become current now: {problem}"
         )
-    return silence(gate, standing)
+    return ""
 
 
 def silence(gate: Gate, standing: Standing, now: datetime | None = None) -> str:
@@ -605,6 +620,8 @@ def silence(gate: Gate, standing: Standing, now: datetime | None = None) -> str:
         return ""
     if gate.project.paused:
         return "The project is paused, so nobody is asked: resume it under Settings."
+    if nobody := _nobody_to_ask(gate, standing):
+        return nobody
     since = standing.last_vote or gate.opened or gate.created
     days = ((now or timezone.now()) - since).days
     if days < SILENT_DAYS:
@@ -613,6 +630,37 @@ def silence(gate: Gate, standing: Standing, now: datetime | None = None) -> str:
         f"Nobody has voted for {days} days: invite annotators, or raise the quotas of those who are here. "
         "The gate waits for as long as it takes; stop it if it is not needed any more."
     )
+
+
+def _nobody_to_ask(gate: Gate, standing: Standing) -> str:
+    """Why none of the members can be asked what is left, and what to do. Empty if one can."""
+    left = Comparison.objects.open().filter(project=gate.project_id, origin=gate.run.origin)
+    voters = who_may_vote(gate.project)
+    have_room = with_room(voters)
+    can_be_asked = have_room.filter(Exists(left.not_handled_by(OuterRef(OuterRef("user")))))
+    if can_be_asked.filter(role=Role.ANNOTATOR).exists() or not left.exists():
+        return ""  # or all that is left is on somebody's screen
+    if not voters.exists():
+        return (
+            "Nobody can be asked: no member of this project may vote. Invite annotators, or see to those who "
+            "are not qualified."
+        )
+    if not have_room.exists():
+        return (
+            "Nobody can be asked: all members who may vote have reached their quotas. Raise these, or invite "
+            "other annotators."
+        )
+    if not can_be_asked.exists():
+        return (
+            "Nobody can be asked: the members who may vote have handled all pairs that are left, each of which "
+            f"takes {gate.votes_per_pair} of different people. Invite other annotators, or stop the gate."
+        )
+    if standing.last_vote is None:
+        return (
+            "Only reviewers and admins can be asked, and they see on this page how it stands: invite "
+            "annotators, who vote blind."
+        )
+    return ""
 
 
 def _votes_on(gate: Gate, standing: Standing, n_outcomes: int) -> int:

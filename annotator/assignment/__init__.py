@@ -44,7 +44,9 @@ from annotator.assignment.standing import (
     progress,
     queue_state,
     quota_reached,
+    who_may_vote,
     why_nothing,
+    with_room,
 )
 from annotator.assignment.verdicts import (
     NotRecorded,
@@ -92,5 +94,7 @@ __all__ = [
     "undo_last",
     "void_some",
     "was_taken_back",
+    "who_may_vote",
     "why_nothing",
+    "with_room",
 ]

@@ -7,7 +7,18 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
 
-from django.db.models import Count, F, IntegerField, Max, Min, Q, QuerySet, Subquery, Value
+from django.db.models import (
+    Count,
+    F,
+    IntegerField,
+    Max,
+    Min,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Value,
+)
 from django.utils import timezone
 
 from annotator.assignment.finding import has_open, open_for
@@ -24,6 +35,8 @@ from annotator.models import (
     Membership,
     Project,
     Purpose,
+    Qualification,
+    Role,
     User,
 )
 
@@ -210,6 +223,22 @@ def may_begin_real_work(project: Project, annotator: User) -> bool:
         and not project.paused
         and (membership is None or quota_reached(membership) is None)
     )
+
+
+def who_may_vote(project: Project) -> QuerySet[Membership]:
+    """The members who may be handed real work, if their quotas have room for it."""
+    members = Membership.objects.filter(project=project, is_qualified=True, user__is_active=True)
+    if project.qualification_items:
+        members = members.filter(~Q(role=Role.ANNOTATOR) | Q(qualification=Qualification.PASSED))
+    return members
+
+
+def with_room(members: QuerySet[Membership]) -> QuerySet[Membership]:
+    """Those who have not judged yet as many as they were asked for in all. A day's quota ends by itself."""
+    done = Judgment.objects.filter(
+        project=OuterRef("project"), annotator=OuterRef("user"), voided=None, verdict__in=ANSWERED
+    )
+    return members.filter(Q(quota_total=None) | Q(quota_total__gt=_CountOf(done.values("pk"))))
 
 
 def queue_state(project: Project, annotator: User) -> QueueState:

@@ -8,7 +8,7 @@ from django.apps import apps
 from django.utils import timezone
 
 from annotator.audit import AuditEntry
-from annotator.models import Comparison, Judgment, Prompt
+from annotator.models import Comparison, Judgment, Prompt, Role
 from annotator.webhooks import outbox
 from annotator.webhooks.models import Delivery, Event
 from rlhf import gating, rounds
@@ -18,12 +18,19 @@ from rlhf.gating import GateRefused
 from rlhf.models import ModelVersion, Run, RunKind, Status
 from rlhf.runs import RunRefused
 from rlhf.sequential import Rule
-from tests.factories import ProjectFactory, PromptFactory, UserFactory, make_judgment
+from tests.factories import (
+    MembershipFactory,
+    ProjectFactory,
+    PromptFactory,
+    UserFactory,
+    make_judgment,
+)
 from tests.rlhf.factories import (
     EndpointFactory,
     PolicyFactory,
     RoundFactory,
     RunFactory,
+    make_comparison,
     prompt_version,
 )
 from tests.rlhf.gates import LOSS, TIE, WIN, vote, voting_gate
@@ -569,6 +576,7 @@ def test_what_a_gate_has_promoted_starts_a_round_whatever_made_it(gate, kind):
 
 # --- in words ---------------------------------------------------------------------------------
 def test_silence_says_what_to_do(gate):
+    MembershipFactory(project=gate.project)
     standing = gating.standing_of(gate)
     soon, late = (timezone.now() + timedelta(days=days) for days in (2, 4))
 
@@ -576,6 +584,47 @@ def test_silence_says_what_to_do(gate):
     assert gating.silence(gate, standing, late).startswith("Nobody has voted for 4 days: invite")
     gate.project.paused = timezone.now()
     assert gating.silence(gate, standing, soon).startswith("The project is paused")
+
+
+def test_a_gate_says_at_once_if_nobody_can_be_asked(gate):
+    def note():
+        return gating.note_on(gate, gating.standing_of(gate))
+
+    nobody = note()
+    member = MembershipFactory(project=gate.project, role=Role.ADMIN, quota_total=1)
+    only_admin = note()
+    judged = make_comparison(PromptFactory(project=gate.project), "Yes.", "No.")
+    make_judgment(judged, member.user, [0], [1])
+    all_quotas = note()
+    MembershipFactory(project=gate.project)
+
+    assert nobody.startswith("Nobody can be asked: no member of this project may vote. Invite")
+    assert only_admin.startswith("Only reviewers and admins can be asked")
+    assert all_quotas.startswith("Nobody can be asked: all members who may vote have reached")
+    assert note() == ""
+
+
+def test_a_gate_says_if_all_have_voted_on_what_is_left(gate):
+    Comparison.objects.update(overlap=2)
+    Gate.objects.update(votes_per_pair=2)
+    member = MembershipFactory(project=gate.project)
+    for comparison in Comparison.objects.all():
+        make_judgment(comparison, member.user, [0], [1])
+
+    gate.refresh_from_db()
+
+    note = gating.note_on(gate, gating.standing_of(gate))
+    assert "have handled all pairs that are left, each of which takes 2 of different people" in note
+
+
+def test_whoever_waits_for_a_qualification_cannot_be_asked(gate):
+    gate.project.qualification_items = 5
+    gate.project.save()
+    MembershipFactory(project=gate.project, role=Role.ANNOTATOR)
+
+    note = gating.note_on(gate, gating.standing_of(gate))
+
+    assert "or see to those who are not qualified" in note
 
 
 def test_forecast_is_the_budget_until_the_votes_tell_more(gate):
