@@ -43,7 +43,10 @@ from rlhf.training.model_safety import (
     check_template,
     is_pickled,
     may_open_pickles,
+    read_object,
+    refuse_adapter,
     refuse_ways_out,
+    says,
     write_unpickled,
 )
 
@@ -170,11 +173,10 @@ def _import_folder(source: Path, target: Path, folder: RunFolder) -> list[str]:
     if not source.is_dir():
         raise RunError(f"{source} is neither a model folder nor a .gguf file")
     refuse_ways_out(source)
+    refuse_adapter(source)
     unpickles = may_open_pickles() and is_pickled(source)
     if not any(source.glob("*.safetensors")) and not unpickles:
         return _convert(_only_gguf(source), target, folder)
-    if (source / "adapter_config.json").exists() and not (source / "config.json").exists():
-        raise RunError(f"{source} holds an adapter, not a model: merge it into its base first")
     if not (source / "config.json").exists():
         raise RunError(f"{source} has no config.json: it is not a model folder of transformers")
     _refuse_unfit(source)
@@ -216,20 +218,30 @@ def _refuse_unfit(source: Path) -> None:
 
     from rlhf.training.models import writes_text  # noqa: PLC0415 (imports torch)
 
-    content = read_json(source / "config.json")
+    content = read_object(source / "config.json")
     if "quantization_config" in content:
         raise RunError(f"{source} is quantised and cannot be trained: give its full weights")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise RunError(
-            f"transformers does not know the model in {source}: {_line(error)}"
-        ) from None
+        may_write = writes_text(config)
+    except (
+        Exception
+    ) as error:  # each configuration class fails in its own way at what has a wrong type
+        raise RunError(f"transformers does not know the model in {source}: {says(error)}") from None
+    _refuse_sizes(config, source)
     is_scorer = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if not writes_text(config) and (not is_scorer or config.is_encoder_decoder):
+    if not may_write and (not is_scorer or config.is_encoder_decoder):
         raise RunError(
             f"{source} is a {config.model_type} model, which can neither write nor score text"
         )
+
+
+def _refuse_sizes(config: Any, source: Path) -> None:
+    text = config.get_text_config()
+    for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        size = getattr(text, name, 1)
+        if not isinstance(size, int) or size < 1:
+            raise RunError(f"config.json in {source} says {name}={size!r}: it must be 1 or more")
 
 
 def _check(target: Path, source: Path) -> list[str]:
@@ -240,7 +252,7 @@ def _check(target: Path, source: Path) -> list[str]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(target, trust_remote_code=False)
     except Exception as error:  # every tokenizer class fails in its own way
-        raise RunError(f"{source} has no usable tokenizer: {_line(error)}") from None
+        raise RunError(f"{source} has no usable tokenizer: {says(error)}") from None
     if _kind(target) == "base":
         return _check_base(tokenizer, target, source)
     try:
@@ -252,7 +264,7 @@ def _check(target: Path, source: Path) -> list[str]:
             output_loading_info=True,
         )
     except Exception as error:  # a truncated file, a shape that does not fit, a missing shard, …
-        raise RunError(f"the weights in {source} cannot be loaded: {_line(error)}") from None
+        raise RunError(f"the weights in {source} cannot be loaded: {says(error)}") from None
     if report["missing_keys"]:
         raise RunError(f"the weights in {source} lack {min(report['missing_keys'])}")
     return _complete_tokenizer(tokenizer, target, source)
@@ -268,7 +280,7 @@ def _check_base(tokenizer: Any, target: Path, source: Path) -> list[str]:
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"the weights in {source} cannot be loaded: {_line(error)}") from None
+        raise RunError(f"the weights in {source} cannot be loaded: {says(error)}") from None
     # The head may be of another kind or new, and a pooler is often left out.
     prefix = f"{base.model.base_model_prefix}."
     lacking = [n for n in base.missing if n.startswith(prefix) and ".pooler." not in n]
@@ -335,6 +347,7 @@ def _convert(file: Path, target: Path, folder: RunFolder) -> list[str]:
     import torch  # noqa: PLC0415 (takes seconds; not needed when cached)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
+    refuse_adapter(file.parent)
     folder.phase("dequantising")
     place = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
@@ -342,7 +355,7 @@ def _convert(file: Path, target: Path, folder: RunFolder) -> list[str]:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         config = AutoConfig.from_pretrained(**place)
     except Exception as error:  # its architecture may be unknown, or the file cut off
-        raise RunError(f"{file} cannot be read as a GGUF model: {_line(error)}") from None
+        raise RunError(f"{file} cannot be read as a GGUF model: {says(error)}") from None
     if folder.should_stop():
         raise Stopped
 
@@ -390,7 +403,7 @@ def _downloaded(name: str, target: Path) -> Iterator[Path]:
         errors.LocalEntryNotFoundError,
         errors.HfHubHTTPError,
     ) as e:
-        raise RunError(f"the hub could not be reached for {name}: {_line(e)}") from None
+        raise RunError(f"the hub could not be reached for {name}: {says(e)}") from None
     finally:
         shutil.rmtree(source, ignore_errors=True)
 
@@ -435,8 +448,3 @@ def count_parameters(folder: Path) -> int:
             names = tensors.keys()
             total += sum(math.prod(tensors.get_slice(k).get_shape()) for k in names)
     return total
-
-
-def _line(error: Exception) -> str:
-    """The first line of a long message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,8 +18,12 @@ PICKLED_MODEL, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.jso
 QUESTION = [{"role": "user", "content": "Hello."}]
 
 
+MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".md", ".gguf", *PICKLED)
+ADAPTER = "adapter_config.json"
+
+
 def refuse_ways_out(source: Path) -> None:
-    """Raise RunError if a file of the folder, or what an index says of its shards, lies elsewhere.
+    """Raise RunError if a file of the folder, or what an index says of its shards, lies elsewhere, or is none.
 
     What a link leads to would be copied with the model, and could be anybody's. The cache of the Hub is made of
     links into its own `blobs`, which are fine.
@@ -29,10 +33,22 @@ def refuse_ways_out(source: Path) -> None:
             raise RunError(
                 f"{file} is a link out of the model's folder, to {file.resolve()}: put the file itself there"
             )
+        if file.suffix.lower() in MODEL_FILES and not file.is_file():
+            raise RunError(f"{file} is no file, though its name is that of one: take it out")
     for index in sorted(source.glob("*.index.json")):
         for shard in shards_of(index):
             if not (source / shard).is_file():
                 raise RunError(f"{source} lacks {shard}, which {index.name} names")
+
+
+def refuse_adapter(source: Path) -> None:
+    """Raise RunError if an adapter lies there: transformers would load it with the model, or with a GGUF file,
+    and the weights that it stands on from wherever it says."""
+    if (source / ADAPTER).exists():
+        raise RunError(
+            f"{source} holds an adapter ({ADAPTER}). Merge it into its base first, or take it out if the model is "
+            "meant without it"
+        )
 
 
 def _is_of(source: Path, target: Path) -> bool:
@@ -44,8 +60,8 @@ def _is_of(source: Path, target: Path) -> bool:
 def shards_of(index: Path) -> list[str]:
     """The files that an index names. Raises RunError unless they are plain names of files beside it."""
     try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(read_object(index)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{index} is no index of shards: {error!r}") from None
     for name in names:
         if not name or Path(name).name != name:
@@ -53,6 +69,22 @@ def shards_of(index: Path) -> list[str]:
                 f"{index} names the file {name}: its shards must lie beside it, under plain names"
             )
     return names
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of a model holds. Raises RunError unless that is an object."""
+    try:
+        content = read_json(file)
+    except (ValueError, RecursionError, OSError) as error:  # no JSON or UTF-8, too deep, no file
+        raise RunError(f"{file} cannot be read: {says(error)}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{file} holds no object in braces, which transformers' files are")
+    return content
+
+
+def says(error: BaseException) -> str:
+    """The first line of what it says, or what it is called if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def refuse_pickled_adapter(folder: Path) -> None:
@@ -67,9 +99,13 @@ def refuse_pickled_adapter(folder: Path) -> None:
 def check_template(tokenizer: Any, source: Path) -> None:
     """Raise RunError if the chat template cannot say a question, or tries what its sandbox forbids."""
     try:
-        tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+        said = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # of jinja, or whatever the template raises by itself
-        raise RunError(f"the chat template of {source} cannot be used: {error}") from None
+        raise RunError(f"the chat template of {source} cannot be used: {says(error)}") from None
+    if "hello" not in said.lower():
+        raise RunError(
+            f"the chat template of {source} leaves out what is asked: it says {said[:80]!r}"
+        )
 
 
 # --- where the installation's owner allows pickles ----------------------------------------------
@@ -93,8 +129,7 @@ def write_unpickled(source: Path, target: Path) -> str:
             read = torch.load(source / name, map_location="cpu", weights_only=True)
             weights.update({key: value.contiguous() for key, value in read.items()})
         except Exception as error:  # what is forbidden, cut off, or no weights at all
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{source / name} does not hold weights alone: {first}") from None
+            raise RunError(f"{source / name} does not hold weights alone: {says(error)}") from None
     save_file(_untied(weights), target / "model.safetensors", metadata={"format": "pt"})
     return f"its weights were read from {', '.join(names)}"
 

@@ -211,7 +211,7 @@ def make_broken_gguf(source):
         (drop_a_weight, "lack model.layers.2"),
         (cut_weights, "the weights in .* cannot be loaded"),
         (drop_end_token, "has no end token"),
-        (make_adapter, "holds an adapter, not a model"),
+        (make_adapter, r"holds an adapter \(adapter_config\.json\)"),
         (make_two_ggufs, r"several GGUF files \(a.gguf, b.gguf\)"),
         (make_broken_gguf, "a.gguf cannot be read as a GGUF model"),
     ],

@@ -1,6 +1,7 @@
 """Hostile folders and files: each is refused with a sentence, or does nothing."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -182,4 +183,73 @@ def test_an_index_that_is_none_is_refused(source, folder):
     index = source / "model.safetensors.index.json"
     index.write_text("[]")
 
-    assert refusal(source, folder).startswith(f"{index} is no index of shards: ")
+    assert refusal(source, folder).startswith(f"{index} holds no object in braces")
+
+
+# --- what is no model folder ----------------------------------------------------------------------
+@pytest.mark.parametrize("has_model", [True, False])
+def test_an_adapter_beside_a_model_or_a_gguf_file_is_not_loaded_with_it(source, folder, has_model):
+    (source / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
+    if not has_model:
+        (source / "model.safetensors").rename(source / "model.gguf")
+
+    said = {refusal(source, folder)}
+    if not has_model:
+        said.add(refusal(source / "model.gguf", folder))
+
+    assert [words.partition(". ")[0] for words in said] == [
+        f"{source} holds an adapter (adapter_config.json)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "cannot be read: "),
+        (b"\xff\xfe{}", "cannot be read: 'utf-8' codec can't decode"),
+        (b"[]", "holds no object in braces"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(source, folder, content, said):
+    (source / "config.json").write_bytes(content)
+
+    assert refusal(source, folder).startswith(f"{source / 'config.json'} {said}")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"hidden_size": "64"}, "transformers does not know the model in"),
+        ({"model_type": [1]}, "transformers does not know the model in"),
+        ({"architectures": [5]}, "transformers does not know the model in"),
+        ({"num_hidden_layers": -1}, "config.json in"),
+    ],
+)
+def test_a_configuration_with_a_wrong_value_is_refused(source, folder, values, said):
+    edit(source / "config.json", **values)
+
+    assert refusal(source, folder).startswith(f"{said} {source}")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_has_the_name_of_a_file_and_is_none_is_refused(source, folder, make):
+    make(source / "x.json")
+
+    assert refusal(source, folder) == (
+        f"{source / 'x.json'} is no file, though its name is that of one: take it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("", "leaves out what is asked: it says ''"),
+        ("{{ 'a' * 10**14 }}", "cannot be used: MemoryError"),
+    ],
+)
+def test_a_template_that_asks_nothing_or_takes_all_memory_is_refused(
+    source, folder, template, said
+):
+    (source / "chat_template.jinja").write_text(template)
+
+    assert refusal(source, folder) == f"the chat template of {source} {said}"
