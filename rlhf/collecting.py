@@ -67,10 +67,17 @@ def collect_policy(run: Run) -> dict[str, Any]:
 
 def collect_online(run: Run) -> dict[str, Any]:
     """With the tokens that it wrote, and learned from as often as there are epochs."""
+    return {**collect_policy(run), "tokens": tokens_so_far(run)}
+
+
+def tokens_so_far(run: Run) -> dict[str, int]:
+    """Of runs that say it as they go: PPO, RLOO and GRPO by their steps, conversations by their turns."""
+    if run.kind == RunKind.CONVERSE:
+        turns = run.metrics.values_list("values__tokens/written", flat=True)
+        return {"written": round(sum(filter(None, turns)))}
     lengths = run.metrics.values_list("values__length/mean", flat=True)
     written = round(sum(filter(None, lengths)) * run.config["batch_size"])
-    tokens = {"written": written, "learned": written * run.config["epochs"]}
-    return {**collect_policy(run), "tokens": tokens}
+    return {"written": written, "learned": written * run.config["epochs"]}
 
 
 def collect_evaluate(run: Run) -> dict[str, Any]:
@@ -81,7 +88,8 @@ def collect_evaluate(run: Run) -> dict[str, Any]:
 
 def collect_converse(run: Run) -> dict[str, Any]:
     """What was said has been taken over turn by turn."""
-    return {"n_comparisons": run.turns.exclude(comparison=None).count()}
+    n_comparisons = run.turns.exclude(comparison=None).count()
+    return {"n_comparisons": n_comparisons, "tokens": tokens_so_far(run)}
 
 
 def collect_merge(run: Run) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
     money = hours · price of an hour + tokens of models here · their price + what endpoints were paid
 
-Counted are all runs whose process has begun and ended, however they ended. Of a run that was resumed only the
-time since its last start is known. Tokens of models here are known of runs that have succeeded.
+Counted are all runs whose process has begun and ended, however they ended, with all their starts. Tokens of models
+here are known of runs that have succeeded, and of PPO, RLOO, GRPO and conversations as far as they came.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from django.utils import timezone
 
@@ -32,6 +32,8 @@ class Cost(NamedTuple):
     spent: float = 0.0  # on endpoints
     charged: float = 0.0  # for tokens of models here that have a price
     money: float = 0.0  # all of it, with the hours
+    written: int = 0  # tokens, by models here
+    learned: int = 0  # tokens, by models here, as often as they were shown
 
 
 class Bill(NamedTuple):
@@ -70,12 +72,15 @@ def total(costs: Iterable[Cost], month: str = "", kind: str = "") -> Cost:
 
 def _of_runs(project: Project, price: Price) -> Iterable[Cost]:
     per_million = _token_prices(project)
-    fields = ("kind", "started", "finished", "result__tokens", "policy_id", "rival_id")
+    fields = ("kind", "started", "finished", "result__tokens", "result__earlier_seconds")
+    versions = ("policy_id", "rival_id", "base_id")
     rows = Run.objects.filter(project=project, started__isnull=False, finished__isnull=False)
-    for kind, started, finished, tokens, *versions in rows.values_list(*fields):
-        seconds = max((finished - started).total_seconds(), 0.0)
-        known = [per_million[pk] for pk in versions if pk in per_million]
-        charged = sum((tokens or {}).values()) * (known[0] if known else 0.0) / 1e6
+    for kind, started, finished, tokens, earlier, *pks in rows.values_list(*fields, *versions):
+        seconds = max((finished - started).total_seconds(), 0.0) + (earlier or 0.0)
+        written, learned = _counted(tokens)
+        policy, rival, base = (per_million.get(pk, 0.0) for pk in pks)
+        learner = (policy or rival) if pks[-1] is None else base
+        charged = (written * (policy or rival) + learned * learner) / 1e6
         yield Cost(
             f"{timezone.localtime(started):%Y-%m}",
             RunKind(kind).label,
@@ -83,7 +88,34 @@ def _of_runs(project: Project, price: Price) -> Iterable[Cost]:
             hours=seconds / 3600,
             charged=charged,
             money=price.of_seconds(seconds) + charged,
+            written=written,
+            learned=learned,
         )
+
+
+def _counted(tokens: Mapping[str, Any] | None) -> tuple[int, int]:
+    """Written and learned from, as a run's result has them."""
+    tokens = tokens or {}
+    return tokens.get("written", 0), tokens.get("learned", 0)
+
+
+def seconds_of(run: Run) -> float | None:
+    """Of all its starts; None of one that has not ended, or was resumed before that was kept."""
+    earlier = run.result.get("earlier_seconds", None if run.attempts else 0.0)
+    if run.started is None or run.finished is None or earlier is None:
+        return None
+    return max((run.finished - run.started).total_seconds(), 0.0) + earlier
+
+
+def charged_to(run: Run) -> float:
+    """For what its models wrote, and what the policy, or the base of a reward model, learned from."""
+    written, learned = _counted(run.result.get("tokens"))
+
+    def of_writers(tokens: float) -> float:
+        return charged_for(run.policy, tokens) or charged_for(run.rival, tokens)
+
+    learner = of_writers(learned) if run.base is None else charged_for(run.base, learned)
+    return of_writers(written) + learner
 
 
 def _token_prices(project: Project) -> dict[int, float]:

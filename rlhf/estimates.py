@@ -17,7 +17,7 @@ from django.db.models import Count, Sum
 from django.db.models.functions import Length
 
 from annotator.models import Completion, Prompt, Split
-from rlhf.costs import charged_for, price_of
+from rlhf.costs import charged_to, price_of, seconds_of
 from rlhf.models import ONLINE, ModelKind, ModelVersion, Run
 from rlhf.training.config import EvaluateConfig, PPOConfig
 from rlhf.training.distill_config import DistillConfig
@@ -370,11 +370,14 @@ def comparisons(run: Run) -> list[Comparison]:
     of is left out."""
     if not (expected := run.estimate):
         return []
-    took = run.finished - run.started if run.finished and run.started else None
-    seconds = took.total_seconds() if took and not run.attempts else None  # not of all attempts
+    seconds = seconds_of(run)
     minutes = expected["minutes"]
     estimated = None if minutes is None else 60 * minutes
-    resumed = "not known, because the run was resumed" if run.attempts else ""
+    resumed = ""
+    if run.attempts:
+        resumed = (
+            "not known, because the run was resumed" if seconds is None else "of all its starts"
+        )
     used = used_by(run)
     rest = [
         Comparison("Memory", "MiB", expected["memory_mib"], *_memory_used(run)),
@@ -395,8 +398,7 @@ def _money(
     """Hours, tokens and what endpoints were paid; empty where nothing has a price."""
     price = price_of(run.project)
     expected_spent = run.estimate.get("spent", 0.0) + run.estimate.get("charged", 0.0)
-    tokens = sum(run.result.get("tokens", {}).values())
-    spent += charged_for(run.policy, tokens) or charged_for(run.rival, tokens)
+    spent += charged_to(run)
     if not (price.per_hour or expected_spent or spent):
         return []
 

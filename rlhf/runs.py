@@ -29,6 +29,7 @@ from annotator.audit import Action, record
 from annotator.locks import alone
 from annotator.models import Export, Project, QueueOrder, User
 from rlhf import screening, suites
+from rlhf.costs import seconds_of
 from rlhf.expecting import as_json, expect
 from rlhf.inputs import Order, RunRefused, config_of, folders_read, write_inputs
 from rlhf.models import (
@@ -289,6 +290,7 @@ def resume(run: Run, user: User | None = None) -> None:
     """Queue a run that has ended before its end; its process goes on from its last checkpoint."""
     try:
         with transaction.atomic():
+            before = Run.objects.get(pk=run.pk)
             moved = Run.objects.filter(pk=run.pk, status__in=RESUMABLE).update(
                 status=Status.QUEUED,
                 attempts=F("attempts") + 1,
@@ -304,7 +306,7 @@ def resume(run: Run, user: User | None = None) -> None:
                 phase="",
                 eta_seconds=None,
                 error="",
-                result={},
+                result=_kept_of(before),
             )
             if not moved:
                 raise RunRefused(
@@ -315,6 +317,12 @@ def resume(run: Run, user: User | None = None) -> None:
     except IntegrityError:
         _refuse_second(run.project, run.kind, run.round_number)
         raise
+
+
+def _kept_of(run: Run) -> dict[str, Any]:
+    """What its starts took so far; nothing where that is not known."""
+    seconds = seconds_of(run)
+    return {"earlier_seconds": seconds} if seconds else {}
 
 
 # --- keep going -------------------------------------------------------------------------------

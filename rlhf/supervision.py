@@ -29,7 +29,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from rlhf.alarms import as_json, find_alarms
-from rlhf.collecting import COLLECT
+from rlhf.collecting import COLLECT, tokens_so_far
 from rlhf.endpoints import EndpointRefused, asked_by, grants_of, sharing_of
 from rlhf.events import end_last_line, load_line, read_reports, store_reports
 from rlhf.models import ONLINE, STARTED, Run, RunKind, Status
@@ -374,7 +374,19 @@ def _conclude(run: Run, code: int | None) -> None:
     if result.get("status") == Status.SUCCEEDED:
         return _succeed(run, result)
     status, error = _how_it_ended(run, code, has_stopped=result.get("status") == Status.STOPPED)
-    _write(run, status=status, error=error, finished=timezone.now(), eta_seconds=None)
+    _write(
+        run,
+        status=status,
+        error=error,
+        finished=timezone.now(),
+        eta_seconds=None,
+        result={**run.result, **_tokens_of_unfinished(run)},
+    )
+
+
+def _tokens_of_unfinished(run: Run) -> dict[str, Any]:
+    """They have their price, however it ended. All other kinds count at their end alone."""
+    return {"tokens": tokens_so_far(run)} if run.kind in (*ONLINE, RunKind.CONVERSE) else {}
 
 
 def _how_it_ended(run: Run, code: int | None, *, has_stopped: bool) -> tuple[Status, str]:

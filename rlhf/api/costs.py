@@ -19,6 +19,8 @@ class SumSerializer(serializers.Serializer):
     tokens = serializers.IntegerField(help_text="Read and written by endpoints.")
     spent = serializers.FloatField(help_text="On endpoints.")
     charged = serializers.FloatField(help_text="For tokens of models that have a price.")
+    written = serializers.IntegerField(help_text="Tokens, by models here.")
+    learned = serializers.IntegerField(help_text="Tokens, by models here, in each epoch.")
     money = serializers.FloatField(help_text="All of it, with hours at their price.")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +68,8 @@ class Answer(NamedTuple):
     n_tokens: int
 
 
-class Speaker(NamedTuple):
+@dataclass
+class Speaker:
     """One of the two sides, with weights that are here, and how many of the two answers it gives."""
 
     side: str
@@ -76,6 +78,7 @@ class Speaker(NamedTuple):
     n_answers: int
     prompter: Prompter | None = None  # of a prompt version
     room: int | None = None  # tokens that it can read before an answer; None: any number
+    n_written: int = 0  # tokens so far, those of answers that nobody was shown included
 
     def count(self, messages: list[Message]) -> int:
         return len(encode(self.tokenizer, messages))
@@ -112,6 +115,7 @@ class Speaker(NamedTuple):
             completions_per_prompt=self.n_answers,
             should_stop=folder.should_stop,
         )
+        self.n_written += sum(len(one.ids) for one in sampled)
         answers = [
             Answer(self.side, decode(self.tokenizer, one.ids), one.truncated, len(one.ids))
             for one in sampled
@@ -127,6 +131,7 @@ class SpeakerElsewhere:
         self.side, self.reference, self.n_answers = side, reference, n_answers
         self.prompter = prompter_of(reference)
         self.room: int | None = None  # nobody here knows
+        self.n_written = 0  # by weights that are here; what it asks for is counted as it is asked
 
     def count(self, messages: list[Message]) -> int:
         return prompt_tokens(messages)
@@ -181,7 +186,7 @@ def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
     for name in (ASKED, ANSWERED):
         (folder.path / name).mkdir(exist_ok=True)
     folder.phase(TALKING)
-    turns = 0
+    turns = n_told = 0
     seconds: list[float] = []  # of questions that were answered together
     asked_last = time.monotonic()
     while time.monotonic() - asked_last < config.idle_minutes * 60:
@@ -196,7 +201,9 @@ def run(config: ConverseConfig, folder: RunFolder) -> dict[str, Any]:
         asked_last = time.monotonic()
         seconds.append(asked_last - began)
         turns += len(answers) // 2
-        report(folder, turns, seconds[-1], answers)
+        n_written = sum(speaker.n_written for speaker in speakers)
+        report(folder, turns, seconds[-1], answers, n_written - n_told)
+        n_told = n_written if answers else n_told
     return {
         "turns": turns,
         "seconds_median": statistics.median(seconds) if seconds else None,
@@ -300,13 +307,17 @@ def _say_the_same(answers: Sequence[Answer]) -> bool:
     return len(answers) == 2 and answers[0].text == answers[1].text
 
 
-def report(folder: RunFolder, turn: int, seconds: float, answers: Sequence[Answer]) -> None:
+def report(
+    folder: RunFolder, turn: int, seconds: float, answers: Sequence[Answer], n_written: int
+) -> None:
+    """`n_written`: tokens by weights that are here."""
     if not answers:
         return
     folder.metrics(
         turn,
         {
             "seconds": seconds,
+            "tokens/written": float(n_written),
             "length/mean": statistics.fmean(answer.n_tokens for answer in answers),
             "length/truncated_share": statistics.fmean(answer.truncated for answer in answers),
         },

@@ -30,7 +30,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from rlhf.training.artifacts import DIVERGED, RunError, RunFolder, Stopped
+from rlhf.training.artifacts import (
+    DIVERGED,
+    RunError,
+    RunFolder,
+    Stopped,
+    read_json,
+    write_json,
+)
 from rlhf.training.context import at_most
 from rlhf.training.data import Pair, read_pairs
 from rlhf.training.forward import (
@@ -364,6 +371,9 @@ class Answers:
     ) -> None:
         self.tokenizer, self.stop, self.config, self.folder = tokenizer, stop, config, folder
         self.prompts = list(prompts)[: config.samples]
+        self.counted = (
+            folder.path / "written.json"
+        )  # tokens by step: a resumed run writes only the last
         ids = [encode(tokenizer, messages) for messages in self.prompts]
         self.n = math.ceil(config.samples / len(ids))  # to each
         self.ids = ids * self.n  # all prompts once, then all once more
@@ -371,6 +381,7 @@ class Answers:
     def show(self, model: nn.Module, step: int) -> list[Sampled]:
         """The first ones, which the run's page has as the answers of this step."""
         written = self._write(model, 0)
+        self._count(step, written)
         for place, (messages, answer) in enumerate(zip(self.prompts, written, strict=False)):
             self.folder.sample(step, place, messages, decode(self.tokenizer, answer.ids))
         return written
@@ -378,7 +389,9 @@ class Answers:
     def write(self, model: nn.Module, step: int) -> list[Sampled]:
         """All of them, in the order of `ids`."""
         rest = range(ANSWERS_AT_ONCE, len(self.ids), ANSWERS_AT_ONCE)
-        return self.show(model, step) + [a for start in rest for a in self._write(model, start)]
+        written = self.show(model, step) + [a for start in rest for a in self._write(model, start)]
+        self._count(step, written)
+        return written
 
     def _write(self, model: nn.Module, start: int) -> list[Sampled]:
         device = next(model.parameters()).device
@@ -391,6 +404,17 @@ class Answers:
             generator=torch.Generator(device).manual_seed(self.config.seed + start),
             should_stop=self.folder.should_stop,
         )
+
+    def n_written(self) -> int:
+        """Tokens, those of before a stop included."""
+        return sum(self._by_step().values())
+
+    def _count(self, step: int, written: Sequence[Sampled]) -> None:
+        n_tokens = sum(len(one.ids) for one in written)
+        write_json(self.counted, {**self._by_step(), str(step): n_tokens})
+
+    def _by_step(self) -> dict[str, int]:
+        return read_json(self.counted) if self.counted.exists() else {}
 
     @torch.no_grad()
     def kls(self, model: nn.Module, start: nn.Module, written: Sequence[Sampled]) -> Tensor:
@@ -471,7 +495,10 @@ def carry_out(
         **measured,
         "n_train": len(rows.train),
         "steps": steps,
-        "tokens": {"learned": config.epochs * sum(map(n_tokens, rows.train))},
+        "tokens": {
+            "written": answers.n_written(),
+            "learned": config.epochs * sum(map(n_tokens, rows.train)),
+        },
         "left_out": rows.left_out,
         "note": "" if found["n_test"] else NO_HELD_OUT,
     }

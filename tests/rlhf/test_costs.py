@@ -6,9 +6,10 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from annotator.models import AuditEntry, Role
-from rlhf.costs import TRIED, Cost, charged_for, costs_of, price_of, total
-from rlhf.models import EndpointUse, RunKind, Status
+from rlhf.costs import TRIED, Cost, charged_for, charged_to, costs_of, price_of, total
+from rlhf.models import EndpointUse, Run, RunKind, Status
 from rlhf.price_models import ModelPrice, Price
+from rlhf.runs import resume
 from tests.factories import MembershipFactory, ProjectFactory
 from tests.rlhf.factories import EndpointFactory, PolicyFactory, RunFactory
 
@@ -134,7 +135,35 @@ def test_tokens_of_an_imported_model_and_of_what_was_trained_from_it_have_its_pr
     (found,) = costs_of(project, price_of(project))
 
     assert (found.charged, found.money) == (1.0, 1.0)
+    assert (found.written, found.learned) == (400_000, 100_000)
     assert charged_for(trained, 250_000) == 1.0
+
+
+@pytest.mark.parametrize("base_price", [2, 0])
+def test_a_reward_model_on_another_base_pays_the_price_of_each_for_what_it_did(project, base_price):
+    policy, base = (PolicyFactory(project=project) for _ in range(2))
+    for version, price in ((policy, 4), (base, base_price)):
+        ModelPrice.objects.create(version=version, per_million=price)
+    tokens = {"written": 1_000_000, "learned": 3_000_000}
+    fields = {"kind": RunKind.REWARD_MODEL, "result": {"tokens": tokens}}
+    run = ended_run(project, 1, policy=policy, base=base, **fields)
+
+    (found,) = costs_of(project, price_of(project))
+
+    assert found.charged == charged_to(run) == 4 + 3 * base_price
+
+
+def test_a_run_that_was_resumed_counts_with_all_its_starts(project):
+    Price.objects.create(project=project, per_hour=3)
+    run = ended_run(project, 2, status=Status.STOPPED, created_by=None)
+    resume(run)
+    run.refresh_from_db()
+
+    Run.objects.update(started=NOVEMBER, finished=NOVEMBER + timedelta(hours=1))
+
+    (found,) = costs_of(project, price_of(project))
+    assert run.result == {"earlier_seconds": 7200.0}
+    assert (found.hours, found.money) == (3.0, 9.0)
 
 
 def test_price_of_tokens_is_set_on_the_page_of_the_imported_model(client, project):
@@ -169,10 +198,10 @@ BILL = {
     "currency": "EUR",
     "per_hour": 3.0,
     "rows": [
-        {"runs": 1, "hours": 2.0, "tokens": 0, "spent": 0.0, "charged": 0.0, "money": 6.0,
+        {"runs": 1, "hours": 2.0, "tokens": 0, "spent": 0.0, "charged": 0.0, "written": 0, "learned": 0, "money": 6.0,
          "month": "2026-11", "kind": "Import model"},
     ],
-    "total": {"runs": 1, "hours": 2.0, "tokens": 0, "spent": 0.0, "charged": 0.0, "money": 6.0},
+    "total": {"runs": 1, "hours": 2.0, "tokens": 0, "spent": 0.0, "charged": 0.0, "written": 0, "learned": 0, "money": 6.0},
 }  # fmt: skip
 
 
@@ -189,9 +218,10 @@ def test_command_prints_the_totals_of_the_page(bill, capsys):
 
     assert json.loads(capsys.readouterr().out) == BILL
     assert in_words == (
-        "2026-11  Import model: 1 run, 2 hours, 0 tokens of endpoints for 0 EUR, 0 EUR for tokens of "
-        "models, 6 EUR in all\n"
-        "All: 1 run, 2 hours, 0 tokens of endpoints for 0 EUR, 0 EUR for tokens of models, 6 EUR in all\n"
+        "2026-11  Import model: 1 run, 2 hours, 0 tokens of endpoints for 0 EUR, 0 tokens written "
+        "and 0 learned from by models for 0 EUR, 6 EUR in all\n"
+        "All: 1 run, 2 hours, 0 tokens of endpoints for 0 EUR, 0 tokens written and 0 learned from by models "
+        "for 0 EUR, 6 EUR in all\n"
     )
     with pytest.raises(CommandError, match="no project 'coffee'"):
         call_command("costs", "coffee")

@@ -83,6 +83,18 @@ def test_alarms_follow_the_metrics_of_ppo(toy):
     assert [(a["name"], a["level"], a["steps"]) for a in run.alarms] == [("KL", "red", [7])]
 
 
+def test_a_run_that_breaks_off_says_how_many_tokens_it_had_taken(toy):
+    run = RunFactory(kind=RunKind.PPO, config={"batch_size": 4, "epochs": 2})
+    event = {"type": "metrics", "step": 7, "values": {"length/mean": 2.5}, "time": 1}
+    append_event(run, json.dumps(event) + "\n")
+    toy("killed")
+
+    ended = supervised(run)
+
+    assert ended.status == "failed"
+    assert ended.result["tokens"] == {"written": 10, "learned": 20}
+
+
 def test_metrics_are_read_for_alarms_now_and_then_and_at_the_end(toy, monkeypatch):
     read = []
     monkeypatch.setattr(supervision, "find_alarms", lambda reports: read.append(reports) or [])

@@ -178,6 +178,7 @@ def test_a_run_learns_the_votes_and_says_how_far_it_went(make_config, folder, mo
     assert result["n_train"] == 6
     assert (result["n_test"], result["accuracy"]) == (2, 1.0)
     assert result["tokens"]["learned"] % 3 == 0  # of three epochs
+    assert 4 <= result["tokens"]["written"] <= 2 * 2 * 6  # two answers before and two after
     assert result["margin"] > 1
     assert result["kl"] > 0
     assert result["kl_se"] is None  # all held-out pairs are of one prompt

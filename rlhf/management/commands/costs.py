@@ -32,10 +32,11 @@ class Command(BaseCommand):
 
 
 def _figures(cost: Cost, currency: str) -> str:
-    """Example: "2 runs, 1.5 hours, 9,000 tokens of endpoints for 0.2 USD, 0 USD for tokens of models, 3 USD
-    in all"."""
+    """Example: "2 runs, 1.5 hours, 9,000 tokens of endpoints for 0.2 USD, 800 tokens written and 0 learned from
+    by models for 0 USD, 3 USD in all"."""
     runs = f"{cost.runs:,} run{'' if cost.runs == 1 else 's'}"
     tokens = f"{cost.tokens:,} tokens of endpoints for {money(cost.spent)} {currency}"
-    charged = f"{money(cost.charged)} {currency} for tokens of models"
+    counted = f"{cost.written:,} tokens written and {cost.learned:,} learned from by models"
+    charged = f"{counted} for {money(cost.charged)} {currency}"
     whole = f"{money(cost.money)} {currency} in all"
     return f"{runs}, {significant(cost.hours)} hours, {tokens}, {charged}, {whole}"
