@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -43,10 +44,15 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     """prompts.jsonl in, artifact/pairs.jsonl out."""
     lines = read_prompts(folder.path / config.prompts)
     # Different seeds: policies that are still alike shall not write the same completions.
-    drawn, asked_new = _answers("new", config.model, lines, config, folder, seed=2 * config.seed)
-    old, asked_old = _answers("old", config.rival, lines, config, folder, seed=2 * config.seed + 1)
+    drawn, asked_new, seconds = _answers(
+        "new", config.model, lines, config, folder, seed=2 * config.seed
+    )
+    old, asked_old, _ = _answers(
+        "old", config.rival, lines, config, folder, seed=2 * config.seed + 1
+    )
     here = [rows for rows, asked in ((drawn, asked_new), (old, asked_old)) if not asked]
     written = sum(n_written(rows.values()) for rows in here)
+    to_write = seconds / len(drawn) if seconds is not None and drawn else None
     # Two tokenisers may find different prompts too long, and an endpoint may owe some answers.
     fitting = complete_prompts(drawn, config.completions_per_prompt * config.best_of)
     fitting &= complete_prompts(old, config.completions_per_prompt)
@@ -78,6 +84,7 @@ def run(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
         **reward_opinion(pairs),
         **by_source(of_drawn, list(best.values()), of_old),
         **(best_of_result(of_drawn.totals, best, config.best_of) if config.best_of > 1 else {}),
+        "seconds_per_answer": seconds_per_answer(to_write, of_drawn, config.best_of),
         **asked_result([*asked_new, *asked_old]),
         **prompting_result(folder),
         "tokens": {"written": written},
@@ -104,10 +111,11 @@ def _answers(
     config: EvaluateConfig,
     folder: RunFolder,
     seed: int,
-) -> tuple[dict[Place, Generated], list[Asker]]:
-    """The policy's completions by (prompt, index), and who has asked for them, if it is an endpoint.
+) -> tuple[dict[Place, Generated], list[Asker], float | None]:
+    """The policy's completions by (prompt, index), who has asked for them, if it is an endpoint, and how many
+    seconds that took, without loading.
 
-    Those of a run before a stop are kept.
+    Those of a run before a stop are kept; how long all took is not known then.
     """
     per_prompt = {
         "new": config.completions_per_prompt * config.best_of,
@@ -137,6 +145,8 @@ def _answers(
         for side, n in per_prompt.items()
     }
     folder.phase(f"answers of the {name} policy")
+    kept = folder.path / f"{name}.jsonl"
+    is_first, began = not kept.exists(), time.monotonic()
     done, total = 0 if name == "new" else sizes["new"], sum(sizes.values())
     sampling: dict[str, Any] = {
         "completions_per_prompt": per_prompt[name],
@@ -146,19 +156,21 @@ def _answers(
     }
     if is_endpoint(reference):
         asker = Asker(reference, folder, side=name, done=done, total=total, **sampling)
-        return {(row.id, row.index): row for row in asker.ask_all(asked)}, [asker]
+        rows = {(row.id, row.index): row for row in asker.ask_all(asked)}
+        return rows, [asker], None
     generated = generate_all(
         policy,
         tokenizer,
         prompts,
         **sampling,
         batch_size=config.batch_size,
-        kept=folder.path / f"{name}.jsonl",
+        kept=kept,
         folder=folder,
         done=done,
         total=total,
     )
-    return {(row.id, row.index): row for row in generated}, []
+    rows = {(row.id, row.index): row for row in generated}
+    return rows, [], time.monotonic() - began if is_first else None
 
 
 def complete_prompts(rows: Iterable[Place], n: int) -> set[int]:
@@ -191,6 +203,7 @@ class Opinion(NamedTuple):
 
     totals: Scores  # sums of all sources, less what a missing end costs; None without any source
     parts: Mapping[str, Scores]  # of each source, before its weight
+    seconds: float = 0.0  # that scoring took, without loading
 
 
 def score_all(
@@ -219,7 +232,9 @@ def _score(
         Conversation(messages[row.id], row.completion, row.n_tokens, row.truncated)
         for row in side.values()
     ]
+    began = time.monotonic()
     scored = score_texts(sources, conversations, folder.should_stop)
+    seconds = time.monotonic() - began
     totals = charge_missing_end(
         scored.totals,
         torch.tensor([row.n_tokens for row in side.values()]),
@@ -232,7 +247,7 @@ def _score(
     parts = {
         name: dict(zip(side, part.tolist(), strict=True)) for name, part in scored.parts.items()
     }
-    return Opinion(dict(zip(side, totals.tolist(), strict=True)), parts)
+    return Opinion(dict(zip(side, totals.tolist(), strict=True)), parts, seconds)
 
 
 def best_places(scores: Scores, n: int) -> dict[Place, Place]:
@@ -259,6 +274,18 @@ def best_of_result(scores: Scores, best: Mapping[Place, Place], n: int) -> dict[
         "score_best": _mean(scores[place] for place in best.values()),
         "score_first": _mean(firsts),
     }
+
+
+def seconds_per_answer(sampling: float | None, drawn: Opinion, n: int) -> float | None:
+    """What each answer of the new side takes: the best of n is n answers that are written and scored. None where
+    the sampling of one answer is not known.
+
+    Example: half a second to write one, 8 answers scored in 2 seconds, the best of 4: 4 · (0.5 + 0.25) = 3.
+    """
+    if sampling is None:
+        return None
+    scoring = drawn.seconds / len(drawn.totals) if n > 1 else 0.0
+    return n * (sampling + scoring)
 
 
 def by_source(new: Opinion, shown: Sequence[Place], old: Opinion) -> dict[str, Any]:

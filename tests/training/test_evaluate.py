@@ -8,7 +8,14 @@ from torch.testing import assert_close
 from rlhf.training.artifacts import RunError, RunFolder, Stopped, write_json
 from rlhf.training.config import ENDPOINTS, EvaluateConfig
 from rlhf.training.data import read_prompts
-from rlhf.training.evaluate import Pair, best_places, reward_opinion, run
+from rlhf.training.evaluate import (
+    Opinion,
+    Pair,
+    best_places,
+    reward_opinion,
+    run,
+    seconds_per_answer,
+)
 from rlhf.training.generate import n_written, read_kept
 from rlhf.training.models import RewardStatistics
 from rlhf.training.ppo_math import best_of_n_kl
@@ -179,6 +186,17 @@ def test_members_are_combined_as_the_run_says(config, ensemble_folder, folder, p
             said = Conversation(messages[pair.id], pair.new, 0, pair.new_truncated)
             (expected,) = judge.scores([said], ensemble=ensemble)
             assert pair.new_score == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_best_of_n_takes_n_answers_that_are_written_and_scored(config, folder, prompts_file):
+    drawn = Opinion(dict.fromkeys([(1, n) for n in range(8)]), {}, seconds=2.0)
+
+    first, resumed = (run(replace(config, best_of=4), folder) for _ in range(2))
+
+    assert seconds_per_answer(0.5, drawn, 4) == 4 * (0.5 + 0.25)
+    assert seconds_per_answer(0.5, drawn, 1) == 0.5
+    assert first["seconds_per_answer"] > 0
+    assert resumed["seconds_per_answer"] is None  # its answers were there already
 
 
 # --- rewards of PPO -----------------------------------------------------------------------------
