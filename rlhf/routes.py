@@ -27,6 +27,7 @@ from rlhf.models import (
     Status,
 )
 from rlhf.runs import RunRefused, launch
+from rlhf.training.reward_rules import FIRST_NAME
 
 SORTS = {
     "rate": "Win rate",
@@ -47,10 +48,13 @@ class Route(NamedTuple):
     version: ModelVersion | None  # None: nothing was trained
     evaluation: Run | None  # the newest against the start, with people or still under way
     win_rate: WinRate | None
-    reward: float | None  # mean score less that of the start, in the reward's own unit
+    reward: float | None  # mean score less that of the start, in deviations of the reward model
+    reward_by: ModelVersion | None  # that gave it
     kl: float | None  # nats per answer, from the start
+    kl_se: float | None  # its standard error; None: not known, or no estimate from answers
     length: float | None  # tokens per answer
-    minutes: float | None  # None: nothing was trained, or not in one go
+    minutes: float | None  # None: not in one go; 0: nothing was trained
+    answer_seconds: float | None  # to write an answer, and to choose it among n
     reward_minutes: float | None  # of the reward model that it needs
     memory_mib: int | None
 
@@ -64,6 +68,11 @@ class Start(NamedTuple):
 
     policy: ModelVersion
     routes: list[Route]
+
+    @property
+    def has_several_judges(self) -> bool:
+        """Whether rewards are by different reward models, so that they are not of one scale."""
+        return len({route.reward_by for route in self.routes if route.reward_by}) > 1
 
 
 def exports_with_routes(project: Project) -> list[Export]:
@@ -137,7 +146,7 @@ def _evaluations(project: Project, versions: Iterable[ModelVersion]) -> dict[int
             policy__in=list(versions),
             rival=F("policy__parent"),
         )
-        .select_related("project", "policy", "rival")
+        .select_related("project", "policy", "rival", "reward_model")
     )
     return {run.policy_id: run for run in found.order_by("pk") if run.policy_id}
 
@@ -147,17 +156,22 @@ def _trained(
 ) -> Route:
     judged = evaluation.result if evaluation else {}
     trained = version.outcome if version else run.result
-    margin, gain = judged.get("reward_margin"), _difference(trained, "score_last", "score_first")
+    reward, reward_by = _reward_of_evaluation(evaluation) if evaluation else (None, None)
+    if reward is None:
+        reward, reward_by = _reward_of_training(run, version, trained), run.reward_model
     return Route(
         label=_label(run, version),
         run=run,
         version=version,
         evaluation=evaluation,
         win_rate=rates.get(evaluation.pk) if evaluation else None,
-        reward=gain if margin is None else margin,
+        reward=reward,
+        reward_by=None if reward is None else reward_by,
         kl=trained.get("kl"),
+        kl_se=trained.get("kl_se"),
         length=judged.get("length_new", trained.get("length_last")),
         minutes=minutes_of(run, version),
+        answer_seconds=judged.get("seconds_per_answer"),
         reward_minutes=_reward_minutes(run),
         memory_mib=run.result.get("peak_mib"),
     )
@@ -170,10 +184,18 @@ def _chosen(run: Run, rate: WinRate) -> Route:
         version=None,
         evaluation=run,
         win_rate=rate,
-        reward=_difference(run.result, "score_best", "score_first"),
+        reward=_in_own_unit(
+            run,
+            run.config,
+            _difference(run.result, "score_best", "score_first"),
+            _of_reward_model(run.result, "new", "old"),
+        ),
+        reward_by=run.reward_model,
         kl=run.result.get("kl"),
+        kl_se=None,
         length=run.result.get("length_new"),
-        minutes=None,
+        minutes=0.0,
+        answer_seconds=run.result.get("seconds_per_answer"),
         reward_minutes=_reward_minutes(run),
         memory_mib=run.result.get("peak_mib"),
     )
@@ -200,6 +222,39 @@ def minutes_of(run: Run, version: ModelVersion | None = None) -> float | None:
     if run.started is None or run.finished is None or run.attempts:
         return None
     return (run.finished - run.started).total_seconds() / 60
+
+
+def _reward_of_evaluation(run: Run) -> tuple[float | None, ModelVersion | None]:
+    found = run.result
+    apart = _of_reward_model(found, "new", "old")
+    return _in_own_unit(run, run.config, found.get("reward_margin"), apart), run.reward_model
+
+
+def _reward_of_training(
+    run: Run, version: ModelVersion | None, found: dict[str, Any]
+) -> float | None:
+    gain = _difference(found, "score_last", "score_first")
+    settings = version.settings if version else run.config
+    return _in_own_unit(run, settings, gain, _of_reward_model(found, "last", "first"))
+
+
+def _in_own_unit(
+    run: Run, settings: dict[str, Any], total: float | None, apart: float | None
+) -> float | None:
+    """What the reward model alone says: the sum of all sources where that is its score and nothing else, or
+    what was counted apart."""
+    if run.reward_model is None:
+        return None
+    is_alone = (
+        not settings.get("rewards")
+        and settings.get("reward_weight", 1) == 1
+        and not settings.get("missing_eos_penalty")
+    )
+    return total if is_alone else apart
+
+
+def _of_reward_model(result: dict[str, Any], last: str, first: str) -> float | None:
+    return _difference(result.get("by_source", {}).get(FIRST_NAME, {}), last, first)
 
 
 def _difference(result: dict[str, Any], last: str, first: str) -> float | None:

@@ -26,10 +26,20 @@ class RouteSerializer(serializers.Serializer):
         source="evaluation.pk", default=None, allow_null=True, help_text="Its run."
     )
     win_rate = WinRateSerializer(allow_null=True, help_text="Against the start.")
-    reward = serializers.FloatField(allow_null=True, help_text="Score less that of the start.")
+    reward = serializers.FloatField(
+        allow_null=True,
+        help_text="Score less that of the start, in standard deviations of the reward model alone.",
+    )
+    reward_by = serializers.IntegerField(
+        source="reward_by.pk", default=None, allow_null=True, help_text="That reward model."
+    )
     kl = serializers.FloatField(allow_null=True, help_text="Nats per answer, from the start.")
+    kl_se = serializers.FloatField(allow_null=True, help_text="Standard error of kl.")
     length = serializers.FloatField(allow_null=True, help_text="Tokens per answer.")
-    minutes = serializers.FloatField(allow_null=True)
+    minutes = serializers.FloatField(allow_null=True, help_text="0: nothing was trained.")
+    answer_seconds = serializers.FloatField(
+        allow_null=True, help_text="To write an answer in the evaluation; of the best of n, all n."
+    )
     reward_minutes = serializers.FloatField(allow_null=True, help_text="Of its reward model.")
     memory_mib = serializers.IntegerField(allow_null=True)
 

@@ -131,7 +131,9 @@ def test_people_and_the_reward_model_judge_a_route_against_its_start(export, bas
     version = trained(base, RunKind.DPO, export=export, result={"length_last": 30.0})
     judged = {"reward_margin": 0.8, "length_new": 20.0}
     evaluated(version, wins=1, losses=2, result={"reward_margin": 9.0})
-    newest = evaluated(version, wins=3, losses=1, result=judged)
+    newest = evaluated(
+        version, wins=3, losses=1, result=judged, reward_model=RewardModelFactory(parent=base)
+    )
     evaluated(version, wins=1, losses=0, config={"best_of": 4})
 
     ((route,),) = [start.routes for start in starts_of(export)]
@@ -153,8 +155,48 @@ def test_a_gate_that_stopped_early_is_not_the_win_rate_of_a_route(export, base):
     assert list(base.project.runs.evaluations()) == [planned]
 
 
+@pytest.mark.parametrize(
+    ("config", "apart", "expected"),
+    [
+        ({"missing_eos_penalty": 0.0}, {}, 1.5),
+        ({"missing_eos_penalty": 1.0}, {"first": 0.0, "last": 0.75}, 0.75),
+        ({"missing_eos_penalty": 1.0}, {}, None),
+        ({"reward_weight": 0.5}, {}, None),
+        ({"rewards": [{"kind": "sentiment"}]}, {}, None),
+    ],
+)
+def test_rewards_are_what_the_reward_model_says_alone(
+    export, base, reward_model, config, apart, expected
+):
+    version = trained(
+        base, RunKind.PPO, reward_model=reward_model,
+        result={"score_first": 0.5, "score_last": 2.0, "by_source": {"reward_model": apart}},
+    )  # fmt: skip
+    Run.objects.filter(pk=version.run.pk).update(config=config)
+
+    ((route,),) = [start.routes for start in starts_of(export)]
+
+    assert (route.reward, route.reward_by) == (expected, None if expected is None else reward_model)
+
+
+def test_rewards_by_different_reward_models_say_by_which(
+    client, project, export, base, reward_model
+):
+    version = trained(base, RunKind.DPO, export=export)
+    judge = RewardModelFactory(project=project, parent=base, name="newer")
+    evaluated(version, wins=1, losses=0, reward_model=judge, result={"reward_margin": 0.8})
+    gained = {"score_first": 0.5, "score_last": 2.0}
+    trained(base, RunKind.PPO, reward_model=reward_model, result=gained)
+    sign_in(client, project, Role.REVIEWER)
+
+    page = client.get(reverse("rlhf:routes", args=["tea"])).content.decode()
+
+    assert '0.80 <span class="muted">by newer</span>' in page
+
+
 def test_the_best_of_n_is_a_route_that_trains_nothing(export, base, reward_model):
-    result = {"score_best": 1.5, "score_first": 0.25, "kl": 1.8, "length_new": 12.0}
+    result = {"score_best": 1.5, "score_first": 0.25, "kl": 1.8, "length_new": 12.0,
+              "seconds_per_answer": 8.0, "peak_mib": 900}  # fmt: skip
     run = EvaluateRunFactory(
         project=base.project, policy=base, rival=base, reward_model=reward_model,
         status=Status.SUCCEEDED, config={"best_of": 16}, result=result, **took(minutes=2),
@@ -164,7 +206,8 @@ def test_the_best_of_n_is_a_route_that_trains_nothing(export, base, reward_model
 
     assert (route.label, route.run, route.version) == ("Best of 16", run, None)
     assert (route.reward, route.kl, route.length) == (1.25, 1.8, 12.0)
-    assert (route.minutes, route.reward_minutes) == (None, pytest.approx(3))
+    assert (route.minutes, route.reward_minutes) == (0.0, pytest.approx(3))
+    assert (route.answer_seconds, route.memory_mib) == (8.0, 900)
 
 
 def test_routes_are_sorted_the_best_first_and_the_unknown_last(export, base):
@@ -199,13 +242,13 @@ def test_the_page_shows_routes_and_says_what_to_do_where_there_are_none(
     sign_in(client, project, Role.REVIEWER)
     address = reverse("rlhf:routes", args=["tea"])
     empty = client.get(address).content.decode()
-    trained(base, RunKind.KTO, export=export, result={"kl": 2.25})
+    trained(base, RunKind.KTO, export=export, result={"kl": 2.25, "kl_se": 0.125})
 
     page = client.get(address, {"sort": "no such column", "export": "²"}).content.decode()
 
     assert "Routes begin at an export of votes" in empty
     assert "by-kto" in page
-    assert "2.2" in page or "2.3" in page
+    assert '2.25 <span class="muted">± 0.12</span>' in page
     assert "Evaluate" not in page  # which is for admins
 
 
@@ -240,7 +283,9 @@ def test_an_evaluation_that_is_refused_says_why_on_the_page(client, project, exp
 
 
 def test_a_program_reads_the_same(client, project, export, base, reward_model):
-    version = trained(base, RunKind.RLOO, reward_model=reward_model, result={"kl": 4.0})
+    version = trained(
+        base, RunKind.RLOO, reward_model=reward_model, result={"kl": 4.0, "kl_se": 0.5}
+    )
     sign_in(client, project, Role.REVIEWER)
 
     found = client.get("/api/v1/projects/tea/routes/").json()
@@ -248,7 +293,8 @@ def test_a_program_reads_the_same(client, project, export, base, reward_model):
     assert found["export"] == export.pk
     assert found["starts"][0]["policy"] == base.pk
     (route,) = found["starts"][0]["routes"]
-    assert (route["label"], route["policy"], route["kl"]) == ("RLOO", version.pk, 4.0)
+    assert (route["label"], route["policy"]) == ("RLOO", version.pk)
+    assert (route["kl"], route["kl_se"], route["reward_by"]) == (4.0, 0.5, None)
     assert route["win_rate"] is None
     assert client.get("/api/v1/projects/tea/routes/?export=999").status_code == 404
 
@@ -261,14 +307,16 @@ def test_exports_that_nothing_was_trained_on_are_not_offered(project, export, re
 
 # --- the command --------------------------------------------------------------------------------
 def test_the_command_prints_a_line_a_route(export, base, capsys):
-    evaluated(trained(base, RunKind.DPO, export=export, result={"kl": 2.0}), wins=1, losses=1)
+    result = {"kl": 2.0, "kl_se": 0.25, "peak_mib": 900}
+    evaluated(trained(base, RunKind.DPO, export=export, result=result), wins=1, losses=1)
 
     call_command("routes", "tea")
 
     start, route = capsys.readouterr().out.splitlines()
     assert start.startswith("From base, by export")
     assert route.startswith("  DPO, by-dpo: win rate 50\xa0% (9\xa0% to 91\xa0%), reward ")
-    assert ", KL 2.0, " in route
+    assert ", KL 2.00 ± 0.25, " in route
+    assert route.endswith(" seconds an answer, 900 MiB")
 
 
 def test_the_command_says_where_nothing_was_trained(project, export):

@@ -53,11 +53,15 @@ def line_of(route: Route) -> str:
         f" ({percent(rate.low)} to {percent(rate.high)})" if rate and rate.rate is not None else ""
     )
     name = f"{route.label}, {route.version}" if route.version else route.label
+    error = "" if route.kl_se is None else f" ± {decimals(route.kl_se, 2)}"
+    extra = "" if route.reward_minutes is None else f" + {decimals(route.reward_minutes, 1)}"
     figures = [
         f"win rate {percent(route.rate)}{interval}",
         f"reward {decimals(route.reward, 2)}",
-        f"KL {decimals(route.kl, 1)}",
+        f"KL {decimals(route.kl, 2)}{error}",
         f"length {decimals(route.length, 0)}",
-        f"{decimals(route.minutes, 1)} minutes",
+        f"{decimals(route.minutes, 1)}{extra} minutes",
+        f"{decimals(route.answer_seconds, 1)} seconds an answer",
+        f"{decimals(route.memory_mib, 0)} MiB",
     ]
     return f"{name}: {', '.join(figures)}"
