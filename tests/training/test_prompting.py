@@ -115,6 +115,13 @@ def test_what_is_nearly_the_question_is_no_example(asked, question):
     assert [each["answer"] for each in found] == ["1"]
 
 
+def test_questions_that_differ_in_a_vowel_sign_are_two():
+    asked = [{"role": "user", "content": "दिन क्या है?"}]  # what is a day, and what is a gift
+    prompter = Prompter(Prompting(examples=[example("दान क्या है?", "1")]))
+
+    assert [each["answer"] for each in prompter.examples_for(asked)] == ["1"]
+
+
 def test_a_question_with_another_number_is_another_question():
     asked = [{"role": "user", "content": f"{ALIKE} Write 3 stanzas."}]
     prompter = Prompter(Prompting(examples=[example(f"{ALIKE} Write 4 stanzas.", "1")]))

@@ -7,6 +7,10 @@ def test_words_are_compared_without_case_and_scripts_without_spaces_by_character
     assert tokens("Open at 9, \uff21\uff22 東京") == ["open", "at", "9", "ab", "東", "京"]
 
 
+def test_vowel_signs_and_points_are_parts_of_words():
+    assert tokens("दिन क्या है? நான், שָׁלוֹם") == ["दिन", "क्या", "है", "நான்", "שָׁלוֹם"]
+
+
 def test_rare_words_count_more_than_frequent_ones():
     index = Bm25.of(["the cat", "the dog", "the cat and the dog"])
 
