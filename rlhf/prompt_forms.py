@@ -8,8 +8,9 @@ from typing import Any
 from django import forms
 
 from annotator.models import Completion, Project, Prompt, Split
-from rlhf.models import DocumentCollection, ModelKind, ModelVersion
-from rlhf.prompting import SHOWN, Draft, Judged, best_judged
+from rlhf.forms.fields import VersionField, version
+from rlhf.models import DocumentCollection
+from rlhf.prompting import PUT_AROUND, SHOWN, Draft, Judged, best_judged, why_not_around
 from rlhf.training.prompting import MOST_PASSAGES, MOST_SHOTS, QUESTION, Prompting
 
 QUESTIONS = 50  # to try the prompt on
@@ -46,10 +47,7 @@ class PromptForm(forms.Form):
     intro = "Instructions, examples and passages around each question: a candidate that needs no training."
 
     token = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
-    policy = forms.ModelChoiceField(
-        ModelVersion.objects.none(), label="Policy", empty_label=None,
-        help_text="Who is asked: one that is here, or elsewhere.",
-    )  # fmt: skip
+    policy = version("Policy", "Who is asked: one that is here, or elsewhere.")
     name = forms.CharField(
         required=False,
         max_length=120,
@@ -104,8 +102,11 @@ class PromptForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.project = project
         self.label_suffix = ""
-        versions = project.model_versions.filter(kind__in=[ModelKind.POLICY, ModelKind.ENDPOINT])
+        versions = project.model_versions.filter(kind__in=PUT_AROUND)
         self._rows("policy", versions)
+        policy = self.fields["policy"]
+        assert isinstance(policy, VersionField)
+        policy.versions, policy.why_not = project.model_versions.all(), why_not_around
         self._rows("collection", project.collections.all())
         answers = Completion.objects.filter(prompt__project=project, prompt__split=Split.TRAIN)
         self._rows("examples", answers)

@@ -144,7 +144,7 @@ def prompt_comparison(request: HtmxRequest, slug: str) -> HttpResponse:
     first = _find(project, request.GET.get("first", ""))
     second = _find(project, request.GET.get("second", ""))
     try:
-        parts = changes_between(prompting_in(first), prompting_in(second))
+        parts = changes_between(first, second)
     except RunError as error:
         messages.error(request, str(error))
         return redirect("rlhf:prompt_lab", slug)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import BigIntegerField
 
 from annotator.audit import Action, record
 from annotator.differences import Piece, word_changes
@@ -37,6 +38,7 @@ from annotator.models import (
 from rlhf.collecting import unused_name
 from rlhf.evaluation import WinRate, win_rates
 from rlhf.events import load_line
+from rlhf.integrity import HASHED_AT_LAUNCH
 from rlhf.models import (
     DocumentCollection,
     GeneratedCompletion,
@@ -57,6 +59,7 @@ from rlhf.training.screen_rows import answer_key, prompt_key
 VOTES_READ = 20_000  # the newest; older ones choose no examples
 POOL = 200  # examples that “most similar” chooses from
 SHOWN = 40  # in the lab, to choose from by hand
+PUT_AROUND = (ModelKind.POLICY, ModelKind.ENDPOINT)
 RUNS_READ = 200  # the newest evaluations of prompt versions
 
 
@@ -206,7 +209,8 @@ def _by_hand(project: Project, chosen: Sequence[int]) -> list[Judged]:
     """In the order chosen. Raises PromptRefused for an answer that may be no example."""
     if not chosen:
         return []
-    rows = Completion.objects.filter(prompt__project=project, pk__in=chosen)
+    known = [pk for pk in chosen if 0 < pk <= BigIntegerField.MAX_BIGINT]
+    rows = Completion.objects.filter(prompt__project=project, pk__in=known)
     splits = dict(rows.values_list("pk", "prompt__split"))
     for pk in chosen:
         if pk not in splits:
@@ -257,19 +261,32 @@ def _plain(text: str) -> str:
 
 def _check(project: Project, draft: Draft) -> None:
     policy = draft.policy
-    if policy.project_id != project.pk or policy.kind not in (
-        ModelKind.POLICY,
-        ModelKind.ENDPOINT,
-    ):
+    if policy.project_id != project.pk:
         raise PromptRefused(f"{policy} is no policy of this project.")
+    if problem := why_not_around(policy):
+        raise PromptRefused(problem)
     if draft.collection is not None and draft.collection.project_id != project.pk:
         raise PromptRefused(f"{draft.collection} is no collection of this project.")
+    if draft.collection is not None and (changed := _problems_with(draft.collection)):
+        raise PromptRefused(f"{draft.collection} is not what was frozen: {in_a_sentence(changed)}.")
     reads = policy.root().details.get("context_tokens")
     if reads and draft.budget >= reads:
         raise PromptRefused(
             f"A budget of {draft.budget} tokens leaves no room for an answer: {policy} reads "
             f"{reads} with its answer. Take {suggested_budget(policy)}, or fewer."
         )
+
+
+def why_not_around(version: ModelVersion) -> str:
+    """Why nothing can be put around a version of the project, and what to choose instead; empty if it can."""
+    if version.kind == ModelKind.PROMPT:
+        return f"{version} is a prompt version itself. Choose {version.writer} instead, and say all of it anew."
+    return "" if version.kind in PUT_AROUND else f"{version} is no policy of this project."
+
+
+def _problems_with(collection: DocumentCollection) -> list[str]:
+    folder, expected = Path(collection.path), collection.files
+    return list(find_problems(folder, expected, hash_up_to=HASHED_AT_LAUNCH))
 
 
 def create_prompt_version(
@@ -387,16 +404,17 @@ def prompting_in(version: ModelVersion) -> Prompting:
     return read_prompting(str(Path(version.path) / PROMPTING))
 
 
-def changes_between(before: Prompting, after: Prompting) -> dict[str, list[Piece]]:
-    """What is different, part by part: texts by their words, examples one by one."""
-    old, new = _texts(before), _texts(after)
+def changes_between(before: ModelVersion, after: ModelVersion) -> dict[str, list[Piece]]:
+    """What is different, part by part: texts by their words, examples one by one. Raises RunError."""
+    first, second = prompting_in(before), prompting_in(after)
+    old, new = _texts(before, first), _texts(after, second)
     return {
         **{part: word_changes(old[part], new[part]) for part in old},
-        "Examples": list(_example_changes(_examples(before), _examples(after))),
+        "Examples": list(_example_changes(_examples(first), _examples(second))),
     }
 
 
-def _texts(prompting: Prompting) -> dict[str, str]:
+def _texts(version: ModelVersion, prompting: Prompting) -> dict[str, str]:
     n = len(prompting.examples)
     how = {
         "similar": f"the {prompting.shots} most similar of {n}",
@@ -404,7 +422,8 @@ def _texts(prompting: Prompting) -> dict[str, str]:
         "random": f"all {n}, drawn at random",
     }
     chosen = how[prompting.selection] if n else "none"
-    found = f"{prompting.passages} per question" if prompting.collection else "none"
+    documents = version.details.get("collection")
+    found = f"{prompting.passages} per question, of {documents}" if documents else "none"
     budget = f"{prompting.budget_tokens} tokens"
     return {
         "System message": prompting.system,

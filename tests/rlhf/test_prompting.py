@@ -1,16 +1,19 @@
 """Prompt versions: which examples they take, and what runs make of them."""
 
 import json
+import shutil
 
 import pytest
 
 from annotator.differences import Piece
 from annotator.models import Comparison, Completion
+from rlhf.documents import Document, create_collection
 from rlhf.evaluation import store_pairs
 from rlhf.inputs import RunRefused
 from rlhf.launching import form_with
 from rlhf.lineage import carriers_of
 from rlhf.models import ModelKind, ModelVersion, RunKind, Status
+from rlhf.prompt_forms import PromptForm
 from rlhf.prompting import (
     Draft,
     PromptRefused,
@@ -158,6 +161,7 @@ def test_an_answer_to_a_held_out_prompt_is_refused_as_an_example(project, policy
         ({"selection": "similar"}, "Nobody has preferred an answer to a training prompt yet"),
         ({"template": "no question"}, r"must have \{prompt\} exactly once"),
         ({"examples": [10**6]}, "This project has no answer 1000000"),
+        ({"examples": [10**30]}, "This project has no answer 1000"),
     ],
 )
 def test_a_draft_that_cannot_work_is_refused(project, policy, changed, message):
@@ -231,6 +235,41 @@ def test_training_refuses_a_prompt_version_and_names_its_policy(project, policy)
 
     with pytest.raises(RunRefused, match=r"polite-prompt-1 is a prompt version .* Choose polite"):
         launch(project, RunKind.PPO, {"rewards": []}, round_number=1, policy=version)
+
+
+def test_versions_around_different_documents_are_not_the_same(project, policy):
+    first, second = (create_collection(project, "Pets", [Document("Cats", text)]) for text in "ab")
+
+    changes = changes_between(
+        *(
+            create_prompt_version(project, Draft(policy, collection=each))
+            for each in (first, second)
+        )
+    )
+
+    assert "".join(piece.text for piece in changes["Settings"] if piece.kind != "removed") == (
+        "Examples: none. Passages: 3 per question, of Pets v2. Budget: 1024 tokens."
+    )
+
+
+def test_documents_that_are_gone_are_refused(project, policy):
+    collection = create_collection(project, "Pets", [Document("Cats", "They purr.")])
+    shutil.rmtree(collection.path)
+
+    with pytest.raises(PromptRefused, match="Pets v1 is not what was frozen"):
+        create_prompt_version(project, Draft(policy, collection=collection))
+
+
+def test_a_prompt_version_of_a_prompt_version_is_refused(project, policy):
+    version = create_prompt_version(project, Draft(policy, "Be brief."))
+    said = (
+        "polite-prompt-1 is a prompt version itself. Choose polite instead, and say all of it anew."
+    )
+
+    with pytest.raises(PromptRefused, match=said):
+        create_prompt_version(project, Draft(version, "Be kind."))
+
+    assert PromptForm(project, {"policy": version.pk}).errors["policy"] == [said]
 
 
 CAN = (
@@ -331,10 +370,8 @@ def test_a_reader_of_an_answer_sees_the_passages_it_was_given(project, policy):
 
 def test_examples_are_compared_one_by_one(project, policy):
     first, second = judged(project, "one", "x"), judged(project, "two", "y")
-    both = prompting_in(
-        create_prompt_version(project, Draft(policy, examples=[first.pk, second.pk]))
-    )
-    one = prompting_in(create_prompt_version(project, Draft(policy, examples=[second.pk])))
+    both = create_prompt_version(project, Draft(policy, examples=[first.pk, second.pk]))
+    one = create_prompt_version(project, Draft(policy, examples=[second.pk]))
 
     changes = changes_between(both, one)
 
