@@ -339,8 +339,8 @@ class Project:
         return self.transport.rows(f"{self.path}rounds/")
 
     def start_round(self, *, after: int) -> Row:
-        """The next round, from the policy that PPO made in the round `after`, or from the current one if
-        there has been a gate."""
+        """The next round, from the policy that PPO made in the round `after`, or from the current one once a
+        gate has decided."""
         return self.transport.post(f"{self.path}rounds/", {"after": after})
 
     # --- the current policy ---------------------------------------------------------------------

@@ -120,7 +120,12 @@ def _asked(request: HtmxRequest, project: Project) -> dict[str, Any]:
 def _render_form(
     request: HtmxRequest, project: Project, form: GateForm, status: int = 200
 ) -> HttpResponse:
-    context = {"project": project, "role": Role.ADMIN, "form": form}
+    context = {
+        "project": project,
+        "role": Role.ADMIN,
+        "form": form,
+        "untested": card_of(project)["round"],
+    }
     if form.can_start:
         context["outlook"] = _outlook(project, form)
     return render(request, "rlhf/new_gate.html", context, status=status)

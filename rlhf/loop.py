@@ -99,7 +99,7 @@ class Facts:
     latest: Mapping[str, Run]  # by kind, whatever its status
     succeeded: Mapping[str, Run]  # by kind; searches of which a trial was promoted by what they try
     new_policy: ModelVersion | None  # the newest that was made from votes, by whatever route
-    promoted: ModelVersion | None = None  # what a gate has made current since the round began
+    promoted: ModelVersion | None = None  # what gates left current, if another
 
     @property
     def made(self) -> Run | None:

@@ -129,9 +129,9 @@ class NextRoundSerializer(Body):
 
 
 @documented("list_rounds", "Rounds, the newest first", answer=RoundSerializer, is_list=True)
-@documented("start_round", "The next round, from the policy that PPO made in this one",
-            method="POST", body=NextRoundSerializer, answer=RoundSerializer, status=201,
-            creates=True)  # fmt: skip
+@documented("start_round", "The next round, from what PPO made in this one; once a gate has decided, "
+            "from the current policy", method="POST", body=NextRoundSerializer,
+            answer=RoundSerializer, status=201, creates=True)  # fmt: skip
 @api_view(["GET", "POST"])
 @once
 def project_rounds(request: Request, slug: str) -> Response:

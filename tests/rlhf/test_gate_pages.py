@@ -164,6 +164,18 @@ def test_before_the_first_gate_the_pages_say_what_none_has_promoted(client):
     assert "Another one takes its place only through a gate" in pages[1]
 
 
+def test_the_first_form_of_a_later_round_says_where_a_lost_gate_leads(client):
+    project = RoundFactory(project__slug="tea").project
+    base, second = current_policy(project), RoundFactory(project=project, number=2)
+    PromptFactory.create_batch(10, project=project, split="test")
+    sign_in(client, project, Role.ADMIN)
+
+    page = client.get(url("new_gate")).content.decode()
+
+    assert f">{second.policy.name}</a>, which no gate has promoted." in page
+    assert f"from {base.name} again, unless people prefer the candidate" in page
+
+
 def test_the_form_says_what_a_gate_will_take_before_it_opens(client):
     project = RoundFactory(project__slug="tea").project
     endpoint = EndpointFactory(version__project=project, completion_price=2.0)

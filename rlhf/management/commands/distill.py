@@ -34,7 +34,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("project", help="its slug")
-        parser.add_argument("--teacher", help="its name; else the current round's policy")
+        parser.add_argument("--teacher", help="its name; else as on the page")
         parser.add_argument("--student", help="its name; who writes the rehearsal")
         parser.add_argument("--rehearsal-share", type=float, help="of the rows, 0 to 0.9")
         parser.add_argument("--reward-model", help="its name; it picks the best answer")

@@ -38,7 +38,7 @@ class Command(BaseCommand):
         parser.add_argument("project", help="its slug")
         parser.add_argument("tries", help=f"the kind of run of each trial: {kinds_in_words()}")
         parser.add_argument("space", nargs="+", help="what varies; docs/search.md")
-        parser.add_argument("--policy", help="its name; else the current round's")
+        parser.add_argument("--policy", help="its name; else as on the page")
         parser.add_argument("--reward-model", help="its name")
         parser.add_argument("--export", type=int, help="its number; else the newest, if needed")
         parser.add_argument(
