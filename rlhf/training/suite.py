@@ -85,6 +85,7 @@ NO_WEIGHTS = "a policy elsewhere does not show how likely a text is to it"
 VIRTUAL = (
     "virtual tokens stand before whatever it reads, and are left out where losses are computed"
 )
+RIVAL = "there is no loss of the version that it is compared with: {}"
 NO_REFERENCES = "no held-out prompt has a reference answer"
 TOO_LONG = "every reference answer is, with its prompt, longer than what is read at once"
 NO_TEXT = "a policy of the project has learned from all of this text: choose another dataset of it"
@@ -418,7 +419,9 @@ def losses_of(
         "general_loss": general_loss,
         "general_perplexity": general_loss.scaled(math.exp),
     }
-    if old is not None and not inputs.texts:
+    if old is not None and old.why_no_losses:
+        found["forgetting"] = Estimate(None, reason=RIVAL.format(old.why_no_losses))
+    elif old is not None and not inputs.texts:
         found["forgetting"] = Estimate(None, reason=NO_TEXT)
     if before:
         found["forgetting"] = grown = forgetting(

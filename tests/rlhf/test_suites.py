@@ -394,6 +394,19 @@ def test_forgetting_beyond_the_bound_raises_an_alarm():
     assert levels(0.05, 0.01) == []
 
 
+def test_the_runs_page_says_what_was_left_out_and_why_a_figure_is_missing(client, admin, base):
+    metrics = {"forgetting": figure(None, n=0, reason="it lives elsewhere")}
+    run = make_suite(base, metrics=metrics)
+    windows, references = {"tokens": 256, "texts": 3}, {"n": 5, "too_long": 2}
+    add_to_result(run, windows=windows, references=references)
+
+    page = " ".join(client.get(run.get_absolute_url()).content.decode().split())
+
+    assert "read in windows of 256 tokens" in page
+    assert "longer, with their prompts, than what is read at once: no loss of them" in page
+    assert "it lives elsewhere" in page
+
+
 # --- after training ---------------------------------------------------------------------------
 @pytest.fixture
 def trained(project, base):

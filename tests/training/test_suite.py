@@ -195,6 +195,15 @@ def test_a_policy_elsewhere_has_answers_and_no_losses(inputs):
     assert "policy elsewhere" in result["metrics"]["forgetting"]["reason"]
 
 
+def test_what_was_forgotten_has_a_reason_where_the_other_version_has_no_losses(config, inputs):
+    with StandIn() as server:
+        rival = server.reference(requests_at_once=1)
+        metrics = run(replace(config, rival=rival), inputs)["metrics"]
+
+    assert metrics["general_loss"]["n"] == 3
+    assert metrics["forgetting"]["reason"] == suite.RIVAL.format(suite.NO_WEIGHTS)
+
+
 def test_other_prompts_texts_or_sampling_are_other_conditions(config, inputs):
     first = conditions(config, inputs.path)
 
