@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import string
+import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -49,6 +52,21 @@ class Match(NamedTuple):
 
 
 # --- personal data ----------------------------------------------------------------------------
+# What is written with other digits, or with letters as wide as a Chinese character, one for one.
+PLAIN = {
+    code: str(digit)
+    for code in range(128, sys.maxunicode + 1)
+    if (digit := unicodedata.decimal(chr(code), None)) is not None
+}
+PLAIN |= {ord(c) + 0xFEE0: c for c in string.ascii_letters + "@.+-"}
+PLAIN |= {0x3000: " ", 0x2010: "-", 0x2011: "-"}
+
+
+def plainly_written(text: str) -> str:
+    """With ASCII digits, and ASCII letters for full-width ones; what stands where remains so."""
+    return text if text.isascii() else text.translate(PLAIN)
+
+
 EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9](?:[\w.+%-]{0,62}[\w+%-])?@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,6}"
     r"[A-Za-z]{2,24}(?![\w-])",
@@ -58,14 +76,20 @@ RESERVED = re.compile(
     r"(?:^|[.@])(?:example\.(?:com|net|org)|example|test|invalid|localhost)$", re.IGNORECASE
 )
 FILE_ENDINGS = ("png", "jpg", "jpeg", "gif", "webp", "svg")  # picture@2x.png
+NOBODY = (
+    "git",
+    "hg",
+    "svn",
+)  # by whose name repositories are reached: git@github.com:owner/name.git
 
 
 def emails(text: str) -> Iterator[Match]:
     if "@" not in text:
         return
     for found in EMAIL.finditer(text):
-        domain = found[0].rpartition("@")[2].lower()
-        if not RESERVED.search(domain) and not domain.endswith(FILE_ENDINGS):
+        name, _, domain = found[0].lower().rpartition("@")
+        is_address = not RESERVED.search(domain) and not domain.endswith(FILE_ENDINGS)
+        if is_address and name not in NOBODY:
             yield Match("email", *found.span())
 
 
@@ -84,17 +108,20 @@ def phones(text: str) -> Iterator[Match]:
             yield Match("phone", *found.span())
 
 
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ \u00a0]?[A-Z0-9]{1,4}+){3,9}(?![a-z0-9])")
+IBAN = re.compile(
+    r"(?<![a-z0-9])[a-z]{2}\d{2}(?:[ \u00a0]?[a-z0-9]{1,4}+){3,9}(?![a-z0-9])",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 def ibans(text: str) -> Iterator[Match]:
     for found in IBAN.finditer(text):
         candidate = found[0]
         while len(candidate) >= 15:
-            if iban.is_valid(candidate.replace("\u00a0", " ")):
+            if iban.is_valid(candidate.replace("\u00a0", " ").upper()):
                 yield Match("iban", found.start(), found.start() + len(candidate))
                 break
-            # A word in capitals may follow: "… 0130 00 EUR".
+            # A word may follow: "… 0130 00 EUR".
             candidate = candidate.rpartition(" ")[0]
 
 
@@ -171,14 +198,23 @@ IPV6 = re.compile(
     re.ASCII,
 )
 VERSION = re.compile(r"(?:version|release|v|build)[ .:]*$", re.IGNORECASE)
+# What 1.8.1.4 must stand beside, or it is a version, or a section: before it, and after it.
+OF_A_NETWORK = re.compile(
+    r"\b(?:ip|ipv4|address|adresse|dirección|host|server|ping|dns|gateway|router|ssh|curl)\b|://|@",
+    re.IGNORECASE,
+)
+PORT = re.compile(r":\d{2,5}\b|/\d{1,2}\b")
+SMALL = re.compile(r"\d{1,2}(?:\.\d{1,2}){3}")
 RESOLVERS = ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "2001:4860:4860::8888")
 
 
 def ip_addresses(text: str) -> Iterator[Match]:
     for pattern in (IPV4, IPV6):
         for found in pattern.finditer(text):
-            before = text[max(0, found.start() - 12) : found.start()]
-            if not VERSION.search(before) and _is_public(found[0]):
+            before = text[max(0, found.start() - CONTEXT) : found.start()]
+            is_named = OF_A_NETWORK.search(before) or PORT.match(text, found.end())
+            is_version = VERSION.search(before) or (SMALL.fullmatch(found[0]) and not is_named)
+            if not is_version and _is_public(found[0]):
                 yield Match("ip_address", *found.span())
 
 
@@ -190,6 +226,7 @@ def _is_public(address: str) -> bool:
 
 
 def personal(text: str) -> Iterator[Match]:
+    text = plainly_written(text)
     yield from emails(text)
     yield from ip_addresses(text) if "." in text or ":" in text else ()
     if any(c.isdigit() for c in text):
