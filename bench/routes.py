@@ -1,19 +1,26 @@
 """Every route from the same votes to a policy: what it wins, what it costs.
 
-    python bench/routes.py [--model tiny|DIR] [--routes best-of,dpo,kto,rloo,grpo,ppo] [--seed 0]
+    python bench/routes.py [--model tiny|DIR] [--only best-of,dpo,kto,rloo,grpo,ppo] [--seed 0]
 
 Five simulated annotators with the taste of rlhf/taste.py, one of whom votes the wrong way round, judge pairs of
 a model's own answers. From these votes each route makes a policy: a run of its own, in a process of its own,
 with the settings below. Fresh answers of it and of the model to prompts that nothing was learnt from are then
-compared by the true taste, and ties (less than four words apart) are left out. Prints one JSON line per route:
+compared by the true taste, and ties (less than four words apart) are left out. With `--only` others are left out;
+the votes and the reward model, which all are scored by, are made in any case, the same with the same seed. Prints
+one JSON line per route, and all of them as a table at the end:
 
     win_rate, low, high   share of the decided pairs, with Wilson's interval at 95 %
     reward                score by the reward model of these votes, less that of the model's answers
-    kl                    nats per answer from the model, on held-out prompts
+    kl, kl_se             nats per answer from the model, on held-out prompts, and the standard error;
+                          of the best of n by its formula, without one
     length                tokens per answer
-    seconds, reward_seconds   of the run, and of the reward model that it needs; with loading
-    cpu_s, reward_cpu_s   the same on a processor, whoever else wants it: with two cores up to twice as many
-    peak_mib              of the run's process
+    minutes, reward_minutes   of the run, and of the reward model that it needs; with loading
+    cpu_minutes, reward_cpu_minutes   the same on a processor, whoever else wants it: with two cores up to
+                          twice as many
+    answer_seconds        to write one of the answers that are compared, many at once; of the best of n to
+                          write and score all n
+    peak_mib              of the run's process; of the best of n, where nothing is trained, of the one that
+                          writes and scores
 """
 
 from __future__ import annotations
@@ -33,10 +40,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, which h
 
 from bench.ppo import ROOT
 from rlhf.taste import TIE_POINTS, Manner, draw_manner, judge, taste
-from rlhf.training import evaluate, generate
+from rlhf.training import generate
 from rlhf.training.__main__ import prepare_libraries
 from rlhf.training.artifacts import RunFolder
-from rlhf.training.config import EvaluateConfig, GenerateConfig
+from rlhf.training.config import GenerateConfig
 from rlhf.training.reward_report import share
 from rlhf.training.tiny import build_tiny_model
 
@@ -66,7 +73,7 @@ TINY = Preset(
         "policy_samples": 64, "max_new_tokens": 32,
     },
     pairs={
-        "epochs": 3, "learning_rate": 1e-3, "batch_size": 16, "micro_batch_size": 16, "samples": 32,
+        "epochs": 3, "learning_rate": 1e-3, "batch_size": 16, "micro_batch_size": 16,
         "max_new_tokens": 32,
     },
     kto={"batch_size": 32, "epochs": 2},
@@ -85,7 +92,7 @@ WHOLE = Preset(
         "max_new_tokens": 64, "adapter_layers": 10,
     },
     pairs={
-        "epochs": 2, "learning_rate": 2e-4, "batch_size": 8, "micro_batch_size": 4, "samples": 16,
+        "epochs": 2, "learning_rate": 2e-4, "batch_size": 8, "micro_batch_size": 4,
         "max_new_tokens": 64, "adapter_layers": 10,
     },
     kto={"batch_size": 16},
@@ -152,19 +159,21 @@ class Bench:
     def compare(self, name: str, adapters: list[str], reward: Path, best_of: int) -> dict[str, Any]:
         """Fresh answers to held-out prompts against the model's, by the true taste."""
         folder = self.folder(f"evaluate-{name}", prompts=self.test)
-        policy = {**self.reference, "adapters": adapters}
-        settings = self.preset.evaluate | {"seed": self.seed + 1}
-        config = EvaluateConfig(
-            policy, self.reference, reward_model=str(reward), best_of=best_of, **settings
-        )
-        result = evaluate.run(config, folder)
-        pairs = map(json.loads, (folder.path / "artifact" / "pairs.jsonl").read_text().splitlines())
+        config = {
+            "model": {**self.reference, "adapters": adapters}, "rival": self.reference,
+            "reward_model": str(reward), "best_of": best_of,
+            **self.preset.evaluate, "seed": self.seed + 1,
+        }  # fmt: skip
+        run = carry_out(folder.path, "evaluate", config)
+        result = run.result
+        pairs = map(json.loads, (run.artifact / "pairs.jsonl").read_text().splitlines())
         differences = [taste(pair["new"]) - taste(pair["old"]) for pair in pairs]
         decided = [each > 0 for each in differences if abs(each) >= TIE_POINTS]
         rate, low, high = share(sum(decided), len(decided))
         found = {"win_rate": rate, "low": low, "high": high, "reward": result["reward_margin"],
-                 "kl": result.get("kl"), "length": result["length_new"]}  # fmt: skip
-        return {key: value if value is None else round(value, 3) for key, value in found.items()}
+                 "kl": result.get("kl"), "kl_se": None, "length": result["length_new"],
+                 "answer_seconds": result["seconds_per_answer"], "peak_mib": run.peak_mib}  # fmt: skip
+        return rounded(found, 3)
 
 
 class Trained(NamedTuple):
@@ -193,6 +202,10 @@ def carry_out(folder: Path, kind: str, config: dict[str, Any]) -> Trained:
     result = json.loads((folder / "result.json").read_text())
     cpu_seconds = used.ru_utime + used.ru_stime
     return Trained(folder / "artifact", result, seconds, cpu_seconds, used.ru_maxrss // 1024)
+
+
+def rounded(found: dict[str, float | None], digits: int) -> dict[str, float | None]:
+    return {key: value if value is None else round(value, digits) for key, value in found.items()}
 
 
 def judged(
@@ -251,7 +264,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--routes", default="best-of,dpo,kto,rloo,grpo,ppo")
+    parser.add_argument("--only", default="best-of,dpo,kto,rloo,grpo,ppo", metavar="ROUTE,…")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     prepare_libraries()
@@ -268,20 +281,23 @@ def main() -> None:
         )
         accuracy = reward.result["accuracy"]
         print(json.dumps({"pairs": len(data), "reward_accuracy": accuracy}), flush=True)
-        for route in arguments.routes.split(","):
-            print(json.dumps(measure(bench, route, data, reward)), flush=True)
+        rows = []
+        for route in arguments.only.split(","):
+            rows.append(measure(bench, route, data, reward))
+            print(json.dumps(rows[-1]), flush=True)
+        print(table_of(rows))
 
 
 def measure(
     bench: Bench, route: str, data: list[dict[str, Any]], reward: Trained
 ) -> dict[str, Any]:
     preset = bench.preset
-    needs = {
-        "reward_seconds": round(reward.seconds, 1), "reward_cpu_s": round(reward.cpu_seconds, 1),
-    }  # fmt: skip
+    needs = rounded(
+        {"reward_minutes": reward.seconds / 60, "reward_cpu_minutes": reward.cpu_seconds / 60}, 2
+    )
     if route == "best-of":
         found = bench.compare(route, [], reward.artifact, BEST_OF)
-        return {"route": f"best of {BEST_OF}", **found, "seconds": 0.0, **needs, "peak_mib": None}
+        return {"route": f"best of {BEST_OF}", **found, "minutes": 0.0, "cpu_minutes": 0.0, **needs}
     if route in FROM_PAIRS:
         needs = {}
         settings = preset.pairs | (preset.kto if route == "kto" else {})
@@ -293,10 +309,28 @@ def measure(
         run = bench.train_by(route, route, settings, **files)
     found = bench.compare(route, [str(run.artifact)], reward.artifact, 1)
     cost = {
-        "seconds": round(run.seconds, 1), "cpu_s": round(run.cpu_seconds, 1), **needs,
-        "peak_mib": run.peak_mib,
+        "kl": run.result["kl"], "kl_se": run.result["kl_se"], "minutes": run.seconds / 60,
+        "cpu_minutes": run.cpu_seconds / 60, "peak_mib": run.peak_mib,
     }  # fmt: skip
-    return {"route": route, **found, "kl": round(run.result["kl"], 2), **cost}
+    return {"route": route, **found, **rounded(cost, 2), **needs}
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """As docs/fine-tuning.md has it."""
+    lines = [
+        "| route | win rate (95 %) | reward | KL | length | minutes of a processor | seconds an answer | peak MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        share = f"{100 * row['win_rate']:.0f} % ({100 * row['low']:.0f} to {100 * row['high']:.0f})"
+        kl = f"{row['kl']:.2f}" + (f" ± {row['kl_se']:.2f}" if row["kl_se"] is not None else "")
+        needs = f" + {row['reward_cpu_minutes']:.1f}" if "reward_cpu_minutes" in row else ""
+        cells = [
+            row["route"], share, f"{row['reward']:.2f}", kl, f"{row['length']:.0f}",
+            f"{row['cpu_minutes']:.1f}{needs}", f"{row['answer_seconds']:.2f}", f"{row['peak_mib']:,}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
