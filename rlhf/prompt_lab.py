@@ -19,6 +19,7 @@ from rlhf.models import ModelKind, ModelVersion, PromptLab, RunKind
 from rlhf.prompt_forms import PromptForm, TrialForm
 from rlhf.prompting import (
     PromptRefused,
+    best_judged,
     best_tried,
     changes_between,
     create_prompt_version,
@@ -90,7 +91,7 @@ def _initial(request: HtmxRequest, project: Project) -> dict[str, Any]:
     like, policy = request.GET.get("like", ""), request.GET.get("policy", "")
     if like:
         try:
-            return draft_like(_find(project, like))
+            return _like(request, _find(project, like))
         except RunError as error:
             messages.error(request, str(error))
     chosen = project.model_versions.filter(pk=policy).first() if _is_number(policy) else None
@@ -100,6 +101,20 @@ def _initial(request: HtmxRequest, project: Project) -> dict[str, Any]:
     )
     found = {"policy": chosen, "collection": documents}
     return {name: row for name, row in found.items() if row}
+
+
+def _like(request: HtmxRequest, version: ModelVersion) -> dict[str, Any]:
+    """What it was made from; says so if some of its examples can be none any more."""
+    draft = draft_like(version)
+    chosen = draft["examples"]
+    usable = best_judged(version.project, len(chosen), only=chosen) if chosen else []
+    if gone := len(chosen) - len(usable):
+        messages.warning(
+            request,
+            f"{gone} of the {len(chosen)} examples of {version} can be none any more, and will be left out: "
+            "they or their prompts are in quarantine, flagged or gone.",
+        )
+    return draft
 
 
 def _render_new(

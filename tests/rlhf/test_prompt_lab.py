@@ -5,8 +5,9 @@ from django.urls import reverse
 
 from rlhf.models import ModelKind, ModelVersion
 from rlhf.prompting import Draft, create_prompt_version
+from rlhf.training.screen_rows import answer_key
 from tests.factories import MembershipFactory, PromptFactory
-from tests.rlhf.factories import PolicyFactory
+from tests.rlhf.factories import PolicyFactory, RunFactory
 from tests.rlhf.test_prompting import judged
 
 pytestmark = pytest.mark.django_db
@@ -96,6 +97,21 @@ def test_a_new_version_begins_as_an_older_one_was(admin, policy):
 
     assert form["system"].value() == "Be kind."
     assert [(each.completion, ticked) for each, ticked in form.candidates()] == [(answer, True)]
+
+
+def test_a_new_version_says_which_examples_of_the_older_one_are_gone(admin, policy):
+    answers = [judged(admin.project, text, "bad") for text in ("good", "ada@x.org")]
+    draft = Draft(policy, examples=[answer.pk for answer in answers])
+    old = create_prompt_version(admin.project, draft, name="old")
+    screen = RunFactory(
+        project=admin.project, kind="screen", status="succeeded", config={"screened": "project"}
+    )
+    screen.quarantined.create(key=answer_key(answers[1].prompt.key, "ada@x.org"), code="email")
+
+    page = admin.get(address(admin.project, "new_prompt", f"?like={old.pk}"))
+
+    assert "1 of the 2 examples of old can be none any more" in page.content.decode()
+    assert [ticked for _, ticked in page.context["form"].candidates()] == [True]
 
 
 def test_two_versions_are_compared_part_by_part(admin, policy):
