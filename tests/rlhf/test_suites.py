@@ -192,6 +192,7 @@ def test_figures_by_other_settings_are_not_ranked(base, tuned, name, changed):
 def test_the_table_takes_the_same_queries_for_one_and_three(
     client, admin, base, tuned, django_assert_num_queries
 ):
+    PolicyFactory(project=base.project)  # has none
     make_suite(base)
     with django_assert_num_queries(10):
         client.get(reverse("rlhf:candidates", args=["tea"]))
