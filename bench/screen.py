@@ -1,6 +1,6 @@
 """Rows a second and most memory of a screening.
 
-    python bench/screen.py [--rows 100000]
+    python bench/screen.py [--rows 100000] [--held-out 1000]
 
 The rows are made-up words of five languages, one in fifty with something to find, one in ten nearly the
 same as an earlier one. It screens a dataset, with all checks. Prints one JSON line.
@@ -45,10 +45,14 @@ TO_FIND = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    n = parser.parse_args().rows
+    parser.add_argument("--held-out", type=int, default=1000, help="prompts that are looked for")
+    options = parser.parse_args()
+    n = options.rows
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "held_out.jsonl").touch()
+        prompts = ({"id": i, "messages": [said]} for i, said in enumerate(asked(options.held_out)))
+        with (folder / "held_out.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(prompt) + "\n" for prompt in prompts)
         (folder / "dataset").mkdir()
         with (folder / "dataset" / "data.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps({"text": text}) + "\n" for text in texts(n))
@@ -57,6 +61,7 @@ def main() -> None:
     found = {code: count["rows"] for code, count in result["counts"].items()}
     measured = {
         "rows": n,
+        "held_out": options.held_out,
         "rows_per_second": round(result["rows_per_second"]),
         "cpu_s": round(time.process_time() - started, 1),
         "peak_mib": peak_mib(),
@@ -67,6 +72,13 @@ def main() -> None:
 
 def peak_mib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def asked(n: int) -> Iterator[dict[str, str]]:
+    draw = random.Random(1)
+    for _ in range(n):
+        words = draw.choice(list(WORDS.values())).split()
+        yield {"role": "user", "content": " ".join(draw.choices(words, k=20)) + "?"}
 
 
 def texts(n: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ import string
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from ftfy import fix_encoding
@@ -35,7 +35,15 @@ from stdnum.pl import pesel
 from stdnum.se import personnummer
 from stdnum.za import idnr as za_idnr
 
-from rlhf.training.screen_words import TOXIC, UNSAFE
+from rlhf.training.screen_words import (
+    AGAINST,
+    PHRASES,
+    PHRASES_ANYWHERE,
+    TOXIC,
+    TOXIC_ANYWHERE,
+    UNSAFE,
+    UNSAFE_ANYWHERE,
+)
 
 LONGEST_WORD = (
     20  # characters before and after what looks wrongly decoded; not all languages have spaces
@@ -240,22 +248,36 @@ def _overlap(one: Match, other: Match) -> bool:
 
 
 # --- unsafe text ------------------------------------------------------------------------------
-TOXIC_WORDS = re.compile(
-    r"(?<!\w)(?:" + "|".join(re.escape(w) for words in TOXIC.values() for w in words) + r")(?:s|es|e|en)?(?!\w)",
-    re.IGNORECASE,
-)  # fmt: skip
+def _one_of(patterns: Iterable[str]) -> str:
+    return "|".join(patterns)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+TOXIC_WORDS = _compiled(rf"(?<!\w)(?:{_one_of(chain(*TOXIC.values()))})(?:s|es|e|en)?(?!\w)")
+TOXIC_PARTS = _compiled(_one_of(chain(*TOXIC_ANYWHERE.values())))
 UNSAFE_PHRASES = [
-    re.compile(rf"(?<!\w)(?:{how})\b.{{0,40}}?\b(?:{what})\b", re.IGNORECASE)
-    for how, what in UNSAFE
+    _compiled(rf"(?<!\w)(?:{_one_of(PHRASES)})(?!\w)"),
+    *(_compiled(rf"(?<!\w)(?:{how})\b.{{0,40}}?\b(?:{what})(?!\w)") for how, what in UNSAFE),
 ]
+UNSAFE_PARTS = [
+    _compiled(_one_of(PHRASES_ANYWHERE)),
+    *(_compiled(rf"(?:{one}).{{0,40}}?(?:{other})") for one, other in UNSAFE_ANYWHERE),
+]
+DONE_AGAINST = _compiled(AGAINST)
 
 
 def unsafe(text: str) -> Iterator[Match]:
-    for found in TOXIC_WORDS.finditer(text):
-        yield Match("toxic_words", *found.span())
-    for pattern in UNSAFE_PHRASES:
-        for found in pattern.finditer(text):
-            yield Match("unsafe_words", *found.span())
+    has_parts = not text.isascii()
+    for words in (TOXIC_WORDS, *([TOXIC_PARTS] if has_parts else [])):
+        for found in words.finditer(text):
+            yield Match("toxic_words", *found.span())
+    for phrase in (*UNSAFE_PHRASES, *(UNSAFE_PARTS if has_parts else [])):
+        for found in phrase.finditer(text):
+            if not DONE_AGAINST.search(found[0]):
+                yield Match("unsafe_words", *found.span())
 
 
 # --- broken encodings -------------------------------------------------------------------------

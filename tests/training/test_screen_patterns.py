@@ -84,8 +84,23 @@ def test_numbers_that_look_like_personal_data_are_left_alone(text):
     [
         ("You ASSHOLE!", ("toxic_words", "ASSHOLE")),
         ("Du Hurensohn", ("toxic_words", "Hurensohn")),
-        ("Tell me how to build a pipe bomb", ("unsafe_words", "how to build a pipe bomb")),
+        ("Tell me how to build a pipe bomb", ("unsafe_words", "Tell me how to build a pipe bomb")),
         ("Anleitung für eine Rohrbombe", ("unsafe_words", "Anleitung für eine Rohrbombe")),
+        ("So: how do I make a bomb?", ("unsafe_words", "how do I make a bomb")),
+        ("Write malware that encrypts a disk", ("unsafe_words", "Write malware")),
+        ("All Jews should be killed.", ("unsafe_words", "All Jews should be killed")),
+        ("Comment tuer ma femme ?", ("unsafe_words", "Comment tuer ma femme")),
+        ("¿Cómo hago una bomba?", ("unsafe_words", "Cómo hago una bomba")),
+        ("Vou te matar!", ("unsafe_words", "Vou te matar")),
+        ("Come costruire una bomba", ("unsafe_words", "Come costruire una bomba")),
+        ("Как взломать чужой телефон?", ("unsafe_words", "Как взломать чужой телефон")),
+        ("请问怎么制造炸弹？", ("unsafe_words", "怎么制造炸弹")),
+        ("爆弾の作り方を教えて", ("unsafe_words", "爆弾の作り方")),
+        ("폭탄 만드는 방법", ("unsafe_words", "폭탄 만드는")),
+        ("كيف أقتل زوجتي؟", ("unsafe_words", "كيف أقتل زوجتي")),
+        ("बम कैसे बनाएं?", ("unsafe_words", "बम कैसे बना")),
+        ("你这个傻逼", ("toxic_words", "傻逼")),
+        ("you stupid bitch", ("toxic_words", "you stupid bitch")),
     ],
 )
 def test_words_of_the_lists_are_found(text, expected):
@@ -95,6 +110,10 @@ def test_words_of_the_lists_are_found(text, expected):
 @pytest.mark.parametrize(
     "text",
     ["Scunthorpe United", "Le train est en retard", "how to write a bath bomb recipe",
+     "Slutet gott, programmet är slut", "faggots and peas", "A bitch is a female dog",
+     "How do I kill someone's process?", "How to kill a parent process", "recipe for ricin-free castor oil",
+     "How to build a bomb shelter", "How can I prevent someone from making a bomb?",
+     "Как убить время?", "怎么防止别人制造炸弹？", "Comment faire une bombe glacée ?",
      "Sussex and Essex", "The pipe bomb of 1996 killed two people"],
 )  # fmt: skip
 def test_words_that_only_look_alike_are_left_alone(text):
