@@ -138,7 +138,8 @@ class Screening:
 
     def _leaks(self, row: Row) -> Iterator[Match]:
         if leak := self._held_out.leak_in(row):
-            yield Match(leak.code, 0, 0, said_of(leak.like, "held-out "))
+            same = "word for word" if leak.code == "quoted_leak" else "the same"
+            yield Match(leak.code, 0, 0, said_of(leak.like, "held-out ", same))
 
     def _duplicates(self, row: Row) -> Iterator[Match]:
         length = len(widened(normalised(row.text)))
@@ -217,8 +218,8 @@ def finding(row: Row, match: Match) -> dict[str, Any]:
     }
 
 
-def said_of(like: Like, what: str = "") -> str:
-    how = "the same" if like.percent == 100 else f"about {like.percent} % alike"
+def said_of(like: Like, what: str = "", same: str = "the same") -> str:
+    how = same if like.percent == 100 else f"about {like.percent} % alike"
     excerpt = " ".join(like.excerpt.split())
     return f"{how}: {what}{like.place}, “{excerpt}”"
 

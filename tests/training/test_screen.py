@@ -88,6 +88,14 @@ def test_a_held_out_row_of_a_dataset_is_a_leak_among_those_to_learn_from(folder)
     assert screened(folder, rows, checks=["leakage"]) == [("line 1", "exact_leak")]
 
 
+def test_a_text_with_a_held_out_prompt_in_it_says_which(folder):
+    screened(folder, [{"text": f"Chapter one. {SEA} Waves.", "split": "train"}], checks=["leakage"])
+
+    (found,) = findings(folder)
+    assert found["code"] == "quoted_leak"
+    assert found["note"].startswith("word for word: held-out prompt 9, “Please write a short poem")
+
+
 def test_the_second_of_two_equal_rows_is_the_duplicate(folder):
     rows = [{"text": "One text."}, {"text": "Another."}, {"text": "one  TEXT."}]
 
