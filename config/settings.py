@@ -343,6 +343,11 @@ RUN_MEMORY_LIMIT_MIB = env.int(  # 0: no limit
 RUN_FILE_LIMIT_MIB = env.int(  # of one file; 0: no limit
     "PREFERENDUM_RUN_FILE_LIMIT_MIB", 0, validate=validate.Range(min=0)
 )
+RUN_TMP_LIMIT_MIB = (
+    env.int(  # of /tmp, and of /dev/shm, in the sandbox, which are memory; 0: no limit
+        "PREFERENDUM_RUN_TMP_LIMIT_MIB", 2048, validate=validate.Range(min=0)
+    )
+)
 # A user without privileges that runs are started as, by a trainer that may change users.
 RUN_USER = env.str("PREFERENDUM_RUN_USER", "")
 # A pickle can run code when it is opened; with this, imports read weights from pickles, and nothing else.

@@ -25,7 +25,7 @@ from typing import Any
 
 from django.conf import settings
 
-from rlhf.processes import environment, signal_name
+from rlhf.processes import environment, signal_name, unprivileged
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _process(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
         "idle_seconds": settings.MODEL_SERVER_IDLE_MINUTES * 60,
     }
     with subprocess.Popen(  # noqa: S603 (our own module)
-        [sys.executable, "-m", MODULE, str(listener.fileno()), json.dumps(options)],
+        unprivileged([sys.executable, "-m", MODULE, str(listener.fileno()), json.dumps(options)]),
         env=environment(online=False),
         stdin=subprocess.PIPE,
         pass_fds=[listener.fileno()],

@@ -70,6 +70,7 @@ if os.path.exists("/dev/nvidiactl"):
     assert ctypes.CDLL("libcuda.so.1").cuInit(0) == 0, "the GPU does not work in it"
 """
 TRIAL_SECONDS = 30
+TMP_LIMIT = "PREFERENDUM_RUN_TMP_LIMIT_MIB"  # for bin/apart
 
 START_TIME_TOLERANCE = 2.0  # seconds; it is counted from boot, whose clock time may be corrected
 LOG_TAIL_BYTES = 64 * 1024
@@ -271,12 +272,19 @@ def environment(*, online: bool, endpoints: str = "") -> dict[str, str]:
         "PYTHONPATH": str(settings.BASE_DIR),
         "PYTHONUNBUFFERED": "1",
         "PREFERENDUM_MODELS_DIR": str(settings.MODELS_DIR),
+        TMP_LIMIT: str(tmp_limit_mib()),
         "PREFERENDUM_REWARD_FUNCTIONS": ",".join(settings.REWARD_FUNCTIONS),
         "PREFERENDUM_LM_EVAL_TASKS": str(settings.LM_EVAL_TASKS),
         **({ALLOW_PICKLES: "1"} if settings.ALLOW_PICKLED_WEIGHTS else {}),
         **({} if online else dict.fromkeys(OFFLINE, "1")),
         **({ENDPOINTS: endpoints} if endpoints else {}),
     }
+
+
+def tmp_limit_mib() -> int:
+    """Of what a sandbox keeps in memory: no more than a run's processes may use; 0: no limit."""
+    limits = (settings.RUN_TMP_LIMIT_MIB, settings.RUN_MEMORY_LIMIT_MIB)
+    return min(filter(None, limits), default=0)
 
 
 # --- how it ended, in words -------------------------------------------------------------------

@@ -171,6 +171,47 @@ def test_a_run_sees_no_other_process_and_has_no_capability(run_dir):
     assert said.split()[-1] == "0000000000000000"
 
 
+def lacks(option):
+    done = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, check=True)
+    return option not in done.stdout
+
+
+@pytest.mark.skipif(not WHY_NOT and lacks("--size"), reason="bubblewrap is older than 0.7")
+def test_what_a_run_keeps_in_memory_is_limited(run_dir):
+    script = "df -m --output=size /tmp /dev/shm | tail -n 2; for p in /x /etc/x /dev/x; do echo x > $p; done"
+
+    said = apart(run_dir, script, PREFERENDUM_RUN_TMP_LIMIT_MIB="3")
+
+    assert said.split()[:2] == ["3", "3"]
+    assert said.count("Read-only file system") == 3
+
+
+@pytest.mark.parametrize(("tmp", "memory", "said"), [(2048, 0, 2048), (2048, 512, 512), (0, 0, 0)])
+def test_what_a_run_keeps_in_memory_is_no_more_than_it_may_use(settings, tmp, memory, said):
+    settings.RUN_TMP_LIMIT_MIB, settings.RUN_MEMORY_LIMIT_MIB = tmp, memory
+
+    environment = processes.environment(online=False)
+
+    assert environment["PREFERENDUM_RUN_TMP_LIMIT_MIB"] == str(said)
+
+
+@pytest.mark.skipif(
+    not WHY_NOT and lacks("--disable-userns"), reason="bubblewrap is older than 0.8"
+)
+def test_a_run_makes_no_namespace_in_its_own(run_dir):
+    assert "unshare failed" in apart(run_dir, "unshare --user true")
+
+
+def test_with_an_older_bubblewrap_a_run_goes_without_what_it_lacks(run_dir, tmp_path):
+    older = tmp_path / "bin" / "bwrap"
+    older.parent.mkdir()
+    refusal = 'case "$*" in *--disable-userns*|*--size*|*--help*) exit 1;; esac'
+    older.write_text(f'#!/bin/sh\n{refusal}\nexec {shutil.which("bwrap")} "$@"\n')
+    older.chmod(0o755)
+
+    assert apart(run_dir, "echo works", PATH=f"{older.parent}:/usr/bin:/bin") == "works\n"
+
+
 def test_a_run_that_imports_may_add_a_model_and_change_none(run_dir, tmp_path):
     config = {"source": "tiny", "output": str(tmp_path / "models" / "new")}
     write_json(run_dir / "config.json", {"kind": "import_model", "config": config})
