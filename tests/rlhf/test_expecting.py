@@ -7,6 +7,7 @@ import pytest
 from django.utils import timezone
 
 from annotator.models import Completion, Split
+from rlhf import work
 from rlhf.estimates import estimate_run
 from rlhf.expecting import PLANS, expect
 from rlhf.inputs import Order, config_of
@@ -216,6 +217,15 @@ def test_reward_model_and_dpo_learn_from_the_exports_pairs(policy, export):
     assert reward.estimate.tokens_trained == pytest.approx(2 * 50 * pairs.shared)
     assert dpo.estimate.tokens_trained == pytest.approx(45 * 2 * (30 + 20))
     assert dpo.assumes == "With 45 pairs to learn from, prompts of 30 and answers of 20 tokens."
+
+
+def test_memory_of_what_learns_by_trl_has_its_libraries_in_it(policy, export):
+    config = DPOConfig(model={})
+    parts = work.preferring(config, PROBE, pairs_of(export, PROBE, config.max_tokens))
+
+    found = expect(Order(policy.project, RunKind.DPO, 1, {}, policy=policy, export=export), config)
+
+    assert found.estimate.memory_mib == parts["policy"].memory_mib + 115
 
 
 def test_export_that_cannot_be_read_has_no_estimate(policy, export):
