@@ -1,8 +1,9 @@
-"""GRPO here and by TRL's trainer: seconds and memory of an update, with the same work.
+"""GRPO here, by TRL's trainer on rollouts from here, and by TRL alone: seconds and memory of an update, with
+the same work.
 
     python bench/compare_grpo.py --model DIR [--updates 4] [--batch 32] [--tokens 64] [--layers 10]
 
-Both sample `--batch` completions of the same prompts, four to each, of exactly as many tokens at most, reward
+All sample `--batch` completions of the same prompts, four to each, of exactly as many tokens at most, reward
 them by their length, and take two optimiser steps on an adapter in the top `--layers` layers, with a KL to the
 reference. One process each. Prints a JSON line per side: the median of the updates after the first, the peak of
 the process, and tokens a completion, because a policy that ends early has less to do.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from bench.ppo import ROOT, numbered
 from rlhf.training.__main__ import limit_threads, prepare_libraries
 
 GROUP, TARGET, RATE, BETA = 4, 40, 1e-4, 0.04
+SIDES = ("ours", "ours-by-trl", "trl")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,23 +41,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--layers", type=int, default=10)
-    parser.add_argument(
-        "--side", choices=("ours", "trl"), help="Of a process that measures itself."
-    )
+    parser.add_argument("--side", choices=SIDES, help="Of a process that measures itself.")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.side is None:
-        for side in ("ours", "trl"):
+        for side in SIDES:
             command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
             subprocess.run(command, cwd=ROOT, check=True)
         return
     prepare_libraries()
     limit_threads()
     with tempfile.TemporaryDirectory() as place:
-        run = ours if arguments.side == "ours" else by_trl
+        run = by_trl if arguments.side == "trl" else ours
         seconds, length = run(arguments, Path(place))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     found = {"seconds": round(statistics.median(seconds[1:]), 2), "length": round(length, 1)}
@@ -62,7 +63,6 @@ def main() -> None:
 
 
 def ours(arguments: argparse.Namespace, place: Path) -> tuple[list[float], float]:
-    from rlhf.training import ppo
     from rlhf.training.artifacts import RunFolder
     from rlhf.training.config import GRPOConfig
     from rlhf.training.data import read_prompts
@@ -77,11 +77,17 @@ def ours(arguments: argparse.Namespace, place: Path) -> tuple[list[float], float
         learning_rate=RATE, kl_coefficient=BETA, evaluate_every=0, keep="last",
         checkpoint_every=arguments.updates,
     )  # fmt: skip
+    if arguments.side == "ours":
+        from rlhf.training.ppo import train
+    else:
+        from rlhf.training.group_trl import train
+
+        config = replace(config, trainer="trl", reuse_trunk=False)
     models = load_models(config)
     lines = read_prompts(numbered(ROOT / "rlhf" / "demo" / "prompts.jsonl", place))
     prompts, _ = encode_prompts(models.tokenizer, lines, config.max_prompt_tokens)
     folder = RunFolder(place)
-    ppo.train(models, prompts, config, folder)
+    train(models, prompts, config, folder)
     events = map(json.loads, (place / "events.jsonl").read_text().splitlines())
     steps = [event["values"] for event in events if event["type"] == "metrics"]
     seconds = [sum(v for name, v in step.items() if "seconds/" in name) for step in steps]

@@ -19,7 +19,7 @@ from django.db.models.functions import Length
 from annotator.models import Completion, Prompt, Split
 from rlhf.costs import charged_to, price_of, seconds_of
 from rlhf.models import ONLINE, ModelKind, ModelVersion, Run
-from rlhf.training.config import EvaluateConfig, PPOConfig
+from rlhf.training.config import EvaluateConfig, GroupConfig, PPOConfig
 from rlhf.training.distill_config import DistillConfig
 
 START_SECONDS = 10.0  # of Python and its libraries
@@ -30,6 +30,7 @@ FROZEN = 4
 LOGITS_BYTES = 3 * 4 * 2**22  # forward.LOGITS_AT_ONCE, their probabilities and one more of the size
 SAMPLED_BYTES = 24  # per answer and word of the vocabulary: logits, probabilities, their sums
 BACKWARD = 1.25  # gradients on the way, and what the allocator does not give back
+BESIDE = 2.0  # activations where adapters run beside the weights, as by TRL, against in one product
 FULL = 1.5  # a backward pass through everything, against one that reaches only adapters
 SAMPLE = 200  # rows that say how long prompts and answers are
 AT_ONCE = 32  # answers decoded together, where one figure has to do
@@ -139,7 +140,11 @@ def estimate(
 
     A run is its steps, the rollout and score of each evaluation in batches of B, one answer per
     prompt (or of one batch that measures the result, if no prompt is held out), and loading.
-    Padding, checkpoints, what the length of a conversation adds to attention, sources of rewards
+    By TRL's trainer (group_trl.py) the trunk is not reused, every answer is padded to T tokens in the update,
+    whose X and M are therefore larger, and before it the policy and the reference are asked by TRL:
+    2 · (X·L·f + M·h); its activations are twice as many.
+
+    Padding elsewhere, checkpoints, what the length of a conversation adds to attention, sources of rewards
     that share no base with the policy, and sharing the work among processes are left out.
 
     Memory: the loaded model, adapters and what learns with its optimiser; then the largest of the
@@ -181,8 +186,12 @@ class _Cost:
         self.config, self.probe, self.p, self.m = config, probe, p, m
         self.k = min(config.adapter_layers or probe.layers, probe.layers)
         self.rewards, self.v = rewards, rewards[0] if rewards else self.k
-        self.top = max([self.k, *rewards]) if config.reuse_trunk else probe.layers
-        self.x, self.of_answers = config.batch_size * (p + m), config.batch_size * m
+        self.is_trl = isinstance(config, GroupConfig) and config.trainer == "trl"
+        is_reused = config.reuse_trunk and not self.is_trl
+        self.top = max([self.k, *rewards]) if is_reused else probe.layers
+        self.longest = config.max_new_tokens if self.is_trl else m
+        self.x = config.batch_size * (p + self.longest)
+        self.of_answers = config.batch_size * self.longest
         self.merge = probe.layer_merge if probe.is_exact else 0.0
 
     def rollout(self, answers: int, prompts: int) -> float:
@@ -206,10 +215,14 @@ class _Cost:
         probe, config = self.probe, self.config
         policy = self._train(self.k) * (FULL if config.train == "full" else 1.0)
         policy += self.of_answers * probe.head_train
+        before = 0.0
+        if self.is_trl:
+            of_tokens = probe.layers * probe.layer_forward
+            before = 2 * (self.x * of_tokens + self.of_answers * probe.head_forward)
         full = self.x * probe.layers * FULL * probe.layer_train
         adapter = self._train(self.v)
         critic = {"none": 0.0, "head": 0.0, "adapter": adapter, "full": full}[config.critic]
-        return config.epochs * (policy + critic)
+        return before + config.epochs * (policy + critic)
 
     def _train(self, adapted: int) -> float:
         """Forward through `top` layers and backward through those with the adapter."""
@@ -241,7 +254,7 @@ class _Cost:
 
     def _activations(self) -> float:
         config, probe = self.config, self.probe
-        tokens = max(config.micro_batch_tokens, self.p + self.m)
+        tokens = max(config.micro_batch_tokens, self.p + self.longest)
         layers = {
             "none": self.k,
             "head": self.k,
@@ -251,7 +264,7 @@ class _Cost:
         n = layers[config.critic]
         if config.gradient_checkpointing:  # what enters each layer, and one layer computed again
             return tokens * (n * probe.hidden_size * probe.element_bytes + probe.activation_bytes)
-        return tokens * n * probe.activation_bytes
+        return tokens * n * probe.activation_bytes * (BESIDE if self.is_trl else 1.0)
 
 
 # --- of a run that is about to start ------------------------------------------------------------

@@ -20,7 +20,7 @@ class GroupForm(PPOForm):
         )
         for key, preset in PRESETS.items()
     }
-    advanced = tuple(name for name in PPOForm.advanced if name not in OF_THE_CRITIC)
+    advanced = ("trainer", *(name for name in PPOForm.advanced if name not in OF_THE_CRITIC))
     # Names of fields that a subclass does not have, as Django wants it.
     critic = None  # type: ignore[assignment]
     value_learning_rate = None
@@ -35,6 +35,15 @@ class GroupForm(PPOForm):
         high=4096,
     )
     epochs = whole("Epochs", RLOOConfig.epochs, "Passes over each batch of answers.", high=100)
+    trainer = forms.ChoiceField(
+        label="Trainer",
+        choices=[
+            ("own", "This project's own loop: the least memory and time"),
+            ("trl", "TRL's trainer, on the same answers and scores"),
+        ],
+        initial=RLOOConfig.trainer,
+        help_text="TRL's runs in one process, trains an adapter, and keeps the KL coefficient as it is.",
+    )
 
 
 class RLOOForm(GroupForm):

@@ -340,6 +340,10 @@ OF_THE_CRITIC = (
     "value_coefficient",
 )  # fmt: skip
 SCALES = ("group", "batch", "none")
+TRAINERS = ("own", "trl")
+OF_THE_OWN_LOOP = (
+    "train", "kl_estimator", "target_kl", "target_kl_update", "dual_clip", "accelerate_config",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -349,6 +353,18 @@ class GroupConfig(PPOConfig):
     completions_per_prompt: int = 4
     epochs: int = 1  # a batch is learnt from once, as both papers do
     critic: str = "none"
+    trainer: str = "own"  # the loop of PPO, or "trl": TRL's trainer on the same rollouts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.trainer in TRAINERS, f"trainer={self.trainer!r} must be one of {TRAINERS}")
+        for name in OF_THE_OWN_LOOP if self.trainer == "trl" else ():
+            value, default = getattr(self, name), getattr(type(self), name)
+            _require(
+                value == default,
+                f"{name}={value!r} does not go with trainer='trl', which can only do {default!r}: choose "
+                f"that, or trainer='own'",
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -9,7 +9,8 @@ B completions of up to T tokens; a rollout is one batch of them, N the tokens of
 row. Everything random in a step comes from the seed and the step's number, so a resumed run repeats
 exactly what it would have done. Several processes share the work of a step (parallel.py).
 
-RLOO and GRPO are the same loop without a critic, with advantages of their own (group_advantages.py).
+RLOO and GRPO are the same loop without a critic, with advantages of their own (group_advantages.py), or
+that of TRL's trainers with the same rollouts (group_trl.py).
 """
 
 from __future__ import annotations
@@ -642,8 +643,13 @@ def evaluate(
 
 
 # --- the run ----------------------------------------------------------------------------------
-def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
-    """prompts.jsonl and a reward model in, artifact/ with the policy out: an adapter, or a model."""
+def run(
+    config: PPOConfig, folder: RunFolder, learn: Callable[..., State] = train
+) -> dict[str, Any]:
+    """prompts.jsonl and a reward model in, artifact/ with the policy out: an adapter, or a model.
+
+    `learn` in the way of `train`, or of group_trl.train.
+    """
     if (size := config.batch_size // config.minibatches) < parallel.count():
         raise RunError(
             f"{parallel.count()} processes cannot share minibatches of {size} completions: raise "
@@ -667,7 +673,7 @@ def run(config: PPOConfig, folder: RunFolder) -> dict[str, Any]:
         if source.memory_mib is not None:
             folder.metrics(0, {f"memory_mib/{source.name}": source.memory_mib})
     held_out, held_out_too_long = read_held_out(models.tokenizer, config, folder)
-    state = train(models, prompts, config, folder, held_out)
+    state = learn(models, prompts, config, folder, held_out)
     top = best(state.evaluations)
     kept = top and (top if config.keep == "best" else state.evaluations[-1])
     result = (

@@ -1,5 +1,5 @@
-"""The run *RLOO*: the loop of PPO without a critic, with the advantages of group_advantages.py."""
+"""The run *RLOO*: as GRPO, with other advantages."""
 
-from rlhf.training.ppo import run
+from rlhf.training.grpo import run
 
 __all__ = ["run"]

@@ -15,7 +15,7 @@ WORDS = {
     "anchor", "annotators", "checks", "classifier_label", "critic", "demonstrations", "dtype", "ensemble",
     "keep", "kl_estimator", "loss", "method", "missing_eos", "mixing", "name", "objective", "passage_prefix",
     "pruner", "quarantine_from", "query_prefix", "sampler", "scale_advantages", "screened", "source", "space",
-    "tasks", "text", "ties", "train", "tries", "votes", "way", "weights",
+    "tasks", "text", "ties", "train", "trainer", "tries", "votes", "way", "weights",
 }  # fmt: skip
 OPENED_OTHERWISE = {
     "output",  # to be written

@@ -8,7 +8,7 @@ from annotator.models import Completion
 from rlhf import estimates
 from rlhf.estimates import Probe, comparisons, estimate, estimate_run
 from rlhf.models import GeneratedCompletion, Metrics, RunKind, Status
-from rlhf.training.config import PPOConfig
+from rlhf.training.config import GRPOConfig, PPOConfig
 from tests.factories import ProjectFactory, PromptFactory
 from tests.rlhf.factories import (
     GenerateRunFactory,
@@ -112,6 +112,29 @@ def test_without_a_reward_model_on_the_base_no_reward_is_computed_on_it():
 
 def test_answers_to_one_prompt_share_reading_it():
     assert seconds(completions_per_prompt=5) == pytest.approx(seconds() - 0.8 * 300 * 10 * 1e-3)
+
+
+def test_by_trl_answers_are_padded_and_asked_about_twice_more():
+    config = GRPOConfig(
+        {}, "reward", steps=1, batch_size=10, completions_per_prompt=5, max_new_tokens=40,
+        adapter_layers=3,
+    )  # fmt: skip
+    sizes = {"prompt_tokens": 30, "answer_tokens": 20, "reward_layers": [3]}
+
+    def of(trainer, **changes):
+        return estimate(replace(config, trainer=trainer, **changes), PROBE, **sizes)
+
+    def update(trainer, **changes):
+        return of(trainer, epochs=2, **changes).seconds - of(trainer, **changes).seconds
+
+    whole = 700 * (7 * 1e-3 + 3 * 3e-3) + 400 * 5e-3
+    before = 2 * (700 * 10 * 1e-3 + 400 * 2e-3)
+    assert update("trl") == pytest.approx(whole)
+    of_own = update("own", reuse_trunk=False)
+    assert of("trl").seconds - of("own", reuse_trunk=False).seconds == pytest.approx(
+        before + whole - of_own
+    )
+    assert of("trl").memory_mib > of("own").memory_mib
 
 
 def test_evaluations_are_rollouts_with_their_scores():

@@ -69,6 +69,19 @@ def test_a_run_with_groups_reads_what_ppo_reads_and_has_no_critic(project, kind)
         runs.launch(project, kind, {}, round_number=2, policy=reward_model.parent)
 
 
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_trls_trainer_can_be_chosen_and_says_what_it_cannot_do(project, kind):
+    reward_model = RewardModelFactory(project=project)
+    PromptFactory(project=project)
+    models = {"policy": reward_model.parent, "reward_model": reward_model}
+
+    with pytest.raises(runs.RunRefused, match=r"(?i)target_kl=6.0 does not go with trainer='trl'"):
+        runs.launch(project, kind, {"trainer": "trl", "target_kl": 6.0}, round_number=1, **models)
+    run = runs.launch(project, kind, {"trainer": "trl"}, round_number=1, **models)
+
+    assert run.config["trainer"] == "trl"
+
+
 def test_what_they_make_is_a_policy_that_carries_the_votes(project):
     base, export = PolicyFactory(project=project), ExportFactory(project=project)
     run = RunFactory(
