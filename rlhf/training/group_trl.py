@@ -152,7 +152,8 @@ class EachStep(TrainerCallback):
     """What ends a step of the run: after all updates from one rollout."""
 
     def __init__(self, learner: Learner) -> None:
-        self.learner, self.seconds = learner, []
+        self.learner = learner
+        self.seconds: list[float] = []
         self.began = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
