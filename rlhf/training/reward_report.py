@@ -145,11 +145,12 @@ def weighted_accuracy(decided: Sequence[JudgedPair]) -> dict[str, Any]:
     The interval is that of (Σw)² / Σw² pairs, Kish's effective size of a weighted sample.
     """
     weights = [pair.weight for pair in decided]
-    total = sum(weights)
-    if len(set(weights)) < 2 or total == 0:
+    if len(set(weights)) < 2:
         return rate(0, 0)
-    value = sum(pair.weight for pair in decided if pair.margin > 0) / total
-    effective = total**2 / sum(weight**2 for weight in weights)
+    shares = [weight / max(weights) for weight in weights]  # squares of tiny weights would be 0
+    total = sum(shares)
+    value = sum(s for s, pair in zip(shares, decided, strict=True) if pair.margin > 0) / total
+    effective = total**2 / sum(s**2 for s in shares)
     _, low, high = share(value * effective, effective)
     return {"n": len(decided), "value": value, "low": low, "high": high}
 

@@ -132,6 +132,15 @@ def test_a_weighted_accuracy_is_told_where_weights_differ():
     assert report([judge(1), judge(-1)])["weighted_accuracy"]["value"] is None
 
 
+def test_weights_count_by_their_shares_however_small_they_are():
+    found = [
+        report([judge(1, weight=3.0 * unit), judge(-1, weight=unit)])["weighted_accuracy"]
+        for unit in (1.0, 1e-200)
+    ]
+
+    assert found[1] == pytest.approx(found[0])
+
+
 # --- baselines --------------------------------------------------------------------------------
 def test_one_annotator_beside_the_majority_of_the_others():
     unanimous = judge(1, 1, 3, votes=(FOR, FOR, FOR))
