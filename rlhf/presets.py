@@ -28,7 +28,7 @@ PRESETS = {
         Preset(
             "careful",
             "Careful",
-            "Small updates, a critic of its own, and a KL of 6 nats that it holds to.",
+            "Small updates, and a KL of 6 nats that it holds to.",
             {
                 "steps": 40, "batch_size": 32, "max_new_tokens": 64, "epochs": 2, "minibatches": 2,
                 "learning_rate": 1e-4, "value_learning_rate": 2e-4, "kl_coefficient": 0.1,
