@@ -93,3 +93,23 @@ def write_prompts(path):
     ]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture
+def make_group_config(tiny_reference, top_reward_folder):
+    """Makes a small RLOOConfig or GRPOConfig."""
+
+    def make(kind, **settings):
+        small = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lora_rank": 4, "samples": 2,
+                 "adapter_layers": 1, "learning_rate": 1e-3}  # fmt: skip
+        small["reward_model"] = str(top_reward_folder)
+        return kind(tiny_reference, **small | settings)
+
+    return make
+
+
+def reports(folder):
+    """The metrics of each step of a run."""
+    lines = (folder.path / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event["values"] for event in events if event["type"] == "metrics" and event["step"]]

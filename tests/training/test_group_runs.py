@@ -1,6 +1,5 @@
 """RLOO and GRPO, on the tiny model."""
 
-import json
 import shutil
 
 import pytest
@@ -9,33 +8,17 @@ from safetensors.torch import load_file
 
 from rlhf.training import ppo
 from rlhf.training.config import GRPOConfig, RLOOConfig
+from tests.training.conftest import reports
 
 KINDS = [RLOOConfig, GRPOConfig]
 
 
-@pytest.fixture
-def make_config(tiny_reference, top_reward_folder):
-    def make(kind, **settings):
-        small = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lora_rank": 4, "samples": 2,
-                 "adapter_layers": 1, "learning_rate": 1e-3}  # fmt: skip
-        small["reward_model"] = str(top_reward_folder)
-        return kind(tiny_reference, **small | settings)
-
-    return make
-
-
-def reports(folder):
-    lines = (folder.path / "events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    return [event["values"] for event in events if event["type"] == "metrics" and event["step"]]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_learns_without_a_critic_and_resumes_with_the_same_weights(
-    make_config, prompts_file, folder, kind
+    make_group_config, prompts_file, folder, kind
 ):
     shutil.copy(prompts_file, folder.path / "eval_prompts.jsonl")
-    result = ppo.run(make_config(kind), folder)
+    result = ppo.run(make_group_config(kind), folder)
     whole = (folder.path / "artifact" / "adapter_model.safetensors").read_bytes()
     assert result["completions"] == 16
     assert result["n_held_out"] == 5
@@ -43,15 +26,15 @@ def test_a_run_learns_without_a_critic_and_resumes_with_the_same_weights(
 
     shutil.rmtree(folder.path / "checkpoint-2")
     shutil.rmtree(folder.path / "artifact")
-    ppo.run(make_config(kind), folder)
+    ppo.run(make_group_config(kind), folder)
 
     assert (folder.path / "artifact" / "adapter_model.safetensors").read_bytes() == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_that_all_score_alike_move_nothing(make_config, prompts_file, folder, kind):
+def test_answers_that_all_score_alike_move_nothing(make_group_config, prompts_file, folder, kind):
     never = [{"kind": "regex", "pattern": "never written"}]
-    config = make_config(
+    config = make_group_config(
         kind, reward_model="", rewards=never, missing_eos_penalty=0.0, kl_coefficient=0.0
     )
 
@@ -63,9 +46,9 @@ def test_answers_that_all_score_alike_move_nothing(make_config, prompts_file, fo
 
 
 def test_advantages_are_one_number_a_completion_and_sum_to_0_in_each_prompt(
-    make_config, prompts_file, folder
+    make_group_config, prompts_file, folder
 ):
-    config = make_config(RLOOConfig)
+    config = make_group_config(RLOOConfig)
     models = ppo.load_models(config)
     prompts, _ = ppo.encode_prompts(models.tokenizer, ppo.read_prompts(prompts_file), 256)
     chosen = ppo.prompts_of_step(prompts, 0, config)

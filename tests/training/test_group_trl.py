@@ -1,7 +1,7 @@
 """RLOO and GRPO by TRL's trainers, on the tiny model."""
 
-import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -12,26 +12,14 @@ from rlhf.training import grpo
 from rlhf.training.artifacts import RunError, RunFolder, Stopped
 from rlhf.training.config import CONFIGS, GRPOConfig, RLOOConfig
 from rlhf.training.group_trl import answers_at_once
-from tests.training.conftest import write_prompts
+from tests.training.conftest import reports, write_prompts
 
 KINDS = [RLOOConfig, GRPOConfig]
 
 
 @pytest.fixture
-def make_config(tiny_reference, top_reward_folder):
-    def make(kind, **settings):
-        small = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lora_rank": 4, "samples": 2,
-                 "adapter_layers": 1, "learning_rate": 1e-3, "trainer": "trl"}  # fmt: skip
-        small["reward_model"] = str(top_reward_folder)
-        return kind(tiny_reference, **small | settings)
-
-    return make
-
-
-def reports(folder):
-    lines = (folder.path / "events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    return [event["values"] for event in events if event["type"] == "metrics" and event["step"]]
+def make_config(make_group_config):
+    return partial(make_group_config, trainer="trl")
 
 
 def weights(folder):
